@@ -1,0 +1,29 @@
+# Needs Python and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test lint format clean
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+# mypy and import-linter want the package in one folder, as a wheel has it
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/lint .
+	cd build/lint && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../setup.cfg -p rlpipe
+	cd build/lint && ../../$(BIN)/lint-imports --config ../../setup.cfg
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+.venv/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@

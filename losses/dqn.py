@@ -1,0 +1,73 @@
+"""The DQN loss."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.objectives import LossModule
+
+from rlpipe.losses import functional as F
+from rlpipe.losses.checks import column, discrete_action, nested, read
+from rlpipe.losses.target import frozen_copy
+
+
+class DQNLoss(LossModule):
+    """Deep Q-learning, Mnih et al. 2015, with Double DQN (van Hasselt et al. 2016) as an option.
+
+    Reads `action` `[*B]`, the Q network's `in_keys`, and under `next` the same `in_keys`, `reward` and `terminated`
+    `[*B, 1]`. Truncation does not cut the bootstrap. Writes nothing into its input.
+
+    Returns `loss_td` (a scalar), and detached: `td_error`, the mean absolute error, and `q_mean`.
+
+    Args:
+        q_network: writes `action_value` `[*B, A]`; ours or TorchRL's `QValueActor` with categorical actions.
+        gamma: discount per step.
+        kind: `"mse"` or `"smooth_l1"`, as PyTorch defines them: no factor 0.5 in `"mse"`.
+        double: choose the next action with the online network.
+        target_network: keep a frozen copy, `self.target_network`, for the bootstrap; follow it with `TargetUpdate`.
+            Without it the online network bootstraps itself.
+
+    Raises:
+        ValueError: `double` without a target network.
+    """
+
+    def __init__(
+        self,
+        q_network: TensorDictModuleBase,
+        *,
+        gamma: float = 0.99,
+        kind: F.Regression = "mse",
+        double: bool = False,
+        target_network: bool = True,
+    ) -> None:
+        super().__init__()
+        if double and not target_network:
+            raise ValueError("double=True needs target_network=True: the target network evaluates the chosen action")
+        self.q_network = q_network
+        self.target_network = frozen_copy(q_network) if target_network else None
+        self.gamma, self.kind, self.double = gamma, kind, double
+        observed = list(q_network.in_keys)
+        self.in_keys = ["action", *observed, *nested([*observed, "reward", "terminated"])]
+        self.out_keys = ["loss_td", "td_error", "q_mean"]
+
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        """See the class."""
+        action_value = self._action_value(self.q_network, batch)
+        with torch.no_grad():
+            target = self._target(read(batch, "next"))
+        action = discrete_action(batch)
+        chosen = F.chosen_value(action_value, action)
+        loss = F.regression(chosen, target, self.kind).mean()
+        error = (target - chosen.detach()).abs().mean()
+        return TensorDict({"loss_td": loss, "td_error": error, "q_mean": chosen.detach().mean()})
+
+    def _target(self, after: TensorDictBase) -> torch.Tensor:
+        network = self.target_network if self.target_network is not None else self.q_network
+        selector = self._action_value(self.q_network, after) if self.double else None
+        discount = self.gamma * (~column(after, "terminated"))
+        return F.q_learning_target(column(after, "reward"), discount, self._action_value(network, after), selector)
+
+    @staticmethod
+    def _action_value(network: TensorDictModuleBase, batch: TensorDictBase) -> torch.Tensor:
+        return network(batch.select(*network.in_keys)).get("action_value")

@@ -1,0 +1,263 @@
+"""The equations: tensors in, per-sample tensors out, no network and no reduction.
+
+Shapes: `[*B]` stands for any leading batch shape, `A` for the number of actions. In functions over time the last
+dimension is time, `[*B, T]`. `discount` is `gamma * (1 - terminated)` everywhere, so that no equation sees a done flag
+where it must not: termination cuts the bootstrap, `done` (terminated or truncated) cuts the trace.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Regression = Literal["mse", "smooth_l1"]
+
+
+def q_learning_target(
+    reward: Tensor, discount: Tensor, next_action_value: Tensor, selector: Tensor | None = None
+) -> Tensor:
+    """Q-learning target `r + discount * Q(s', argmax_a S(s', a))`.
+
+    Without `selector`, S is `next_action_value` itself: the maximum of Mnih et al. 2015, Algorithm 1. With the online
+    network's values as `selector` and the target network's as `next_action_value` it is Double DQN, van Hasselt et al.
+    2016, equation 4.
+
+    Args:
+        reward: `[*B]`.
+        discount: `[*B]`.
+        next_action_value: values of the next state, `[*B, A]`.
+        selector: values that choose the next action, `[*B, A]`.
+
+    Returns:
+        `[*B]`.
+    """
+    if selector is None:
+        next_value = next_action_value.amax(-1)
+    else:
+        next_value = chosen_value(next_action_value, selector.argmax(-1))
+    return reward + discount * next_value
+
+
+def chosen_value(action_value: Tensor, action: Tensor) -> Tensor:
+    """`Q(s, a)` for `action_value` `[*B, A]` and integer `action` `[*B]`, as `[*B]`."""
+    return action_value.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
+    """Temporal-difference error `target - Q(s, a)`, Sutton and Barto 2018, equation 6.5.
+
+    Args:
+        action_value: `[*B, A]`.
+        action: integers, `[*B]`.
+        target: `[*B]`.
+
+    Returns:
+        `[*B]`.
+    """
+    return target - chosen_value(action_value, action)
+
+
+def regression(prediction: Tensor, target: Tensor, kind: Regression = "mse") -> Tensor:
+    """Distance of a prediction from its target, element by element.
+
+    `mse` is `(target - prediction)^2`; `smooth_l1` is the Huber function with threshold 1, `0.5 e^2` for `|e| < 1` and
+    `|e| - 0.5` beyond (Huber 1964; the error clipping of Mnih et al. 2015). Both as PyTorch defines them.
+
+    Args:
+        prediction: `[*B]`.
+        target: `[*B]`.
+        kind: `"mse"` or `"smooth_l1"`.
+
+    Returns:
+        `[*B]`.
+
+    Raises:
+        ValueError: for any other `kind`.
+    """
+    if kind == "mse":
+        return F.mse_loss(prediction, target, reduction="none")
+    if kind == "smooth_l1":
+        return F.smooth_l1_loss(prediction, target, reduction="none")
+    raise ValueError(f"kind is {kind!r}; allowed are 'mse' and 'smooth_l1'")
+
+
+def value_loss(
+    value: Tensor,
+    target: Tensor,
+    kind: Regression = "mse",
+    old_value: Tensor | None = None,
+    clip: float | None = None,
+) -> Tensor:
+    """Regression of a value on its target, optionally with PPO's value clipping.
+
+    With `clip`, the larger of the loss at `value` and the loss at `old_value + clamp(value - old_value, -clip, clip)`:
+    the form of OpenAI's PPO2 code (Engstrom et al. 2020, section 3), which the PPO paper does not have.
+
+    Args:
+        value: `[*B]`.
+        target: `[*B]`.
+        kind: `"mse"` or `"smooth_l1"`.
+        old_value: value at collection, `[*B]`; needed when `clip` is given.
+        clip: largest step of the value that lowers the loss, in units of return.
+
+    Returns:
+        `[*B]`.
+
+    Raises:
+        ValueError: `clip` without `old_value`, or an unknown `kind`.
+    """
+    loss = regression(value, target, kind)
+    if clip is None:
+        return loss
+    if old_value is None:
+        raise ValueError("clip needs old_value, the value at collection; got None")
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.maximum(loss, regression(clipped, target, kind))
+
+
+def _suffix_sums(x: Tensor, decay: Tensor) -> Tensor:
+    """Solve `y_t = x_t + decay_t * y_{t+1}` along the last dimension, with nothing after its end.
+
+    Recursive doubling: after the pass with shift `s`, `y_t` covers `2 s` steps and `decay_t` their product. That is
+    `log2(T)` tensor operations on any device, where the plain recursion takes `T`.
+    """
+    total = x.clone()
+    shift, length = 1, x.shape[-1]
+    while shift < length:
+        total[..., :-shift] += decay[..., : length - shift] * total[..., shift:]
+        decay = decay[..., :-shift] * decay[..., shift:]
+        shift *= 2
+    return total
+
+
+def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, done: Tensor, lmbda: float) -> Tensor:
+    """Generalized advantage estimation, Schulman et al. 2016, equation 16.
+
+    `A_t = delta_t + discount_t * lmbda * (1 - done_t) * A_{t+1}` with
+    `delta_t = r_t + discount_t * V(s_{t+1}) - V(s_t)`; nothing follows the last step but its own bootstrap.
+
+    Args:
+        reward: `[*B, T]`.
+        value: `V(s_t)`, `[*B, T]`.
+        next_value: `V(s_{t+1})` of the true next state, the one before any reset, `[*B, T]`.
+        discount: `[*B, T]`.
+        done: where the trace is cut, `[*B, T]`, bool.
+        lmbda: 0 gives the one-step TD error, 1 the return minus the value.
+
+    Returns:
+        `[*B, T]`.
+    """
+    delta = reward + discount * next_value - value
+    return _suffix_sums(delta, discount * lmbda * (~done))
+
+
+def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, done: Tensor, lmbda: float) -> Tensor:
+    """Lambda-return, Sutton and Barto 2018, equation 12.18.
+
+    `G_t = r_t + discount_t * ((1 - lmbda) * V(s_{t+1}) + lmbda * G_{t+1})`; where the trace is cut, and at the last
+    step, `G_t = r_t + discount_t * V(s_{t+1})`. With `lmbda = 1` it is the n-step return to the rollout's end.
+
+    Args:
+        reward: `[*B, T]`.
+        next_value: `V(s_{t+1})` of the true next state, `[*B, T]`.
+        discount: `[*B, T]`.
+        done: where the trace is cut, `[*B, T]`, bool.
+        lmbda: between 0 and 1.
+
+    Returns:
+        `[*B, T]`.
+    """
+    continues = ~done
+    continues[..., -1] = False
+    weight = lmbda * continues
+    return _suffix_sums(reward + discount * (1.0 - weight) * next_value, discount * weight)
+
+
+def reward_to_go(reward: Tensor, discount: Tensor, done: Tensor) -> Tensor:
+    """Discounted return-to-go `G_t = r_t + discount_t * (1 - done_t) * G_{t+1}`, Sutton and Barto 2018, equation 3.9.
+
+    No bootstrap: an episode that the rollout cuts off is counted up to the cut only.
+
+    Args:
+        reward: `[*B, T]`.
+        discount: `[*B, T]`.
+        done: where an episode ends, `[*B, T]`, bool.
+
+    Returns:
+        `[*B, T]`.
+    """
+    return _suffix_sums(reward, discount * (~done))
+
+
+def policy_gradient(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """Score-function loss `-log pi(a|s) * weight`, Williams 1992; `weight` is a constant to the gradient.
+
+    Args:
+        log_prob: `[*B]`.
+        weight: return or advantage, `[*B]`.
+
+    Returns:
+        `[*B]`.
+    """
+    return -log_prob * weight.detach()
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's clipped surrogate as a loss, Schulman et al. 2017, equation 7 (negated).
+
+    `-min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A)` with `ratio = exp(log_prob - old_log_prob)`.
+
+    Args:
+        log_prob: under the policy that learns, `[*B]`.
+        old_log_prob: under the policy that collected, `[*B]`.
+        advantage: `[*B]`.
+        clip: the paper's epsilon.
+
+    Returns:
+        `[*B]`.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+
+
+def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """Per-sample estimate of `KL(old || new)`: k3 of Schulman 2020, "Approximating KL divergence".
+
+    `(ratio - 1) - log ratio` with `ratio = pi_new / pi_old`: unbiased under the old policy and never negative.
+
+    Args:
+        log_prob: `[*B]`.
+        old_log_prob: `[*B]`.
+
+    Returns:
+        `[*B]`.
+    """
+    log_ratio = log_prob - old_log_prob
+    return log_ratio.expm1() - log_ratio
+
+
+def explained_variance(value: Tensor, target: Tensor) -> Tensor:
+    """`1 - Var(target - value) / Var(target)` over all elements: a scalar, for diagnostics.
+
+    1 is a perfect critic, 0 one no better than a constant, below 0 a worse one; 0 also when the target does not vary.
+    """
+    variance = target.var(correction=0)
+    explained = 1.0 - (target - value).var(correction=0) / variance
+    return torch.where(variance > 0, explained, torch.zeros_like(explained))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of the categorical distribution `softmax(logits)`.
+
+    Args:
+        logits: `[*B, A]`; an action of logit `-inf` has probability 0 and adds nothing.
+
+    Returns:
+        `[*B]`.
+    """
+    log_prob = logits.log_softmax(-1)
+    # 0 * -inf would be NaN, in the value and in the gradient
+    return -(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(-1)

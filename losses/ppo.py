@@ -1,0 +1,92 @@
+"""The clipped PPO loss."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.objectives import LossModule
+
+from rlpipe.losses import functional as F
+from rlpipe.losses.checks import column, read
+
+
+class ClipPPOLoss(LossModule):
+    """Clipped proximal policy optimisation, Schulman et al. 2017, equations 7 and 9.
+
+    Reads the networks' `in_keys`, `action`, `action_log_prob` `[*B]`, `advantage` and `value_target` `[*B, 1]`, and
+    with `value_clip` also the `state_value` `[*B, 1]` at collection. Writes nothing into its input.
+
+    Returns the scalars `loss_policy`, `loss_value`, `loss_entropy` with their coefficients inside, so that the total is
+    their sum, and detached: `entropy`, `approx_kl` (k3), `clip_fraction`, `explained_variance`.
+
+    Args:
+        actor: has `get_dist`; ours or TorchRL's `ProbabilisticActor`.
+        critic: writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`.
+        clip: the paper's epsilon.
+        value_clip: clip the value's step too, in units of return; `None` for the paper's plain regression.
+        value_kind: `"mse"` or `"smooth_l1"`, as PyTorch defines them.
+        value_coefficient: weight of `loss_value`; the paper's c1.
+        entropy_coefficient: weight of the entropy bonus; the paper's c2.
+        normalize_advantage: to mean 0 and standard deviation 1 over the minibatch.
+    """
+
+    def __init__(
+        self,
+        actor: TensorDictModuleBase,
+        critic: TensorDictModuleBase,
+        *,
+        clip: float = 0.2,
+        value_clip: float | None = None,
+        value_kind: F.Regression = "mse",
+        value_coefficient: float = 0.5,
+        entropy_coefficient: float = 0.01,
+        normalize_advantage: bool = True,
+    ) -> None:
+        super().__init__()
+        self.actor, self.critic = actor, critic
+        self.clip, self.value_clip, self.value_kind = clip, value_clip, value_kind
+        self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
+        self.normalize_advantage = normalize_advantage
+        observed = dict.fromkeys([*actor.in_keys, *critic.in_keys])
+        self.in_keys = [*observed, "action", "action_log_prob", "advantage", "value_target"]
+        if value_clip is not None:
+            self.in_keys = [*self.in_keys, "state_value"]
+        losses, diagnostics = ["policy", "value", "entropy"], ["entropy", "approx_kl", "clip_fraction"]
+        self.out_keys = [*(f"loss_{name}" for name in losses), *diagnostics, "explained_variance"]
+
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        """See the class."""
+        advantage = column(batch, "advantage")
+        if self.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        distribution = self.actor.get_dist(batch.select(*self.actor.in_keys))
+        log_prob, old_log_prob = distribution.log_prob(batch.get("action")), read(batch, "action_log_prob")
+        if log_prob.shape != advantage.shape or old_log_prob.shape != advantage.shape:
+            raise ValueError(
+                f"'action_log_prob' has shape {list(old_log_prob.shape)} and the actor gives {list(log_prob.shape)}, "
+                f"expected {list(advantage.shape)}: one log-probability a sample"
+            )
+        entropy = distribution.entropy().mean()
+        value_terms, explained = self._value(batch)
+        with torch.no_grad():
+            clipped = ((log_prob - old_log_prob).exp() - 1.0).abs() > self.clip
+            approx_kl = F.approximate_kl(log_prob, old_log_prob).mean()
+        return TensorDict(
+            {
+                "loss_policy": F.clipped_surrogate(log_prob, old_log_prob, advantage, self.clip).mean(),
+                "loss_value": self.value_coefficient * value_terms.mean(),
+                "loss_entropy": -self.entropy_coefficient * entropy,
+                "entropy": entropy.detach(),
+                "approx_kl": approx_kl,
+                "clip_fraction": clipped.float().mean(),
+                "explained_variance": explained,
+            }
+        )
+
+    def _value(self, batch: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
+        target = column(batch, "value_target")
+        value = self.critic(batch.select(*self.critic.in_keys)).get("state_value").squeeze(-1)
+        old_value = column(batch, "state_value") if self.value_clip is not None else None
+        terms = F.value_loss(value, target, self.value_kind, old_value, self.value_clip)
+        return terms, F.explained_variance(value.detach(), target)

@@ -1,0 +1,63 @@
+"""Target networks: a frozen copy of a network, and the rule by which it follows."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen_copy(network: Network) -> Network:
+    """A deep copy of `network` whose parameters take no gradient."""
+    return deepcopy(network).requires_grad_(False)
+
+
+class TargetUpdate:
+    """Let a target network follow its source, once per call: softly, or by a copy every `every` calls exactly.
+
+    Soft: `target += tau * (source - target)` (Lillicrap et al. 2016, Algorithm 1). Periodic: the copy of Mnih et al.
+    2015 at calls `every`, `2 * every`, ... Buffers are copied whenever the parameters move.
+
+    Args:
+        source: the network that learns.
+        target: its `frozen_copy`.
+        tau: in (0, 1]; 1 copies.
+        every: calls from one update to the next.
+
+    Raises:
+        ValueError: `tau` or `every` out of range.
+    """
+
+    def __init__(self, source: nn.Module, target: nn.Module, *, tau: float = 1.0, every: int = 1) -> None:
+        if not 0.0 < tau <= 1.0:
+            raise ValueError(f"tau is {tau}, allowed is 0 < tau <= 1")
+        if every < 1:
+            raise ValueError(f"every is {every}, allowed is 1 or more")
+        self.tau, self.every, self.calls = tau, every, 0
+        self._sources: list[torch.Tensor] = list(source.parameters())
+        self._targets: list[torch.Tensor] = list(target.parameters())
+        self._buffers = list(zip(target.buffers(), source.buffers(), strict=True))
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls % self.every:
+            return
+        if self.tau == 1.0:
+            torch._foreach_copy_(self._targets, self._sources)
+        else:
+            torch._foreach_lerp_(self._targets, self._sources, self.tau)
+        for target, source in self._buffers:
+            target.copy_(source)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of calls so far, which places the next periodic copy."""
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a `state_dict`."""
+        self.calls = state["calls"]

@@ -1,0 +1,53 @@
+"""Advantages of a collected batch."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from rlpipe.losses import functional as F
+
+
+class GAE(TensorDictModuleBase):
+    """Generalized advantage estimation over a batch `[*B, T]` of consecutive steps, Schulman et al. 2016.
+
+    Writes `state_value`, `advantage` and `value_target` (advantage + value), each `[*B, T, 1]`. One pass of the critic
+    values every state, and beside them only those next states that are no state of the batch: the true last ones of
+    truncated episodes, and of the batch. A terminated state's value is never used.
+
+    Args:
+        critic: writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`.
+        gamma: discount per step.
+        lmbda: the paper's lambda.
+    """
+
+    def __init__(self, critic: TensorDictModuleBase, *, gamma: float = 0.99, lmbda: float = 0.95) -> None:
+        super().__init__()
+        self.critic, self.gamma, self.lmbda = critic, gamma, lmbda
+        self.in_keys = [*critic.in_keys, ("next", "reward"), ("next", "done"), ("next", "terminated")]
+        self.out_keys = ["state_value", "advantage", "value_target"]
+
+    @torch.no_grad()
+    def forward(self, batch: TensorDictBase) -> TensorDictBase:
+        after = batch.get("next")
+        reward, done, terminated = (after.get(key).squeeze(-1) for key in ("reward", "done", "terminated"))
+        value, next_value = self._values(batch, done)
+        discount = self.gamma * (~terminated)
+        advantage = F.gae(reward, value, next_value, discount, done, self.lmbda)
+        batch.set("state_value", value.unsqueeze(-1))
+        batch.set("advantage", advantage.unsqueeze(-1))
+        return batch.set("value_target", (advantage + value).unsqueeze(-1))
+
+    def _values(self, batch: TensorDictBase, done: Tensor) -> tuple[Tensor, Tensor]:
+        outside = done.clone()
+        outside[..., -1] = True
+        keys = self.critic.in_keys
+        states = batch.select(*keys).reshape(-1)
+        others = batch.get("next").select(*keys)[outside]
+        values = self.critic(torch.cat([states, others])).get("state_value").squeeze(-1)
+        value = values[: len(states)].reshape(batch.shape)
+        next_value = value.roll(-1, -1)
+        next_value[outside] = values[len(states) :]
+        return value, next_value

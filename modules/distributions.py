@@ -1,0 +1,109 @@
+"""Action distributions, lean enough to be built at every step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+from rlpipe.losses.functional import chosen_value, entropy
+
+# Gauss-Hermite quadrature for expectations under a standard normal
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+class Categorical(torch.distributions.Categorical):
+    """`softmax(logits)` over integer actions `[*B]`, from logits `[*B, A]`.
+
+    PyTorch's own, without its validation and broadcasting: a third of the time, the same numbers.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits.log_softmax(-1)
+        self._param = self.logits
+        self._num_events = logits.shape[-1]
+        Distribution.__init__(self, logits.shape[:-1], validate_args=False)
+
+    @property
+    def mode(self) -> Tensor:
+        return self.logits.argmax(-1)
+
+    deterministic_sample = mode
+
+    def draw(self, generator: torch.Generator | None = None) -> Tensor:
+        """One sample from an explicit generator, `[*B]`: an exponential race, as in `torch.multinomial`."""
+        rate = self.logits.exp()
+        return (rate / torch.empty_like(rate).exponential_(generator=generator)).argmax(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return chosen_value(self.logits, value)
+
+    def entropy(self) -> Tensor:
+        return entropy(self.logits)
+
+
+class TanhNormal(Distribution):
+    """A diagonal Gaussian squashed into bounds: `low + (high - low) * (tanh(u) + 1) / 2`, `u ~ N(mean, std)`.
+
+    The log-probability includes the change of variables (Haarnoja et al. 2018, appendix C) and is always computed from
+    the action, so that acting and learning agree to the bit. The entropy's expectation is taken by quadrature, not by
+    sampling: within 1e-3 nats for a std up to 1 and 0.03 at 3, and free of random numbers.
+
+    Args:
+        mean: of `u`, `[*B, D]`.
+        std: of `u`, positive, broadcastable to `[*B, D]`.
+        low: lower bounds of the action, `[D]`.
+        high: upper bounds, `[D]`.
+    """
+
+    arg_constraints: dict[str, torch.distributions.constraints.Constraint] = {}
+    has_rsample = True
+
+    def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
+        self.normal_mean, self.normal_std = mean, std
+        self.center, self.half = (high + low) / 2, (high - low) / 2
+        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
+
+    @property
+    def mode(self) -> Tensor:
+        """The action of the most probable `u`, as is usual for a squashed Gaussian."""
+        return self._squash(self.normal_mean)
+
+    deterministic_sample = mode
+
+    def draw(self, generator: torch.Generator | None = None) -> Tensor:
+        """One sample from an explicit generator, `[*B, D]`."""
+        noise = torch.empty_like(self.normal_mean).normal_(generator=generator)
+        return self._squash(self.normal_mean + self.normal_std * noise)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        noise = torch.randn((*sample_shape, *self.normal_mean.shape), dtype=self.normal_mean.dtype)
+        return self._squash(self.normal_mean + self.normal_std * noise.to(self.normal_mean.device))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        # an action on the very bound has u = inf; one float32 step inside it is the largest u that can be told apart
+        limit = 1.0 - torch.finfo(value.dtype).eps
+        u = torch.atanh(((value - self.center) / self.half).clamp(-limit, limit))
+        standard = (u - self.normal_mean) / self.normal_std
+        normal = -0.5 * standard.square() - self.normal_std.log() - 0.5 * math.log(2 * math.pi)
+        return (normal - self._log_slope(u)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        nodes = torch.as_tensor(_NODES, dtype=self.normal_mean.dtype, device=self.normal_mean.device)
+        weights = torch.as_tensor(_WEIGHTS, dtype=self.normal_mean.dtype, device=self.normal_mean.device)
+        u = self.normal_mean.unsqueeze(-1) + self.normal_std.unsqueeze(-1) * nodes
+        slope = (self._log_slope(u, self.half.unsqueeze(-1)) * weights).sum(-1)
+        normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.normal_std.log()
+        return (normal + slope).sum(-1)
+
+    def _squash(self, u: Tensor) -> Tensor:
+        return self.center + self.half * u.tanh()
+
+    def _log_slope(self, u: Tensor, half: Tensor | None = None) -> Tensor:
+        """`log |d action / d u|`, stable for large `u`."""
+        return (self.half if half is None else half).log() + 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))

@@ -1,0 +1,117 @@
+"""Epsilon-greedy exploration and its schedules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import Categorical, TensorSpec
+
+from rlpipe.modules.actors import exploring
+
+
+class Schedule(Protocol):
+    """A number as a closed form of the frames and the finished episodes so far."""
+
+    def __call__(self, frames: int, episodes: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` to `end` in a straight line over `frames`, then `end`."""
+
+    start: float
+    end: float
+    frames: int
+
+    def __call__(self, frames: int, episodes: int) -> float:
+        return self.start + (self.end - self.start) * min(1.0, frames / self.frames)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """`end + (start - end) * exp(-frames / decay)`; `decay` is in frames."""
+
+    start: float
+    end: float
+    decay: int
+
+    def __call__(self, frames: int, episodes: int) -> float:
+        return self.end + (self.start - self.end) * math.exp(-frames / self.decay)
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """`start`, times `factor` with each finished episode, never below `end`."""
+
+    start: float
+    end: float
+    factor: float
+
+    def __call__(self, frames: int, episodes: int) -> float:
+        return max(self.end, self.start * self.factor**episodes)
+
+
+@dataclass(frozen=True)
+class Harmonic:
+    """`start / (1 + finished episodes)`."""
+
+    start: float
+
+    def __call__(self, frames: int, episodes: int) -> float:
+        return self.start / (1 + episodes)
+
+
+class EpsilonGreedy(TensorDictModuleBase):
+    """Replace each `action` by a uniformly random one with probability epsilon, while exploring.
+
+    Put it behind a greedy actor: `TensorDictSequential(q_actor, EpsilonGreedy(...))`. Epsilon changes only in
+    `advance`, once a batch: the schedule is a closed form of two counters, which are its whole state.
+
+    Args:
+        action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
+        schedule: epsilon as a function of frames and finished episodes.
+        generator: draws which actions are replaced, and by what; `None` is PyTorch's global one.
+
+    Raises:
+        ValueError: any other action spec.
+    """
+
+    def __init__(self, action_spec: TensorSpec, schedule: Schedule, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if not isinstance(action_spec, Categorical):
+            name = type(action_spec).__name__
+            raise ValueError(f"EpsilonGreedy needs Discrete actions (a Categorical spec), got {name}")
+        self.in_keys = ["action"]
+        self.out_keys = ["action"]
+        self.actions = int(action_spec.space.n)
+        self.schedule, self.generator = schedule, generator
+        self.frames = self.episodes = 0
+
+    @property
+    def epsilon(self) -> float:
+        """The present probability of a random action."""
+        return self.schedule(self.frames, self.episodes)
+
+    def advance(self, batch: TensorDictBase) -> None:
+        """Count a collected batch: its frames, and the episodes that ended in it."""
+        self.frames += batch.numel()
+        self.episodes += int(batch.get(("next", "done")).sum())
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        if not exploring():
+            return tensordict
+        action = tensordict.get("action")
+        random = torch.randint(self.actions, action.shape, generator=self.generator, device=action.device)
+        replaced = torch.rand(action.shape, generator=self.generator, device=action.device) < self.epsilon
+        return tensordict.set("action", torch.where(replaced, random, action))
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"frames": self.frames, "episodes": self.episodes}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.frames, self.episodes = state["frames"], state["episodes"]

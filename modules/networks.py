@@ -1,0 +1,127 @@
+"""Networks: from an observation, as the environment's spec describes it, to a vector of outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchrl.data import Categorical, TensorSpec
+
+Activation = Literal["relu", "tanh", "silu"]
+Initialization = Literal["default", "orthogonal"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+
+class Flatten(nn.Module):
+    """Flatten a Box observation's own dimensions and cast it to float: `[*B, *shape]` to `[*B, features]`.
+
+    Args:
+        shape: of one observation.
+        scale: divides each feature; one number a feature.
+    """
+
+    scale: Tensor | None
+
+    def __init__(self, shape: Sequence[int], scale: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.dims, self.features = len(shape), math.prod(shape)
+        if scale is not None and len(scale) != self.features:
+            raise ValueError(f"scale has {len(scale)} numbers, expected {self.features}: one a feature")
+        self.register_buffer("scale", None if scale is None else torch.tensor(scale, dtype=torch.float32))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if self.dims != 1:
+            batch = observation.shape[: observation.ndim - self.dims]
+            observation = observation.reshape(*batch, self.features)
+        observation = observation.to(torch.get_default_dtype())
+        return observation if self.scale is None else observation / self.scale
+
+
+class OneHot(nn.Module):
+    """Encode a Discrete observation: integers `[*B]` to `[*B, n]`."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.features = n
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return F.one_hot(observation, self.features).to(torch.get_default_dtype())
+
+
+def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None = None) -> Flatten | OneHot:
+    """The first layer for an observation of this spec: `OneHot` for Discrete, `Flatten` for Box.
+
+    Args:
+        spec: the environment's `observation_spec["observation"]`, batch dimensions included.
+        batch_dims: how many of its leading dimensions are the environment's batch.
+        scale: divides each feature of a Box observation.
+
+    Raises:
+        ValueError: `scale` for a Discrete observation, or of the wrong length.
+    """
+    if isinstance(spec, Categorical):
+        if scale is not None:
+            raise ValueError("scale is for Box observations; this one is Discrete")
+        return OneHot(int(spec.space.n))
+    return Flatten(spec.shape[batch_dims:], scale)
+
+
+def initialize(layer: nn.Linear, kind: Initialization, gain: float = math.sqrt(2)) -> nn.Linear:
+    """Initialise a linear layer in place: PyTorch's default, or orthogonal with zero bias (Saxe et al. 2014)."""
+    if kind == "orthogonal":
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Sequential):
+    """A multilayer perceptron: `[*B, inputs]` to `[*B, outputs]`.
+
+    Args:
+        inputs: number of input features.
+        outputs: number of output features; `None` ends with the last hidden activation, as a trunk does.
+        hidden: sizes of the hidden layers.
+        activation: `"relu"`, `"tanh"` or `"silu"`.
+        initialization: `"default"` is PyTorch's, `"orthogonal"` has gain sqrt(2) on hidden layers.
+        gain: of an orthogonal output layer; 0.01 for policies and 1 for values is usual (Andrychowicz et al. 2021).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | None,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        activation: Activation = "relu",
+        initialization: Initialization = "default",
+        gain: float = 1.0,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [initialize(nn.Linear(inputs, size), initialization), _ACTIVATIONS[activation]()]
+            inputs = size
+        if outputs is not None:
+            layers.append(initialize(nn.Linear(inputs, outputs), initialization, gain))
+        super().__init__(*layers)
+        self.features = inputs if outputs is None else outputs
+
+
+class DuelingHead(nn.Module):
+    """Dueling values, Wang et al. 2016, equation 9: `Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)`.
+
+    Features `[*B, inputs]` to `[*B, actions]`.
+    """
+
+    def __init__(self, inputs: int, actions: int, initialization: Initialization = "default") -> None:
+        super().__init__()
+        self.value = initialize(nn.Linear(inputs, 1), initialization, 1.0)
+        self.advantage = initialize(nn.Linear(inputs, actions), initialization, 1.0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        advantage = self.advantage(features)
+        return self.value(features) + advantage - advantage.mean(-1, keepdim=True)

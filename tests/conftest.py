@@ -1,0 +1,92 @@
+"""What all tests share: one thread, quiet logs, and tiny environments."""
+
+from __future__ import annotations
+
+import logging
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+
+torch.set_num_threads(1)
+logging.getLogger("torchrl").setLevel(logging.WARNING)
+
+
+class Identity(gym.Env):
+    """Do what you see: the reward is 1 for the action equal to the observation. Episodes are truncated, never ended."""
+
+    def __init__(self, actions: int = 3) -> None:
+        self.observation_space = self.action_space = Discrete(actions)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._state = int(self.np_random.integers(self.action_space.n))
+        return self._state, {}
+
+    def step(self, action):
+        reward = float(action == self._state)
+        self._state = int(self.np_random.integers(self.action_space.n))
+        return self._state, reward, False, False, {}
+
+
+class IdentityBox(gym.Env):
+    """The same with numbers: the reward falls with the distance of the action from the observation."""
+
+    observation_space = Box(-2.0, 2.0, (1,), np.float64)
+    action_space = Box(-2.0, 2.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._state = self.np_random.uniform(-1.5, 1.5, 1)
+        return self._state, {}
+
+    def step(self, action):
+        reward = -float(np.abs(action - self._state).sum())
+        self._state = self.np_random.uniform(-1.5, 1.5, 1)
+        return self._state, reward, False, False, {}
+
+
+class Counter(gym.Env):
+    """Counts its steps in the observation, from 10; after `length` steps it is terminated, or else truncated."""
+
+    observation_space = Box(0.0, 1000.0, (1,), np.float32)
+    action_space = Discrete(2, start=1)
+
+    def __init__(self, length: int = 3, terminates: bool = True) -> None:
+        self._length, self._terminates = length, terminates
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.array([10.0], np.float32), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        self._steps += 1
+        ended = self._steps >= self._length
+        observation = np.array([10.0 + self._steps], np.float32)
+        return observation, float(self._steps), ended and self._terminates, ended and not self._terminates, {}
+
+
+gym.register("tests/Identity-v0", Identity, max_episode_steps=10)
+gym.register("tests/IdentityBox-v0", IdentityBox, max_episode_steps=10)
+gym.register("tests/Counter-v0", Counter)
+gym.register("tests/CutCounter-v0", Counter, kwargs={"terminates": False})
+gym.register("tests/Endless-v0", Identity)
+
+
+@pytest.fixture
+def identical():
+    """A function that asserts that two TensorDicts are the same, to the bit."""
+
+    def check(actual, expected):
+        assert set(actual.keys(True, True)) == set(expected.keys(True, True))
+        assert actual.batch_size == expected.batch_size
+        for key in expected.keys(True, True):
+            ours, theirs = actual.get(key), expected.get(key)
+            assert ours.dtype == theirs.dtype, key
+            assert torch.equal(ours, theirs), key
+
+    return check

@@ -1,0 +1,153 @@
+"""DQNLoss: numbers by hand, TorchRL's values and gradients, what gradients reach, and its messages."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn, tensor
+from torchrl.data import Categorical
+from torchrl.modules import QValueActor
+from torchrl.objectives import DQNLoss as StockDQNLoss
+
+from rlpipe.losses import DQNLoss
+from rlpipe.modules import MLP, QActor
+
+ACTIONS = Categorical(3, (16,))
+
+
+def random_batch(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    terminated = torch.rand(*shape, 1, generator=generator) < 0.3
+    truncated = torch.rand(*shape, 1, generator=generator) < 0.3
+    after = {
+        "observation": torch.randn(*shape, 4, generator=generator),
+        "reward": torch.randn(*shape, 1, generator=generator),
+        "terminated": terminated,
+        "done": terminated | truncated,
+    }
+    return TensorDict(
+        {
+            "observation": torch.randn(*shape, 4, generator=generator),
+            "action": torch.randint(3, shape, generator=generator),
+            "next": TensorDict(after, shape),
+        },
+        shape,
+    )
+
+
+def make_network():
+    torch.manual_seed(3)
+    return MLP(4, 3, (16,))
+
+
+def perturb(parameters):
+    """Move the online network away from its target, the same way each time."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in parameters:
+        parameter.data += torch.randn(parameter.shape, generator=generator)
+
+
+class Table(nn.Module):
+    """Action values read off a list: state 0, 1, ... in the observation."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = nn.Parameter(tensor(values))
+
+    def forward(self, observation):
+        return self.values[observation.long().squeeze(-1)]
+
+
+def transition(terminated=False):
+    after = {"observation": tensor([[1.0]]), "reward": tensor([[2.0]]), "terminated": tensor([[terminated]])}
+    return TensorDict({"observation": tensor([[0.0]]), "action": tensor([1]), "next": TensorDict(after, [1])}, [1])
+
+
+@pytest.mark.parametrize(
+    ("terminated", "options", "expected"),
+    [
+        (False, {}, (2 + 0.5 * 9 - 1) ** 2),
+        (True, {}, (2 - 1) ** 2),
+        (False, {"kind": "smooth_l1"}, 5.5 - 0.5),
+        (False, {"target_network": False}, (2 + 0.5 * 8 - 1) ** 2),
+        (False, {"double": True}, (2 + 0.5 * 4 - 1) ** 2),
+    ],
+)
+def test_loss_of_one_transition(terminated, options, expected):
+    network = QActor(Table([[0.0, 1.0], [4.0, 9.0]]), Categorical(2, (1,)))
+    loss = DQNLoss(network, gamma=0.5, **options)
+    # the online network now prefers action 0 in the next state, the target network still action 1
+    network.network.values.data[1] = tensor([8.0, 7.0])
+    out = loss(transition(terminated))
+    torch.testing.assert_close(out["loss_td"].detach(), tensor(float(expected)))
+    assert out["q_mean"] == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:No target network updater")
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize(("kind", "stock_kind"), [("mse", "l2"), ("smooth_l1", "smooth_l1")])
+def test_value_and_gradient_equal_torchrl(double, kind, stock_kind):
+    ours = DQNLoss(QActor(make_network(), ACTIONS), gamma=0.9, kind=kind, double=double)
+    stock_actor = QValueActor(make_network(), in_keys=["observation"], action_space="categorical")
+    stock = StockDQNLoss(
+        stock_actor, loss_function=stock_kind, delay_value=True, double_dqn=double, action_space="categorical"
+    )
+    stock.make_value_estimator(gamma=0.9)
+    stock_parameters = dict(stock.value_network_params.flatten_keys().items())
+    order = sorted(stock_parameters)
+    online = dict(ours.q_network.network.named_parameters())
+    perturb([stock_parameters[key] for key in order])
+    perturb([online[key.removeprefix("module.0.module.")] for key in order])
+    batch = random_batch(16)
+    expected, actual = stock(batch.clone())["loss"], ours(batch)["loss_td"]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    expected.backward()
+    actual.backward()
+    for key in order:
+        gradient = online[key.removeprefix("module.0.module.")].grad
+        torch.testing.assert_close(gradient, stock_parameters[key].grad, rtol=0, atol=1e-5)
+
+
+def test_accepts_a_stock_actor():
+    ours = DQNLoss(QActor(make_network(), ACTIONS), double=True)
+    stock = DQNLoss(QValueActor(make_network(), in_keys=["observation"], action_space="categorical"), double=True)
+    batch = random_batch(16)
+    assert torch.equal(ours(batch)["loss_td"], stock(batch)["loss_td"])
+
+
+def test_gradient_reaches_the_online_network_only():
+    loss = DQNLoss(QActor(make_network(), ACTIONS), double=True)
+    loss(random_batch(16))["loss_td"].backward()
+    assert all(parameter.grad is not None for parameter in loss.q_network.parameters())
+    assert all(parameter.grad is None for parameter in loss.target_network.parameters())
+    assert not any(parameter.requires_grad for parameter in loss.target_network.parameters())
+
+
+def test_input_is_untouched_and_any_batch_shape_will_do(identical):
+    loss = DQNLoss(QActor(make_network(), ACTIONS))
+    batch = random_batch(4, 4)
+    before = deepcopy(batch)
+    folded = loss(batch)["loss_td"]
+    identical(batch, before)
+    torch.testing.assert_close(loss(batch.reshape(-1))["loss_td"], folded)
+
+
+def test_out_keys_are_what_it_returns():
+    loss = DQNLoss(QActor(make_network(), ACTIONS))
+    assert set(loss(random_batch(16)).keys()) == set(loss.out_keys)
+
+
+def test_messages():
+    loss = DQNLoss(QActor(make_network(), ACTIONS))
+    with pytest.raises(ValueError, match="double=True needs target_network=True"):
+        DQNLoss(QActor(make_network(), ACTIONS), double=True, target_network=False)
+    flat = random_batch(16)
+    flat["next"].set("reward", torch.zeros(16))
+    with pytest.raises(ValueError, match=r"'reward' has shape \[16\], expected \[16, 1\]"):
+        loss(flat)
+    one_hot = random_batch(16).set("action", torch.zeros(16, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="categorical_action_encoding=True"):
+        loss(one_hot)
+    with pytest.raises(KeyError, match="no key 'next'"):
+        loss(random_batch(16).exclude("next"))

@@ -1,0 +1,64 @@
+"""Target networks follow as often, and as far, as they are told."""
+
+import pytest
+import torch
+from torch import nn
+
+from rlpipe.losses import TargetUpdate, frozen_copy
+
+
+def make_pair():
+    source = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    target = frozen_copy(source)
+    with torch.no_grad():
+        torch._foreach_add_(list(source.parameters()), 1.0)
+        source[1].running_mean += 3.0
+    return source, target
+
+
+def gap(source, target):
+    return (source[0].weight - target[0].weight).mean().item()
+
+
+def test_soft_update_moves_by_tau():
+    source, target = make_pair()
+    update = TargetUpdate(source, target, tau=0.25)
+    update()
+    assert gap(source, target) == pytest.approx(0.75)
+    update()
+    assert gap(source, target) == pytest.approx(0.75**2)
+
+
+def test_periodic_update_copies_at_exactly_every_nth_call():
+    source, target = make_pair()
+    update = TargetUpdate(source, target, every=3)
+    copied = []
+    for call in range(1, 8):
+        update()
+        if gap(source, target) == 0.0:
+            copied.append(call)
+            source[0].weight.data += 1.0
+    assert copied == [3, 6]
+
+
+def test_buffers_follow():
+    source, target = make_pair()
+    TargetUpdate(source, target, tau=0.5)()
+    assert torch.equal(target[1].running_mean, source[1].running_mean)
+
+
+def test_state_places_the_next_copy():
+    source, target = make_pair()
+    update = TargetUpdate(source, target, every=3)
+    update()
+    update()
+    resumed = TargetUpdate(source, target, every=3)
+    resumed.load_state_dict(update.state_dict())
+    resumed()
+    assert gap(source, target) == 0.0
+
+
+@pytest.mark.parametrize(("options", "message"), [({"tau": 0.0}, "tau is 0.0"), ({"every": 0}, "every is 0")])
+def test_messages(options, message):
+    with pytest.raises(ValueError, match=message):
+        TargetUpdate(*make_pair(), **options)

@@ -1,0 +1,82 @@
+"""Epsilon-greedy: schedules in closed form, and epsilon at 0, half and 1."""
+
+import math
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, Categorical
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from rlpipe.modules import EpsilonGreedy, Exponential, Geometric, Harmonic, Linear
+
+SPEC = Categorical(4, (10_000,))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "frames", "episodes", "expected"),
+    [
+        (Linear(1.0, 0.1, 100), 0, 9, 1.0),
+        (Linear(1.0, 0.1, 100), 50, 9, 0.55),
+        (Linear(1.0, 0.1, 100), 100, 9, 0.1),
+        (Linear(1.0, 0.1, 100), 5000, 9, 0.1),
+        (Exponential(0.9, 0.05, 1000), 0, 9, 0.9),
+        (Exponential(0.9, 0.05, 1000), 1000, 9, 0.05 + 0.85 / math.e),
+        (Geometric(1.0, 0.001, 0.5), 77, 0, 1.0),
+        (Geometric(1.0, 0.001, 0.5), 77, 3, 0.125),
+        (Geometric(1.0, 0.001, 0.5), 77, 30, 0.001),
+        (Harmonic(0.5), 77, 0, 0.5),
+        (Harmonic(0.5), 77, 4, 0.1),
+    ],
+)
+def test_schedules(schedule, frames, episodes, expected):
+    assert schedule(frames, episodes) == pytest.approx(expected)
+
+
+def explore(epsilon, kind=ExplorationType.RANDOM):
+    explorer = EpsilonGreedy(SPEC, Linear(epsilon, epsilon, 1), torch.Generator().manual_seed(0))
+    with set_exploration_type(kind):
+        return explorer(TensorDict({"action": torch.full((10_000,), 2)}, [10_000]))["action"]
+
+
+def test_epsilon_zero_changes_nothing():
+    assert (explore(0.0) == 2).all()
+
+
+def test_epsilon_half_replaces_half_uniformly():
+    frequencies = torch.bincount(explore(0.5), minlength=4) / 10_000
+    # five standard errors at most
+    torch.testing.assert_close(frequencies, torch.tensor([0.125, 0.125, 0.625, 0.125]), rtol=0, atol=0.025)
+
+
+def test_epsilon_one_is_uniform():
+    frequencies = torch.bincount(explore(1.0), minlength=4) / 10_000
+    torch.testing.assert_close(frequencies, torch.full((4,), 0.25), rtol=0, atol=0.022)
+
+
+def test_deterministic_exploration_is_greedy():
+    assert (explore(1.0, ExplorationType.DETERMINISTIC) == 2).all()
+
+
+def collected(done):
+    flags = torch.tensor(done).unsqueeze(-1)
+    return TensorDict({"next": TensorDict({"done": flags}, flags.shape[:-1])}, flags.shape[:-1])
+
+
+def test_advance_counts_frames_and_finished_episodes():
+    explorer = EpsilonGreedy(SPEC, Harmonic(1.0))
+    explorer.advance(collected([[False, True, False], [True, False, True]]))
+    assert (explorer.frames, explorer.episodes) == (6, 3)
+    assert explorer.epsilon == 0.25
+
+
+def test_counters_are_the_state():
+    explorer, other = EpsilonGreedy(SPEC, Harmonic(1.0)), EpsilonGreedy(SPEC, Harmonic(1.0))
+    explorer.advance(collected([[False, True]]))
+    other.load_state_dict(explorer.state_dict())
+    assert (other.frames, other.episodes) == (2, 1)
+
+
+def test_refuses_a_box():
+    with pytest.raises(ValueError, match="EpsilonGreedy needs Discrete actions"):
+        EpsilonGreedy(Bounded(0.0, 1.0, (3, 1)), Harmonic(1.0))

@@ -1,0 +1,69 @@
+"""Networks: encoders by spec, initialisation, heads."""
+
+import math
+
+import pytest
+import torch
+from torchrl.data import Bounded, Categorical
+
+from rlpipe.modules import MLP, DuelingHead, Flatten, OneHot, encoder
+
+
+def test_encoder_of_a_box_flattens_its_own_dimensions_only():
+    first = encoder(Bounded(0, 255, (5, 3, 2), dtype=torch.uint8))
+    assert isinstance(first, Flatten)
+    assert first.features == 6
+    observation = torch.arange(2 * 5 * 6, dtype=torch.uint8).reshape(2, 5, 3, 2)
+    encoded = first(observation)
+    assert encoded.dtype == torch.float32
+    assert torch.equal(encoded, observation.reshape(2, 5, 6).float())
+
+
+def test_encoder_scales_features():
+    first = encoder(Bounded(-1.0, 1.0, (5, 2)), scale=(0.5, 2.0))
+    assert torch.equal(first(torch.tensor([1.0, 1.0], dtype=torch.float64)), torch.tensor([2.0, 0.5]))
+    with pytest.raises(ValueError, match="scale has 3 numbers, expected 2"):
+        encoder(Bounded(-1.0, 1.0, (5, 2)), scale=(1.0, 1.0, 1.0))
+
+
+def test_encoder_of_a_discrete_observation_is_one_hot():
+    first = encoder(Categorical(3, (5,)))
+    assert isinstance(first, OneHot)
+    assert torch.equal(first(torch.tensor([[2], [0]])), torch.tensor([[[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]]))
+    with pytest.raises(ValueError, match="scale is for Box observations"):
+        encoder(Categorical(3, (5,)), scale=(1.0,))
+
+
+def test_mlp_shapes_and_layers():
+    network = MLP(4, 2, (8, 6), activation="silu")
+    assert [type(layer).__name__ for layer in network] == ["Linear", "SiLU", "Linear", "SiLU", "Linear"]
+    assert network(torch.zeros(3, 5, 4)).shape == (3, 5, 2)
+    trunk = MLP(4, None, (8, 6))
+    assert trunk.features == 6
+    assert trunk(torch.zeros(7, 4)).shape == (7, 6)
+
+
+def test_orthogonal_initialisation():
+    network = MLP(8, 4, (8,), initialization="orthogonal", gain=0.01)
+    hidden, last = network[0], network[-1]
+    torch.testing.assert_close(hidden.weight @ hidden.weight.T, 2.0 * torch.eye(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(last.weight @ last.weight.T, 1e-4 * torch.eye(4), rtol=0, atol=1e-8)
+    assert hidden.bias.abs().sum() == 0
+
+
+def test_default_initialisation_is_pytorchs():
+    torch.manual_seed(0)
+    network = MLP(8, 4, (8,))
+    torch.manual_seed(0)
+    assert torch.equal(network[0].weight, torch.nn.Linear(8, 8).weight)
+    assert network[0].weight.abs().max() <= 1 / math.sqrt(8)
+
+
+def test_dueling_head_by_hand():
+    head = DuelingHead(1, 3)
+    with torch.no_grad():
+        head.value.weight.fill_(2.0)
+        head.value.bias.zero_()
+        head.advantage.weight.copy_(torch.tensor([[1.0], [2.0], [6.0]]))
+        head.advantage.bias.zero_()
+    torch.testing.assert_close(head(torch.tensor([[1.0]])).detach(), torch.tensor([[0.0, 1.0, 5.0]]))
