@@ -1,0 +1,95 @@
+"""The lean collector."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.collectors import Collector
+from torchrl.envs import TransformedEnv
+from torchrl.envs.utils import set_exploration_type
+
+from rlpipe.pipelines.envs.vector import Arrays, VectorEnv, as_tensor
+
+
+class SyncDataCollector(Collector):
+    """TorchRL's `Collector`, under the name that everyone knows it by, with a lean `rollout` for environments of ours.
+
+    On a `TransformedEnv` over a `VectorEnv` without transforms, rows are kept as NumPy arrays and become tensors once a
+    rollout; the batch equals the stock one bit for bit. With any other environment, or an option that the lean path
+    does not serve, it is the stock collector. Arguments are the stock ones; batches are `[num_envs, T]`.
+    """
+
+    def rollout(self) -> TensorDictBase | None:
+        """Collect `frames_per_batch` frames, as the stock method of this name does."""
+        if not self._lean():
+            return super().rollout()
+        if self.pre_collect_hook is not None:
+            self.pre_collect_hook()
+        env: VectorEnv = self.env.base_env
+        keys = [key for key in self.policy.in_keys if key in env.root]
+        roots: list[Arrays] = []
+        decisions: list[TensorDictBase] = []
+        steps: list[Arrays] = []
+        with set_exploration_type(self.exploration_type), torch.inference_mode():
+            for _ in range(self.frames_per_batch):
+                root = env.root
+                decision = self._decide({key: as_tensor(key, root[key]) for key in keys}, env)
+                roots.append(root)
+                decisions.append(decision)
+                steps.append(env.advance(decision.get("action").cpu().numpy()))
+        return self._assemble(roots, decisions, steps)
+
+    def _lean(self) -> bool:
+        """Whether environment, policy and options are ones that the lean path serves."""
+        return (
+            isinstance(self.env, TransformedEnv)
+            and isinstance(self.env.base_env, VectorEnv)
+            and len(self.env.transform) == 0
+            and hasattr(self.policy, "in_keys")
+            and self.replay_buffer is None
+            and self.interruptor is None
+            and not (self.init_random_frames or self.reset_at_each_iter or self.set_truncated)
+            and not (self.return_same_td or self._compact_next_keys)
+        )
+
+    def _decide(self, root: dict[str, Tensor], env: VectorEnv) -> TensorDictBase:
+        tensordict = TensorDict(root, batch_size=env.batch_size)
+        if self._cast_to_policy_device and self.policy_device is not None:
+            tensordict = tensordict.to(self.policy_device)
+        return self._wrapped_policy(tensordict)
+
+    def _assemble(self, roots: list[Arrays], decisions: list[TensorDictBase], steps: list[Arrays]) -> TensorDictBase:
+        device = self.storing_device
+        shape = (self.n_env, len(roots))
+        batch = TensorDict(_stack_arrays(roots), batch_size=shape, device=device)
+        for key in self.policy.out_keys:
+            rows = torch.stack([decision.get(key) for decision in decisions])
+            # cloned outside inference mode, so that autograd may use it
+            batch.set(key, rows.clone().transpose(0, 1))
+        for key in ("done", "terminated", "truncated"):
+            batch.set(key, torch.zeros(*shape, 1, dtype=torch.bool))
+        batch.set("next", TensorDict(_stack_arrays(steps), batch_size=shape, device=device))
+        if self.track_traj_ids:
+            batch.set(("collector", "traj_ids"), self._number_trajectories(batch.get(("next", "done")).squeeze(-1)))
+        batch.refine_names(..., "time")
+        return batch
+
+    def _number_trajectories(self, done: Tensor) -> Tensor:
+        """Trajectory ids `[num_envs, T]`, numbered on from the last rollout's in the order in which episodes end."""
+        current = self._carrier.get(("collector", "traj_ids"))
+        pool = self._traj_pool
+        ids = torch.empty(done.shape, dtype=current.dtype, device=current.device)
+        for t, ended in enumerate(done.to(current.device).unbind(-1)):
+            ids[:, t] = current
+            if ended.any():
+                fresh = pool.get_traj_and_increment(ended.sum(), device=current.device)
+                current = current.masked_scatter(ended, fresh)
+        self._carrier.set(("collector", "traj_ids"), current)
+        return ids
+
+
+def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
+    """One array a step to one tensor `[num_envs, T, ...]` a key."""
+    return {key: as_tensor(key, np.stack([row[key] for row in rows])).transpose(0, 1) for key in rows[0]}

@@ -1,0 +1,26 @@
+"""Which environment, and how many of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Backend = Literal["auto", "sync", "async"]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What `make_env` builds.
+
+    Args:
+        env_id: a Gymnasium id.
+        num_envs: how many environments step together.
+        backend: `auto` takes the environment's own vectorised implementation where rlpipe knows it to be correct and
+            else steps one after the other; `sync` always does that; `async` steps each in a process of its own.
+        max_episode_steps: truncate episodes here instead of at the environment's own limit.
+    """
+
+    env_id: str
+    num_envs: int = 1
+    backend: Backend = "auto"
+    max_episode_steps: int | None = None

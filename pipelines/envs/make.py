@@ -1,0 +1,83 @@
+"""`make_env`: from an `EnvConfig` to a `TransformedEnv`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+from torchrl.envs import Compose, Transform, TransformedEnv
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.cartpole import SameStepCartPole
+from rlpipe.pipelines.envs.config import EnvConfig
+from rlpipe.pipelines.envs.vector import VectorEnv
+
+_CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
+# what an environment's package is called among rlpipe's extras
+_EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
+
+
+def make_env(config: EnvConfig, *, seed: int | None = None, transforms: Sequence[Transform] = ()) -> TransformedEnv:
+    """Build a batched environment, `[num_envs]`, also for one.
+
+    Args:
+        config: which environment, how many, and on which backend.
+        seed: of the first reset; the environments' streams are drawn from it.
+        transforms: TorchRL transforms, in their order.
+
+    Raises:
+        ConfigError: no such environment, one that needs an extra, or spaces that rlpipe does not take.
+    """
+    envs = _make_vector_env(config)
+    try:
+        env = TransformedEnv(VectorEnv(envs, seed=seed), Compose(*transforms))
+        env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
+    except ConfigError:
+        envs.close()
+        raise
+    return env
+
+
+def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """Gymnasium's entry for an id.
+
+    Raises:
+        ConfigError: there is none; names the nearest ids.
+    """
+    try:
+        return gym.spec(env_id)
+    except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
+        near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
+        if env_id.startswith("ALE/"):
+            hint = 'it needs an extra: pip install "rlpipe[atari]"'
+        raise ConfigError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
+
+
+def _make_vector_env(config: EnvConfig) -> gym.vector.VectorEnv:
+    spec = env_spec(config.env_id)
+    steps = config.max_episode_steps or spec.max_episode_steps
+    if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:
+        return SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
+    kwargs: dict[str, Any] = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+    try:
+        return gym.make_vec(
+            spec,
+            config.num_envs,
+            vectorization_mode="async" if config.backend == "async" else "sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **kwargs,
+        )
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
+        install = f'pip install "rlpipe[{extras[0]}]"' if extras else "install the package that it comes from"
+        raise ConfigError(f"env-id {config.env_id!r} needs a package that is missing: {install}") from error
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

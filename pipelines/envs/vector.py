@@ -1,0 +1,173 @@
+"""`VectorEnv`: a Gymnasium vector environment as one batched TorchRL environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.vector import AutoresetMode
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
+from torchrl.envs import EnvBase
+
+from rlpipe.errors import ConfigError
+
+Arrays = dict[str, np.ndarray]
+
+
+class VectorEnv(EnvBase):
+    """A Gymnasium vector environment with same-step autoreset, as a TorchRL environment of batch `[num_envs]`.
+
+    A step's `next` holds the true next observation, the last one of a finished episode included; the reset that the
+    vector environment made in the same step becomes the next root. The env itself keeps `step_count` (int64) and
+    `episode_reward` (float32, the return so far), both `[num_envs, 1]`, as TorchRL's StepCounter and RewardSum would.
+
+    Underneath is an interface of NumPy arrays, `root` and `advance`, which TorchRL's `step` and our collector share.
+
+    Args:
+        envs: a vector environment in `AutoresetMode.SAME_STEP`, with Box or Discrete actions and observations.
+        seed: of the first reset; `None` draws one from the operating system.
+
+    Raises:
+        ConfigError: another autoreset mode or kind of space.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None) -> None:
+        super().__init__(device=torch.device("cpu"), batch_size=torch.Size([envs.num_envs]))
+        mode = envs.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
+        self.envs = envs
+        self._discrete_action = isinstance(envs.single_action_space, Discrete)
+        self._action_start = int(getattr(envs.single_action_space, "start", 0))
+        self._action_dtype = envs.action_space.dtype
+        self._observation_start = int(getattr(envs.single_observation_space, "start", 0))
+        self._next_seed = seed
+        self._restarted = np.zeros(envs.num_envs, dtype=bool)
+        self.root: Arrays = {}
+        self._make_specs()
+
+    def _make_specs(self) -> None:
+        column = torch.Size([*self.batch_size, 1])
+        self.observation_spec = Composite(
+            observation=_spec(self.envs.single_observation_space, "observation", self.batch_size),
+            step_count=Unbounded(column, dtype=torch.int64),
+            episode_reward=Unbounded(column, dtype=torch.float32),
+            shape=self.batch_size,
+        )
+        self.action_spec = _spec(self.envs.single_action_space, "action", self.batch_size)
+        self.reward_spec = Unbounded(column, dtype=torch.float32)
+        self.done_spec = Composite(
+            {key: Categorical(2, column, dtype=torch.bool) for key in ("done", "terminated", "truncated")},
+            shape=self.batch_size,
+        )
+
+    def restart(self, mask: np.ndarray | None = None) -> Arrays:
+        """Reset the environments of `mask` (`[num_envs]`, bool), or all, and return the new root.
+
+        An environment that has just been reset by `advance` itself is not reset a second time.
+        """
+        if mask is None:
+            observation, _ = self.envs.reset(seed=self._draw_seed())
+            fresh = np.ones(self.envs.num_envs, dtype=bool)
+            self.root = self._make_root(self._from_zero(observation), fresh, {})
+        else:
+            pending = mask & ~self._restarted
+            if pending.any():
+                observation, _ = self.envs.reset(options={"reset_mask": pending})
+                self.root = self._make_root(self._from_zero(observation), pending, self.root)
+        self._restarted = np.zeros_like(self._restarted)
+        return self.root
+
+    def advance(self, action: np.ndarray) -> Arrays:
+        """Step every environment once; `root` becomes the next one.
+
+        Args:
+            action: `[num_envs, *action]`, as in the action spec.
+
+        Returns:
+            The `next` entries of the step, one array a key: `[num_envs]`, observations `[num_envs, *observation]`.
+        """
+        if self._discrete_action:
+            action = action + self._action_start
+        observation, reward, terminated, truncated, info = self.envs.step(action.astype(self._action_dtype, copy=False))
+        observation, done = self._from_zero(observation), terminated | truncated
+        final = observation
+        if done.any():
+            final = observation.copy()
+            final[done] = self._from_zero(np.stack(list(info["final_obs"][done])))
+        after = {
+            "observation": final,
+            "reward": reward.astype(np.float32),
+            "terminated": terminated,
+            "truncated": truncated,
+            "done": done,
+            "step_count": self.root["step_count"] + 1,
+            "episode_reward": self.root["episode_reward"] + reward,
+        }
+        self.root = self._make_root(observation, done, after)
+        self._restarted = done
+        return after
+
+    def _from_zero(self, observation: np.ndarray) -> np.ndarray:
+        """A Discrete space may start elsewhere than at 0; TorchRL's Categorical does not.
+
+        Rows are made contiguous because matrix products round differently otherwise, and every path must agree.
+        """
+        return np.ascontiguousarray(observation - self._observation_start if self._observation_start else observation)
+
+    def _make_root(self, observation: np.ndarray, fresh: np.ndarray, counted: Arrays) -> Arrays:
+        return {
+            "observation": observation,
+            "step_count": np.where(fresh, 0, counted.get("step_count", 0)),
+            "episode_reward": np.where(fresh, 0.0, counted.get("episode_reward", 0.0)),
+        }
+
+    def _draw_seed(self) -> Any:
+        """Seeds of the next reset: an independent one for each environment, where environments take their own."""
+        seed, self._next_seed = self._next_seed, None
+        if seed is None:
+            return None
+        seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(self.envs.num_envs)]
+        takes_a_list = isinstance(self.envs, (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv))
+        return seeds if takes_a_list else seeds[0]
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.to_tensordict(self.advance(tensordict.get("action").cpu().numpy()))
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        mask = tensordict.get("_reset", None) if tensordict is not None else None
+        return self.to_tensordict(self.restart(None if mask is None else mask.cpu().numpy().reshape(-1)))
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._next_seed = seed
+
+    def to_tensordict(self, arrays: Arrays) -> TensorDict:
+        """Entries of a root or a step as tensors: numbers become columns `[num_envs, 1]`."""
+        return TensorDict({key: as_tensor(key, array) for key, array in arrays.items()}, batch_size=self.batch_size)
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Close the vector environment, and with it its processes."""
+        if not self.is_closed:
+            self.envs.close()
+        super().close(raise_if_closed=raise_if_closed)
+
+
+def as_tensor(key: str, array: np.ndarray) -> torch.Tensor:
+    """An array of `VectorEnv.root` or `advance` as the tensor of its spec, sharing memory where it can."""
+    if key == "episode_reward":
+        array = array.astype(np.float32)
+    tensor = torch.from_numpy(array)
+    return tensor if key == "observation" else tensor.unsqueeze(-1)
+
+
+def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
+    if isinstance(space, Discrete):
+        return Categorical(int(space.n), batch, dtype=torch.int64)
+    if isinstance(space, Box):
+        low, high = (torch.from_numpy(bound).expand(*batch, *space.shape).clone() for bound in (space.low, space.high))
+        return Bounded(low, high, shape=low.shape, dtype=low.dtype)
+    raise ConfigError(f"the {key} space is {space}; rlpipe takes Box and Discrete spaces")
