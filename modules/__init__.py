@@ -4,11 +4,12 @@ from rlpipe.modules.actors import CategoricalActor, Critic, GaussianActor, QActo
 from rlpipe.modules.advantage import GAE
 from rlpipe.modules.distributions import Categorical, TanhNormal
 from rlpipe.modules.exploration import EpsilonGreedy, Exponential, Geometric, Harmonic, Linear, Schedule
-from rlpipe.modules.networks import MLP, DuelingHead, Flatten, OneHot, encoder
+from rlpipe.modules.networks import MLP, Activation, DuelingHead, Flatten, Initialization, OneHot, encoder
 
 __all__ = [
     "GAE",
     "MLP",
+    "Activation",
     "Categorical",
     "CategoricalActor",
     "Critic",
@@ -19,6 +20,7 @@ __all__ = [
     "GaussianActor",
     "Geometric",
     "Harmonic",
+    "Initialization",
     "Linear",
     "OneHot",
     "QActor",

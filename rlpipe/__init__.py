@@ -1,3 +1,79 @@
-"""rlpipe: a modular pipeline on TorchRL and TensorDict for training reinforcement-learning agents."""
+"""rlpipe: a modular pipeline on TorchRL and TensorDict for training reinforcement-learning agents.
+
+The names that most people import are here. They load when they are first used, so that `import rlpipe` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlpipe.errors import ConfigError, RlpipeError
+    from rlpipe.losses import ClipPPOLoss, DQNLoss, TargetUpdate
+    from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
+    from rlpipe.pipelines.collector import SyncDataCollector
+    from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
+    from rlpipe.pipelines.evaluation import Evaluation, evaluate
+    from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy
+    from rlpipe.pipelines.recipes import find_recipe
+    from rlpipe.pipelines.run import Run
+    from rlpipe.pipelines.training import train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GAE",
+    "MLP",
+    "CategoricalActor",
+    "ClipPPOLoss",
+    "ConfigError",
+    "Critic",
+    "DQNLoss",
+    "EnvConfig",
+    "EpsilonGreedy",
+    "Evaluation",
+    "GaussianActor",
+    "Pipeline",
+    "QActor",
+    "RlpipeError",
+    "Run",
+    "SyncDataCollector",
+    "TargetUpdate",
+    "VectorEnv",
+    "__version__",
+    "evaluate",
+    "find_recipe",
+    "gradient_step",
+    "make_env",
+    "off_policy",
+    "on_policy",
+    "train",
+]
+
+_HOMES = (
+    "errors",
+    "losses",
+    "modules",
+    "pipelines.collector",
+    "pipelines.envs",
+    "pipelines.evaluation",
+    "pipelines.pipeline",
+    "pipelines.recipes",
+    "pipelines.run",
+    "pipelines.training",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"rlpipe.{home}")
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module 'rlpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

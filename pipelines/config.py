@@ -1,0 +1,177 @@
+"""Configs: frozen dataclasses that are valid whenever they exist, and their JSON form.
+
+Each algorithm's own Config is in its file; here is what all of them share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from rlpipe.errors import ConfigError
+from rlpipe.modules.networks import Activation, Initialization
+from rlpipe.pipelines.envs.config import Backend, EnvConfig
+
+C = TypeVar("C", bound="TrainConfig")
+LearningRateSchedule = Literal["constant", "linear", "cosine"]
+
+
+def number(
+    default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None
+) -> Any:
+    """A numeric field with bounds, which every Config checks when it is made."""
+    return field(default=default, metadata={"at_least": at_least, "above": above, "at_most": at_most})
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of the networks."""
+
+    hidden: tuple[int, ...] = number((64, 64), at_least=1)
+    """Sizes of the hidden layers."""
+    activation: Activation = "tanh"
+    """Activation between layers."""
+    initialization: Initialization = "orthogonal"
+    """Of the linear layers; `default` is PyTorch's."""
+    observation_scale: tuple[float, ...] | None = number(None, above=0)
+    """Divide each feature of a Box observation by its number here."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its learning rate."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """`adamw` has PyTorch's default weight decay, 0.01."""
+    amsgrad: bool = False
+    """The AMSGrad variant of the optimiser."""
+    lr: float = number(1e-3, above=0)
+    """Learning rate at the start."""
+    lr_schedule: LearningRateSchedule = "constant"
+    """How the learning rate falls, to 0 at the last frame, unless constant."""
+    adam_eps: float = number(1e-5, above=0)
+    """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every training run has: its environment, length, seed, evaluation and checkpoints.
+
+    Raises:
+        ConfigError: a field has the wrong type or a value that is not allowed.
+    """
+
+    env_id: str = "CartPole-v1"
+    """Gymnasium id of the environment."""
+    num_envs: int = number(1, at_least=1)
+    """Environments that step together."""
+    backend: Backend = "auto"
+    """`auto` steps in one process, vectorised where the environment is; `async` gives each its own process."""
+    max_episode_steps: int | None = number(None, at_least=1)
+    """Truncate episodes here instead of at the environment's own limit."""
+    total_frames: int = number(100_000, at_least=1)
+    """Environment steps to train for, rounded up to whole batches."""
+    total_episodes: int | None = number(None, at_least=1)
+    """Stop once this many episodes have ended."""
+    stop_at_return: float | None = number(None)
+    """Stop once an evaluation's mean return reaches this."""
+    seed: int = number(0, at_least=0)
+    """Seed of every random stream of the run."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks and batches live; environments are always on the CPU."""
+    threads: int = number(1, at_least=1)
+    """PyTorch's CPU threads; 1 is fastest for small networks."""
+    eval_every: int = number(10_000, at_least=1)
+    """Frames from one evaluation to the next."""
+    eval_episodes: int = number(20, at_least=1)
+    """Episodes of an evaluation during training."""
+    final_eval_episodes: int = number(100, at_least=1)
+    """Episodes of the evaluation after training."""
+    checkpoint_every: int | None = number(None, at_least=1)
+    """Frames from one checkpoint to the next; there is always one at the end."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        for each in dataclasses.fields(self):
+            _check_bounds(each.name, getattr(self, each.name), each.metadata)
+        self.validate()
+
+    def validate(self) -> None:
+        """Check what concerns several fields at once; algorithms override it."""
+
+    @property
+    def env(self) -> EnvConfig:
+        """The environment's part of this config."""
+        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps)
+
+
+def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Read a config back from its JSON form, `dataclasses.asdict`.
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value that is not allowed.
+    """
+    names = {each.name for each in dataclasses.fields(cls)}
+    if wrong := sorted(names ^ set(values)):
+        what = "an unknown" if wrong[0] in values else "no"
+        raise ConfigError(f"the config has {what} field {wrong[0]!r}")
+    read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return cls(**read)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _matches(value, hint):
+        if get_origin(hint) is Literal:
+            raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(get_args(hint))}")
+        raise ConfigError(f"{name} is {value!r}; expected {_words(hint)}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(item, args[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_words(arg) for arg in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a tuple, each {_words(get_args(hint)[0])}"
+    names = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "none",
+    }
+    return names.get(hint, str(hint))
+
+
+def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
+    at_least, above, at_most = bounds.get("at_least"), bounds.get("above"), bounds.get("at_most")
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is None:
+            continue
+        rules = [
+            (at_least is not None and item < at_least, f"{at_least} or more"),
+            (above is not None and item <= above, f"more than {above}"),
+            (at_most is not None and item > at_most, f"at most {at_most}"),
+        ]
+        if any(broken for broken, _ in rules):
+            limits = (at_least, above, at_most)
+            allowed = " and ".join(words for (_, words), limit in zip(rules, limits, strict=True) if limit is not None)
+            raise ConfigError(f"{name} is {item}; allowed is {allowed}")

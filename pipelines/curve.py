@@ -1,0 +1,66 @@
+"""`curve.png`: training return against frames, its moving mean, and the evaluations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WINDOW = 100
+"""Episodes in the moving mean."""
+
+
+def moving_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    """Mean of the last `window` values at each position, of fewer at the start; `[n]` to `[n]`."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(0, stop - window)
+    return (sums[stop] - sums[start]) / (stop - start)
+
+
+def draw_curve(folder: Path) -> Path:
+    """Draw a run folder's `curve.png` from its `metrics.jsonl` and `evaluations.jsonl`."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    described = json.loads((folder / "config.json").read_text())
+    episodes = [(row["frames"], value) for row in read_lines(folder / "metrics.jsonl") for value in row["returns"]]
+    evaluations = read_lines(folder / "evaluations.jsonl")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    if episodes:
+        frames, returns = np.array(episodes, dtype=float).T
+        axes.plot(frames, returns, ".", color="tab:blue", alpha=0.4, markersize=5, markeredgewidth=0, label="episode")
+        axes.plot(frames, moving_mean(returns), color="tab:blue", label=f"mean of {WINDOW} episodes")
+    if evaluations:
+        points = np.array([(row["frames"], np.mean(row["returns"])) for row in evaluations])
+        spread = np.array([np.percentile(row["returns"], [10, 90]) for row in evaluations]).T
+        errors = np.abs(spread - points[:, 1])
+        axes.errorbar(
+            points[:, 0],
+            points[:, 1],
+            yerr=errors,
+            fmt="o",
+            color="tab:orange",
+            capsize=3,
+            label="evaluation (10 to 90 %)",
+        )
+    config = described["config"]
+    axes.set(
+        title=f"{described['recipe']} on {config['env_id']}, seed {config['seed']}", xlabel="frames", ylabel="return"
+    )
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.02)
+    if episodes or evaluations:
+        legend = axes.legend(loc="best")
+        for handle in filter(None, legend.legend_handles):
+            handle.set_alpha(1.0)
+    path = folder / "curve.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `.jsonl` file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

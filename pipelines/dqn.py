@@ -1,0 +1,175 @@
+"""Deep Q-learning with experience replay, Mnih et al. 2015; Double and dueling as options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictSequential
+from torch import nn
+from torchrl.data import Categorical, LazyTensorStorage, ReplayBuffer
+from torchrl.envs import EnvBase
+
+from rlpipe.errors import ConfigError
+from rlpipe.losses import DQNLoss, TargetUpdate
+from rlpipe.losses.functional import Regression
+from rlpipe.modules import (
+    MLP,
+    Activation,
+    DuelingHead,
+    EpsilonGreedy,
+    Exponential,
+    Geometric,
+    Harmonic,
+    Initialization,
+    Linear,
+    QActor,
+    Schedule,
+)
+from rlpipe.pipelines.build import check_device, make_collector, make_optimizer, make_trunk
+from rlpipe.pipelines.config import LearningRateSchedule, NetworkConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy
+from rlpipe.pipelines.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig, NetworkConfig, OptimizerConfig):
+    """DQN, tuned to solve CartPole-v1 fast."""
+
+    total_frames: int = number(50_000, at_least=1)
+    """Environment steps to train for, rounded up to whole batches."""
+    eval_every: int = number(5_000, at_least=1)
+    """Frames from one evaluation to the next."""
+    hidden: tuple[int, ...] = number((120, 84), at_least=1)
+    """Sizes of the hidden layers."""
+    activation: Activation = "relu"
+    """Activation between layers."""
+    initialization: Initialization = "default"
+    """Of the linear layers; `default` is PyTorch's."""
+    lr: float = number(2e-3, above=0)
+    """Learning rate at the start."""
+    lr_schedule: LearningRateSchedule = "linear"
+    """How the learning rate falls, to 0 at the last frame, unless constant."""
+    adam_eps: float = number(1e-8, above=0)
+    """Added to the denominator of Adam's step."""
+    num_envs: int = number(32, at_least=1)
+    """Environments that step together."""
+    rollout_steps: int = number(8, at_least=1)
+    """Steps of each environment in a batch."""
+    updates: int = number(32, at_least=1)
+    """Gradient steps a batch."""
+    minibatch_size: int = number(256, at_least=1)
+    """Samples of one gradient step, drawn uniformly from the buffer."""
+    buffer_size: int = number(20_000, at_least=1)
+    """Transitions that the replay buffer holds; the oldest go first."""
+    warmup_frames: int = number(1_000, at_least=1)
+    """Frames collected before the first gradient step."""
+    gamma: float = number(0.995, at_least=0, at_most=1)
+    """Discount a step."""
+    kind: Regression = "smooth_l1"
+    """How the action value is regressed on its target."""
+    double: bool = True
+    """Choose the next action with the online network, value it with the target network."""
+    dueling: bool = False
+    """Split the last layer into a state value and advantages."""
+    target_network: bool = True
+    """Bootstrap from a slow copy of the network."""
+    tau: float = number(0.05, above=0, at_most=1)
+    """Share of the way that the target network moves in an update; 1 copies."""
+    target_every: int = number(1, at_least=1)
+    """Gradient steps from one update of the target network to the next."""
+    max_grad_norm: float | None = number(10.0, above=0)
+    """Scale gradients down to this norm."""
+    max_grad_value: float | None = number(None, above=0)
+    """Clamp each element of the gradient to this magnitude."""
+    epsilon_schedule: Literal["linear", "exponential", "geometric", "harmonic"] = "linear"
+    """Over frames: `linear`, `exponential`. By episodes: `geometric`, `harmonic` (start / (1 + episodes))."""
+    epsilon_start: float = number(1.0, at_least=0, at_most=1)
+    """Probability of a random action at the start."""
+    epsilon_end: float = number(0.1, at_least=0, at_most=1)
+    """Its lower limit; `harmonic` has none but 0."""
+    epsilon_frames: int = number(5_000, at_least=1)
+    """Frames to the end (`linear`), or the decay constant (`exponential`)."""
+    epsilon_factor: float = number(0.9995, above=0, at_most=1)
+    """Factor a finished episode (`geometric`)."""
+
+    def validate(self) -> None:
+        """The buffer holds a minibatch and the warm-up; Double needs a target network."""
+        for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
+            if value > self.buffer_size:
+                raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
+        if self.double and not self.target_network:
+            raise ConfigError("double is True, which needs target_network to be True; set one or the other")
+
+
+def epsilon_schedule(config: Config) -> Schedule:
+    """The exploration that a config describes."""
+    start, end, frames = config.epsilon_start, config.epsilon_end, config.epsilon_frames
+    schedules: dict[str, Schedule] = {
+        "linear": Linear(start, end, frames),
+        "exponential": Exponential(start, end, frames),
+        "geometric": Geometric(start, end, config.epsilon_factor),
+        "harmonic": Harmonic(start),
+    }
+    return schedules[config.epsilon_schedule]
+
+
+def make_q_actor(config: Config, env: EnvBase) -> QActor:
+    """The greedy actor over a Q network.
+
+    Raises:
+        ConfigError: the environment's actions are not Discrete.
+    """
+    if not isinstance(env.action_spec, Categorical):
+        raise ConfigError(f"env_id is {config.env_id!r}, whose actions are a Box; DQN needs Discrete actions, try ppo")
+    features, actions = config.hidden[-1], int(env.action_spec.space.n)
+    dueling = DuelingHead(features, actions, config.initialization)
+    head = dueling if config.dueling else MLP(features, actions, (), initialization=config.initialization)
+    return QActor(nn.Sequential(*make_trunk(config, env), head), env.action_spec)
+
+
+def build(config: Config) -> Pipeline:
+    """Put DQN together.
+
+    Raises:
+        ConfigError: the environment or the device cannot be had, or do not fit the config.
+    """
+    device, seeds = check_device(config), Seeds(config.seed)
+    env = make_env(config.env, seed=seeds.integer("environments"))
+    with seeds.torch_seeded("initialization"):
+        actor = make_q_actor(config, env)
+    explorer = EpsilonGreedy(env.action_spec, epsilon_schedule(config), seeds.generator("exploration", device))
+    policy = TensorDictSequential(actor, explorer)
+    loss = DQNLoss(
+        actor, gamma=config.gamma, kind=config.kind, double=config.double, target_network=config.target_network
+    ).to(device)
+    frames = config.num_envs * config.rollout_steps
+    learning_frames = max(1, config.total_frames - config.warmup_frames)
+    optimizer, schedule = make_optimizer(config, actor.parameters(), -(-learning_frames // frames))
+    state = {"policy": policy, "loss": loss, "optimizer": optimizer, "random": seeds}
+    after = []
+    if loss.target_network is not None:
+        state["target"] = TargetUpdate(actor, loss.target_network, tau=config.tau, every=config.target_every)
+        after.append(state["target"])
+    buffer = ReplayBuffer(
+        storage=LazyTensorStorage(config.buffer_size, device=device),
+        batch_size=config.minibatch_size,
+        generator=seeds.generator("replay"),
+    )
+    state["replay"] = buffer
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, max_value=config.max_grad_value, after=after)
+    replay = off_policy(buffer, update, updates=config.updates, warmup=config.warmup_frames, keys=loss.in_keys)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        scalars = replay(batch).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        explorer.advance(batch)
+        if schedule is not None and scalars.get("updates"):
+            schedule.step()
+        return scalars.set("epsilon", torch.tensor(explorer.epsilon))
+
+    if schedule is not None:
+        state["schedule"] = schedule
+    return Pipeline(make_collector(config, env, policy, frames), learn, policy, state)

@@ -1,0 +1,126 @@
+"""The parts that a training loop is put together from: `Pipeline`, updates, and how a batch becomes updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import nn
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torchrl.data import ReplayBuffer
+
+Update = Callable[[TensorDictBase], TensorDictBase]
+"""One gradient step on one minibatch, or (then called Learn) all that is learned from one collected batch."""
+
+
+@dataclass
+class Pipeline:
+    """An algorithm, put together and ready to train.
+
+    Args:
+        collector: TorchRL's or ours; yields batches `[num_envs, T]`.
+        learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
+        policy: greedy under `ExplorationType.DETERMINISTIC`.
+        state: every stateful object by name, `policy` among them: what a checkpoint holds.
+    """
+
+    collector: Iterable[TensorDictBase]
+    learn: Update
+    policy: TensorDictModuleBase
+    state: dict[str, Any]
+
+    def close(self) -> None:
+        """Close the environments, and with them their processes."""
+        self.collector.shutdown(raise_on_error=False)  # type: ignore[attr-defined]
+
+
+def gradient_step(
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    max_norm: float | None = None,
+    max_value: float | None = None,
+    after: Sequence[Callable[[], object]] = (),
+) -> Update:
+    """An update: the loss, its gradient, clipping, the optimiser.
+
+    Args:
+        loss: a loss module, ours or TorchRL's; the sum of its `loss*` entries is minimised.
+        optimizer: over the loss's parameters.
+        max_norm: scale the gradient down to this norm over all parameters.
+        max_value: clamp each element of the gradient to this magnitude, before the norm is taken.
+        after: called after each step, such as a `TargetUpdate`.
+
+    Returns:
+        An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def update(minibatch: TensorDictBase) -> TensorDictBase:
+        terms = loss(minibatch)
+        total = sum(value for key, value in terms.items() if key.startswith("loss"))
+        optimizer.zero_grad()
+        total.backward()
+        if max_value is not None:
+            clip_grad_value_(parameters, max_value)
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if max_norm is not None:
+            clip_grads_with_norm_(parameters, max_norm, norm)
+        optimizer.step()
+        for call in after:
+            call()
+        return terms.detach().set("grad_norm", norm)
+
+    return update
+
+
+def on_policy(
+    advantage: Update, buffer: ReplayBuffer, update: Update, *, epochs: int, keys: Sequence[NestedKey]
+) -> Update:
+    """Learn from a batch once: its advantages, then epochs of minibatches, then forget it.
+
+    Args:
+        advantage: writes `advantage` and `value_target` into a batch `[num_envs, T]`.
+        buffer: of the batch's size, with a `SamplerWithoutReplacement`: iterating it is one epoch.
+        update: one gradient step.
+        epochs: passes over the batch.
+        keys: what the update reads; the rest is not copied.
+    """
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        buffer.empty()
+        buffer.extend(advantage(batch).select(*keys).reshape(-1))
+        return mean_of([update(minibatch) for _ in range(epochs) for minibatch in buffer])
+
+    return learn
+
+
+def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: int, keys: Sequence[NestedKey]) -> Update:
+    """Learn from replay: store each batch, then draw minibatches from all that is stored.
+
+    Args:
+        buffer: draws minibatches of its own `batch_size`.
+        update: one gradient step.
+        updates: gradient steps a collected batch.
+        warmup: frames to store before the first update.
+        keys: what the update reads; the rest is not stored.
+    """
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        buffer.extend(batch.select(*keys).reshape(-1))
+        if len(buffer) < warmup:
+            return mean_of([])
+        return mean_of([update(buffer.sample()) for _ in range(updates)])
+
+    return learn
+
+
+def mean_of(scalars: Sequence[TensorDictBase]) -> TensorDictBase:
+    """The mean of each entry over some updates, with their number as `updates`."""
+    mean: TensorDictBase = torch.stack(list(scalars)).mean(0) if scalars else TensorDict()
+    return mean.set("updates", torch.tensor(len(scalars)))

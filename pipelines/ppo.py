@@ -1,0 +1,120 @@
+"""Proximal policy optimisation with the clipped surrogate, Schulman et al. 2017."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.data.replay_buffers import SamplerWithoutReplacement
+
+from rlpipe.errors import ConfigError
+from rlpipe.losses import ClipPPOLoss
+from rlpipe.losses.functional import Regression
+from rlpipe.modules import GAE, MLP, Critic
+from rlpipe.pipelines.build import check_device, make_actor, make_collector, make_optimizer, make_trunk
+from rlpipe.pipelines.config import LearningRateSchedule, NetworkConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.pipeline import Pipeline, gradient_step, on_policy
+from rlpipe.pipelines.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig, NetworkConfig, OptimizerConfig):
+    """PPO, tuned to solve CartPole-v1 fast."""
+
+    total_frames: int = number(50_000, at_least=1)
+    """Environment steps to train for, rounded up to whole batches."""
+    eval_every: int = number(5_000, at_least=1)
+    """Frames from one evaluation to the next."""
+    lr: float = number(2e-3, above=0)
+    """Learning rate at the start; higher solves CartPole sooner, lower is steadier on harder problems."""
+    lr_schedule: LearningRateSchedule = "linear"
+    """How the learning rate falls, to 0 at the last frame, unless constant."""
+    num_envs: int = number(32, at_least=1)
+    """Environments that step together."""
+    rollout_steps: int = number(32, at_least=1)
+    """Steps of each environment in a batch."""
+    minibatch_size: int = number(256, at_least=1)
+    """Samples of one gradient step."""
+    epochs: int = number(10, at_least=1)
+    """Passes over each batch."""
+    gamma: float = number(0.99, at_least=0, at_most=1)
+    """Discount a step."""
+    lmbda: float = number(0.95, at_least=0, at_most=1)
+    """Of generalized advantage estimation."""
+    clip: float = number(0.2, above=0)
+    """How far the probability ratio may leave 1 before its gradient is cut."""
+    value_clip: float | None = number(None, above=0)
+    """Clip the value's step as well, in units of return."""
+    value_kind: Regression = "mse"
+    """How the value is regressed on its target."""
+    value_coefficient: float = number(0.5, at_least=0)
+    """Weight of the value loss."""
+    entropy_coefficient: float = number(0.0, at_least=0)
+    """Weight of the entropy bonus; higher explores for longer."""
+    normalize_advantage: bool = True
+    """Advantages of a minibatch to mean 0 and standard deviation 1."""
+    max_grad_norm: float | None = number(0.5, above=0)
+    """Scale gradients down to this norm."""
+    shared_trunk: bool = False
+    """Actor and critic share their hidden layers."""
+
+    def validate(self) -> None:
+        """A minibatch fits into a batch."""
+        frames = self.num_envs * self.rollout_steps
+        if self.minibatch_size > frames:
+            raise ConfigError(
+                f"minibatch_size is {self.minibatch_size}; allowed is at most {frames}, the frames of a batch "
+                "(num_envs * rollout_steps)"
+            )
+
+
+def build(config: Config) -> Pipeline:
+    """Put PPO together.
+
+    Raises:
+        ConfigError: the environment or the device cannot be had, or do not fit the config.
+    """
+    device, seeds = check_device(config), Seeds(config.seed)
+    env = make_env(config.env, seed=seeds.integer("environments"))
+    with seeds.torch_seeded("initialization"):
+        trunk = make_trunk(config, env)
+        actor = make_actor(config, env, trunk, seeds.generator("exploration", device))
+        value_trunk = trunk if config.shared_trunk else make_trunk(config, env)
+        value_head = MLP(config.hidden[-1], 1, (), initialization=config.initialization)
+        critic = Critic(nn.Sequential(*value_trunk, *value_head))
+    loss = ClipPPOLoss(
+        actor,
+        critic,
+        clip=config.clip,
+        value_clip=config.value_clip,
+        value_kind=config.value_kind,
+        value_coefficient=config.value_coefficient,
+        entropy_coefficient=config.entropy_coefficient,
+        normalize_advantage=config.normalize_advantage,
+    ).to(device)
+    frames = config.num_envs * config.rollout_steps
+    optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames))
+    buffer = ReplayBuffer(
+        storage=LazyTensorStorage(frames, device=device),
+        sampler=SamplerWithoutReplacement(),
+        batch_size=config.minibatch_size,
+        generator=seeds.generator("replay"),
+    )
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm)
+    advantage = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
+    epochs = on_policy(advantage, buffer, update, epochs=config.epochs, keys=loss.in_keys)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        scalars = epochs(batch).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        if schedule is not None:
+            schedule.step()
+        return scalars
+
+    state = {"policy": actor, "loss": loss, "optimizer": optimizer, "random": seeds}
+    if schedule is not None:
+        state["schedule"] = schedule
+    return Pipeline(make_collector(config, env, actor, frames), learn, actor, state)

@@ -1,0 +1,177 @@
+"""The run folder: everything that a training run writes, and how it is read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.checkpoint import save_checkpoint
+from rlpipe.pipelines.config import TrainConfig
+from rlpipe.pipelines.curve import draw_curve
+from rlpipe.pipelines.evaluation import Evaluation
+
+_PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
+
+
+def default_folder(recipe: str, seed: int) -> Path:
+    """`runs/<recipe>/<seed>-<time>`, with a number behind it if it is taken already."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder, number = Path("runs", *recipe.split("/"), f"{seed}-{now}"), 1
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"{seed}-{now}-{number}")
+    return folder
+
+
+class Run:
+    """A new run folder, open for writing.
+
+    `config.json`, `versions.json`, `metrics.jsonl` (a line a batch), `evaluations.jsonl` (raw returns and lengths),
+    `checkpoints/`, TensorBoard events in `tensorboard/`, and at the end `curve.png`.
+
+    Args:
+        folder: to make.
+        recipe: name of the recipe.
+        algorithm: name of the module in `rlpipe.pipelines` that builds it.
+        config: what it is built from.
+
+    Raises:
+        ConfigError: the folder exists already, or cannot be made.
+    """
+
+    def __init__(self, folder: Path, recipe: str, algorithm: str, config: TrainConfig) -> None:
+        self.folder = folder
+        self._make_folder()
+        described = {"recipe": recipe, "algorithm": algorithm, "config": dataclasses.asdict(config)}
+        self._write_json("config.json", described)
+        self._write_json("versions.json", versions())
+        self._metrics = (folder / "metrics.jsonl").open("x")
+        self._evaluations = (folder / "evaluations.jsonl").open("x")
+        self._board = _tensorboard(folder)
+
+    def log_batch(self, frames: int, scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> None:
+        """Write one line of metrics: scalars, and the episodes that ended in the batch, in their order."""
+        line = {"frames": frames, **scalars, "returns": returns, "lengths": lengths}
+        _append(self._metrics, line)
+        board = {_board_name(key): value for key, value in scalars.items()}
+        if returns:
+            board["train/return"] = sum(returns) / len(returns)
+            board["train/length"] = sum(lengths) / len(lengths)
+        self._board.log_metrics(board, step=frames)
+
+    def log_evaluation(self, frames: int, evaluation: Evaluation, *, final: bool = False) -> None:
+        """Write every episode of an evaluation; `final` marks the one after training."""
+        line = {"frames": frames, "final": final, "returns": evaluation.returns, "lengths": evaluation.lengths}
+        _append(self._evaluations, line)
+        self._board.log_metrics({"eval/final_return" if final else "eval/return": evaluation.mean}, step=frames)
+
+    def checkpoint(self, frames: int, state: Mapping[str, Any], **metadata: Any) -> Path:
+        """Write a checkpoint named after the frames trained so far, unless there is one already."""
+        path = self.folder / "checkpoints" / f"frames-{frames:012d}"
+        if not path.exists():
+            save_checkpoint(path, state, {"frames": frames, **metadata})
+        return path
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that this run has written."""
+        return newest_checkpoint(self.folder)
+
+    def close(self) -> None:
+        """Close the files and draw `curve.png`."""
+        self._metrics.close()
+        self._evaluations.close()
+        self._board.experiment.close()
+        draw_curve(self.folder)
+
+    def _make_folder(self) -> None:
+        try:
+            (self.folder / "checkpoints").mkdir(parents=True)
+        except FileExistsError as error:
+            raise ConfigError(
+                f"run-dir {self.folder} exists already; nothing was overwritten, name a new one"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"run-dir {self.folder} cannot be made: {error.strerror}") from error
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        (self.folder / name).write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], Path]:
+    """Read what a run was, and which of its checkpoints is meant.
+
+    Args:
+        path: a run folder, for its newest checkpoint, or a checkpoint in one.
+
+    Returns:
+        The content of `config.json`, and the checkpoint's path.
+
+    Raises:
+        CheckpointError: the path is neither.
+    """
+    folder = path if (path / "config.json").is_file() else path.parent.parent
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{path} is no run: it has no config.json, and is no checkpoint in a run folder")
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        known = {"recipe", "algorithm", "config"} <= set(described)
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise CheckpointError(f"{path} is no run: {folder / 'config.json'} is not one that rlpipe wrote")
+    checkpoint = path if path != folder else newest_checkpoint(folder)
+    if checkpoint is None:
+        raise CheckpointError(f"run {path} has no checkpoint yet")
+    return described, checkpoint
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most frames in a run folder."""
+    return max((folder / "checkpoints").glob("frames-*"), default=None)
+
+
+def versions() -> dict[str, Any]:
+    """Packages, Python, commit and machine, as `versions.json` has them."""
+    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    machine = {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return {"python": platform.python_version(), "packages": installed, "commit": _commit(), "machine": machine}
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that rlpipe runs from; `None` for an installed wheel."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _append(stream: Any, line: Mapping[str, Any]) -> None:
+    stream.write(json.dumps(line) + "\n")
+    stream.flush()
+
+
+def _board_name(key: str) -> str:
+    if key.startswith("loss_"):
+        return f"loss/{key.removeprefix('loss_')}"
+    return f"{'time' if key in ('seconds', 'frames_per_second') else 'train'}/{key}"
+
+
+def _tensorboard(folder: Path) -> Any:
+    from torchrl.record import TensorboardLogger  # noqa: PLC0415 - slow to import, and not needed to read a run
+
+    return TensorboardLogger("tensorboard", log_dir=str(folder))

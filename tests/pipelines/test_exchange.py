@@ -1,0 +1,103 @@
+"""Both directions of exchange with TorchRL: stock losses on our modules, our losses in a stock trainer."""
+
+import pytest
+import torch
+from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.data.replay_buffers import SamplerWithoutReplacement
+from torchrl.objectives import ClipPPOLoss as StockClipPPOLoss
+from torchrl.objectives import DQNLoss as StockDQNLoss
+from torchrl.objectives import SoftUpdate
+from torchrl.objectives.value import GAE as StockGAE
+from torchrl.trainers import Trainer
+
+from rlpipe.losses import ClipPPOLoss, DQNLoss
+from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, GaussianActor, QActor
+from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.pipeline import gradient_step, off_policy, on_policy
+
+
+def make_modules(env_id):
+    env = make_env(EnvConfig(env_id, 4), seed=0)
+    torch.manual_seed(0)
+    features = env.observation_spec["observation"].shape[-1]
+    if env_id == "Pendulum-v1":
+        return env, GaussianActor(MLP(features, 1), env.action_spec), Critic(MLP(features, 1))
+    return env, CategoricalActor(MLP(features, 2), env.action_spec), Critic(MLP(features, 1))
+
+
+def collect(env, policy, kind=SyncDataCollector, batches=2):
+    return kind(env, policy, frames_per_batch=128, total_frames=128 * batches, auto_register_policy_transforms=False)
+
+
+def weights(module):
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).clone()
+
+
+@pytest.mark.filterwarnings("ignore:.*entropy.*")
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_stock_ppo_loss_on_our_modules(env_id):
+    env, actor, critic = make_modules(env_id)
+    loss = StockClipPPOLoss(actor, critic, loss_critic_type="l2")
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(128), sampler=SamplerWithoutReplacement(), batch_size=32)
+    keys = ["observation", "action", "action_log_prob", "advantage", "value_target"]
+    learn = on_policy(GAE(critic), buffer, gradient_step(loss, optimizer, max_norm=1.0), epochs=1, keys=keys)
+    before = weights(actor), weights(critic)
+    for batch in collect(env, actor):
+        scalars = learn(batch)
+    assert {"loss_objective", "loss_critic", "loss_entropy", "grad_norm"} <= set(scalars.keys())
+    assert not torch.equal(weights(actor), before[0])
+    assert not torch.equal(weights(critic), before[1])
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_stock_dqn_loss_on_our_modules(double):
+    env = make_env(EnvConfig("CartPole-v1", 4), seed=0)
+    actor = QActor(MLP(4, 2), env.action_spec)
+    loss = StockDQNLoss(actor, delay_value=True, double_dqn=double)
+    loss.make_value_estimator(gamma=0.9)
+    target = SoftUpdate(loss, tau=0.1)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(1000), batch_size=32)
+    update = gradient_step(loss, optimizer, after=[target.step])
+    keys = ["observation", "action", *(("next", key) for key in ("observation", "reward", "done", "terminated"))]
+    learn = off_policy(buffer, update, updates=2, warmup=1, keys=keys)
+    before = weights(actor)
+    for batch in collect(env, actor):
+        scalars = learn(batch)
+    assert scalars["loss"].isfinite()
+    assert not torch.equal(weights(actor), before)
+
+
+def test_stock_advantages_serve_our_loss():
+    env, actor, critic = make_modules("CartPole-v1")
+    advantage = StockGAE(gamma=0.99, lmbda=0.95, value_network=critic, vectorized=True)
+    batch = next(iter(collect(env, actor)))
+    assert ClipPPOLoss(actor, critic)(advantage(batch))["loss_policy"].isfinite()
+
+
+@pytest.mark.parametrize("kind", ["ppo", "dqn"])
+def test_our_losses_inside_a_stock_trainer(kind):
+    env, actor, critic = make_modules("CartPole-v1")
+    if kind == "dqn":
+        actor = QActor(MLP(4, 2), env.action_spec)
+        loss = DQNLoss(actor)
+    else:
+        loss = ClipPPOLoss(actor, critic)
+    before = weights(actor)
+    trainer = Trainer(
+        collector=collect(env, actor, Collector),
+        total_frames=256,
+        frame_skip=1,
+        optim_steps_per_batch=2,
+        loss_module=loss,
+        optimizer=torch.optim.Adam(loss.parameters(), lr=1e-2),
+        progress_bar=False,
+    )
+    if kind == "ppo":
+        trainer.register_op("batch_process", GAE(critic))
+    trainer.train()
+    assert not torch.equal(weights(actor), before)
+    assert all(parameter.isfinite().all() for parameter in loss.parameters())

@@ -1,0 +1,103 @@
+"""Updates: gradient steps, epochs over a batch, replay."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.data.replay_buffers import SamplerWithoutReplacement
+
+from rlpipe.pipelines.pipeline import gradient_step, mean_of, off_policy, on_policy
+
+
+class TwoTerms(nn.Module):
+    """`loss_a = 3 w0 + 4 w1`, `loss_b = 0`, and something else that is no loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.coefficients = torch.tensor([3.0, 4.0])
+
+    def forward(self, minibatch):
+        value = (self.coefficients * self.weight).sum()
+        return TensorDict({"loss_a": value, "loss_b": 0.0 * value, "diagnostic": value * 100})
+
+
+@pytest.mark.parametrize(
+    ("options", "norm", "step"),
+    [
+        ({}, 5.0, [3.0, 4.0]),
+        ({"max_norm": 2.5}, 5.0, [1.5, 2.0]),
+        ({"max_norm": 10.0}, 5.0, [3.0, 4.0]),
+        ({"max_value": 3.5}, (3.0**2 + 3.5**2) ** 0.5, [3.0, 3.5]),
+    ],
+)
+def test_gradient_step(options, norm, step):
+    loss, called = TwoTerms(), []
+    optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
+    update = gradient_step(loss, optimizer, after=[lambda: called.append(loss.weight.tolist())], **options)
+    out = update(TensorDict())
+    assert out["grad_norm"].item() == pytest.approx(norm)
+    torch.testing.assert_close(-loss.weight.data, torch.tensor(step), rtol=0, atol=1e-5)
+    assert called == [loss.weight.tolist()]
+    assert not any(value.requires_grad for value in out.values())
+
+
+def frames(start, count):
+    values = torch.arange(start, start + count).reshape(2, -1)
+    after = TensorDict({"reward": values.unsqueeze(-1)}, values.shape)
+    return TensorDict({"observation": values, "unused": values, "next": after}, values.shape)
+
+
+class Recorder:
+    """An update that keeps what it was given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, minibatch):
+        self.seen.append(minibatch.clone())
+        return TensorDict({"loss_x": torch.tensor(float(len(self.seen)))})
+
+
+def test_on_policy_makes_each_epoch_a_permutation_of_the_batch_with_its_advantages():
+    update = Recorder()
+    buffer = ReplayBuffer(storage=LazyTensorStorage(12), sampler=SamplerWithoutReplacement(), batch_size=5)
+
+    def advantage(batch):
+        return batch.set("advantage", -batch["observation"])
+
+    learn = on_policy(advantage, buffer, update, epochs=2, keys=["observation", "advantage"])
+    for start in (0, 100):
+        update.seen.clear()
+        out = learn(frames(start, 12))
+        assert [len(minibatch) for minibatch in update.seen] == [5, 5, 2, 5, 5, 2]
+        for epoch in (update.seen[:3], update.seen[3:]):
+            seen = torch.cat(epoch)
+            assert sorted(seen["observation"].tolist()) == list(range(start, start + 12))
+            assert torch.equal(seen["advantage"], -seen["observation"])
+            assert set(seen.keys()) == {"observation", "advantage"}
+        assert out["updates"] == 6
+        assert out["loss_x"] == 3.5
+
+
+def test_off_policy_waits_for_the_warmup_and_keeps_the_newest():
+    update = Recorder()
+    buffer = ReplayBuffer(storage=LazyTensorStorage(20), batch_size=64)
+    keys = ["observation", ("next", "reward")]
+    learn = off_policy(buffer, update, updates=3, warmup=15, keys=keys)
+    assert learn(frames(0, 12))["updates"] == 0
+    assert not update.seen
+    assert learn(frames(12, 12))["updates"] == 3
+    assert [len(minibatch) for minibatch in update.seen] == [64, 64, 64]
+    stored = set(torch.cat(update.seen)["observation"].tolist())
+    assert stored == set(range(4, 24))
+    assert set(update.seen[0].keys(True, True)) == set(keys)
+    assert torch.equal(update.seen[0]["next", "reward"].squeeze(-1), update.seen[0]["observation"])
+
+
+def test_mean_of():
+    scalars = [TensorDict({"x": torch.tensor(value)}) for value in (1.0, 4.0)]
+    out = mean_of(scalars)
+    assert (out["x"], out["updates"]) == (2.5, 2)
+    assert mean_of([])["updates"] == 0

@@ -1,0 +1,196 @@
+"""Run folders and checkpoints: what is written, and what is refused on the way back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines import dqn, ppo
+from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.curve import moving_mean
+from rlpipe.pipelines.evaluation import Evaluation
+from rlpipe.pipelines.run import Run, default_folder, newest_checkpoint, read_run, versions
+from rlpipe.pipelines.seeding import Seeds
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run folder with two batches, an evaluation and two checkpoints."""
+    run = Run(tmp_path / "run", "ppo", "ppo", ppo.Config(seed=3))
+    run.log_batch(10, {"loss_policy": 0.5, "seconds": 1.0}, [7.0, 9.0], [7, 9])
+    run.log_batch(20, {"loss_policy": 0.25, "seconds": 2.0}, [], [])
+    run.log_evaluation(20, Evaluation((5.0, 6.0), (5, 6)))
+    network = torch.nn.Linear(2, 3)
+    for frames in (10, 20):
+        run.checkpoint(frames, {"policy": network, "random": Seeds(0)})
+    run.close()
+    return run.folder
+
+
+def test_files(finished):
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0] == {"frames": 10, "loss_policy": 0.5, "seconds": 1.0, "returns": [7.0, 9.0], "lengths": [7, 9]}
+    evaluation = json.loads((finished / "evaluations.jsonl").read_text())
+    assert evaluation == {"frames": 20, "final": False, "returns": [5.0, 6.0], "lengths": [5, 6]}
+    described = json.loads((finished / "config.json").read_text())
+    assert (described["recipe"], described["algorithm"], described["config"]["seed"]) == ("ppo", "ppo", 3)
+    assert json.loads((finished / "versions.json").read_text()) == versions()
+    assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_reads_the_events(finished):
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/policy")] == [(10, 0.5), (20, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("train/return")] == [(10, 8.0)]
+    assert [(event.step, event.value) for event in events.Scalars("eval/return")] == [(20, 5.5)]
+    assert {"time/seconds", "train/length"} <= set(events.Tags()["scalars"])
+
+
+def test_an_existing_folder_is_left_alone(finished):
+    before = sorted(path.name for path in finished.iterdir())
+    with pytest.raises(ConfigError, match="exists already; nothing was overwritten"):
+        Run(finished, "ppo", "ppo", ppo.Config())
+    assert sorted(path.name for path in finished.iterdir()) == before
+
+
+def test_default_folders_differ(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = default_folder("dqn/target-network", 4)
+    assert first.parts[:3] == ("runs", "dqn", "target-network")
+    assert first.name.startswith("4-")
+    first.mkdir(parents=True)
+    assert default_folder("dqn/target-network", 4) != first
+
+
+def test_read_run_takes_a_folder_or_a_checkpoint(finished):
+    newest = finished / "checkpoints" / "frames-000000000020"
+    assert newest_checkpoint(finished) == newest
+    assert read_run(finished)[1] == newest
+    other = finished / "checkpoints" / "frames-000000000010"
+    described, checkpoint = read_run(other)
+    assert (described["recipe"], checkpoint) == ("ppo", other)
+
+
+def test_read_run_refuses_what_is_no_run(finished, tmp_path):
+    with pytest.raises(CheckpointError, match="is no run: it has no config.json"):
+        read_run(tmp_path / "nothing")
+    (finished / "config.json").write_text('{"recipe": "ppo"}')
+    with pytest.raises(CheckpointError, match="is not one that rlpipe wrote"):
+        read_run(finished)
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path):
+    run = Run(tmp_path / "run", "ppo", "ppo", ppo.Config())
+    run.close()
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        read_run(run.folder)
+
+
+def test_a_checkpoint_brings_everything_back(tmp_path):
+    config = dqn.Config(total_frames=1500, warmup_frames=256, num_envs=4, tau=0.5, lr_schedule="linear")
+    trained, fresh = dqn.build(config), dqn.build(dqn.Config(**{**vars(config), "seed": 1}))
+    for batch in trained.collector:
+        trained.learn(batch)
+    save_checkpoint(tmp_path / "checkpoint", trained.state, {})
+    assert not list((tmp_path / "checkpoint").rglob("*.pkl"))
+    assert not list((tmp_path / "checkpoint").rglob("*.pt"))
+    load_checkpoint(tmp_path / "checkpoint", fresh.state)
+    for name in ("policy", "loss"):
+        for key, value in trained.state[name].state_dict().items():
+            other = fresh.state[name].state_dict()[key]
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    # the same minibatches, and so the same next steps, only if buffer, generators, optimiser and schedule are back
+    keep = trained.state["replay"][:]
+    extra = keep[:128].reshape(4, 32)
+    for _ in range(2):
+        ours, theirs = trained.learn(with_done(extra)), fresh.learn(with_done(extra))
+        for key in ours.keys():
+            assert torch.equal(ours[key], theirs[key]), key
+    trained.close()
+    fresh.close()
+
+
+def with_done(batch):
+    batch = batch.clone()
+    batch["next", "done"] = batch["next", "terminated"].clone()
+    return batch
+
+
+def damage(checkpoint, component, how):
+    file = next(path for path in sorted(checkpoint.rglob("*.memmap")) if component in str(path))
+    content = file.read_bytes()
+    if how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif how == "removed":
+        file.unlink()
+    else:
+        file.with_name("added.memmap").write_bytes(content)
+        file = file.with_name("added.memmap")
+    return file.name
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("truncated", "is damaged"), ("flipped", "is damaged"), ("removed", "is missing"), ("added", "is damaged")],
+)
+def test_damaged_checkpoints_name_file_and_component(finished, how, words):
+    checkpoint = newest_checkpoint(finished)
+    name = damage(checkpoint, "policy", how)
+    network = torch.nn.Linear(2, 3)
+    before = network.weight.clone()
+    with pytest.raises(
+        CheckpointError, match=rf"component 'policy' .*{name} {words}|component 'policy' {words}, .*{name}"
+    ):
+        load_checkpoint(checkpoint, {"policy": network})
+    assert torch.equal(network.weight, before)
+
+
+def test_foreign_checkpoints_are_refused(finished, tmp_path):
+    checkpoint = newest_checkpoint(finished)
+    with pytest.raises(CheckpointError, match="component 'policy' does not fit: .*size mismatch for weight"):
+        load_checkpoint(checkpoint, {"policy": torch.nn.Linear(5, 3)})
+    with pytest.raises(CheckpointError, match="has no component 'replay'; it has"):
+        load_checkpoint(checkpoint, {"replay": torch.nn.Linear(5, 3)})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CheckpointError, match="is no checkpoint of rlpipe"):
+        load_checkpoint(tmp_path / "other", {"policy": torch.nn.Linear(2, 3)})
+    (checkpoint / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is no checkpoint of rlpipe"):
+        load_checkpoint(checkpoint, {"policy": torch.nn.Linear(2, 3)})
+
+
+def test_a_checkpoint_is_not_overwritten_and_leaves_no_partial_one(tmp_path):
+    path = tmp_path / "checkpoint"
+    save_checkpoint(path, {"policy": torch.nn.Linear(2, 3)}, {})
+    with pytest.raises(CheckpointError, match="exists already"):
+        save_checkpoint(path, {"policy": torch.nn.Linear(2, 3)}, {})
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_moving_mean():
+    np.testing.assert_allclose(moving_mean(np.array([1.0, 3.0, 5.0, 9.0]), 2), [1.0, 2.0, 4.0, 7.0])
+
+
+def test_seeds_are_independent_streams_by_name():
+    seeds, same, other = Seeds(0), Seeds(0), Seeds(1)
+    assert seeds.integer("replay") == same.integer("replay")
+    assert len({seeds.integer("replay"), seeds.integer("exploration"), other.integer("replay")}) == 3
+    assert seeds.generator("replay") is seeds.generator("replay")
+    drawn = torch.rand(3, generator=seeds.generator("replay"))
+    assert torch.equal(drawn, torch.rand(3, generator=same.generator("replay")))
+
+
+def test_seeded_block_puts_the_global_generator_back():
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    with Seeds(0).torch_seeded("initialization"):
+        first = torch.rand(2)
+    assert torch.equal(torch.rand(2), expected)
+    with Seeds(0).torch_seeded("initialization"):
+        assert torch.equal(torch.rand(2), first)

@@ -1,0 +1,218 @@
+"""The training loop: what it counts, when it stops, and that runs repeat to the bit."""
+
+import functools
+import json
+import math
+
+import pytest
+import torch
+
+from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.pipelines import dqn, ppo
+from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.recipes import RECIPES, find_recipe
+from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.training import finished_episodes, train
+
+SMALL = {
+    "ppo": (ppo, {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "epochs": 2, "total_frames": 640}),
+    "dqn": (
+        dqn,
+        {
+            "num_envs": 4,
+            "rollout_steps": 8,
+            "updates": 4,
+            "warmup_frames": 96,
+            "total_frames": 640,
+            "minibatch_size": 64,
+        },
+    ),
+}
+
+
+def run_small(folder, algorithm, *, eval_every=None, **options):
+    module, settings = SMALL[algorithm]
+    fields = {"checkpoint_every", "stop_at_return", "total_episodes", "progress"}
+    loop = {key: options.pop(key) for key in fields & set(options)}
+    config = module.Config(**{**settings, **options})
+    pipeline = module.build(config)
+    run = Run(folder, algorithm, algorithm, config)
+    judge = functools.partial(evaluate, pipeline.policy, config.env, episodes=2, seed=9)
+    try:
+        return train(pipeline, run, evaluate=judge, eval_every=eval_every, **loop), pipeline
+    finally:
+        run.close()
+        pipeline.close()
+
+
+def lines(folder, name="metrics.jsonl"):
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "frames_per_second")} for row in rows]
+
+
+def weights(pipeline):
+    return torch.cat([parameter.detach().flatten() for parameter in pipeline.policy.parameters()])
+
+
+@pytest.mark.parametrize("algorithm", SMALL)
+def test_same_seed_same_run(tmp_path, algorithm):
+    for name in ("first", "second"):
+        # the global generators must not matter
+        torch.manual_seed(len(name))
+        run_small(tmp_path / name, algorithm, eval_every=200)
+    assert lines(tmp_path / "first") == lines(tmp_path / "second")
+    assert lines(tmp_path / "first", "evaluations.jsonl") == lines(tmp_path / "second", "evaluations.jsonl")
+    run_small(tmp_path / "other", algorithm, eval_every=200, seed=1)
+    assert lines(tmp_path / "other") != lines(tmp_path / "first")
+
+
+@pytest.mark.parametrize("algorithm", SMALL)
+def test_evaluation_does_not_change_training(tmp_path, algorithm):
+    _, often = run_small(tmp_path / "often", algorithm, eval_every=100)
+    _, never = run_small(tmp_path / "never", algorithm)
+    assert torch.equal(weights(often), weights(never))
+    assert lines(tmp_path / "often") == lines(tmp_path / "never")
+
+
+def test_counts_and_intervals(tmp_path):
+    told = []
+    result, _ = run_small(
+        tmp_path / "run",
+        "ppo",
+        eval_every=150,
+        checkpoint_every=300,
+        progress=lambda frames, scalars, returns: told.append(frames),
+    )
+    assert (result.frames, result.updates, result.stopped_early) == (640, 40, False)
+    assert told == list(range(64, 641, 64))
+    assert [row["frames"] for row in lines(tmp_path / "run")] == told
+    # the first batch at or after each multiple
+    assert [row["frames"] for row in lines(tmp_path / "run", "evaluations.jsonl")] == [192, 320, 512, 640]
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["frames-000000000320", "frames-000000000640"]
+    episodes = [value for row in lines(tmp_path / "run") for value in row["returns"]]
+    assert result.episodes == len(episodes) > 0
+
+
+def test_stops_at_a_return(tmp_path):
+    result, _ = run_small(tmp_path / "run", "ppo", eval_every=64, stop_at_return=1.0)
+    assert (result.frames, result.stopped_early) == (64, True)
+    assert (tmp_path / "run" / "checkpoints" / "frames-000000000064").is_dir()
+    result, _ = run_small(tmp_path / "other", "ppo", eval_every=64, stop_at_return=501.0)
+    assert (result.frames, result.stopped_early) == (640, False)
+
+
+def test_stops_after_episodes(tmp_path):
+    result, _ = run_small(tmp_path / "run", "ppo", total_episodes=5)
+    assert result.stopped_early
+    assert result.episodes >= 5
+    assert result.episodes - len(lines(tmp_path / "run")[-1]["returns"]) < 5
+
+
+def test_finished_episodes_are_in_the_order_in_which_they_ended():
+    module, settings = SMALL["ppo"]
+    pipeline = module.build(module.Config(**settings))
+    batch = next(iter(pipeline.collector))
+    pipeline.close()
+    returns, lengths = finished_episodes(batch)
+    done = batch["next", "done"].squeeze(-1)
+    expected = [batch["next", "episode_reward"][i, t].item() for t in range(16) for i in range(4) if done[i, t]]
+    assert returns == expected == [float(length) for length in lengths]
+
+
+class Poison(torch.nn.Module):
+    """Makes the loss NaN once it was called a number of times."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def forward(self, x):
+        self.left -= 1
+        return x * (math.nan if self.left < 0 else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_every", "kept"),
+    [(64, "the last good checkpoint is .*frames-000000000128"), (None, "there is no checkpoint yet")],
+)
+def test_a_loss_that_becomes_nan_stops_training(tmp_path, checkpoint_every, kept):
+    module, settings = SMALL["ppo"]
+    config = module.Config(**settings)
+    pipeline = module.build(config)
+    # two batches of four updates, and in each the advantages' pass before them
+    pipeline.state["loss"].critic.network.append(Poison(10))
+    run = Run(tmp_path / "run", "ppo", "ppo", config)
+    with pytest.raises(TrainingError, match=f"training stopped at frame 192: loss_\\w+ is nan; {kept}"):
+        train(pipeline, run, checkpoint_every=checkpoint_every)
+    run.close()
+    pipeline.close()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_and_learns_from_a_batch(name):
+    recipe = find_recipe(name)
+    pipeline = __import__(f"rlpipe.pipelines.{recipe.algorithm}", fromlist=["build"]).build(recipe.config())
+    for batch, _ in zip(pipeline.collector, range(40), strict=False):
+        scalars = pipeline.learn(batch)
+        if scalars["updates"]:
+            break
+    assert scalars["updates"] > 0
+    assert {"policy", "loss", "optimizer", "random"} <= set(pipeline.state)
+    pipeline.close()
+
+
+@pytest.mark.parametrize("module", [ppo, dqn])
+def test_cuda_that_is_not_there(module, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device is 'cuda', but PyTorch finds no CUDA device"):
+        module.build(module.Config(device="cuda"))
+
+
+def test_dqn_refuses_box_actions():
+    with pytest.raises(ConfigError, match="env_id is 'Pendulum-v1', whose actions are a Box; DQN needs Discrete"):
+        dqn.build(dqn.Config(env_id="Pendulum-v1"))
+
+
+@pytest.mark.parametrize(("scale", "message"), [((1.0,), "observation_scale has 1 numbers, expected 4")])
+def test_an_observation_scale_that_does_not_fit(scale, message):
+    with pytest.raises(ConfigError, match=message):
+        ppo.build(ppo.Config(observation_scale=scale))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [("constant", [1.0] * 4), ("linear", [1.0, 0.75, 0.5, 0.25]), ("cosine", [1.0, 0.853553, 0.5, 0.146447])],
+)
+def test_learning_rate_schedules(tmp_path, schedule, shares):
+    run_small(tmp_path / "run", "ppo", total_frames=256, lr=0.01, lr_schedule=schedule)
+    rates = [row["learning_rate"] for row in lines(tmp_path / "run")]
+    assert rates == pytest.approx([0.01 * share for share in shares], rel=1e-5)
+
+
+def test_epsilon_follows_its_schedule(tmp_path):
+    options = {"epsilon_start": 1.0, "epsilon_end": 0.0, "epsilon_frames": 320}
+    run_small(tmp_path / "run", "dqn", **options)
+    epsilons = [row["epsilon"] for row in lines(tmp_path / "run")]
+    assert epsilons == pytest.approx([max(0.0, 1.0 - frames / 320) for frames in range(32, 641, 32)])
+
+
+def test_dqn_options_reach_the_parts():
+    config = dqn.Config(dueling=True, double=True, kind="mse", tau=0.25, target_every=7, gamma=0.5, hidden=(10,))
+    pipeline = dqn.build(config)
+    loss, target = pipeline.state["loss"], pipeline.state["target"]
+    assert (loss.double, loss.kind, loss.gamma) == (True, "mse", 0.5)
+    assert (target.tau, target.every) == (0.25, 7)
+    assert type(pipeline.policy[0].network[-1]).__name__ == "DuelingHead"
+    pipeline.close()
+    without = dqn.build(dqn.Config(target_network=False, double=False))
+    assert without.state["loss"].target_network is None
+    without.close()
+
+
+def test_ppo_shared_trunk():
+    apart, shared = ppo.build(ppo.Config()), ppo.build(ppo.Config(shared_trunk=True))
+    counts = [len(list(pipeline.state["loss"].parameters())) for pipeline in (apart, shared)]
+    assert counts == [12, 8]
+    apart.close()
+    shared.close()
