@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint format clean
+.PHONY: train test lint format clean
+
+train: .venv/.installed
+	$(BIN)/rlpipe train ppo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

@@ -1,0 +1,7 @@
+"""`python -m rlpipe`."""
+
+import sys
+
+from rlpipe.scripts.main import run
+
+sys.exit(run())

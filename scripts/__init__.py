@@ -1,0 +1,1 @@
+"""The command line: `rlpipe ...`, and the same as `python scripts/train.py ...`."""

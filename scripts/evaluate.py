@@ -1,0 +1,96 @@
+"""`rlpipe evaluate RUN`: evaluate a run or a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlpipe.errors import ConfigError
+from rlpipe.scripts.main import run
+from rlpipe.scripts.options import parse
+
+USAGE = "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--json]\n"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `rlpipe evaluate` takes beside the run."""
+
+    episodes: int = 100
+    """How many episodes."""
+    seed: int | None = None
+    """Of the environments' resets; by default that of the run's own final evaluation."""
+    stochastic: bool = False
+    """Sample actions instead of taking the greedy ones."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluate, and print the result."""
+    if not arguments:
+        print(USAGE, end="")
+        return 0
+    path, *rest = arguments
+    if path.startswith("-") and path not in ("-h", "--help"):
+        raise ConfigError(f"the run comes before the options, got {path!r}; {USAGE.strip()}")
+    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
+    helped = [path] if path.startswith("-") else rest
+    options = parse(Options, helped, prog="rlpipe evaluate RUN", description=description)
+    if options.episodes < 1:
+        raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more")
+    summary = _evaluate(Path(path), options)
+    print(json.dumps(summary) if options.json else _describe(summary))
+    return 0
+
+
+def _evaluate(path: Path, options: Options) -> dict[str, Any]:
+    from rlpipe.pipelines.run import read_run
+
+    described, checkpoint = read_run(path)
+
+    import torch
+
+    from rlpipe.pipelines.checkpoint import load_checkpoint
+    from rlpipe.pipelines.config import config_from_json
+    from rlpipe.pipelines.evaluation import evaluate
+    from rlpipe.pipelines.recipes import builder, config_class
+    from rlpipe.pipelines.seeding import Seeds
+
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    torch.set_num_threads(config.threads)
+    pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
+    try:
+        load_checkpoint(checkpoint, pipeline.state, ["policy"])
+        seed = Seeds(config.seed).integer("final evaluation") if options.seed is None else options.seed
+        evaluation = evaluate(
+            pipeline.policy, config.env, episodes=options.episodes, seed=seed, stochastic=options.stochastic
+        )
+    finally:
+        pipeline.close()
+    return {
+        "recipe": described["recipe"],
+        "env_id": config.env_id,
+        "checkpoint": str(checkpoint),
+        "stochastic": options.stochastic,
+        "evaluation": evaluation.summary(),
+    }
+
+
+def _describe(summary: dict[str, Any]) -> str:
+    evaluation = summary["evaluation"]
+    how = "sampled" if summary["stochastic"] else "greedy"
+    return (
+        f"{summary['recipe']} on {summary['env_id']}: return {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over "
+        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(["evaluate", *sys.argv[1:]]))

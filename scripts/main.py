@@ -1,0 +1,68 @@
+"""The `rlpipe` command: finds the subcommand, and turns every expected error into one line and an exit code.
+
+Nothing heavy is imported here: help and mistyped commands answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rlpipe import __version__
+from rlpipe.errors import ConfigError, RlpipeError
+
+COMMANDS = {
+    "train": "train an agent by a recipe, and write a run folder",
+    "evaluate": "evaluate a run or a checkpoint",
+    "recipes": "list the recipes",
+}
+
+HELP = f"""usage: rlpipe COMMAND ...
+
+Train reinforcement-learning agents with TorchRL.
+
+commands:
+{chr(10).join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())}
+
+options:
+  -h, --help   show this
+  --version    show the version
+
+Start with:  rlpipe train ppo
+Then:        rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --help
+"""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(list(arguments))
+    except RlpipeError as error:
+        print(f"rlpipe: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rlpipe: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, *rest = arguments or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if command == "--version":
+        print(f"rlpipe {__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"no command is called {command!r}; {hint}")
+    main = importlib.import_module(f"rlpipe.scripts.{command}").main
+    return int(main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,273 @@
+"""The command line as its user meets it: what it prints where, its exit codes, and bad input in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import rlpipe
+from rlpipe.scripts.main import run
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--total-frames", "512", "--eval-every", "256", "--eval-episodes", "2", "--final-eval-episodes", "3"]
+PPO = [*QUICK, "--num-envs", "4", "--rollout-steps", "16", "--minibatch-size", "32", "--epochs", "1"]
+DQN = [*QUICK, "--num-envs", "4", "--updates", "1", "--warmup-frames", "64"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *arguments):
+    """Run a command that must be refused, and return its one line."""
+    before = sorted(Path().rglob("*"))
+    assert run(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    assert sorted(Path().rglob("*")) == before, "something was written"
+    return captured.err
+
+
+def test_train_prints_only_the_summary_on_stdout(capsys):
+    assert run(["train", "ppo", *PPO, "--run-dir", "here"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("ppo on CartPole-v1, seed 0\n  return   ")
+    assert captured.out.count("\n") == 5
+    assert "over 3 greedy episodes" in captured.out
+    assert "512" in captured.out
+    assert str(Path("here") / "curve.png") in captured.out
+    assert "ppo: 100%" in captured.err
+    assert "return=" in captured.err
+    assert "KL=" in captured.err
+    names = {
+        "config.json",
+        "versions.json",
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "checkpoints",
+        "curve.png",
+        "tensorboard",
+    }
+    assert {path.name for path in Path("here").iterdir()} == names
+    rows = [json.loads(line) for line in Path("here/evaluations.jsonl").read_text().splitlines()]
+    assert [(row["frames"], row["final"], len(row["returns"])) for row in rows] == [
+        (256, False, 2),
+        (512, False, 2),
+        (512, True, 3),
+    ]
+
+
+def test_train_json_and_quiet(capsys):
+    assert run(["train", "dqn", *DQN, "--seed", "4", "--json", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    summary = json.loads(captured.out)
+    assert list(summary) == [
+        "recipe",
+        "env_id",
+        "seed",
+        "frames",
+        "updates",
+        "seconds",
+        "frames_per_second",
+        "stopped_early",
+        "evaluation",
+        "run",
+    ]
+    assert (summary["recipe"], summary["env_id"], summary["seed"], summary["frames"]) == ("dqn", "CartPole-v1", 4, 512)
+    assert set(summary["evaluation"]) == {"episodes", "mean", "std", "min", "max"}
+    assert not summary["stopped_early"]
+    assert Path(summary["run"]).parts[:2] == ("runs", "dqn")
+    config = json.loads((Path(summary["run"]) / "config.json").read_text())
+    assert config["config"]["num_envs"] == 4
+
+
+def test_stop_at_return(capsys):
+    assert run(["train", "ppo", *PPO, "--stop-at-return", "1", "--json", "--quiet"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["frames"], summary["stopped_early"]) == (256, True)
+
+
+@pytest.mark.parametrize("checkpoint", ["", "checkpoints/frames-000000000256", "checkpoints/frames-000000000512"])
+def test_evaluate_a_run_or_a_checkpoint_in_it(capsys, checkpoint):
+    run(["train", "ppo", *PPO, "--run-dir", "here", "--checkpoint-every", "256", "--json", "--quiet"])
+    trained = json.loads(capsys.readouterr().out)
+    assert run(["evaluate", str(Path("here") / checkpoint), "--episodes", "3", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    # the run's own final evaluation has the same seed, and so the same episodes
+    same = summary["evaluation"] == trained["evaluation"]
+    assert same or checkpoint.endswith("256")
+    assert run(["evaluate", "here", "--episodes", "2", "--seed", "5", "--stochastic"]) == 0
+    assert "over 2 sampled episodes" in capsys.readouterr().out
+
+
+def test_recipes_and_help(capsys):
+    assert run(["recipes"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["recipe", "algorithm", "environment", "what", "it", "is"]
+    assert [line.split()[0] for line in table[1:]] == ["ppo", "dqn", "dqn/target-network"]
+    for arguments in ([], ["--help"], ["-h"], ["train"], ["train", "--help"], ["recipes", "--help"], ["evaluate"]):
+        assert run(arguments) == 0
+        assert "usage: rlpipe" in capsys.readouterr().out
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"rlpipe {rlpipe.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [["train", "ppo"], ["evaluate"]])
+def test_help_of_a_command_lists_its_options(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        run([*command, "--help"])
+    assert stopped.value.code in (0, None)
+    out = capsys.readouterr().out
+    options = ["--env-id", "--num-envs", "--run-dir", "--json", "--quiet", "--clip", "--stop-at-return"]
+    for option in options if command[0] == "train" else ["--episodes", "--seed", "--stochastic", "--json"]:
+        assert option in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no command is called 'trian'; did you mean train?"),
+        (["train", "ppoo"], "no recipe is called 'ppoo'; did you mean ppo?"),
+        (["train", "--seed", "3"], "the recipe comes before the options"),
+        (["train", "ppo", "--num-env", "3"], "no option is called --num-env; did you mean --num-envs?"),
+        (["train", "ppo", "--zzz"], "no option is called --zzz; see --help"),
+        (["train", "ppo", "stray"], "stray"),
+        (["train", "ppo", "--num-envs"], "--num-envs"),
+        (["train", "ppo", "--num-envs", "many"], "--num-envs"),
+        (["train", "ppo", "--num-envs", "0"], "num_envs is 0; allowed is 1 or more"),
+        (["train", "ppo", "--total-frames", "-7"], "total_frames is -7; allowed is 1 or more"),
+        (["train", "ppo", "--total-frames=-7"], "total_frames is -7; allowed is 1 or more"),
+        (["train", "ppo", "--minibatch-size", "5000"], "minibatch_size is 5000; allowed is at most 1024"),
+        (["train", "ppo", "--eval-every", "0"], "eval_every is 0; allowed is 1 or more"),
+        (["train", "ppo", "--lr", "nan"], "lr is nan; expected a finite number"),
+        (["train", "ppo", "--backend", "threads"], "--backend"),
+        (["train", "ppo", "--env-id", "CartPool-v1"], "did you mean CartPole-v1"),
+        (["train", "ppo", "--env-id", "ALE/Pong-v5"], 'pip install "rlpipe[atari]"'),
+        (["train", "ppo", "--env-id", "Blackjack-v1"], "observation space is Tuple"),
+        (["train", "dqn", "--env-id", "Pendulum-v1"], "actions are a Box; DQN needs Discrete actions"),
+        (["evaluate", "nothing-here"], "nothing-here is no run"),
+        (["evaluate", "nothing-here", "--episodes", "0"], "episodes is 0; allowed is 1 or more"),
+        (["evaluate", "--episodes", "3"], "the run comes before the options"),
+        (["recipes", "ppo"], "takes no arguments"),
+    ],
+)
+def test_bad_input(capsys, arguments, message):
+    assert message in refused(capsys, *arguments)
+
+
+def test_cuda_that_is_not_there(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device is 'cuda', but PyTorch finds no CUDA device" in refused(capsys, "train", "ppo", "--device", "cuda")
+
+
+def test_a_run_folder_that_exists_is_left_alone(capsys):
+    Path("here").mkdir()
+    Path("here/precious.txt").write_text("mine")
+    assert "here exists already; nothing was overwritten" in refused(capsys, "train", "ppo", "--run-dir", "here")
+
+
+def test_a_run_folder_that_cannot_be_made(capsys):
+    Path("file").write_text("mine")
+    assert "run-dir file/below cannot be made" in refused(capsys, "train", "ppo", *PPO, "--run-dir", "file/below")
+
+
+def test_damaged_and_foreign_checkpoints(capsys):
+    for recipe, options in (("ppo", PPO), ("dqn", DQN)):
+        run(["train", recipe, *options, "--run-dir", recipe, "--quiet"])
+    capsys.readouterr()
+    files = sorted(Path("ppo/checkpoints").rglob("*policy/state/*.memmap"))
+    files[0].write_bytes(files[0].read_bytes()[:-4])
+    line = refused(capsys, "evaluate", "ppo")
+    assert "component 'policy' is damaged" in line
+    assert files[0].name in line
+    described = json.loads(Path("dqn/config.json").read_text())
+    described["config"]["hidden"] = [8, 8]
+    Path("dqn/config.json").write_text(json.dumps(described))
+    assert "component 'policy' does not fit" in refused(capsys, "evaluate", "dqn")
+    described["config"]["hidden"] = [8, -8]
+    Path("dqn/config.json").write_text(json.dumps(described))
+    assert "hidden is -8" in refused(capsys, "evaluate", "dqn")
+
+
+def test_divergence_ends_with_one_line_and_exit_code_1(capsys):
+    assert run(["train", "ppo", *PPO, "--lr", "1e30", "--max-grad-norm", "None", "--quiet", "--run-dir", "here"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("rlpipe: error: training stopped at frame ")
+    assert captured.err.count("\n") == 1
+    assert "is nan" in captured.err or "is inf" in captured.err
+    assert Path("here/metrics.jsonl").exists()
+
+
+def test_interrupt_ends_with_one_line_and_exit_code_130(capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlpipe.pipelines.training.train", interrupt)
+    assert run(["train", "ppo", *PPO, "--quiet"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def python(*arguments, cwd=None):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_help_and_mistypes_import_nothing_heavy():
+    code = (
+        "import sys; from rlpipe.scripts.main import run; codes = [run([]), run(['recipes']), run(['trian']),"
+        " run(['train', 'ppoo'])]; assert codes == [0, 0, 2, 2], codes;"
+        " print(sorted({'torch', 'gymnasium', 'numpy', 'tyro', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = python("-c", code)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("command", [[str(ROOT / "scripts" / "train.py"), "ppoo"], ["-m", "rlpipe", "train", "ppoo"]])
+def test_scripts_and_module_run_the_same_command(command):
+    done = python(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rlpipe: error: no recipe is called 'ppoo'; did you mean ppo?\n"
+
+
+def test_a_script_trains():
+    done = python(str(ROOT / "scripts" / "train.py"), "ppo", *PPO, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["frames"] == 512
+
+
+def test_front_door():
+    for name in rlpipe.__all__:
+        assert getattr(rlpipe, name) is not None
+    with pytest.raises(AttributeError, match="module 'rlpipe' has no attribute 'nothing'"):
+        _ = rlpipe.nothing
+
+
+@pytest.mark.parametrize(
+    ("recipe", "env_id"),
+    [
+        ("ppo", "Acrobot-v1"),
+        ("ppo", "Pendulum-v1"),
+        ("ppo", "MountainCarContinuous-v0"),
+        ("ppo", "FrozenLake-v1"),
+        ("dqn", "Acrobot-v1"),
+        ("dqn", "FrozenLake-v1"),
+    ],
+)
+def test_other_environments_with_only_options_changed(capsys, recipe, env_id):
+    options = PPO if recipe == "ppo" else DQN
+    assert run(["train", recipe, *options, "--env-id", env_id, "--json", "--quiet"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["env_id"], summary["evaluation"]["episodes"]) == (env_id, 3)
+
+
+def test_environments_in_processes(capsys):
+    options = ["--backend", "async", "--env-id", "Acrobot-v1", "--num-envs", "2", "--rollout-steps", "64"]
+    assert run(["train", "ppo", *PPO, *options, "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 512
