@@ -16,7 +16,8 @@ class DQNLoss(LossModule):
     """Deep Q-learning, Mnih et al. 2015, with Double DQN (van Hasselt et al. 2016) as an option.
 
     Reads `action` `[*B]`, the Q network's `in_keys`, and under `next` the same `in_keys`, `reward` and `terminated`
-    `[*B, 1]`. Truncation does not cut the bootstrap. Writes nothing into its input.
+    `[*B, 1]`; with `n_step`, `discount` `[*B, 1]` instead of `terminated`, as `NStep` writes it. Truncation does not
+    cut the bootstrap. Writes nothing into its input.
 
     Returns `loss_td` (a scalar), and detached: `td_error`, the mean absolute error, and `q_mean`.
 
@@ -27,6 +28,7 @@ class DQNLoss(LossModule):
         double: choose the next action with the online network.
         target_network: keep a frozen copy, `self.target_network`, for the bootstrap; follow it with `TargetUpdate`.
             Without it the online network bootstraps itself.
+        n_step: read the discount of the bootstrap from the batch; `gamma` is not used.
 
     Raises:
         ValueError: `double` without a target network.
@@ -40,15 +42,16 @@ class DQNLoss(LossModule):
         kind: F.Regression = "mse",
         double: bool = False,
         target_network: bool = True,
+        n_step: bool = False,
     ) -> None:
         super().__init__()
         if double and not target_network:
             raise ValueError("double=True needs target_network=True: the target network evaluates the chosen action")
         self.q_network = q_network
         self.target_network = frozen_copy(q_network) if target_network else None
-        self.gamma, self.kind, self.double = gamma, kind, double
+        self.gamma, self.kind, self.double, self.n_step = gamma, kind, double, n_step
         observed = list(q_network.in_keys)
-        self.in_keys = ["action", *observed, *nested([*observed, "reward", "terminated"])]
+        self.in_keys = ["action", *observed, *nested([*observed, "reward", "discount" if n_step else "terminated"])]
         self.out_keys = ["loss_td", "td_error", "q_mean"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
@@ -65,7 +68,7 @@ class DQNLoss(LossModule):
     def _target(self, after: TensorDictBase) -> torch.Tensor:
         network = self.target_network if self.target_network is not None else self.q_network
         selector = self._action_value(self.q_network, after) if self.double else None
-        discount = self.gamma * (~column(after, "terminated"))
+        discount = column(after, "discount") if self.n_step else self.gamma * (~column(after, "terminated"))
         return F.q_learning_target(column(after, "reward"), discount, self._action_value(network, after), selector)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from tensordict import TensorDictBase
@@ -64,6 +64,28 @@ class Harmonic:
 
     def __call__(self, frames: int, episodes: int) -> float:
         return self.start / (1 + episodes)
+
+
+ScheduleKind = Literal["linear", "exponential", "geometric", "harmonic"]
+
+
+def make_schedule(kind: ScheduleKind, start: float, end: float, *, frames: int, factor: float) -> Schedule:
+    """A schedule by its name.
+
+    Args:
+        kind: `linear` and `exponential` go by frames, `geometric` and `harmonic` by episodes.
+        start: first value.
+        end: last or lowest value; `harmonic` has none but 0.
+        frames: where `linear` ends, or the decay constant of `exponential`.
+        factor: of `geometric`.
+    """
+    schedules: dict[ScheduleKind, Schedule] = {
+        "linear": Linear(start, end, frames),
+        "exponential": Exponential(start, end, frames),
+        "geometric": Geometric(start, end, factor),
+        "harmonic": Harmonic(start),
+    }
+    return schedules[kind]
 
 
 class EpsilonGreedy(TensorDictModuleBase):

@@ -88,6 +88,8 @@ class MLP(nn.Sequential):
         hidden: sizes of the hidden layers.
         activation: `"relu"`, `"tanh"` or `"silu"`.
         initialization: `"default"` is PyTorch's, `"orthogonal"` has gain sqrt(2) on hidden layers.
+        layer_norm: normalise each hidden layer before its activation (Ba et al. 2016), which keeps Q-learning from
+            diverging (Gallici et al. 2024).
         gain: of an orthogonal output layer; 0.01 for policies and 1 for values is usual (Andrychowicz et al. 2021).
     """
 
@@ -99,11 +101,15 @@ class MLP(nn.Sequential):
         *,
         activation: Activation = "relu",
         initialization: Initialization = "default",
+        layer_norm: bool = False,
         gain: float = 1.0,
     ) -> None:
         layers: list[nn.Module] = []
         for size in hidden:
-            layers += [initialize(nn.Linear(inputs, size), initialization), _ACTIVATIONS[activation]()]
+            layers.append(initialize(nn.Linear(inputs, size), initialization))
+            if layer_norm:
+                layers.append(nn.LayerNorm(size))
+            layers.append(_ACTIVATIONS[activation]())
             inputs = size
         if outputs is not None:
             layers.append(initialize(nn.Linear(inputs, outputs), initialization, gain))

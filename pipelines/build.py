@@ -41,7 +41,12 @@ def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
     except ValueError as error:
         raise ConfigError(f"observation_{error}") from error
     layers = MLP(
-        first.features, None, config.hidden, activation=config.activation, initialization=config.initialization
+        first.features,
+        None,
+        config.hidden,
+        activation=config.activation,
+        initialization=config.initialization,
+        layer_norm=config.layer_norm,
     )
     return nn.Sequential(first, *layers)
 

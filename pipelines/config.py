@@ -37,6 +37,8 @@ class NetworkConfig:
     """Activation between layers."""
     initialization: Initialization = "orthogonal"
     """Of the linear layers; `default` is PyTorch's."""
+    layer_norm: bool = False
+    """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
     observation_scale: tuple[float, ...] | None = number(None, above=0)
     """Divide each feature of a Box observation by its number here."""
 
@@ -49,9 +51,9 @@ class OptimizerConfig:
     """`adamw` has PyTorch's default weight decay, 0.01."""
     amsgrad: bool = False
     """The AMSGrad variant of the optimiser."""
-    lr: float = number(1e-3, above=0)
-    """Learning rate at the start."""
-    lr_schedule: LearningRateSchedule = "constant"
+    lr: float = number(2e-3, above=0)
+    """Learning rate at the start; high for the sake of CartPole, 3e-4 is a usual one."""
+    lr_schedule: LearningRateSchedule = "linear"
     """How the learning rate falls, to 0 at the last frame, unless constant."""
     adam_eps: float = number(1e-5, above=0)
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
@@ -73,7 +75,7 @@ class TrainConfig:
     """`auto` steps in one process, vectorised where the environment is; `async` gives each its own process."""
     max_episode_steps: int | None = number(None, at_least=1)
     """Truncate episodes here instead of at the environment's own limit."""
-    total_frames: int = number(100_000, at_least=1)
+    total_frames: int = number(50_000, at_least=1)
     """Environment steps to train for, rounded up to whole batches."""
     total_episodes: int | None = number(None, at_least=1)
     """Stop once this many episodes have ended."""
@@ -85,7 +87,7 @@ class TrainConfig:
     """Where networks and batches live; environments are always on the CPU."""
     threads: int = number(1, at_least=1)
     """PyTorch's CPU threads; 1 is fastest for small networks."""
-    eval_every: int = number(10_000, at_least=1)
+    eval_every: int = number(5_000, at_least=1)
     """Frames from one evaluation to the next."""
     eval_episodes: int = number(20, at_least=1)
     """Episodes of an evaluation during training."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -20,16 +19,14 @@ from rlpipe.modules import (
     Activation,
     DuelingHead,
     EpsilonGreedy,
-    Exponential,
-    Geometric,
-    Harmonic,
     Initialization,
-    Linear,
+    NStep,
     QActor,
-    Schedule,
+    ScheduleKind,
+    make_schedule,
 )
 from rlpipe.pipelines.build import check_device, make_collector, make_optimizer, make_trunk
-from rlpipe.pipelines.config import LearningRateSchedule, NetworkConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.config import NetworkConfig, OptimizerConfig, TrainConfig, number
 from rlpipe.pipelines.envs import make_env
 from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy
 from rlpipe.pipelines.seeding import Seeds
@@ -39,36 +36,30 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(TrainConfig, NetworkConfig, OptimizerConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
-    total_frames: int = number(50_000, at_least=1)
-    """Environment steps to train for, rounded up to whole batches."""
-    eval_every: int = number(5_000, at_least=1)
-    """Frames from one evaluation to the next."""
     hidden: tuple[int, ...] = number((120, 84), at_least=1)
     """Sizes of the hidden layers."""
     activation: Activation = "relu"
     """Activation between layers."""
     initialization: Initialization = "default"
     """Of the linear layers; `default` is PyTorch's."""
-    lr: float = number(2e-3, above=0)
-    """Learning rate at the start."""
-    lr_schedule: LearningRateSchedule = "linear"
-    """How the learning rate falls, to 0 at the last frame, unless constant."""
-    adam_eps: float = number(1e-8, above=0)
-    """Added to the denominator of Adam's step."""
+    layer_norm: bool = True
+    """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
     num_envs: int = number(32, at_least=1)
     """Environments that step together."""
     rollout_steps: int = number(8, at_least=1)
     """Steps of each environment in a batch."""
-    updates: int = number(32, at_least=1)
+    updates: int = number(20, at_least=1)
     """Gradient steps a batch."""
     minibatch_size: int = number(256, at_least=1)
     """Samples of one gradient step, drawn uniformly from the buffer."""
-    buffer_size: int = number(20_000, at_least=1)
+    buffer_size: int = number(50_000, at_least=1)
     """Transitions that the replay buffer holds; the oldest go first."""
     warmup_frames: int = number(1_000, at_least=1)
     """Frames collected before the first gradient step."""
-    gamma: float = number(0.995, at_least=0, at_most=1)
+    gamma: float = number(0.99, at_least=0, at_most=1)
     """Discount a step."""
+    n_steps: int = number(3, at_least=1)
+    """Steps whose rewards are summed before the bootstrap; within a batch of `rollout_steps`."""
     kind: Regression = "smooth_l1"
     """How the action value is regressed on its target."""
     double: bool = True
@@ -85,11 +76,11 @@ class Config(TrainConfig, NetworkConfig, OptimizerConfig):
     """Scale gradients down to this norm."""
     max_grad_value: float | None = number(None, above=0)
     """Clamp each element of the gradient to this magnitude."""
-    epsilon_schedule: Literal["linear", "exponential", "geometric", "harmonic"] = "linear"
+    epsilon_schedule: ScheduleKind = "linear"
     """Over frames: `linear`, `exponential`. By episodes: `geometric`, `harmonic` (start / (1 + episodes))."""
     epsilon_start: float = number(1.0, at_least=0, at_most=1)
     """Probability of a random action at the start."""
-    epsilon_end: float = number(0.1, at_least=0, at_most=1)
+    epsilon_end: float = number(0.05, at_least=0, at_most=1)
     """Its lower limit; `harmonic` has none but 0."""
     epsilon_frames: int = number(5_000, at_least=1)
     """Frames to the end (`linear`), or the decay constant (`exponential`)."""
@@ -97,24 +88,14 @@ class Config(TrainConfig, NetworkConfig, OptimizerConfig):
     """Factor a finished episode (`geometric`)."""
 
     def validate(self) -> None:
-        """The buffer holds a minibatch and the warm-up; Double needs a target network."""
+        """The buffer holds a minibatch and the warm-up, a batch the n steps; Double needs a target network."""
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
                 raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
+        if self.n_steps > self.rollout_steps:
+            raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
         if self.double and not self.target_network:
             raise ConfigError("double is True, which needs target_network to be True; set one or the other")
-
-
-def epsilon_schedule(config: Config) -> Schedule:
-    """The exploration that a config describes."""
-    start, end, frames = config.epsilon_start, config.epsilon_end, config.epsilon_frames
-    schedules: dict[str, Schedule] = {
-        "linear": Linear(start, end, frames),
-        "exponential": Exponential(start, end, frames),
-        "geometric": Geometric(start, end, config.epsilon_factor),
-        "harmonic": Harmonic(start),
-    }
-    return schedules[config.epsilon_schedule]
 
 
 def make_q_actor(config: Config, env: EnvBase) -> QActor:
@@ -141,11 +122,13 @@ def build(config: Config) -> Pipeline:
     env = make_env(config.env, seed=seeds.integer("environments"))
     with seeds.torch_seeded("initialization"):
         actor = make_q_actor(config, env)
-    explorer = EpsilonGreedy(env.action_spec, epsilon_schedule(config), seeds.generator("exploration", device))
+    start, end, over = config.epsilon_start, config.epsilon_end, config.epsilon_frames
+    epsilon = make_schedule(config.epsilon_schedule, start, end, frames=over, factor=config.epsilon_factor)
+    explorer = EpsilonGreedy(env.action_spec, epsilon, seeds.generator("exploration", device))
     policy = TensorDictSequential(actor, explorer)
-    loss = DQNLoss(
-        actor, gamma=config.gamma, kind=config.kind, double=config.double, target_network=config.target_network
-    ).to(device)
+    loss = DQNLoss(actor, kind=config.kind, double=config.double, target_network=config.target_network, n_step=True).to(
+        device
+    )
     frames = config.num_envs * config.rollout_steps
     learning_frames = max(1, config.total_frames - config.warmup_frames)
     optimizer, schedule = make_optimizer(config, actor.parameters(), -(-learning_frames // frames))
@@ -161,10 +144,11 @@ def build(config: Config) -> Pipeline:
     )
     state["replay"] = buffer
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, max_value=config.max_grad_value, after=after)
+    look_ahead = NStep(gamma=config.gamma, n=config.n_steps)
     replay = off_policy(buffer, update, updates=config.updates, warmup=config.warmup_frames, keys=loss.in_keys)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        scalars = replay(batch).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        scalars = replay(look_ahead(batch)).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
         explorer.advance(batch)
         if schedule is not None and scalars.get("updates"):
             schedule.step()

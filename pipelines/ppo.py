@@ -15,7 +15,7 @@ from rlpipe.losses import ClipPPOLoss
 from rlpipe.losses.functional import Regression
 from rlpipe.modules import GAE, MLP, Critic
 from rlpipe.pipelines.build import check_device, make_actor, make_collector, make_optimizer, make_trunk
-from rlpipe.pipelines.config import LearningRateSchedule, NetworkConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.config import NetworkConfig, OptimizerConfig, TrainConfig, number
 from rlpipe.pipelines.envs import make_env
 from rlpipe.pipelines.pipeline import Pipeline, gradient_step, on_policy
 from rlpipe.pipelines.seeding import Seeds
@@ -25,14 +25,6 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(TrainConfig, NetworkConfig, OptimizerConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
-    total_frames: int = number(50_000, at_least=1)
-    """Environment steps to train for, rounded up to whole batches."""
-    eval_every: int = number(5_000, at_least=1)
-    """Frames from one evaluation to the next."""
-    lr: float = number(2e-3, above=0)
-    """Learning rate at the start; higher solves CartPole sooner, lower is steadier on harder problems."""
-    lr_schedule: LearningRateSchedule = "linear"
-    """How the learning rate falls, to 0 at the last frame, unless constant."""
     num_envs: int = number(32, at_least=1)
     """Environments that step together."""
     rollout_steps: int = number(32, at_least=1)

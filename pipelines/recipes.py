@@ -42,6 +42,7 @@ _TARGET_NETWORK = {
     "hidden": (128, 128),
     "activation": "relu",
     "initialization": "default",
+    "layer_norm": False,
     "buffer_size": 10_000,
     "warmup_frames": 128,
     "minibatch_size": 128,
@@ -55,6 +56,7 @@ _TARGET_NETWORK = {
     "lr_schedule": "constant",
     "adam_eps": 1e-8,
     "kind": "smooth_l1",
+    "n_steps": 1,
     "double": False,
     "max_grad_norm": None,
     "max_grad_value": 100.0,
@@ -65,6 +67,7 @@ _TARGET_NETWORK = {
     "tau": 0.005,
     "target_every": 1,
     "total_frames": 300_000,
+    "eval_every": 10_000,
     "total_episodes": 600,
 }
 

@@ -109,6 +109,15 @@ def test_value_and_gradient_equal_torchrl(double, kind, stock_kind):
         torch.testing.assert_close(gradient, stock_parameters[key].grad, rtol=0, atol=1e-5)
 
 
+def test_n_step_reads_its_discount_from_the_batch():
+    one, many = (DQNLoss(QActor(make_network(), ACTIONS), gamma=0.9, n_step=n_step) for n_step in (False, True))
+    batch = random_batch(16)
+    batch["next", "discount"] = 0.9 * (~batch["next", "terminated"])
+    assert torch.equal(one(batch)["loss_td"], many(batch.exclude(("next", "terminated")))["loss_td"])
+    batch["next", "discount"] *= 0.5
+    assert one(batch)["loss_td"] != many(batch)["loss_td"]
+
+
 def test_accepts_a_stock_actor():
     ours = DQNLoss(QActor(make_network(), ACTIONS), double=True)
     stock = DQNLoss(QValueActor(make_network(), in_keys=["observation"], action_space="categorical"), double=True)

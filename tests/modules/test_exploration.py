@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.modules import EpsilonGreedy, Exponential, Geometric, Harmonic, Linear
+from rlpipe.modules import EpsilonGreedy, Exponential, Geometric, Harmonic, Linear, make_schedule
 
 SPEC = Categorical(4, (10_000,))
 
@@ -31,6 +31,12 @@ SPEC = Categorical(4, (10_000,))
 )
 def test_schedules(schedule, frames, episodes, expected):
     assert schedule(frames, episodes) == pytest.approx(expected)
+
+
+def test_schedules_by_name():
+    kinds = ("linear", "exponential", "geometric", "harmonic")
+    made = [make_schedule(kind, 0.9, 0.1, frames=50, factor=0.5) for kind in kinds]
+    assert made == [Linear(0.9, 0.1, 50), Exponential(0.9, 0.1, 50), Geometric(0.9, 0.1, 0.5), Harmonic(0.9)]
 
 
 def explore(epsilon, kind=ExplorationType.RANDOM):

@@ -43,6 +43,11 @@ def test_mlp_shapes_and_layers():
     assert trunk(torch.zeros(7, 4)).shape == (7, 6)
 
 
+def test_layer_norm_is_between_layer_and_activation():
+    network = MLP(4, 2, (8,), layer_norm=True)
+    assert [type(layer).__name__ for layer in network] == ["Linear", "LayerNorm", "ReLU", "Linear"]
+
+
 def test_orthogonal_initialisation():
     network = MLP(8, 4, (8,), initialization="orthogonal", gain=0.01)
     hidden, last = network[0], network[-1]

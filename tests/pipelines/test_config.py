@@ -42,6 +42,7 @@ def test_bad_values_are_named(field, value, message):
     [
         ({"minibatch_size": 200, "buffer_size": 100, "warmup_frames": 1}, "minibatch_size is 200; .* at most 100"),
         ({"warmup_frames": 200, "buffer_size": 100, "minibatch_size": 1}, "warmup_frames is 200; .* at most 100"),
+        ({"n_steps": 5, "rollout_steps": 4}, "n_steps is 5; allowed is at most 4, the rollout_steps"),
         ({"double": True, "target_network": False}, "double is True, which needs target_network to be True"),
     ],
 )

@@ -198,16 +198,27 @@ def test_epsilon_follows_its_schedule(tmp_path):
 
 
 def test_dqn_options_reach_the_parts():
-    config = dqn.Config(dueling=True, double=True, kind="mse", tau=0.25, target_every=7, gamma=0.5, hidden=(10,))
+    config = dqn.Config(dueling=True, double=True, kind="mse", tau=0.25, target_every=7, hidden=(10,))
     pipeline = dqn.build(config)
     loss, target = pipeline.state["loss"], pipeline.state["target"]
-    assert (loss.double, loss.kind, loss.gamma) == (True, "mse", 0.5)
+    assert (loss.double, loss.kind) == (True, "mse")
     assert (target.tau, target.every) == (0.25, 7)
     assert type(pipeline.policy[0].network[-1]).__name__ == "DuelingHead"
+    assert any(isinstance(layer, torch.nn.LayerNorm) for layer in pipeline.policy.modules())
     pipeline.close()
     without = dqn.build(dqn.Config(target_network=False, double=False))
     assert without.state["loss"].target_network is None
     without.close()
+
+
+@pytest.mark.parametrize(("n_steps", "reward"), [(1, 1.0), (4, 1 + 0.5 + 0.25 + 0.125)])
+def test_dqn_stores_n_step_returns(n_steps, reward):
+    pipeline = dqn.build(dqn.Config(gamma=0.5, n_steps=n_steps, num_envs=2, rollout_steps=8))
+    pipeline.learn(next(iter(pipeline.collector)))
+    stored = pipeline.state["replay"][:]["next"]
+    assert stored["reward"].max() == reward
+    assert stored["discount"].min() == 0.5**n_steps
+    pipeline.close()
 
 
 def test_ppo_shared_trunk():
