@@ -33,7 +33,7 @@ from rlpipe.pipelines.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig, NetworkConfig, OptimizerConfig):
+class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
     hidden: tuple[int, ...] = number((120, 84), at_least=1)

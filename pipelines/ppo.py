@@ -22,7 +22,7 @@ from rlpipe.pipelines.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig, NetworkConfig, OptimizerConfig):
+class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
     num_envs: int = number(32, at_least=1)

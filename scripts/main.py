@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from rlpipe import __version__
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 
 COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
@@ -39,13 +40,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _dispatch(list(arguments))
+        code = _dispatch(list(arguments))
+        sys.stdout.flush()
+    except InterruptedRunError as error:
+        print(f"rlpipe: {error}", file=sys.stderr)
+        return error.exit_code
     except RlpipeError as error:
         print(f"rlpipe: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rlpipe: interrupted", file=sys.stderr)
-        return 130
+        return InterruptedRunError.exit_code
+    except BrokenPipeError:
+        # the reader of a pipe has gone, as in `rlpipe train ppo --help | head`; Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -26,7 +26,7 @@ def test_ppo_learns_identity():
 
 
 def test_ppo_learns_identity_with_box_actions():
-    # a random agent's return is about -14, standing at 0 about -7.5
+    # a random agent's return is about -12, and 0 is perfect
     settings = {**PPO, "total_frames": 10_000}
     assert train_and_evaluate(ppo, env_id="tests/IdentityBox-v0", **settings).mean > -1.5
 

@@ -218,6 +218,13 @@ def python(*arguments, cwd=None):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m rlpipe train ppo --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: rlpipe train ppo")
+    assert done.stderr == ""
+
+
 def test_help_and_mistypes_import_nothing_heavy():
     code = (
         "import sys; from rlpipe.scripts.main import run; codes = [run([]), run(['recipes']), run(['trian']),"
