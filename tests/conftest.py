@@ -17,18 +17,22 @@ logging.getLogger("torchrl").setLevel(logging.WARNING)
 class Identity(gym.Env):
     """Do what you see: the reward is 1 for the action equal to the observation. Episodes are truncated, never ended."""
 
-    def __init__(self, actions: int = 3) -> None:
-        self.observation_space = self.action_space = Discrete(actions)
+    def __init__(self, actions: int = 3, start: int = 0) -> None:
+        self.observation_space = self.action_space = Discrete(actions, start=start)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self._state = int(self.np_random.integers(self.action_space.n))
+        self._draw()
         return self._state, {}
 
     def step(self, action):
+        assert action in self.action_space
         reward = float(action == self._state)
-        self._state = int(self.np_random.integers(self.action_space.n))
+        self._draw()
         return self._state, reward, False, False, {}
+
+    def _draw(self):
+        self._state = int(self.np_random.integers(self.action_space.n) + self.action_space.start)
 
 
 class IdentityBox(gym.Env):
@@ -71,6 +75,7 @@ class Counter(gym.Env):
 
 
 gym.register("tests/Identity-v0", Identity, max_episode_steps=10)
+gym.register("tests/IdentityFrom7-v0", Identity, max_episode_steps=10, kwargs={"start": 7})
 gym.register("tests/IdentityBox-v0", IdentityBox, max_episode_steps=10)
 gym.register("tests/Counter-v0", Counter)
 gym.register("tests/CutCounter-v0", Counter, kwargs={"terminates": False})

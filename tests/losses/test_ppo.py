@@ -57,13 +57,14 @@ def random_batch(*shape, seed=0):
 @pytest.mark.parametrize("value_clip", [None, 0.3])
 @pytest.mark.parametrize(("kind", "stock_kind"), [("mse", "l2"), ("smooth_l1", "smooth_l1")])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_terms_and_gradients_equal_torchrl(value_clip, kind, stock_kind, normalize):
+@pytest.mark.parametrize("clip", [0.2, 0.4])
+def test_terms_and_gradients_equal_torchrl(value_clip, kind, stock_kind, normalize, clip):
     batch = random_batch(32)
     coefficients = {"value_coefficient": 0.7, "entropy_coefficient": 0.03}
-    ours = make_loss(value_clip=value_clip, value_kind=kind, normalize_advantage=False, **coefficients)
+    ours = make_loss(clip=clip, value_clip=value_clip, value_kind=kind, normalize_advantage=False, **coefficients)
     stock = StockClipPPOLoss(
         *make_stock_modules(),
-        clip_epsilon=0.2,
+        clip_epsilon=clip,
         critic_coeff=0.7,
         entropy_coeff=0.03,
         loss_critic_type=stock_kind,

@@ -128,6 +128,15 @@ def test_last_observation_is_under_next_and_the_reset_one_is_the_next_root(env_i
     assert rollout["next", ended_by][0].flatten().tolist() == [False, False, True, False, False]
 
 
+def test_discrete_spaces_that_do_not_start_at_zero():
+    env = make_env(EnvConfig("tests/IdentityFrom7-v0", 3), seed=0)
+    check_env_specs(env)
+    rollout = env.rollout(25, lambda td: td.set("action", td["observation"].clone()), break_when_any_done=False)
+    for key in ("observation", ("next", "observation")):
+        assert sorted(rollout[key].unique().tolist()) == [0, 1, 2]
+    assert (rollout["next", "reward"] == 1).all()
+
+
 def test_a_partial_reset_leaves_the_others_alone():
     env = make_env(EnvConfig("tests/Counter-v0", 3), seed=0)
     td = env.reset()

@@ -9,7 +9,7 @@ import torch
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.recipes import RECIPES, find_recipe
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.training import finished_episodes, train
@@ -92,6 +92,34 @@ def test_counts_and_intervals(tmp_path):
     assert names == ["frames-000000000320", "frames-000000000640"]
     episodes = [value for row in lines(tmp_path / "run") for value in row["returns"]]
     assert result.episodes == len(episodes) > 0
+
+
+def test_seconds_are_of_training_only(tmp_path, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            self.now += 1.0
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr("rlpipe.pipelines.training.time", clock)
+    module, settings = SMALL["ppo"]
+    config = module.Config(**settings)
+    pipeline, run = module.build(config), Run(tmp_path / "run", "ppo", "ppo", config)
+
+    def slow_evaluation():
+        clock.now += 1000.0
+        return Evaluation((1.0,), (1,))
+
+    monkeypatch.setattr(run, "checkpoint", lambda *_: setattr(clock, "now", clock.now + 1000.0))
+    result = train(pipeline, run, evaluate=slow_evaluation, eval_every=100, checkpoint_every=100)
+    run.close()
+    pipeline.close()
+    # ten batches, one tick each
+    assert result.seconds == 10.0
+    assert result.frames_per_second == 64.0
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["seconds"] == 10.0
 
 
 def test_stops_at_a_return(tmp_path):

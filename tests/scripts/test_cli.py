@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import rlpipe
+from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run
 
 ROOT = Path(__file__).parents[2]
@@ -94,16 +96,44 @@ def test_stop_at_return(capsys):
     assert (summary["frames"], summary["stopped_early"]) == (256, True)
 
 
-@pytest.mark.parametrize("checkpoint", ["", "checkpoints/frames-000000000256", "checkpoints/frames-000000000512"])
-def test_evaluate_a_run_or_a_checkpoint_in_it(capsys, checkpoint):
+@pytest.fixture
+def evaluations(monkeypatch):
+    """The arguments of every evaluation, each of which is made as usual."""
+    made = []
+
+    def record(policy, env_config, **options):
+        made.append(options)
+        return evaluate(policy, env_config, **options)
+
+    monkeypatch.setattr("rlpipe.pipelines.evaluation.evaluate", record)
+    return made
+
+
+def test_evaluate_a_run_or_a_checkpoint_in_it(capsys):
     run(["train", "ppo", *PPO, "--run-dir", "here", "--checkpoint-every", "256", "--json", "--quiet"])
     trained = json.loads(capsys.readouterr().out)
-    assert run(["evaluate", str(Path("here") / checkpoint), "--episodes", "3", "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out)
-    # the run's own final evaluation has the same seed, and so the same episodes
-    same = summary["evaluation"] == trained["evaluation"]
-    assert same or checkpoint.endswith("256")
-    assert run(["evaluate", "here", "--episodes", "2", "--seed", "5", "--stochastic"]) == 0
+    first, last = (str(Path("here/checkpoints") / name) for name in ("frames-000000000256", "frames-000000000512"))
+    for argument, checkpoint in (("here", last), (last, last), (first, first)):
+        assert run(["evaluate", argument, "--episodes", "3", "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["checkpoint"] == checkpoint
+        # the run's own final evaluation has the same seed, and so the same episodes
+        assert checkpoint == first or summary["evaluation"] == trained["evaluation"]
+
+
+def test_evaluate_options(capsys, evaluations):
+    run(["train", "ppo", *PPO, "--run-dir", "here", "--seed", "3", "--quiet"])
+    seeds = [Seeds(3).integer(name) for name in ("evaluation", "evaluation", "final evaluation")]
+    assert [options["seed"] for options in evaluations] == seeds
+    assert Seeds(3).integer("environments") not in seeds
+    capsys.readouterr()
+    evaluations.clear()
+    run(["evaluate", "here", "--episodes", "2", "--seed", "5", "--stochastic"])
+    run(["evaluate", "here"])
+    assert evaluations == [
+        {"episodes": 2, "seed": 5, "stochastic": True},
+        {"episodes": 100, "seed": seeds[-1], "stochastic": False},
+    ]
     assert "over 2 sampled episodes" in capsys.readouterr().out
 
 
