@@ -107,15 +107,17 @@ class CategoricalActor(_StochasticActor):
 
 
 class GaussianActor(_StochasticActor):
-    """Tanh-squashed Gaussian policy over bounded Box actions: the network gives the mean `[*B, D]` before squashing.
+    """Tanh-squashed Gaussian policy over bounded Box actions of any shape.
 
-    The standard deviation is a learned parameter, the same in every state (Schulman et al. 2015).
+    The network gives the mean before squashing. The standard deviation is a learned parameter, the same in every state
+    (Schulman et al. 2015).
 
     Args:
-        network: observation to `[*B, D]`.
+        network: observation to `[*B, D]`, D the number of elements of an action.
         action_spec: the environment's, batch dimensions included; must be a Box with finite bounds.
         generator: draws the samples; `None` is PyTorch's global one.
         initial_std: before squashing; 1 covers most of the action range.
+        batch_dims: how many of the spec's leading dimensions are the environment's batch.
 
     Raises:
         ValueError: any other action spec, or infinite bounds.
@@ -130,21 +132,24 @@ class GaussianActor(_StochasticActor):
         action_spec: TensorSpec,
         generator: torch.Generator | None = None,
         initial_std: float = 1.0,
+        batch_dims: int = 1,
     ) -> None:
         super().__init__(network, generator)
         if not isinstance(action_spec, Bounded):
             raise ValueError(f"GaussianActor needs bounded Box actions, got {type(action_spec).__name__}")
-        size = action_spec.shape[-1]
-        low = action_spec.space.low.reshape(-1, size)[0].float()
-        high = action_spec.space.high.reshape(-1, size)[0].float()
+        self.shape = action_spec.shape[batch_dims:]
+        low, high = (
+            bound.reshape(-1, *self.shape)[0].float() for bound in (action_spec.space.low, action_spec.space.high)
+        )
         if not (low.isfinite().all() and high.isfinite().all()):
             raise ValueError(f"GaussianActor needs finite action bounds, got {low.tolist()} to {high.tolist()}")
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        self.log_std = nn.Parameter(torch.full((size,), initial_std).log())
+        self.log_std = nn.Parameter(torch.full(self.shape, initial_std).log())
 
     def get_dist(self, tensordict: TensorDictBase) -> TanhNormal:
-        mean = self.network(tensordict.get("observation"))
+        flat = self.network(tensordict.get("observation"))
+        mean = flat.reshape(*flat.shape[:-1], *self.shape)
         return TanhNormal(mean, self.log_std.exp().expand_as(mean), self.low, self.high)
 
 

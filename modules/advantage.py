@@ -33,16 +33,17 @@ class GAE(TensorDictModuleBase):
     def forward(self, batch: TensorDictBase) -> TensorDictBase:
         after = batch.get("next")
         reward, done, terminated = (after.get(key).squeeze(-1) for key in ("reward", "done", "terminated"))
-        value, next_value = self._values(batch, done)
+        value, next_value = self._values(batch, done, terminated)
         discount = self.gamma * (~terminated)
         advantage = F.gae(reward, value, next_value, discount, done, self.lmbda)
         batch.set("state_value", value.unsqueeze(-1))
         batch.set("advantage", advantage.unsqueeze(-1))
         return batch.set("value_target", (advantage + value).unsqueeze(-1))
 
-    def _values(self, batch: TensorDictBase, done: Tensor) -> tuple[Tensor, Tensor]:
+    def _values(self, batch: TensorDictBase, done: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
         outside = done.clone()
         outside[..., -1] = True
+        outside &= ~terminated
         keys = self.critic.in_keys
         states = batch.select(*keys).reshape(-1)
         others = batch.get("next").select(*keys)[outside]

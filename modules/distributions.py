@@ -55,10 +55,10 @@ class TanhNormal(Distribution):
     sampling: within 1e-3 nats for a std up to 1 and 0.03 at 3, and free of random numbers.
 
     Args:
-        mean: of `u`, `[*B, D]`.
-        std: of `u`, positive, broadcastable to `[*B, D]`.
-        low: lower bounds of the action, `[D]`.
-        high: upper bounds, `[D]`.
+        mean: of `u`, `[*B, *D]`.
+        std: of `u`, positive, `[*B, *D]`.
+        low: lower bounds of the action, `[*D]`, the shape of one action.
+        high: upper bounds, `[*D]`.
     """
 
     arg_constraints: dict[str, torch.distributions.constraints.Constraint] = {}
@@ -66,8 +66,10 @@ class TanhNormal(Distribution):
 
     def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
         self.normal_mean, self.normal_std = mean, std
+        self.low, self.high = low, high
         self.center, self.half = (high + low) / 2, (high - low) / 2
-        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
+        batch = mean.shape[: mean.ndim - low.ndim]
+        super().__init__(batch, low.shape, validate_args=False)
 
     @property
     def mode(self) -> Tensor:
@@ -77,7 +79,7 @@ class TanhNormal(Distribution):
     deterministic_sample = mode
 
     def draw(self, generator: torch.Generator | None = None) -> Tensor:
-        """One sample from an explicit generator, `[*B, D]`."""
+        """One sample from an explicit generator, `[*B, *D]`."""
         noise = torch.empty_like(self.normal_mean).normal_(generator=generator)
         return self._squash(self.normal_mean + self.normal_std * noise)
 
@@ -91,7 +93,7 @@ class TanhNormal(Distribution):
         u = torch.atanh(((value - self.center) / self.half).clamp(-limit, limit))
         standard = (u - self.normal_mean) / self.normal_std
         normal = -0.5 * standard.square() - self.normal_std.log() - 0.5 * math.log(2 * math.pi)
-        return (normal - self._log_slope(u)).sum(-1)
+        return self._sum(normal - self._log_slope(u))
 
     def entropy(self) -> Tensor:
         nodes = torch.as_tensor(_NODES, dtype=self.normal_mean.dtype, device=self.normal_mean.device)
@@ -99,10 +101,15 @@ class TanhNormal(Distribution):
         u = self.normal_mean.unsqueeze(-1) + self.normal_std.unsqueeze(-1) * nodes
         slope = (self._log_slope(u, self.half.unsqueeze(-1)) * weights).sum(-1)
         normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.normal_std.log()
-        return (normal + slope).sum(-1)
+        return self._sum(normal + slope)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Over the dimensions of an action: `[*B, *D]` to `[*B]`."""
+        return values.sum(tuple(range(-len(self.event_shape), 0))) if self.event_shape else values
 
     def _squash(self, u: Tensor) -> Tensor:
-        return self.center + self.half * u.tanh()
+        # clamped, because rounding may step over a bound
+        return (self.center + self.half * u.tanh()).clamp(self.low, self.high)
 
     def _log_slope(self, u: Tensor, half: Tensor | None = None) -> Tensor:
         """`log |d action / d u|`, stable for large `u`."""

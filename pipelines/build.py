@@ -63,9 +63,11 @@ def make_actor(
     discrete = isinstance(spec, Categorical)
     outputs = int(spec.space.n) if discrete else math.prod(spec.shape[len(env.batch_size) :])
     head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
-    actor = CategoricalActor if discrete else GaussianActor
+    network = nn.Sequential(*trunk, *head)
     try:
-        return actor(nn.Sequential(*trunk, *head), spec, generator)
+        if discrete:
+            return CategoricalActor(network, spec, generator)
+        return GaussianActor(network, spec, generator, batch_dims=len(env.batch_size))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

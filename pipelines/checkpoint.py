@@ -73,8 +73,8 @@ def _verify(path: Path) -> dict[str, Any]:
     """Compare every file with its digest, and return the manifest."""
     try:
         manifest: dict[str, Any] = Checkpoint.manifest(path)
-        digests = json.loads((path / _DIGESTS).read_text())
-    except (OSError, ValueError, TorchRLCheckpointError) as error:
+        digests = dict(json.loads((path / _DIGESTS).read_text()))
+    except (OSError, ValueError, TypeError, AttributeError, TorchRLCheckpointError) as error:
         raise CheckpointError(
             f"{path} is no checkpoint of rlpipe: {_MANIFEST} or {_DIGESTS} is missing or damaged"
         ) from error

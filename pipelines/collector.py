@@ -28,14 +28,13 @@ class SyncDataCollector(Collector):
         if self.pre_collect_hook is not None:
             self.pre_collect_hook()
         env: VectorEnv = self.env.base_env
-        keys = [key for key in self.policy.in_keys if key in env.root]
         roots: list[Arrays] = []
         decisions: list[TensorDictBase] = []
         steps: list[Arrays] = []
         with set_exploration_type(self.exploration_type), torch.inference_mode():
             for _ in range(self.frames_per_batch):
                 root = env.root
-                decision = self._decide({key: as_tensor(key, root[key]) for key in keys}, env)
+                decision = self._decide({key: as_tensor(key, root[key]) for key in self.policy.in_keys}, env)
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(decision.get("action").cpu().numpy()))
@@ -47,7 +46,8 @@ class SyncDataCollector(Collector):
             isinstance(self.env, TransformedEnv)
             and isinstance(self.env.base_env, VectorEnv)
             and len(self.env.transform) == 0
-            and hasattr(self.policy, "in_keys")
+            and set(getattr(self.policy, "in_keys", [None])) <= set(self.env.base_env.root)
+            and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None
             and not (self.init_random_frames or self.reset_at_each_iter or self.set_truncated)

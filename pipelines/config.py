@@ -69,7 +69,7 @@ class TrainConfig:
 
     env_id: str = "CartPole-v1"
     """Gymnasium id of the environment."""
-    num_envs: int = number(1, at_least=1)
+    num_envs: int = number(1, at_least=1, at_most=1_000_000)
     """Environments that step together."""
     backend: Backend = "auto"
     """`auto` steps in one process, vectorised where the environment is; `async` gives each its own process."""
@@ -85,7 +85,7 @@ class TrainConfig:
     """Seed of every random stream of the run."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where networks and batches live; environments are always on the CPU."""
-    threads: int = number(1, at_least=1)
+    threads: int = number(1, at_least=1, at_most=1024)
     """PyTorch's CPU threads; 1 is fastest for small networks."""
     eval_every: int = number(5_000, at_least=1)
     """Frames from one evaluation to the next."""
@@ -165,6 +165,8 @@ def _words(hint: Any) -> str:
 
 def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
     at_least, above, at_most = bounds.get("at_least"), bounds.get("above"), bounds.get("at_most")
+    if value == ():
+        raise ConfigError(f"{name} is empty; expected at least one number")
     for item in value if isinstance(value, tuple) else (value,):
         if item is None:
             continue

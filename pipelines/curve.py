@@ -36,7 +36,8 @@ def draw_curve(folder: Path) -> Path:
     if evaluations:
         points = np.array([(row["frames"], np.mean(row["returns"])) for row in evaluations])
         spread = np.array([np.percentile(row["returns"], [10, 90]) for row in evaluations]).T
-        errors = np.abs(spread - points[:, 1])
+        # a mean outside of the percentiles has no bar on that side
+        errors = np.maximum(0.0, (points[:, 1] - spread[0], spread[1] - points[:, 1]))
         axes.errorbar(
             points[:, 0],
             points[:, 1],

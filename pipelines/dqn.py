@@ -44,7 +44,7 @@ class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     """Of the linear layers; `default` is PyTorch's."""
     layer_norm: bool = True
     """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
-    num_envs: int = number(32, at_least=1)
+    num_envs: int = number(32, at_least=1, at_most=1_000_000)
     """Environments that step together."""
     rollout_steps: int = number(8, at_least=1)
     """Steps of each environment in a batch."""
@@ -92,6 +92,10 @@ class Config(OptimizerConfig, NetworkConfig, TrainConfig):
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
                 raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
+        if self.warmup_frames > self.total_frames:
+            raise ConfigError(
+                f"warmup_frames is {self.warmup_frames}; allowed is at most {self.total_frames}, the total_frames"
+            )
         if self.n_steps > self.rollout_steps:
             raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
         if self.double and not self.target_network:
@@ -130,8 +134,8 @@ def build(config: Config) -> Pipeline:
         device
     )
     frames = config.num_envs * config.rollout_steps
-    learning_frames = max(1, config.total_frames - config.warmup_frames)
-    optimizer, schedule = make_optimizer(config, actor.parameters(), -(-learning_frames // frames))
+    learning_batches = -(-config.total_frames // frames) - -(-config.warmup_frames // frames) + 1
+    optimizer, schedule = make_optimizer(config, actor.parameters(), learning_batches)
     state = {"policy": policy, "loss": loss, "optimizer": optimizer, "random": seeds}
     after = []
     if loss.target_network is not None:

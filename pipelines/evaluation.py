@@ -14,6 +14,7 @@ from torchrl.envs.utils import ExplorationType
 
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
+from rlpipe.pipelines.seeding import Seeds
 
 MAX_ENVS = 100
 MAX_EPISODE_STEPS = 10_000
@@ -113,11 +114,11 @@ def _evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
     training = policy.training
     holders = [module for module in policy.modules() if isinstance(getattr(module, "generator", None), torch.Generator)]
     kept = [module.generator for module in holders]
-    for module in holders:
-        module.generator = torch.Generator(module.generator.device).manual_seed(seed)
+    for index, module in enumerate(holders):
+        module.generator = Seeds(seed).generator(f"module {index}", module.generator.device)
     policy.eval()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with Seeds(seed).torch_seeded("global"):
             yield
     finally:
         policy.train(training)

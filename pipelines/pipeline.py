@@ -26,7 +26,8 @@ class Pipeline:
         collector: TorchRL's or ours; yields batches `[num_envs, T]`.
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
-        state: every stateful object by name, `policy` among them: what a checkpoint holds.
+        state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
+            The environments are not in it.
     """
 
     collector: Iterable[TensorDictBase]
@@ -93,6 +94,7 @@ def on_policy(
     """
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
+        # also where the buffer is larger than a batch: what it held was collected by an older policy
         buffer.empty()
         buffer.extend(advantage(batch).select(*keys).reshape(-1))
         return mean_of([update(minibatch) for _ in range(epochs) for minibatch in buffer])

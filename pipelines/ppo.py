@@ -25,7 +25,7 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
-    num_envs: int = number(32, at_least=1)
+    num_envs: int = number(32, at_least=1, at_most=1_000_000)
     """Environments that step together."""
     rollout_steps: int = number(32, at_least=1)
     """Steps of each environment in a batch."""

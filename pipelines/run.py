@@ -96,7 +96,8 @@ class Run:
 
     def _make_folder(self) -> None:
         try:
-            (self.folder / "checkpoints").mkdir(parents=True)
+            self.folder.mkdir(parents=True)
+            (self.folder / "checkpoints").mkdir()
         except FileExistsError as error:
             raise ConfigError(
                 f"run-dir {self.folder} exists already; nothing was overwritten, name a new one"
@@ -120,13 +121,14 @@ def read_run(path: Path) -> tuple[dict[str, Any], Path]:
     Raises:
         CheckpointError: the path is neither.
     """
+    path = path.resolve()
     folder = path if (path / "config.json").is_file() else path.parent.parent
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{path} is no run: it has no config.json, and is no checkpoint in a run folder")
     try:
         described = json.loads((folder / "config.json").read_text())
-        known = {"recipe", "algorithm", "config"} <= set(described)
-    except (ValueError, TypeError):
+        known = isinstance(described["config"], dict) and {"recipe", "algorithm"} <= set(described)
+    except (ValueError, TypeError, KeyError):
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {folder / 'config.json'} is not one that rlpipe wrote")
@@ -138,7 +140,8 @@ def read_run(path: Path) -> tuple[dict[str, Any], Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the most frames in a run folder."""
-    return max((folder / "checkpoints").glob("frames-*"), default=None)
+    found = (folder / "checkpoints").glob("frames-*")
+    return max((path for path in found if path.is_dir() and path.name[len("frames-") :].isdigit()), default=None)
 
 
 def versions() -> dict[str, Any]:
@@ -152,12 +155,17 @@ def versions() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the source tree that rlpipe runs from; `None` for an installed wheel."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = ["git", "-C", str(Path(__file__).parent)]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        # an installed rlpipe may lie inside somebody else's repository
+        ours = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False
+        )
+        found = subprocess.run(describe, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip() if ours.returncode == 0 else None
 
 
 def _append(stream: Any, line: Mapping[str, Any]) -> None:

@@ -77,7 +77,6 @@ def train(
         TrainingError: a loss or gradient became NaN or infinite; names the frame, the term and the last checkpoint.
     """
     result = Result()
-    state = {**pipeline.state, "progress": result}
     batches = iter(pipeline.collector)
     while not result.stopped_early:
         started, before = time.perf_counter(), result.frames
@@ -101,8 +100,8 @@ def train(
             run.log_evaluation(result.frames, evaluation)
             result.stopped_early |= stop_at_return is not None and evaluation.mean >= stop_at_return
         if _due(before, result.frames, checkpoint_every):
-            run.checkpoint(result.frames, state)
-    run.checkpoint(result.frames, state)
+            _checkpoint(pipeline, run, result)
+    _checkpoint(pipeline, run, result)
     return result
 
 
@@ -119,9 +118,21 @@ def _due(before: int, now: int, every: int | None) -> bool:
     return every is not None and now // every > before // every
 
 
+def _checkpoint(pipeline: Pipeline, run: Run, result: Result) -> None:
+    """Write a checkpoint, but none of weights that the last gradient step has ruined."""
+    for name, weight in pipeline.policy.named_parameters():
+        if not weight.isfinite().all():
+            raise _diverged(result.frames, f"weight {name}", "not finite", run)
+    run.checkpoint(result.frames, {**pipeline.state, "progress": result})
+
+
 def _check_finite(scalars: Mapping[str, float], frames: int, run: Run) -> None:
     for key, value in scalars.items():
         if (key.startswith("loss") or key == "grad_norm") and not math.isfinite(value):
-            last = run.last_checkpoint()
-            kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-            raise TrainingError(f"training stopped at frame {frames}: {key} is {value}; {kept}")
+            raise _diverged(frames, key, str(value), run)
+
+
+def _diverged(frames: int, what: str, value: str, run: Run) -> TrainingError:
+    last = run.last_checkpoint()
+    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return TrainingError(f"training stopped at frame {frames}: {what} is {value}; {kept}")

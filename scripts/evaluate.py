@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, helped, prog="rlpipe evaluate RUN", description=description)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
     summary = _evaluate(Path(path), options)
     print(json.dumps(summary) if options.json else _describe(summary))
     return 0

@@ -5,8 +5,10 @@ Nothing heavy is imported here: help and mistyped commands answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -39,9 +41,12 @@ Then:        rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --hel
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    printed = io.StringIO()
     try:
-        code = _dispatch(list(arguments))
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(printed):
+            code = _dispatch(list(arguments))
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
     except InterruptedRunError as error:
         print(f"rlpipe: {error}", file=sys.stderr)
         return error.exit_code
@@ -51,11 +56,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rlpipe: interrupted", file=sys.stderr)
         return InterruptedRunError.exit_code
-    except BrokenPipeError:
-        # the reader of a pipe has gone, as in `rlpipe train ppo --help | head`; Python would complain at exit
+    return _write(printed.getvalue()) or code
+
+
+def _write(text: str) -> int:
+    """Write to stdout and return an exit code; a reader that has gone, as in `rlpipe recipes | head -1`, is fine."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try, and complain, once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"rlpipe: error: stdout cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _dispatch(arguments: list[str]) -> int:

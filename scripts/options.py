@@ -31,13 +31,14 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
     """
     import tyro
 
+    arguments = ["None" if argument.lower() == "none" else argument for argument in arguments]
     _check_names(arguments, _option_names(kind if default is None else default))
     complaint = io.StringIO()
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=prog, description=description, args=list(arguments), config=options, **extra)
+            return tyro.cli(kind, prog=prog, description=description, args=arguments, config=options, **extra)
     except SystemExit as stopped:
         if stopped.code in (0, None):
             sys.stderr.write(complaint.getvalue())
@@ -46,29 +47,30 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
 
 
 def _option_names(holder: Any) -> list[str]:
-    """All options of a dataclass, those of its `config` field included."""
+    """All options of a dataclass, those of its `config` field included; what is on is switched off with `no-`."""
     names: list[str] = []
     for field in dataclasses.fields(holder):
+        default = getattr(holder, field.name, field.default)
         if field.name == "config":
-            names += _option_names(holder.config)
+            names += _option_names(default)
         else:
-            names.append(field.name.replace("_", "-"))
+            names.append(("no-" if default is True else "") + field.name.replace("_", "-"))
     return names
 
 
 def _check_names(arguments: Sequence[str], names: Sequence[str]) -> None:
-    known = {*names, *(f"no-{name}" for name in names), "help"}
     for argument in arguments:
         name = argument.split("=")[0].removeprefix("--").replace("_", "-")
-        if argument.startswith("--") and name not in known:
+        if argument.startswith("--") and name not in (*names, "help"):
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             raise ConfigError(f"no option is called --{name}; {f'did you mean --{near[0]}?' if near else 'see --help'}")
+        if not argument:
+            raise ConfigError("one of the options is empty")
 
 
 def _in_one_line(complaint: str) -> str:
-    """Tyro's message without its frame, its title and its hint about help."""
+    """Tyro's message without its frame, the title in it, and its hint about help."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
-    titles = ("Parsing error", "Value error", "Missing argument", "For full helptext")
-    words = " ".join(line for line in lines if line and not line.startswith(titles))
+    lines = [line.strip("│╰╯─ \t") for line in text.splitlines() if not line.startswith("╭")]
+    words = " ".join(line for line in lines if line and not line.startswith("For full helptext"))
     return words.split("Argument helptext:")[0].strip() or "the options cannot be read; see --help"

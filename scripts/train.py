@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     config = options.config
     torch.set_num_threads(config.threads)
     folder = options.run_dir or default_folder(recipe.name, config.seed)
-    if folder.exists():
+    if os.path.exists(folder):
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
     with contextlib.ExitStack() as stack:
         pipeline = stack.enter_context(contextlib.closing(builder(recipe.algorithm)(config)))

@@ -52,6 +52,17 @@ class IdentityBox(gym.Env):
         return self._state, reward, False, False, {}
 
 
+class Shaped(IdentityBox):
+    """Box actions of a shape of their own, which are checked."""
+
+    def __init__(self, shape) -> None:
+        self.action_space = Box(-1.0, np.float32(0.3), shape, np.float32)
+
+    def step(self, action):
+        assert action in self.action_space
+        return super().step(action)
+
+
 class Counter(gym.Env):
     """Counts its steps in the observation, from 10; after `length` steps it is terminated, or else truncated."""
 
@@ -77,6 +88,8 @@ class Counter(gym.Env):
 gym.register("tests/Identity-v0", Identity, max_episode_steps=10)
 gym.register("tests/IdentityFrom7-v0", Identity, max_episode_steps=10, kwargs={"start": 7})
 gym.register("tests/IdentityBox-v0", IdentityBox, max_episode_steps=10)
+gym.register("tests/Matrix-v0", Shaped, max_episode_steps=10, kwargs={"shape": (2, 2)})
+gym.register("tests/Scalar-v0", Shaped, max_episode_steps=10, kwargs={"shape": ()})
 gym.register("tests/Counter-v0", Counter)
 gym.register("tests/CutCounter-v0", Counter, kwargs={"terminates": False})
 gym.register("tests/Endless-v0", Identity)

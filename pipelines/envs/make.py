@@ -35,7 +35,7 @@ def make_env(config: EnvConfig, *, seed: int | None = None, transforms: Sequence
     try:
         env = TransformedEnv(VectorEnv(envs, seed=seed), Compose(*transforms))
         env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
-    except ConfigError:
+    except BaseException:
         envs.close()
         raise
     return env
@@ -60,10 +60,10 @@ def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
 def _make_vector_env(config: EnvConfig) -> gym.vector.VectorEnv:
     spec = env_spec(config.env_id)
     steps = config.max_episode_steps or spec.max_episode_steps
-    if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:
-        return SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
     kwargs: dict[str, Any] = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
     try:
+        if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:
+            return SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
         return gym.make_vec(
             spec,
             config.num_envs,
@@ -75,6 +75,8 @@ def _make_vector_env(config: EnvConfig) -> gym.vector.VectorEnv:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
         install = f'pip install "rlpipe[{extras[0]}]"' if extras else "install the package that it comes from"
         raise ConfigError(f"env-id {config.env_id!r} needs a package that is missing: {install}") from error
+    except MemoryError as error:
+        raise ConfigError(f"num_envs is {config.num_envs}; there is not enough memory for so many") from error
     except (gym.error.Error, ImportError, TypeError) as error:
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {_first_line(error)}") from error
 

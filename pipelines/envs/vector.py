@@ -44,6 +44,7 @@ class VectorEnv(EnvBase):
         self._discrete_action = isinstance(envs.single_action_space, Discrete)
         self._action_start = int(getattr(envs.single_action_space, "start", 0))
         self._action_dtype = envs.action_space.dtype
+        self._discrete_observation = isinstance(envs.single_observation_space, Discrete)
         self._observation_start = int(getattr(envs.single_observation_space, "start", 0))
         self._next_seed = seed
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
@@ -95,9 +96,9 @@ class VectorEnv(EnvBase):
             action = action + self._action_start
         observation, reward, terminated, truncated, info = self.envs.step(action.astype(self._action_dtype, copy=False))
         observation, done = self._from_zero(observation), terminated | truncated
-        final = observation
+        # copies, because the caller may write into what it gets
+        final = observation.copy()
         if done.any():
-            final = observation.copy()
             final[done] = self._from_zero(np.stack(list(info["final_obs"][done])))
         after = {
             "observation": final,
@@ -109,7 +110,7 @@ class VectorEnv(EnvBase):
             "episode_reward": self.root["episode_reward"] + reward,
         }
         self.root = self._make_root(observation, done, after)
-        self._restarted = done
+        self._restarted = done.copy()
         return after
 
     def _from_zero(self, observation: np.ndarray) -> np.ndarray:
@@ -117,7 +118,9 @@ class VectorEnv(EnvBase):
 
         Rows are made contiguous because matrix products round differently otherwise, and every path must agree.
         """
-        return np.ascontiguousarray(observation - self._observation_start if self._observation_start else observation)
+        if self._discrete_observation:
+            observation = observation.astype(np.int64) - self._observation_start
+        return np.ascontiguousarray(observation)
 
     def _make_root(self, observation: np.ndarray, fresh: np.ndarray, counted: Arrays) -> Arrays:
         return {

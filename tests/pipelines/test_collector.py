@@ -130,6 +130,13 @@ def test_options_that_the_lean_path_does_not_serve_are_still_obeyed(option, iden
         identical(lean, stock)
 
 
+def test_policies_that_read_more_than_the_root_take_the_stock_path(stock_rollouts):
+    env = make_env(EnvConfig("CartPole-v1", 3), seed=4)
+    policy = TensorDictModule(lambda done: done.squeeze(-1).long(), in_keys=["done"], out_keys=["action"])
+    collect(SyncDataCollector, env, policy, batches=1)
+    assert len(stock_rollouts) == 1
+
+
 def test_a_replay_buffer_is_filled(stock_rollouts):
     env = make_env(EnvConfig("CartPole-v1", 3), seed=4)
     buffer = ReplayBuffer(storage=LazyTensorStorage(1000))

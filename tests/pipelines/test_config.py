@@ -26,6 +26,8 @@ from rlpipe.pipelines.recipes import RECIPES, builder, config_class, find_recipe
         ("stop_at_return", float("inf"), "stop_at_return is inf; expected a finite number or none"),
         ("device", "tpu", "device is 'tpu'; allowed are cpu, cuda"),
         ("hidden", (64, 0), "hidden is 0; allowed is 1 or more"),
+        ("hidden", (), "hidden is empty"),
+        ("threads", 10**9, "threads is 1000000000; allowed is 1 or more and at most 1024"),
         ("hidden", 64, "hidden is 64; expected a tuple, each a whole number"),
         ("normalize_advantage", 1, "normalize_advantage is 1; expected true or false"),
         ("env_id", 3, "env_id is 3; expected text"),
@@ -42,6 +44,7 @@ def test_bad_values_are_named(field, value, message):
     [
         ({"minibatch_size": 200, "buffer_size": 100, "warmup_frames": 1}, "minibatch_size is 200; .* at most 100"),
         ({"warmup_frames": 200, "buffer_size": 100, "minibatch_size": 1}, "warmup_frames is 200; .* at most 100"),
+        ({"warmup_frames": 200, "total_frames": 100}, "warmup_frames is 200; allowed is at most 100, the total_frames"),
         ({"n_steps": 5, "rollout_steps": 4}, "n_steps is 5; allowed is at most 4, the rollout_steps"),
         ({"double": True, "target_network": False}, "double is True, which needs target_network to be True"),
     ],

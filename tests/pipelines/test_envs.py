@@ -1,12 +1,14 @@
 """VectorEnv against single Gymnasium environments step by step, specs, resets, and what is refused."""
 
+import multiprocessing
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict
-from torchrl.envs import StepCounter
+from torchrl.envs import StepCounter, Transform
 from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
@@ -17,6 +19,7 @@ ENVS = [
     ("CartPole-v0", "auto"),
     ("CartPole-v1", "sync"),
     ("Acrobot-v1", "auto"),
+    ("Acrobot-v1", "async"),
     ("Pendulum-v1", "auto"),
     ("MountainCarContinuous-v0", "auto"),
     ("FrozenLake-v1", "auto"),
@@ -165,6 +168,32 @@ def test_a_stock_transform_can_be_added():
     env = make_env(EnvConfig("CartPole-v1", 2), seed=0, transforms=[StepCounter(max_steps=3, step_count_key="count")])
     check_env_specs(env)
     assert env.rollout(6, break_when_any_done=False)["count"][0].flatten().tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_caller_may_write_into_what_it_gets():
+    class Cut(Transform):
+        def _step(self, tensordict, next_tensordict):
+            for key in ("truncated", "done"):
+                next_tensordict[key].logical_or_(next_tensordict["step_count"] >= 2)
+            next_tensordict["observation"].add_(100.0)
+            return next_tensordict
+
+    env = make_env(EnvConfig("CartPole-v1", 2), seed=0, transforms=[Cut()])
+    rollout = env.rollout(7, break_when_any_done=False)
+    assert rollout["step_count"][0].flatten().tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert (rollout["observation"][:, ::2].abs() < 50).all()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_transform_that_fails_leaves_no_worker_behind(error):
+    class Broken(Transform):
+        def transform_observation_spec(self, observation_spec):
+            raise error
+
+    before = set(multiprocessing.active_children())
+    with pytest.raises(error):
+        make_env(EnvConfig("Acrobot-v1", 2, "async"), transforms=[Broken()])
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_one_hot_observation():

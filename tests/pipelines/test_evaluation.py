@@ -61,6 +61,16 @@ def test_stochastic_evaluation_samples_from_its_own_generator():
     assert torch.equal(policy.generator.get_state(), before)
 
 
+def test_actors_without_a_generator_are_seeded_too():
+    policy = make_policy()
+    policy.generator = None
+    results = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        results.append(evaluate(policy, CARTPOLE, episodes=5, seed=3, stochastic=True))
+    assert results[0] == results[1]
+
+
 def test_nothing_of_the_policy_or_the_global_generator_changes():
     env = make_env(CARTPOLE)
     explorer = EpsilonGreedy(env.action_spec, Linear(1.0, 1.0, 10))

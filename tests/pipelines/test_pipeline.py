@@ -30,6 +30,7 @@ class TwoTerms(nn.Module):
         ({"max_norm": 2.5}, 5.0, [1.5, 2.0]),
         ({"max_norm": 10.0}, 5.0, [3.0, 4.0]),
         ({"max_value": 3.5}, (3.0**2 + 3.5**2) ** 0.5, [3.0, 3.5]),
+        ({"max_value": 3.0, "max_norm": 18.0**0.5 / 2}, 18.0**0.5, [1.5, 1.5]),
     ],
 )
 def test_gradient_step(options, norm, step):

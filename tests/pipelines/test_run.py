@@ -1,6 +1,7 @@
 """Run folders and checkpoints: what is written, and what is refused on the way back."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,39 @@ def test_an_existing_folder_is_left_alone(finished):
     with pytest.raises(ConfigError, match="exists already; nothing was overwritten"):
         Run(finished, "ppo", "ppo", ppo.Config())
     assert sorted(path.name for path in finished.iterdir()) == before
+
+
+def test_any_existing_folder_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        Run(tmp_path, "ppo", "ppo", ppo.Config())
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "3", '["recipe", "algorithm", "config"]', '{"recipe": 1, "algorithm": 1, "config": null}']
+)
+def test_a_config_of_another_kind_is_refused(finished, content):
+    (finished / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="is not one that rlpipe wrote"):
+        read_run(finished)
+
+
+@pytest.mark.parametrize("content", ["3", "[]", "null", "{}"])
+def test_digests_of_another_kind_are_refused(finished, content):
+    checkpoint = newest_checkpoint(finished)
+    (checkpoint / "digests.json").write_text(content)
+    with pytest.raises(CheckpointError, match="is no checkpoint of rlpipe|is damaged"):
+        load_checkpoint(checkpoint, {"policy": torch.nn.Linear(2, 3)})
+
+
+def test_a_stray_file_is_no_checkpoint(finished, monkeypatch):
+    newest = newest_checkpoint(finished)
+    (finished / "checkpoints" / "frames-notes.txt").write_text("mine")
+    (finished / "checkpoints" / "frames-999").write_text("mine")
+    assert newest_checkpoint(finished) == newest
+    monkeypatch.chdir(newest)
+    assert read_run(Path())[1] == newest
 
 
 def test_default_folders_differ(tmp_path, monkeypatch):

@@ -197,6 +197,29 @@ def test_cuda_that_is_not_there(module, monkeypatch):
         module.build(module.Config(device="cuda"))
 
 
+@pytest.mark.filterwarnings("ignore:.*Casting input x to numpy array")
+@pytest.mark.parametrize("env_id", ["tests/Matrix-v0", "tests/Scalar-v0"])
+def test_box_actions_of_any_shape(tmp_path, env_id):
+    result, pipeline = run_small(tmp_path / "run", "ppo", env_id=env_id, eval_every=300)
+    assert result.frames == 640
+    assert pipeline.policy.shape == {"tests/Matrix-v0": (2, 2), "tests/Scalar-v0": ()}[env_id]
+
+
+def test_weights_that_the_last_step_ruins_are_not_saved(tmp_path):
+    options = {"lr": 1e38, "max_grad_norm": None, "epochs": 1, "minibatch_size": 64, "env_id": "Pendulum-v1"}
+    with pytest.raises(TrainingError, match="training stopped at frame 64: weight .* is not finite; there is no"):
+        run_small(tmp_path / "run", "ppo", checkpoint_every=64, **options)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_falling_learning_rate_is_above_zero_in_every_batch_that_learns(tmp_path):
+    run_small(tmp_path / "run", "dqn", warmup_frames=100)
+    rates = [row["learning_rate"] for row in lines(tmp_path / "run") if row["updates"]]
+    assert len(rates) == 17
+    assert rates[0] == pytest.approx(2e-3)
+    assert rates[-1] == pytest.approx(2e-3 / 17)
+
+
 def test_dqn_refuses_box_actions():
     with pytest.raises(ConfigError, match="env_id is 'Pendulum-v1', whose actions are a Box; DQN needs Discrete"):
         dqn.build(dqn.Config(env_id="Pendulum-v1"))
