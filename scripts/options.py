@@ -69,8 +69,11 @@ def _check_names(arguments: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _in_one_line(complaint: str) -> str:
-    """Tyro's message without its frame, the title in it, and its hint about help."""
+    """tyro's message without its frame, the title in it, its hint about help and what it tried."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    lines = [line.strip("│╰╯─ \t") for line in text.splitlines() if not line.startswith("╭")]
-    words = " ".join(line for line in lines if line and not line.startswith("For full helptext"))
-    return words.split("Argument helptext:")[0].strip() or "the options cannot be read; see --help"
+    lines = [line.strip("│╭╮╰╯─- \t") for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("For full helptext")]
+    if len(lines) > 1 and re.fullmatch("[A-Za-z ]+", lines[0]):
+        lines = lines[1:]
+    words = re.split("Argument helptext:|Got errors:", " ".join(lines))[0].strip()
+    return words or "the options cannot be read; see --help"
