@@ -69,7 +69,7 @@ def _check_names(arguments: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _in_one_line(complaint: str) -> str:
-    """tyro's message without its frame, the title in it, its hint about help and what it tried."""
+    """What tyro says, without its frame, the title in it, its hint about help and what it tried."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
     lines = [line.strip("│╭╮╰╯─- \t") for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("For full helptext")]
