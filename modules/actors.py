@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Protocol
 
 import torch
@@ -79,9 +80,9 @@ class _StochasticActor(TensorDictModuleBase):
         tensordict.set("action", action)
         return tensordict.set("action_log_prob", distribution.log_prob(action))
 
+    @abstractmethod
     def get_dist(self, tensordict: TensorDictBase) -> _Drawable:
         """The action distribution for a batch of observations; the name is TorchRL's."""
-        raise NotImplementedError  # pragma: no cover
 
 
 class CategoricalActor(_StochasticActor):

@@ -66,8 +66,7 @@ class SyncDataCollector(Collector):
         batch = TensorDict(_stack_arrays(roots), batch_size=shape, device=device)
         for key in self.policy.out_keys:
             rows = torch.stack([decision.get(key) for decision in decisions])
-            # cloned outside inference mode, so that autograd may use it
-            batch.set(key, rows.clone().transpose(0, 1))
+            batch.set(key, rows.transpose(0, 1))
         for key in ("done", "terminated", "truncated"):
             batch.set(key, torch.zeros(*shape, 1, dtype=torch.bool))
         batch.set("next", TensorDict(_stack_arrays(steps), batch_size=shape, device=device))

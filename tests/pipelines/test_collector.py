@@ -148,7 +148,8 @@ def test_a_replay_buffer_is_filled(stock_rollouts):
 def test_batches_can_be_learned_from():
     env = make_env(EnvConfig("CartPole-v1", 3), seed=4)
     policy = make_policy(env)
-    batch = collect(SyncDataCollector, env, policy, batches=1)[0]
+    # rollout itself, because the iterator would copy the batch once more
+    batch = SyncDataCollector(env, policy, frames_per_batch=75, auto_register_policy_transforms=False).rollout()
     assert not batch["observation"].is_inference()
     assert not batch["action_log_prob"].is_inference()
     policy.get_dist(batch).log_prob(batch["action"]).mul(batch["action_log_prob"]).sum().backward()

@@ -61,9 +61,10 @@ class Recorder:
         return TensorDict({"loss_x": torch.tensor(float(len(self.seen)))})
 
 
-def test_on_policy_makes_each_epoch_a_permutation_of_the_batch_with_its_advantages():
+@pytest.mark.parametrize("size", [12, 30])
+def test_on_policy_makes_each_epoch_a_permutation_of_the_batch_with_its_advantages(size):
     update = Recorder()
-    buffer = ReplayBuffer(storage=LazyTensorStorage(12), sampler=SamplerWithoutReplacement(), batch_size=5)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(size), sampler=SamplerWithoutReplacement(), batch_size=5)
 
     def advantage(batch):
         return batch.set("advantage", -batch["observation"])
