@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.folder import read_run
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
 
@@ -52,8 +53,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(path: Path, options: Options) -> dict[str, Any]:
-    from rlpipe.pipelines.run import read_run
-
     described, checkpoint = read_run(path)
 
     import torch

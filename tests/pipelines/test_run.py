@@ -13,7 +13,8 @@ from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.curve import moving_mean
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.run import Run, default_folder, newest_checkpoint, read_run, versions
+from rlpipe.pipelines.folder import newest_checkpoint, read_run
+from rlpipe.pipelines.run import Run, default_folder, versions
 from rlpipe.pipelines.seeding import Seeds
 
 

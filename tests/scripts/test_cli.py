@@ -280,8 +280,8 @@ def test_a_closed_pipe_is_no_error():
 def test_help_and_mistypes_import_nothing_heavy():
     code = (
         "import sys; from rlpipe.scripts.main import run; codes = [run([]), run(['recipes']), run(['trian']),"
-        " run(['train', 'ppoo'])]; assert codes == [0, 0, 2, 2], codes;"
-        " print(sorted({'torch', 'gymnasium', 'numpy', 'tyro', 'matplotlib'} & set(sys.modules)))"
+        " run(['train', 'ppoo']), run(['evaluate', 'nothing-here'])]; assert codes == [0, 0, 2, 2, 2], codes;"
+        " print(sorted({'torch', 'gymnasium', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )
     done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
