@@ -62,7 +62,7 @@ class DQNLoss(LossModule):
         action = discrete_action(batch)
         chosen = F.chosen_value(action_value, action)
         loss = F.regression(chosen, target, self.kind).mean()
-        error = (target - chosen.detach()).abs().mean()
+        error = F.td_error(action_value.detach(), action, target).abs().mean()
         return TensorDict({"loss_td": loss, "td_error": error, "q_mean": chosen.detach().mean()})
 
     def _target(self, after: TensorDictBase) -> torch.Tensor:

@@ -82,6 +82,8 @@ def test_loss_of_one_transition(terminated, options, expected):
     out = loss(transition(terminated))
     torch.testing.assert_close(out["loss_td"].detach(), tensor(float(expected)))
     assert out["q_mean"] == 1.0
+    error = expected**0.5 if loss.kind == "mse" else expected + 0.5
+    assert out["td_error"].item() == pytest.approx(error)
 
 
 @pytest.mark.filterwarnings("ignore:No target network updater")
