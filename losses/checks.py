@@ -26,6 +26,21 @@ def column(batch: TensorDictBase, key: NestedKey) -> Tensor:
     return value.squeeze(-1)
 
 
+def scalar(batch: TensorDictBase, key: NestedKey) -> Tensor:
+    """Read `key`, `[*B]` in a batch of shape `[*B]`.
+
+    Raises:
+        KeyError: the batch has no such key.
+        ValueError: the key has another shape.
+    """
+    value = read(batch, key)
+    if value.shape != batch.batch_size:
+        raise ValueError(
+            f"key {key!r} has shape {list(value.shape)}, expected {list(batch.batch_size)}: one number a sample"
+        )
+    return value
+
+
 def discrete_action(batch: TensorDictBase, key: NestedKey = "action") -> Tensor:
     """Read an integer action `[*B]`.
 

@@ -41,6 +41,21 @@ def q_learning_target(
     return reward + discount * next_value
 
 
+def sarsa_target(reward: Tensor, discount: Tensor, next_action_value: Tensor, next_action: Tensor) -> Tensor:
+    """SARSA target `r + discount * Q(s', a')`, Sutton and Barto 2018, equation 6.7.
+
+    Args:
+        reward: `[*B]`.
+        discount: `[*B]`.
+        next_action_value: values of the next state, `[*B, A]`.
+        next_action: the action taken there, integers `[*B]`.
+
+    Returns:
+        `[*B]`.
+    """
+    return reward + discount * chosen_value(next_action_value, next_action)
+
+
 def chosen_value(action_value: Tensor, action: Tensor) -> Tensor:
     """`Q(s, a)` for `action_value` `[*B, A]` and integer `action` `[*B]`, as `[*B]`."""
     return action_value.gather(-1, action.unsqueeze(-1)).squeeze(-1)

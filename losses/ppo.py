@@ -8,7 +8,8 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, read
+from rlpipe.losses.checks import column, scalar
+from rlpipe.losses.terms import policy_terms, standardized, value_terms
 
 
 class ClipPPOLoss(LossModule):
@@ -59,23 +60,18 @@ class ClipPPOLoss(LossModule):
         """See the class."""
         advantage = column(batch, "advantage")
         if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-        distribution = self.actor.get_dist(batch.select(*self.actor.in_keys))
-        log_prob, old_log_prob = distribution.log_prob(batch.get("action")), read(batch, "action_log_prob")
-        if log_prob.shape != advantage.shape or old_log_prob.shape != advantage.shape:
-            raise ValueError(
-                f"'action_log_prob' has shape {list(old_log_prob.shape)} and the actor gives {list(log_prob.shape)}, "
-                f"expected {list(advantage.shape)}: one log-probability a sample"
-            )
-        entropy = distribution.entropy().mean()
-        value_terms, explained = self._value(batch)
+            advantage = standardized(advantage)
+        log_prob, entropy = policy_terms(self.actor, batch)
+        old_log_prob = scalar(batch, "action_log_prob")
+        value_loss, explained = value_terms(self.critic, batch, self.value_kind, self.value_clip)
+        entropy = entropy.mean()
         with torch.no_grad():
             clipped = ((log_prob - old_log_prob).exp() - 1.0).abs() > self.clip
             approx_kl = F.approximate_kl(log_prob, old_log_prob).mean()
         return TensorDict(
             {
                 "loss_policy": F.clipped_surrogate(log_prob, old_log_prob, advantage, self.clip).mean(),
-                "loss_value": self.value_coefficient * value_terms.mean(),
+                "loss_value": self.value_coefficient * value_loss.mean(),
                 "loss_entropy": -self.entropy_coefficient * entropy,
                 "entropy": entropy.detach(),
                 "approx_kl": approx_kl,
@@ -83,10 +79,3 @@ class ClipPPOLoss(LossModule):
                 "explained_variance": explained,
             }
         )
-
-    def _value(self, batch: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
-        target = column(batch, "value_target")
-        value = self.critic(batch.select(*self.critic.in_keys)).get("state_value").squeeze(-1)
-        old_value = column(batch, "state_value") if self.value_clip is not None else None
-        terms = F.value_loss(value, target, self.value_kind, old_value, self.value_clip)
-        return terms, F.explained_variance(value.detach(), target)

@@ -1,6 +1,6 @@
 """What is learned, and what acts: TensorDictModules on TorchRL's key names."""
 
-from rlpipe.modules.actors import CategoricalActor, Critic, GaussianActor, QActor
+from rlpipe.modules.actors import CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 from rlpipe.modules.advantage import GAE
 from rlpipe.modules.distributions import Categorical, TanhNormal
 from rlpipe.modules.exploration import (
@@ -14,11 +14,13 @@ from rlpipe.modules.exploration import (
     make_schedule,
 )
 from rlpipe.modules.networks import MLP, Activation, DuelingHead, Flatten, Initialization, OneHot, encoder
-from rlpipe.modules.returns import NStep
+from rlpipe.modules.returns import NStep, ReturnToGo
+from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 
 __all__ = [
     "GAE",
     "MLP",
+    "ActionValueTable",
     "Activation",
     "Categorical",
     "CategoricalActor",
@@ -34,10 +36,13 @@ __all__ = [
     "Linear",
     "NStep",
     "OneHot",
+    "PreferenceTable",
     "QActor",
+    "ReturnToGo",
     "Schedule",
     "ScheduleKind",
     "TanhNormal",
     "encoder",
     "make_schedule",
+    "only_allowed",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
@@ -28,14 +30,27 @@ def exploring() -> bool:
     return exploration_type() is ExplorationType.RANDOM
 
 
+def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """`scores` `[*B, A]` with minus infinity for each action that `mask` `[*B, A]` forbids; `None` forbids nothing.
+
+    Where it forbids them all, as some environments do after an episode's end, none is taken to be forbidden.
+    """
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
+
+
 class QActor(TensorDictModuleBase):
     """Greedy actor over action values, with the keys of TorchRL's `QValueActor`.
 
-    Writes `action_value` `[*B, A]`, `action` `[*B]` and `chosen_action_value` `[*B, 1]`.
+    Writes `action_value` `[*B, A]`, `action` `[*B]` and `chosen_action_value` `[*B, 1]`. The value of a forbidden
+    action is minus infinity.
 
     Args:
         network: observation to `[*B, A]`.
         action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
+        masked: read `action_mask` `[*B, A]`, and take allowed actions only.
+        tie_breaker: while exploring, draws one of several best actions; `None` takes the first.
 
     Raises:
         ValueError: any other action spec.
@@ -43,17 +58,27 @@ class QActor(TensorDictModuleBase):
 
     action_space = "categorical"
 
-    def __init__(self, network: nn.Module, action_spec: TensorSpec) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        action_spec: TensorSpec,
+        masked: bool = False,
+        tie_breaker: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(action_spec, CategoricalSpec):
             raise ValueError(f"QActor needs Discrete actions (a Categorical spec), got {type(action_spec).__name__}")
-        self.in_keys = ["observation"]
+        self.in_keys = ["observation", "action_mask"] if masked else ["observation"]
         self.out_keys = ["action_value", "action", "chosen_action_value"]
-        self.network = network
+        self.network, self.masked, self.generator = network, masked, tie_breaker
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        action_value = self.network(tensordict.get("observation"))
+        mask = tensordict.get("action_mask") if self.masked else None
+        action_value = only_allowed(self.network(tensordict.get("observation")), mask)
         chosen, action = action_value.max(-1, keepdim=True)
+        if self.generator is not None and exploring():
+            lots = torch.rand(action_value.shape, generator=self.generator, device=action_value.device)
+            action = lots.masked_fill_(action_value < chosen, -1.0).argmax(-1, keepdim=True)
         tensordict.set("action_value", action_value)
         tensordict.set("action", action.squeeze(-1))
         return tensordict.set("chosen_action_value", chosen)
@@ -92,33 +117,46 @@ class CategoricalActor(_StochasticActor):
         network: observation to `[*B, A]`.
         action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
         generator: draws the samples; `None` is PyTorch's global one.
+        masked: read `action_mask` `[*B, A]`; a forbidden action has probability 0.
 
     Raises:
         ValueError: any other action spec.
     """
 
-    def __init__(self, network: nn.Module, action_spec: TensorSpec, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        action_spec: TensorSpec,
+        generator: torch.Generator | None = None,
+        masked: bool = False,
+    ) -> None:
         super().__init__(network, generator)
+        self.masked = masked
+        if masked:
+            self.in_keys = ["observation", "action_mask"]
         if not isinstance(action_spec, CategoricalSpec):
             name = type(action_spec).__name__
             raise ValueError(f"CategoricalActor needs Discrete actions (a Categorical spec), got {name}")
 
     def get_dist(self, tensordict: TensorDictBase) -> Categorical:
-        return Categorical(self.network(tensordict.get("observation")))
+        mask = tensordict.get("action_mask") if self.masked else None
+        return Categorical(only_allowed(self.network(tensordict.get("observation")), mask))
 
 
 class GaussianActor(_StochasticActor):
     """Tanh-squashed Gaussian policy over bounded Box actions of any shape.
 
     The network gives the mean before squashing. The standard deviation is a learned parameter, the same in every state
-    (Schulman et al. 2015).
+    (Schulman et al. 2015), or with `state_dependent_std` comes from the network as well, by a softplus (as that of
+    TorchRL's `NormalParamExtractor`) and at least 1e-4.
 
     Args:
-        network: observation to `[*B, D]`, D the number of elements of an action.
+        network: observation to `[*B, D]`, D the number of elements of an action, or `[*B, 2 D]` for a std of its own.
         action_spec: the environment's, batch dimensions included; must be a Box with finite bounds.
         generator: draws the samples; `None` is PyTorch's global one.
-        initial_std: before squashing; 1 covers most of the action range.
+        initial_std: before squashing; 1 covers most of the action range. From a network, where its output is 0.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
+        state_dependent_std: see above.
 
     Raises:
         ValueError: any other action spec, or infinite bounds.
@@ -134,6 +172,7 @@ class GaussianActor(_StochasticActor):
         generator: torch.Generator | None = None,
         initial_std: float = 1.0,
         batch_dims: int = 1,
+        state_dependent_std: bool = False,
     ) -> None:
         super().__init__(network, generator)
         if not isinstance(action_spec, Bounded):
@@ -146,12 +185,18 @@ class GaussianActor(_StochasticActor):
             raise ValueError(f"GaussianActor needs finite action bounds, got {low.tolist()} to {high.tolist()}")
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        self.log_std = nn.Parameter(torch.full(self.shape, initial_std).log())
+        self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
+        self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
     def get_dist(self, tensordict: TensorDictBase) -> TanhNormal:
         flat = self.network(tensordict.get("observation"))
+        if self.log_std is None:
+            flat, raw = flat.chunk(2, -1)
+            std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape(*flat.shape[:-1], *self.shape)
         mean = flat.reshape(*flat.shape[:-1], *self.shape)
-        return TanhNormal(mean, self.log_std.exp().expand_as(mean), self.low, self.high)
+        if self.log_std is not None:
+            std = self.log_std.exp().expand_as(mean)
+        return TanhNormal(mean, std, self.low, self.high)
 
 
 class Critic(TensorDictModuleBase):

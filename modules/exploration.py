@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
 from torchrl.data import Categorical, TensorSpec
 
 from rlpipe.modules.actors import exploring
@@ -98,18 +99,26 @@ class EpsilonGreedy(TensorDictModuleBase):
         action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
         schedule: epsilon as a function of frames and finished episodes.
         generator: draws which actions are replaced, and by what; `None` is PyTorch's global one.
+        masked: read `action_mask` `[*B, A]`, and draw among the allowed actions only.
 
     Raises:
         ValueError: any other action spec.
     """
 
-    def __init__(self, action_spec: TensorSpec, schedule: Schedule, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        action_spec: TensorSpec,
+        schedule: Schedule,
+        generator: torch.Generator | None = None,
+        masked: bool = False,
+    ) -> None:
         super().__init__()
         if not isinstance(action_spec, Categorical):
             name = type(action_spec).__name__
             raise ValueError(f"EpsilonGreedy needs Discrete actions (a Categorical spec), got {name}")
-        self.in_keys = ["action"]
+        self.in_keys = ["action", "action_mask"] if masked else ["action"]
         self.out_keys = ["action"]
+        self.masked = masked
         self.actions = int(action_spec.space.n)
         self.schedule, self.generator = schedule, generator
         self.frames = self.episodes = 0
@@ -128,9 +137,16 @@ class EpsilonGreedy(TensorDictModuleBase):
         if not exploring():
             return tensordict
         action = tensordict.get("action")
-        random = torch.randint(self.actions, action.shape, generator=self.generator, device=action.device)
+        random = self._draw(tensordict, action)
         replaced = torch.rand(action.shape, generator=self.generator, device=action.device) < self.epsilon
         return tensordict.set("action", torch.where(replaced, random, action))
+
+    def _draw(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
+        if not self.masked:
+            return torch.randint(self.actions, action.shape, generator=self.generator, device=action.device)
+        mask = tensordict.get("action_mask")
+        lots = torch.rand(mask.shape, generator=self.generator, device=action.device)
+        return lots.masked_fill(~mask, -1.0).argmax(-1)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"frames": self.frames, "episodes": self.episodes}

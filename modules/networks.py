@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl.data import Categorical, TensorSpec
 
 Activation = Literal["relu", "tanh", "silu"]
-Initialization = Literal["default", "orthogonal"]
+Initialization = Literal["default", "orthogonal", "xavier"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
@@ -72,7 +72,14 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
 
 
 def initialize(layer: nn.Linear, kind: Initialization, gain: float = math.sqrt(2)) -> nn.Linear:
-    """Initialise a linear layer in place: PyTorch's default, or orthogonal with zero bias (Saxe et al. 2014)."""
+    """Initialise a linear layer in place.
+
+    PyTorch's default, or with zero bias orthogonal (Saxe et al. 2014) or Xavier uniform (Glorot and Bengio 2010, which
+    knows no `gain` but 1).
+    """
+    if kind == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
     if kind == "orthogonal":
         nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
@@ -87,7 +94,7 @@ class MLP(nn.Sequential):
         outputs: number of output features; `None` ends with the last hidden activation, as a trunk does.
         hidden: sizes of the hidden layers.
         activation: `"relu"`, `"tanh"` or `"silu"`.
-        initialization: `"default"` is PyTorch's, `"orthogonal"` has gain sqrt(2) on hidden layers.
+        initialization: `"default"` is PyTorch's, `"orthogonal"` has gain sqrt(2) on hidden layers; or `"xavier"`.
         layer_norm: normalise each hidden layer before its activation (Ba et al. 2016), which keeps Q-learning from
             diverging (Gallici et al. 2024).
         gain: of an orthogonal output layer; 0.01 for policies and 1 for values is usual (Andrychowicz et al. 2021).

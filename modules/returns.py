@@ -1,10 +1,13 @@
-"""n-step returns of a collected batch."""
+"""Returns of a collected batch: n steps ahead, and to the end of the episode."""
 
 from __future__ import annotations
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from rlpipe.losses import functional as F
 
 
 class NStep(TensorDictModuleBase):
@@ -42,3 +45,48 @@ class NStep(TensorDictModuleBase):
         after.set("reward", total.unsqueeze(-1))
         after.set("discount", discount.unsqueeze(-1))
         return batch.copy().set("next", after)
+
+
+class ReturnToGo(TensorDictModuleBase):
+    """Monte Carlo returns of a batch `[*B, T]` of whole episodes, one behind the other, Sutton and Barto 2018, 13.3.
+
+    Writes `value_target`, the discounted return-to-go; `advantage`, the same less the critic's value; with a critic
+    that `state_value`: each `[*B, T, 1]`; and `episode` `[*B, T, 1]`: int64, which episode of the batch the step
+    belongs to, 0, 1, 2 and so on, further in the next row. A truncated episode ends like a terminated one: nothing is
+    bootstrapped. An episode that the batch cuts off counts to the cut.
+
+    Args:
+        critic: the baseline; writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`. `None` for no baseline.
+        gamma: discount per step.
+    """
+
+    def __init__(self, critic: TensorDictModuleBase | None = None, *, gamma: float) -> None:
+        super().__init__()
+        self.critic, self.gamma = critic, gamma
+        self.in_keys = [("next", "reward"), ("next", "done")]
+        self.out_keys = ["value_target", "advantage", "episode"]
+        if critic is not None:
+            self.in_keys = [*critic.in_keys, *self.in_keys]
+            self.out_keys = ["state_value", *self.out_keys]
+
+    @torch.no_grad()
+    def forward(self, batch: TensorDictBase) -> TensorDictBase:
+        after = batch.get("next")
+        reward, done = after.get("reward").squeeze(-1), after.get("done").squeeze(-1)
+        target = F.reward_to_go(reward, torch.full_like(reward, self.gamma), done).unsqueeze(-1)
+        batch.set("value_target", target)
+        batch.set("episode", _episode(done).unsqueeze(-1))
+        if self.critic is None:
+            return batch.set("advantage", target)
+        states = batch.select(*self.critic.in_keys).reshape(-1)
+        value = self.critic(states).get("state_value").reshape(target.shape)
+        batch.set("state_value", value)
+        return batch.set("advantage", target - value)
+
+
+def _episode(done: Tensor) -> Tensor:
+    """Number the episodes that `done` `[*B, T]` ends, over all rows; the end of a row ends one too."""
+    ends = done.clone()
+    ends[..., -1] = True
+    ends = ends.flatten().long()
+    return (ends.cumsum(0) - ends).reshape(done.shape)

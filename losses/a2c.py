@@ -1,0 +1,66 @@
+"""The advantage actor-critic loss."""
+
+from __future__ import annotations
+
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.objectives import LossModule
+
+from rlpipe.losses import functional as F
+from rlpipe.losses.checks import column
+from rlpipe.losses.terms import policy_terms, standardized, value_terms
+
+
+class A2CLoss(LossModule):
+    """Advantage actor-critic, Mnih et al. 2016, section 4 and Algorithm S3, on one batch instead of many threads.
+
+    Reads the networks' `in_keys`, `action`, `advantage` and `value_target` `[*B, 1]`. The advantage is a constant to
+    the gradient. Writes nothing into its input.
+
+    Returns the scalars `loss_policy`, `loss_value`, `loss_entropy` with their coefficients inside, so that the total is
+    their sum, and detached: `entropy`, `explained_variance`.
+
+    Args:
+        actor: has `get_dist`; ours or TorchRL's `ProbabilisticActor`.
+        critic: writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`.
+        value_kind: `"mse"` or `"smooth_l1"`, as PyTorch defines them.
+        value_coefficient: weight of `loss_value`; the paper's is 1.
+        entropy_coefficient: weight of the entropy bonus; the paper's beta.
+        normalize_advantage: to mean 0 and standard deviation 1 over the batch.
+    """
+
+    def __init__(
+        self,
+        actor: TensorDictModuleBase,
+        critic: TensorDictModuleBase,
+        *,
+        value_kind: F.Regression = "mse",
+        value_coefficient: float = 0.5,
+        entropy_coefficient: float = 0.01,
+        normalize_advantage: bool = False,
+    ) -> None:
+        super().__init__()
+        self.actor, self.critic, self.value_kind = actor, critic, value_kind
+        self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
+        self.normalize_advantage = normalize_advantage
+        observed = dict.fromkeys([*actor.in_keys, *critic.in_keys])
+        self.in_keys = [*observed, "action", "advantage", "value_target"]
+        self.out_keys = ["loss_policy", "loss_value", "loss_entropy", "entropy", "explained_variance"]
+
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        """See the class."""
+        advantage = column(batch, "advantage")
+        if self.normalize_advantage:
+            advantage = standardized(advantage)
+        log_prob, entropy = policy_terms(self.actor, batch)
+        value_loss, explained = value_terms(self.critic, batch, self.value_kind)
+        entropy = entropy.mean()
+        return TensorDict(
+            {
+                "loss_policy": F.policy_gradient(log_prob, advantage).mean(),
+                "loss_value": self.value_coefficient * value_loss.mean(),
+                "loss_entropy": -self.entropy_coefficient * entropy,
+                "entropy": entropy.detach(),
+                "explained_variance": explained,
+            }
+        )

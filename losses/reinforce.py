@@ -1,0 +1,100 @@
+"""The REINFORCE loss."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from rlpipe.losses import functional as F
+from rlpipe.losses.checks import column
+from rlpipe.losses.terms import policy_terms, standardized, value_terms
+
+Normalization = Literal["none", "batch", "episode"]
+
+
+class ReinforceLoss(LossModule):
+    """Monte Carlo policy gradient, Williams 1992, section 5; with a critic as baseline, Sutton and Barto 2018, 13.4.
+
+    Reads the actor's `in_keys`, `action` and `advantage` `[*B, 1]`, which is what weighs each step: its return-to-go,
+    less the baseline if there is one (`ReturnToGo` writes both). It is a constant to the gradient. With a critic, reads
+    its `in_keys` and `value_target` `[*B, 1]` too; with `normalize="episode"`, `episode` `[*B, 1]`: int64, the same
+    number for the steps of one episode. Writes nothing into its input.
+
+    Returns the scalars `loss_policy`, with a critic `loss_value`, and `loss_entropy`, their coefficients inside, so
+    that the total is their sum; and detached: `entropy`, with a critic `explained_variance`.
+
+    Args:
+        actor: has `get_dist`; ours or TorchRL's `ProbabilisticActor`.
+        critic: the baseline that learns; writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`.
+        normalize: the weights to mean 0 and standard deviation 1, over the `"batch"` or within each `"episode"`
+            (where an episode of one step weighs 0), or not: `"none"`.
+        value_kind: `"mse"` or `"smooth_l1"`, as PyTorch defines them.
+        value_coefficient: weight of `loss_value`.
+        entropy_coefficient: weight of the entropy bonus, which Williams' algorithm does not have.
+
+    Raises:
+        ValueError: an unknown `normalize`.
+    """
+
+    def __init__(
+        self,
+        actor: TensorDictModuleBase,
+        critic: TensorDictModuleBase | None = None,
+        *,
+        normalize: Normalization = "none",
+        value_kind: F.Regression = "mse",
+        value_coefficient: float = 0.5,
+        entropy_coefficient: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if normalize not in get_args(Normalization):
+            raise ValueError(f"normalize is {normalize!r}; allowed are {', '.join(map(repr, get_args(Normalization)))}")
+        self.actor, self.critic, self.normalize, self.value_kind = actor, critic, normalize, value_kind
+        self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
+        observed = dict.fromkeys([*actor.in_keys, *(critic.in_keys if critic is not None else [])])
+        self.in_keys = [*observed, "action", "advantage"]
+        self.out_keys = ["loss_policy", "loss_entropy", "entropy"]
+        if critic is not None:
+            self.in_keys = [*self.in_keys, "value_target"]
+            self.out_keys = ["loss_policy", "loss_value", "loss_entropy", "entropy", "explained_variance"]
+        if normalize == "episode":
+            self.in_keys = [*self.in_keys, "episode"]
+
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        """See the class."""
+        weight = self._weight(batch)
+        log_prob, entropy = policy_terms(self.actor, batch)
+        entropy = entropy.mean()
+        out = TensorDict({"loss_policy": F.policy_gradient(log_prob, weight).mean()})
+        if self.critic is not None:
+            value_loss, explained = value_terms(self.critic, batch, self.value_kind)
+            out["loss_value"] = self.value_coefficient * value_loss.mean()
+            out["explained_variance"] = explained
+        out["loss_entropy"] = -self.entropy_coefficient * entropy
+        out["entropy"] = entropy.detach()
+        return out
+
+    def _weight(self, batch: TensorDictBase) -> Tensor:
+        weight = column(batch, "advantage")
+        if self.normalize == "batch":
+            return standardized(weight)
+        if self.normalize == "episode":
+            return _standardized_within(weight, column(batch, "episode"))
+        return weight
+
+
+def _standardized_within(x: Tensor, group: Tensor) -> Tensor:
+    """`x` `[*B]` to mean 0 and standard deviation 1 within the elements of each number in `group` `[*B]`."""
+    _, index, count = group.unique(return_inverse=True, return_counts=True)
+
+    def mean(y: Tensor) -> Tensor:
+        total = torch.zeros(len(count), dtype=y.dtype, device=y.device).index_add(0, index.flatten(), y.flatten())
+        return (total / count)[index]
+
+    centered = x - mean(x)
+    return centered / (mean(centered.square()).sqrt() + 1e-8)
