@@ -12,7 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Categorical, TensorSpec
 
-from rlpipe.modules.actors import exploring
+from rlpipe.modules.actors import exploring, only_allowed
 
 
 class Schedule(Protocol):
@@ -146,7 +146,7 @@ class EpsilonGreedy(TensorDictModuleBase):
             return torch.randint(self.actions, action.shape, generator=self.generator, device=action.device)
         mask = tensordict.get("action_mask")
         lots = torch.rand(mask.shape, generator=self.generator, device=action.device)
-        return lots.masked_fill(~mask, -1.0).argmax(-1)
+        return only_allowed(lots, mask).argmax(-1)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"frames": self.frames, "episodes": self.episodes}

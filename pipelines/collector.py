@@ -5,19 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.collectors import Collector
-from torchrl.envs import TransformedEnv
+from torchrl.envs import DoubleToFloat, Transform, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
+from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import Arrays, VectorEnv, as_tensor
 
 
 class SyncDataCollector(Collector):
     """TorchRL's `Collector`, under the name that everyone knows it by, with a lean `rollout` for environments of ours.
 
-    On a `TransformedEnv` over a `VectorEnv` without transforms, rows are kept as NumPy arrays and become tensors once a
-    rollout; the batch equals the stock one bit for bit. With any other environment, or an option that the lean path
+    On a `TransformedEnv` over a `VectorEnv`, rows are kept as NumPy arrays and become tensors once a rollout;
+    transforms of `POINTWISE` are then applied to the whole rollout, and at each step only to what the policy sees. The
+    batch equals the stock one bit for bit. With any other environment or transform, or an option that the lean path
     does not serve, it is the stock collector. Arguments are the stock ones; batches are `[num_envs, T]`.
     """
 
@@ -28,13 +31,15 @@ class SyncDataCollector(Collector):
         if self.pre_collect_hook is not None:
             self.pre_collect_hook()
         env: VectorEnv = self.env.base_env
+        wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
+        observed = [key for key in env.root if key in wanted]
         roots: list[Arrays] = []
         decisions: list[TensorDictBase] = []
         steps: list[Arrays] = []
         with set_exploration_type(self.exploration_type), torch.inference_mode():
             for _ in range(self.frames_per_batch):
                 root = env.root
-                decision = self._decide({key: as_tensor(key, root[key]) for key in self.policy.in_keys}, env)
+                decision = self._decide({key: as_tensor(key, root[key]) for key in observed}, env)
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(decision.get("action").cpu().numpy()))
@@ -45,8 +50,8 @@ class SyncDataCollector(Collector):
         return (
             isinstance(self.env, TransformedEnv)
             and isinstance(self.env.base_env, VectorEnv)
-            and len(self.env.transform) == 0
-            and set(getattr(self.policy, "in_keys", [None])) <= set(self.env.base_env.root)
+            and all(_is_pointwise(transform) for transform in self.env.transform)
+            and self._policy_keys() <= set(self.env.base_env.root)
             and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None
@@ -54,8 +59,11 @@ class SyncDataCollector(Collector):
             and not (self.return_same_td or self._compact_next_keys)
         )
 
+    def _policy_keys(self) -> set[NestedKey | None]:
+        return set(getattr(self.policy, "in_keys", [None]))
+
     def _decide(self, root: dict[str, Tensor], env: VectorEnv) -> TensorDictBase:
-        tensordict = TensorDict(root, batch_size=env.batch_size)
+        tensordict = self._transform(TensorDict(root, batch_size=env.batch_size))
         if self._cast_to_policy_device and self.policy_device is not None:
             tensordict = tensordict.to(self.policy_device)
         return self._wrapped_policy(tensordict)
@@ -63,17 +71,24 @@ class SyncDataCollector(Collector):
     def _assemble(self, roots: list[Arrays], decisions: list[TensorDictBase], steps: list[Arrays]) -> TensorDictBase:
         device = self.storing_device
         shape = (self.n_env, len(roots))
-        batch = TensorDict(_stack_arrays(roots), batch_size=shape, device=device)
+        batch = self._transform(TensorDict(_stack_arrays(roots), batch_size=shape)).to(device)
         for key in self.policy.out_keys:
             rows = torch.stack([decision.get(key) for decision in decisions])
             batch.set(key, rows.transpose(0, 1))
         for key in ("done", "terminated", "truncated"):
             batch.set(key, torch.zeros(*shape, 1, dtype=torch.bool))
-        batch.set("next", TensorDict(_stack_arrays(steps), batch_size=shape, device=device))
+        after = TensorDict(_stack_arrays(steps), batch_size=shape)
+        if len(self.env.transform):
+            after = self.env.transform._step(batch, after)
+        batch.set("next", after.to(device))
         if self.track_traj_ids:
             batch.set(("collector", "traj_ids"), self._number_trajectories(batch.get(("next", "done")).squeeze(-1)))
         batch.refine_names(..., "time")
         return batch
+
+    def _transform(self, root: TensorDict) -> TensorDict:
+        transformed: TensorDict = self.env.transform._call(root) if len(self.env.transform) else root
+        return transformed
 
     def _number_trajectories(self, done: Tensor) -> Tensor:
         """Trajectory ids `[num_envs, T]`, numbered on from the last rollout's in the order in which episodes end."""
@@ -87,6 +102,15 @@ class SyncDataCollector(Collector):
                 current = current.masked_scatter(ended, fresh)
         self._carrier.set(("collector", "traj_ids"), current)
         return ids
+
+
+def _is_pointwise(transform: Transform) -> bool:
+    """Whether it is one of `POINTWISE`, no subclass of unknown ways, and leaves the actions as they are.
+
+    The action's type does not matter: the environment casts it.
+    """
+    kind = type(transform)
+    return kind in POINTWISE and (kind is DoubleToFloat or not transform.in_keys_inv)
 
 
 def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:

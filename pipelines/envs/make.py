@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,27 +14,37 @@ from torchrl.envs import Compose, Transform, TransformedEnv
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
-from rlpipe.pipelines.envs.vector import VectorEnv
+from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
+from rlpipe.pipelines.workers import WorkerVectorEnv
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 # what an environment's package is called among rlpipe's extras
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
 
 
-def make_env(config: EnvConfig, *, seed: int | None = None, transforms: Sequence[Transform] = ()) -> TransformedEnv:
+def make_env(
+    config: EnvConfig,
+    *,
+    seed: int | None = None,
+    transforms: Sequence[Transform] = (),
+    render_mode: str | None = None,
+) -> TransformedEnv:
     """Build a batched environment, `[num_envs]`, also for one.
 
     Args:
         config: which environment, how many, and on which backend.
         seed: of the first reset; the environments' streams are drawn from it.
         transforms: TorchRL transforms, in their order.
+        render_mode: of the environments, one that they have; `env.base_env.envs.render()` then draws them.
 
     Raises:
         ConfigError: no such environment, one that needs an extra, or spaces that rlpipe does not take.
     """
-    envs = _make_vector_env(config)
+    envs = _make_vector_env(config, render_mode)
     try:
-        env = TransformedEnv(VectorEnv(envs, seed=seed), Compose(*transforms))
+        base = VectorEnv(envs, seed=seed)
+        kind = MaskedEnv if "action_mask" in base.spaces else TransformedEnv
+        env = kind(base, Compose(*transforms))
         env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
     except BaseException:
         envs.close()
@@ -57,20 +68,21 @@ def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         raise ConfigError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
 
 
-def _make_vector_env(config: EnvConfig) -> gym.vector.VectorEnv:
+def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.VectorEnv:
     spec = env_spec(config.env_id)
     steps = config.max_episode_steps or spec.max_episode_steps
     kwargs: dict[str, Any] = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    autoreset: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
     try:
+        if config.backend == "async":
+            return WorkerVectorEnv([functools.partial(gym.make, spec, **kwargs)] * config.num_envs, **autoreset)
         if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:
             return SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
-        return gym.make_vec(
-            spec,
-            config.num_envs,
-            vectorization_mode="async" if config.backend == "async" else "sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            **kwargs,
-        )
+        if config.backend == "auto" and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
+            return gym.make_vec(spec, config.num_envs, vectorization_mode="vector_entry_point", **kwargs)
+        return gym.make_vec(spec, config.num_envs, vectorization_mode="sync", vector_kwargs=autoreset, **kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
         install = f'pip install "rlpipe[{extras[0]}]"' if extras else "install the package that it comes from"

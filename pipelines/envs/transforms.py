@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, TensorSpec
-from torchrl.envs import Transform
+from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 from torchrl.envs.transforms import ObservationTransform
 
 from rlpipe.errors import ConfigError
@@ -55,5 +56,72 @@ class ShapeReward(Transform):
         super().__init__(in_keys=["reward"], out_keys=["reward"])
         self.function = function
 
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return next_tensordict
+
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         return next_tensordict.set("reward", self.function(next_tensordict).float())
+
+
+_MAX_INDEX = 2**62
+
+
+class BinObservation(ObservationTransform):
+    """Cut each feature of a Box observation into equal bins: `[*B, *D]` to one Discrete index `[*B]`.
+
+    The first feature counts most, as the digits of a number do; a value beyond its limits falls into the outermost bin.
+
+    Args:
+        bins: how many for each feature.
+        low: lower limit of each feature.
+        high: upper limit of each feature, above `low`.
+
+    Raises:
+        ConfigError: the observation is no Box, or has another number of features.
+    """
+
+    low: Tensor
+    width: Tensor
+    place: Tensor
+
+    def __init__(self, bins: int, low: Sequence[float], high: Sequence[float]) -> None:
+        super().__init__(in_keys=["observation"], out_keys=["observation"])
+        if len(low) != len(high) or any(least >= most for least, most in zip(low, high, strict=False)):
+            raise ConfigError(
+                f"bins run from {tuple(low)} to {tuple(high)}; each upper limit must be above its lower one"
+            )
+        if bins ** len(low) > _MAX_INDEX:
+            raise ConfigError(
+                f"{bins} bins of {len(low)} features are {float(bins) ** len(low):.0e} states; take fewer"
+            )
+        self.bins = bins
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float64))
+        self.register_buffer("width", (torch.tensor(high, dtype=torch.float64) - self.low) / bins)
+        self.register_buffer("place", bins ** torch.arange(len(low) - 1, -1, -1))
+
+    def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
+        spec = observation_spec["observation"]
+        batch = observation_spec.shape
+        features = math.prod(spec.shape[len(batch) :])
+        if not isinstance(spec, Bounded) or features != len(self.low):
+            what = (
+                f"a Box of {features} features"
+                if isinstance(spec, Bounded)
+                else "no Box; --bins none leaves it as it is"
+            )
+            raise ConfigError(f"bins are given for {len(self.low)} features, and the observation is {what}")
+        observation_spec["observation"] = Categorical(self.bins ** len(self.low), batch, dtype=torch.int64)
+        self._dims = len(spec.shape) - len(batch)
+        return observation_spec
+
+    def _apply_transform(self, obs: Tensor) -> Tensor:
+        features = obs.reshape(*obs.shape[: obs.ndim - self._dims], len(self.low))
+        digits = ((features - self.low) / self.width).floor().clamp(0, self.bins - 1)
+        return (digits.long() * self.place).sum(-1)
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._call(tensordict_reset)
+
+
+POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, DoubleToFloat)
+"""Transforms of one step's entries alone: a rollout transformed at once equals its steps transformed one by one."""

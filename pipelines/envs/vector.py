@@ -7,15 +7,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, Space
 from gymnasium.vector import AutoresetMode
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
-from torchrl.envs import EnvBase
+from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Unbounded
+from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError
 
 Arrays = dict[str, np.ndarray]
+OBSERVED = ("observation", "action_mask")
+"""What an observation consists of; the mask is there only where the environment has one."""
 
 
 class VectorEnv(EnvBase):
@@ -24,6 +26,9 @@ class VectorEnv(EnvBase):
     A step's `next` holds the true next observation, the last one of a finished episode included; the reset that the
     vector environment made in the same step becomes the next root. The env itself keeps `step_count` (int64) and
     `episode_reward` (float32, the return so far), both `[num_envs, 1]`, as TorchRL's StepCounter and RewardSum would.
+
+    An observation that is a Dict of `observation` and `action_mask` (a vector of 0 and 1, one number an action) gives
+    both entries; the mask is bool, and modules that are told of it take allowed actions only.
 
     Underneath is an interface of NumPy arrays, `root` and `advance`, which TorchRL's `step` and our collector share.
 
@@ -44,8 +49,9 @@ class VectorEnv(EnvBase):
         self._discrete_action = isinstance(envs.single_action_space, Discrete)
         self._action_start = int(getattr(envs.single_action_space, "start", 0))
         self._action_dtype = envs.action_space.dtype
-        self._discrete_observation = isinstance(envs.single_observation_space, Discrete)
-        self._observation_start = int(getattr(envs.single_observation_space, "start", 0))
+        self.spaces = _entries(envs.single_observation_space, envs.single_action_space)
+        self._discrete_observation = isinstance(self.spaces["observation"], Discrete)
+        self._observation_start = int(getattr(self.spaces["observation"], "start", 0))
         self._next_seed = seed
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
         self.root: Arrays = {}
@@ -53,8 +59,9 @@ class VectorEnv(EnvBase):
 
     def _make_specs(self) -> None:
         column = torch.Size([*self.batch_size, 1])
+        observed = {key: _spec(space, key, self.batch_size) for key, space in self.spaces.items()}
         self.observation_spec = Composite(
-            observation=_spec(self.envs.single_observation_space, "observation", self.batch_size),
+            **observed,
             step_count=Unbounded(column, dtype=torch.int64),
             episode_reward=Unbounded(column, dtype=torch.float32),
             shape=self.batch_size,
@@ -74,12 +81,12 @@ class VectorEnv(EnvBase):
         if mask is None:
             observation, _ = self.envs.reset(seed=self._draw_seed())
             fresh = np.ones(self.envs.num_envs, dtype=bool)
-            self.root = self._make_root(self._from_zero(observation), fresh, {})
+            self.root = self._make_root(self._read(observation), fresh, {})
         else:
             pending = mask & ~self._restarted
             if pending.any():
                 observation, _ = self.envs.reset(options={"reset_mask": pending})
-                self.root = self._make_root(self._from_zero(observation), pending, self.root)
+                self.root = self._make_root(self._read(observation), pending, self.root)
         self._restarted = np.zeros_like(self._restarted)
         return self.root
 
@@ -95,13 +102,14 @@ class VectorEnv(EnvBase):
         if self._discrete_action:
             action = action + self._action_start
         observation, reward, terminated, truncated, info = self.envs.step(action.astype(self._action_dtype, copy=False))
-        observation, done = self._from_zero(observation), terminated | truncated
+        observed, done = self._read(observation), terminated | truncated
         # copies, because the caller may write into what it gets
-        final = observation.copy()
+        final = {key: array.copy() for key, array in observed.items()}
         if done.any():
-            final[done] = self._from_zero(np.stack(list(info["final_obs"][done])))
+            for key, array in self._read_each(info["final_obs"][done]).items():
+                final[key][done] = array
         after = {
-            "observation": final,
+            **final,
             "reward": reward.astype(np.float32),
             "terminated": terminated,
             "truncated": truncated,
@@ -109,22 +117,35 @@ class VectorEnv(EnvBase):
             "step_count": self.root["step_count"] + 1,
             "episode_reward": self.root["episode_reward"] + reward,
         }
-        self.root = self._make_root(observation, done, after)
+        self.root = self._make_root(observed, done, after)
         self._restarted = done.copy()
         return after
 
-    def _from_zero(self, observation: np.ndarray) -> np.ndarray:
-        """A Discrete space may start elsewhere than at 0; TorchRL's Categorical does not.
+    def _read(self, observation: Any) -> Arrays:
+        """The entries of a batch of observations, `[num_envs, ...]` each.
 
-        Rows are made contiguous because matrix products round differently otherwise, and every path must agree.
+        A Discrete space may start elsewhere than at 0; TorchRL's Categorical does not. Rows are made contiguous because
+        matrix products round differently otherwise, and every path must agree.
         """
+        arrays = observation if isinstance(observation, dict) else {"observation": observation}
+        state = arrays["observation"]
         if self._discrete_observation:
-            observation = observation.astype(np.int64) - self._observation_start
-        return np.ascontiguousarray(observation)
+            state = state.astype(np.int64) - self._observation_start
+        read = {"observation": np.ascontiguousarray(state)}
+        if "action_mask" in self.spaces:
+            read["action_mask"] = arrays["action_mask"].astype(bool)
+        return read
 
-    def _make_root(self, observation: np.ndarray, fresh: np.ndarray, counted: Arrays) -> Arrays:
+    def _read_each(self, observations: np.ndarray) -> Arrays:
+        """The same for an array of single observations, as vector environments keep the final ones."""
+        rows = list(observations)
+        if isinstance(rows[0], dict):
+            return self._read({key: np.stack([row[key] for row in rows]) for key in rows[0]})
+        return self._read(np.stack(rows))
+
+    def _make_root(self, observed: Arrays, fresh: np.ndarray, counted: Arrays) -> Arrays:
         return {
-            "observation": observation,
+            **observed,
             "step_count": np.where(fresh, 0, counted.get("step_count", 0)),
             "episode_reward": np.where(fresh, 0.0, counted.get("episode_reward", 0.0)),
         }
@@ -154,9 +175,25 @@ class VectorEnv(EnvBase):
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the vector environment, and with it its processes."""
-        if not self.is_closed:
-            self.envs.close()
+        # not a matter of `is_closed`, which TorchRL also says of an environment that has not yet taken a step
+        self.envs.close()
         super().close(raise_if_closed=raise_if_closed)
+
+
+class MaskedEnv(TransformedEnv):
+    """A `TransformedEnv` over a `VectorEnv` with an `action_mask`: its random actions are allowed ones.
+
+    Not a matter of `VectorEnv` itself, because TorchRL lets no transform change the actions of an environment that has
+    a `rand_action` of its own, its `ActionMask` included.
+    """
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Draw uniformly among the actions that `tensordict` allows."""
+        drawn: TensorDictBase = super().rand_action(tensordict)
+        mask = drawn.get("action_mask", None)
+        if mask is None:
+            return drawn
+        return drawn.set("action", torch.rand(mask.shape).masked_fill(~mask, -1.0).argmax(-1))
 
 
 def as_tensor(key: str, array: np.ndarray) -> torch.Tensor:
@@ -164,10 +201,29 @@ def as_tensor(key: str, array: np.ndarray) -> torch.Tensor:
     if key == "episode_reward":
         array = array.astype(np.float32)
     tensor = torch.from_numpy(array)
-    return tensor if key == "observation" else tensor.unsqueeze(-1)
+    return tensor if key in OBSERVED else tensor.unsqueeze(-1)
+
+
+def _entries(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
+    """The spaces of an observation by their keys."""
+    if not isinstance(space, Dict):
+        return {"observation": space}
+    if set(space) not in ({"observation"}, set(OBSERVED)):
+        raise ConfigError(
+            f"the observation space is a Dict of {sorted(space)}; rlpipe takes one of 'observation' and 'action_mask'"
+        )
+    if "action_mask" in space.spaces:
+        mask = space["action_mask"]
+        if not isinstance(actions, Discrete):
+            raise ConfigError(f"the action space is {actions}; an action_mask needs Discrete actions")
+        if mask.shape != (actions.n,):
+            raise ConfigError(f"the action_mask has shape {mask.shape}, expected ({actions.n},): one number an action")
+    return dict(space.items())
 
 
 def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
+    if key == "action_mask" and space.shape is not None:
+        return Binary(space.shape[0], torch.Size([*batch, *space.shape]), dtype=torch.bool)
     if isinstance(space, Discrete):
         return Categorical(int(space.n), batch, dtype=torch.int64)
     if isinstance(space, Box):

@@ -86,6 +86,43 @@ def test_loss_of_one_transition(terminated, options, expected):
     assert out["td_error"].item() == pytest.approx(error)
 
 
+def masked_transition(next_mask):
+    batch = transition()
+    batch["action_mask"] = tensor([[False, True]])
+    batch["next", "action_mask"] = tensor([next_mask])
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("next_mask", "options", "next_value"),
+    [
+        ([True, True], {}, 9),
+        ([True, False], {}, 4),
+        ([False, True], {}, 9),
+        # the online network prefers action 0 in the next state, where it may
+        ([True, True], {"double": True}, 4),
+        ([False, True], {"double": True}, 9),
+        ([True, False], {"double": True}, 4),
+        ([True, False], {"target_network": False}, 8),
+        ([False, True], {"target_network": False}, 7),
+        # none allowed: the episode has ended, and nothing is taken to be forbidden
+        ([False, False], {}, 9),
+        ([False, False], {"double": True}, 4),
+    ],
+)
+def test_the_target_is_over_allowed_next_actions_only(next_mask, options, next_value):
+    network = QActor(Table([[0.0, 1.0], [4.0, 9.0]]), Categorical(2, (1,)), masked=True)
+    loss = DQNLoss(network, gamma=0.5, **options)
+    assert {"action_mask", ("next", "action_mask")} <= set(loss.in_keys)
+    network.network.values.data[1] = tensor([8.0, 7.0])
+    out = loss(masked_transition(next_mask))
+    torch.testing.assert_close(out["loss_td"].detach(), tensor((2 + 0.5 * next_value - 1) ** 2))
+    out["loss_td"].backward()
+    gradient = network.network.values.grad
+    assert gradient.isfinite().all()
+    assert (gradient != 0).tolist() == [[False, True], [False, False]]
+
+
 @pytest.mark.filterwarnings("ignore:No target network updater")
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize(("kind", "stock_kind"), [("mse", "l2"), ("smooth_l1", "smooth_l1")])

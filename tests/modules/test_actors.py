@@ -1,4 +1,6 @@
-"""Actors: what they write, when they explore, and what they refuse."""
+"""Actors: what they write, when they explore, which actions they may take, and what they refuse."""
+
+import itertools
 
 import pytest
 import torch
@@ -7,9 +9,12 @@ from torch import nn
 from torchrl.data import Bounded, Categorical, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, QActor
+from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 
 DISCRETE = Categorical(3, (64,))
+# every mask of three actions, under every order of their scores
+MASKS = torch.tensor(list(itertools.product([False, True], repeat=3))).repeat_interleave(6, 0)
+SCORES = torch.tensor(list(itertools.permutations([-1.0, 0.5, 2.0]))).repeat(8, 1)
 BOX = Bounded(torch.tensor([[-2.0, 0.0]] * 64), torch.tensor([[2.0, 1.0]] * 64), (64, 2))
 
 
@@ -94,3 +99,120 @@ def test_gaussian_actor_refuses_discrete_and_unbounded_actions():
         GaussianActor(nn.Linear(4, 2), Unbounded((64, 2)))
     with pytest.raises(ValueError, match="needs finite action bounds"):
         GaussianActor(nn.Linear(4, 2), Bounded(-float("inf"), float("inf"), (64, 2)))
+
+
+def masked_batch(scores=SCORES, mask=MASKS):
+    return TensorDict({"observation": scores.clone().requires_grad_(), "action_mask": mask}, [len(scores)])
+
+
+def is_allowed(action):
+    """Whether an action `[48]` is allowed by its mask; one of no allowed actions forbids nothing."""
+    return MASKS.gather(-1, action.unsqueeze(-1)).squeeze(-1) | ~MASKS.any(-1)
+
+
+def test_forbidden_scores_are_minus_infinity_and_a_mask_of_none_forbids_nothing():
+    scores = only_allowed(SCORES, MASKS)
+    nothing_allowed = ~MASKS.any(-1)
+    assert torch.equal(scores[nothing_allowed], SCORES[nothing_allowed])
+    assert torch.equal(scores[MASKS], SCORES[MASKS])
+    assert (scores[~MASKS & ~nothing_allowed.unsqueeze(-1)] == -torch.inf).all()
+    assert only_allowed(SCORES, None) is SCORES
+
+
+@pytest.mark.parametrize("tie_breaker", [None, torch.Generator()])
+def test_masked_q_actor_takes_the_best_allowed_action(tie_breaker):
+    actor = QActor(nn.Identity(), DISCRETE, masked=True, tie_breaker=tie_breaker)
+    assert actor.in_keys == ["observation", "action_mask"]
+    for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
+        with set_exploration_type(kind):
+            out = actor(masked_batch())
+        assert is_allowed(out["action"]).all()
+        best = torch.where(MASKS | ~MASKS.any(-1, keepdim=True), SCORES, -torch.inf).amax(-1)
+        assert torch.equal(SCORES.gather(-1, out["action"].unsqueeze(-1)).squeeze(-1), best)
+        assert torch.equal(out["chosen_action_value"].squeeze(-1), best)
+
+
+def test_gradients_of_masked_actors_are_finite_and_leave_forbidden_actions_alone():
+    batch = masked_batch()
+    QActor(nn.Identity(), DISCRETE, masked=True)(batch)["chosen_action_value"].sum().backward()
+    distribution = CategoricalActor(nn.Identity(), DISCRETE, masked=True).get_dist(batch)
+    (distribution.log_prob(distribution.mode) + distribution.entropy()).sum().backward()
+    gradient = batch["observation"].grad
+    assert gradient.isfinite().all()
+    assert (gradient[~MASKS & MASKS.any(-1, keepdim=True)] == 0).all()
+    assert (gradient[MASKS.sum(-1) > 1].abs().sum(-1) > 0).all()
+
+
+def test_masked_categorical_actor_samples_allowed_actions_only():
+    actor = CategoricalActor(nn.Identity(), DISCRETE, torch.Generator().manual_seed(0), masked=True)
+    batch, seen = masked_batch(), set()
+    for kind in (ExplorationType.DETERMINISTIC, *[ExplorationType.RANDOM] * 300):
+        with set_exploration_type(kind), torch.no_grad():
+            out = actor(batch)
+        assert is_allowed(out["action"]).all()
+        assert out["action_log_prob"].isfinite().all()
+        seen |= set(enumerate(out["action"].tolist()))
+    assert len(seen) == int((MASKS | ~MASKS.any(-1, keepdim=True)).sum())
+
+
+def test_masked_distribution_is_that_over_the_allowed_actions():
+    distribution = CategoricalActor(nn.Identity(), DISCRETE, masked=True).get_dist(masked_batch())
+    entropy = distribution.entropy()
+    for row, (scores, mask) in enumerate(zip(SCORES, MASKS, strict=True)):
+        allowed = mask.nonzero().squeeze(-1) if mask.any() else torch.arange(3)
+        expected = torch.distributions.Categorical(logits=scores[allowed])
+        torch.testing.assert_close(entropy[row], expected.entropy())
+        torch.testing.assert_close(distribution.logits[row, allowed], expected.logits)
+        forbidden = torch.ones(3, dtype=torch.bool)
+        forbidden[allowed] = False
+        assert (distribution.logits[row, forbidden] == -torch.inf).all()
+
+
+def test_ties_are_broken_uniformly_while_exploring_and_by_the_first_in_evaluation():
+    scores = torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]]).expand(8_000, 5)
+    mask = torch.tensor([[False, True, True, True, True]]).expand(8_000, 5)
+    actor = QActor(nn.Identity(), Categorical(5, (8_000,)), True, torch.Generator().manual_seed(0))
+    with set_exploration_type(ExplorationType.RANDOM):
+        out = actor(masked_batch(scores, mask))
+    frequencies = torch.bincount(out["action"], minlength=5) / 8_000
+    # four standard errors
+    torch.testing.assert_close(frequencies, torch.tensor([0.0, 1 / 3, 0.0, 1 / 3, 1 / 3]), rtol=0, atol=0.022)
+    assert (out["chosen_action_value"] == 1.0).all()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        assert (actor(masked_batch(scores, mask))["action"] == 1).all()
+
+
+def test_a_std_from_the_network_is_the_initial_one_where_its_output_is_zero():
+    spec = Bounded(-1.0, 1.0, (64, 2, 2))
+    for initial in (0.3, 1.0, 2.5):
+        network = nn.Linear(4, 8)
+        with torch.no_grad():
+            network.weight[4:], network.bias[4:] = 0.0, 0.0
+        actor = GaussianActor(network, spec, initial_std=initial, state_dependent_std=True)
+        distribution = actor.get_dist(observations())
+        assert distribution.normal_std.shape == distribution.normal_mean.shape == (64, 2, 2)
+        torch.testing.assert_close(distribution.normal_std, torch.full((64, 2, 2), initial))
+        assert not list(actor.parameters())[2:]
+        network.bias.data[4:] = torch.tensor([-1e4, 0.0, 5.0, 5.0])
+        std = actor.get_dist(observations()).normal_std.detach()
+        assert (std[:, 0, 0] == 1e-4).all()
+        assert (std[:, 1] > initial).all()
+
+
+def test_mean_and_std_come_from_halves_of_the_networks_output_and_both_learn():
+    network = MLP(4, 4, (8,))
+    actor = GaussianActor(network, BOX, torch.Generator().manual_seed(0), state_dependent_std=True)
+    with set_exploration_type(ExplorationType.RANDOM):
+        out = actor(observations())
+    distribution = actor.get_dist(observations())
+    torch.testing.assert_close(distribution.normal_mean, network(observations()["observation"])[:, :2])
+    assert distribution.normal_std.std(0).min() > 0
+    distribution.log_prob(out["action"].detach()).sum().backward()
+    assert (network[-1].weight.grad.abs().sum(-1) > 0).all()
+
+
+def test_a_network_too_narrow_for_a_std_of_its_own_is_refused():
+    for width in (2, 3, 8):
+        actor = GaussianActor(nn.Linear(4, width), BOX, state_dependent_std=True)
+        with pytest.raises((RuntimeError, ValueError)):
+            actor.get_dist(observations())

@@ -1,5 +1,6 @@
 """Epsilon-greedy: schedules in closed form, and epsilon at 0, half and 1."""
 
+import itertools
 import math
 
 import pytest
@@ -62,6 +63,33 @@ def test_epsilon_one_is_uniform():
 
 def test_deterministic_exploration_is_greedy():
     assert (explore(1.0, ExplorationType.DETERMINISTIC) == 2).all()
+
+
+def test_masked_exploration_is_uniform_among_the_allowed_actions():
+    draws = 4_000
+    masks = torch.tensor(list(itertools.product([False, True], repeat=4)))
+    allowed = masks | ~masks.any(-1, keepdim=True)
+    explorer = EpsilonGreedy(SPEC, Linear(1.0, 1.0, 1), torch.Generator().manual_seed(0), masked=True)
+    assert explorer.in_keys == ["action", "action_mask"]
+    batch = TensorDict(
+        {"action": torch.zeros(16, draws, dtype=torch.int64), "action_mask": masks.unsqueeze(1).expand(16, draws, 4)},
+        [16, draws],
+    )
+    with set_exploration_type(ExplorationType.RANDOM):
+        action = explorer(batch)["action"]
+    counts = torch.nn.functional.one_hot(action, 4).sum(1)
+    assert (counts[~allowed] == 0).all()
+    # five standard errors at most
+    torch.testing.assert_close(counts / draws, allowed / allowed.sum(-1, keepdim=True), rtol=0, atol=0.04)
+
+
+def test_masked_exploration_keeps_what_it_does_not_replace():
+    mask = torch.tensor([[True, False, True, False]]).expand(10_000, 4)
+    explorer = EpsilonGreedy(SPEC, Linear(0.5, 0.5, 1), torch.Generator().manual_seed(0), masked=True)
+    batch = TensorDict({"action": torch.full((10_000,), 2), "action_mask": mask}, [10_000])
+    with set_exploration_type(ExplorationType.RANDOM):
+        frequencies = torch.bincount(explorer(batch)["action"], minlength=4) / 10_000
+    torch.testing.assert_close(frequencies, torch.tensor([0.25, 0.0, 0.75, 0.0]), rtol=0, atol=0.025)
 
 
 def collected(done):

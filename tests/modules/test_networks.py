@@ -56,6 +56,21 @@ def test_orthogonal_initialisation():
     assert hidden.bias.abs().sum() == 0
 
 
+@pytest.mark.parametrize("gain", [0.01, 1.0])
+def test_xavier_initialisation(gain):
+    torch.manual_seed(0)
+    network = MLP(300, 200, (400,), initialization="xavier", gain=gain)
+    for layer, (inputs, outputs) in ((network[0], (300, 400)), (network[-1], (400, 200))):
+        limit = math.sqrt(6 / (inputs + outputs))
+        assert layer.weight.abs().max() <= limit
+        assert layer.weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.02)
+        assert layer.weight.mean().abs() < 0.02 * limit
+        assert layer.bias.abs().sum() == 0
+    head = DuelingHead(300, 5, "xavier")
+    assert head.advantage.weight.abs().max() <= math.sqrt(6 / 305)
+    assert head.value.bias == 0
+
+
 def test_default_initialisation_is_pytorchs():
     torch.manual_seed(0)
     network = MLP(8, 4, (8,))

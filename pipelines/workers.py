@@ -1,0 +1,163 @@
+"""Environments in processes of their own, which never outlive the run and never leave it waiting.
+
+Not among `envs/`, because each worker imports this module, and that package imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
+
+from rlpipe.errors import TrainingError
+
+_PR_SET_PDEATHSIG = 1
+_LOST = (EOFError, BrokenPipeError, ConnectionResetError)
+
+
+@contextlib.contextmanager
+def _interrupts_wait(context: str | None) -> Iterator[None]:
+    """Hold Ctrl-C back; processes that start within never see it, not even before `_worker` runs."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    if multiprocessing.get_context(context).get_start_method() != "fork":
+        # the process that tracks semaphores comes first: in starting, it would let Ctrl-C through again
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _InWords:
+    """A queue of a worker's errors that sends them as text: many an exception cannot be pickled, or not made again."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def put(self, failure: tuple[int, type[BaseException], object, str]) -> None:
+        index, kind, message, trace = failure
+        self._queue.put((index, kind.__name__, str(message), trace))
+
+
+def _worker(
+    index: int, make: Callable[[], Any], pipe: Any, parent_pipe: Any, memory: Any, queue: Any, *rest: Any
+) -> None:
+    """Gymnasium's worker, which Ctrl-C leaves to its parent to stop, and which dies with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # a worker in the middle of a long step would not notice the end of its pipe
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    # in a container, the parent that lives may be process 1 itself
+    if parent is not None and os.getppid() == 1 != parent.pid:
+        return
+    errors: Any = _InWords(queue)
+    try:
+        env = make()
+    except Exception as error:  # whatever it is, the parent tells of it
+        parent_pipe.close()
+        # the parent's first message comes in any case, and wants an answer
+        pipe.recv()
+        errors.put((index, type(error), error, ""))
+        pipe.send((None, False))
+        return
+    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+
+
+class WorkerVectorEnv(AsyncVectorEnv):
+    """Gymnasium's `AsyncVectorEnv`, for which a worker that fails or dies is one error that names it.
+
+    Args:
+        env_fns: make one environment each.
+        options: of `AsyncVectorEnv`.
+
+    Raises:
+        TrainingError: also from `reset` and `step`, if a worker failed or died.
+    """
+
+    def __init__(self, env_fns: list[Callable[[], Any]], **options: Any) -> None:
+        self._steps = 0
+        try:
+            with _interrupts_wait(options.get("context")):
+                self._or_name_the_lost(super().__init__, env_fns, worker=_worker, **options)
+        except BaseException:
+            if hasattr(self, "processes"):
+                self.close(terminate=True)
+            raise
+
+    def reset_async(self, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
+        self._or_name_the_lost(super().reset_async, seed=seed, options=options)
+
+    def reset_wait(self, timeout: float | None = None) -> Any:
+        return self._or_name_the_lost(super().reset_wait, timeout)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._steps += 1
+        self._or_name_the_lost(super().step_async, actions)
+
+    def step_wait(self, timeout: float | None = None) -> Any:
+        return self._or_name_the_lost(super().step_wait, timeout)
+
+    def _or_name_the_lost(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except _LOST as error:
+            self._state = AsyncState.DEFAULT
+            dead = [index for index, process in enumerate(self.processes) if not _lives(process)]
+            who = f"worker {dead[0]} of {self.num_envs}" if dead else f"one of {self.num_envs} workers"
+            code = self.processes[dead[0]].exitcode if dead else None
+            raise TrainingError(
+                f"{who} died (exit code {code}) {self._when()}, without a last message; "
+                "a negative code is the signal that killed it, -9 often means that memory ran out"
+            ) from error
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        if all(successes):
+            return
+        index, kind, message, _ = self.error_queue.get()
+        self._state = AsyncState.DEFAULT
+        raise TrainingError(
+            f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {kind}: {message}"
+        )
+
+    def _when(self) -> str:
+        if not self._steps:
+            return "before the first step of its environment"
+        return f"in step {self._steps} of its environment"
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Stop every worker: by a message if all of them listen, else at once."""
+        if not terminate and self._state is AsyncState.DEFAULT and all(each.is_alive() for each in self.processes):
+            try:
+                super().close_extras(timeout)
+                return
+            except _LOST:
+                pass
+        started = [process for process in self.processes if process.pid is not None]
+        for process in started:
+            # at the interpreter's end they have gone, and `kill` no longer works
+            if process.is_alive():
+                process.kill()
+        for pipe in self.parent_pipes:
+            pipe.close()
+        for process in started:
+            process.join()
+
+
+def _lives(process: Any) -> bool:
+    # a process whose pipe has just closed may take a moment to be gone
+    process.join(timeout=0.5)
+    return bool(process.is_alive())
