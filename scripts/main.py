@@ -19,6 +19,7 @@ from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
     "evaluate": "evaluate a run or a checkpoint",
+    "table": "make a table of results over seeds, from run folders",
     "recipes": "list the recipes",
 }
 
