@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, StepLR
 from torchrl.data import Categorical
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import MLP, CategoricalActor, GaussianActor, encoder
+from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, encoder, make_schedule
+from rlpipe.pipelines.checkpoint import load_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.config import NetworkConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.config import ActorConfig, ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
+from rlpipe.pipelines.envs.shaping import make_shaping
+from rlpipe.pipelines.pipeline import Pipeline, Update
+from rlpipe.pipelines.seeding import Seeds
+
+_LEAST_STEPS = 10
+"""Random steps of each environment from which observation statistics are worth having."""
 
 
 def check_device(config: TrainConfig) -> torch.device:
@@ -28,6 +39,79 @@ def check_device(config: TrainConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu")
     return torch.device(config.device)
+
+
+def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
+    """The environment to train in, with the transforms that the config asks for.
+
+    Args:
+        config: which environment, shaping and normalisation.
+        seeds: of the run.
+        last: an algorithm's own transforms, after these.
+
+    Raises:
+        ConfigError: the environment cannot be had, or a transform does not fit it.
+    """
+    if config.reward_shaping == "balance" and "CartPole" not in str(env_spec(config.env_id).entry_point):
+        raise ConfigError(f"reward_shaping is 'balance', which is made for CartPole; env_id is {config.env_id!r}")
+    transforms: list[Transform] = []
+    shaping = make_shaping(config.reward_shaping, config.shaping_steps)
+    if shaping is not None:
+        transforms.append(ShapeReward(shaping))
+    if config.normalize_frames is not None:
+        transforms.append(observation_norm(config.env, config.normalize_frames, seeds))
+    env = make_env(config.env, seed=seeds.integer("environments"), transforms=[*transforms, *last])
+    try:
+        _check_eval_env(config, env)
+    except ConfigError:
+        env.close()
+        raise
+    return env
+
+
+def _check_eval_env(config: TrainConfig, env: TransformedEnv) -> None:
+    """Refuse an evaluation environment that the policy does not fit."""
+    if config.eval_env_id is None:
+        return
+    other = make_env(replace(config.eval_env, num_envs=1, backend="auto"))
+    both = (env.base_env.envs, other.base_env.envs)
+    spaces = [(each.single_observation_space, each.single_action_space) for each in both]
+    other.close()
+    if spaces[0] != spaces[1]:
+        raise ConfigError(
+            f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
+            f"actions there are {spaces[1][0]} and {spaces[1][1]}, here {spaces[0][0]} and {spaces[0][1]}; "
+            "--eval-env-id none evaluates where it trains"
+        )
+
+
+def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
+    """TorchRL's `ObservationNorm`, by the mean and standard deviation of random frames; it never changes afterwards.
+
+    Raises:
+        ConfigError: the observation is no Box of floating-point numbers, or the frames are too few.
+    """
+    least = _LEAST_STEPS * config.num_envs
+    if frames < least:
+        raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
+    env = make_env(config, seed=seeds.integer("normalization"))
+    try:
+        if not env.observation_spec["observation"].dtype.is_floating_point:
+            raise ConfigError(f"normalize_frames needs a Box observation of floats, and {config.env_id!r} has none")
+        with seeds.torch_seeded("normalization"):
+            rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
+            seen = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames].double()
+    finally:
+        env.close()
+    mean, std = seen.mean(0), seen.std(0)
+    # a feature that never moved has nothing to be divided by
+    std = torch.where(std > 1e-6, std, 1.0)
+    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
+
+
+def is_masked(env: EnvBase) -> bool:
+    """Whether the environment says which actions are allowed."""
+    return "action_mask" in env.observation_spec.keys()  # noqa: SIM118 - a Composite is no Mapping
 
 
 def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
@@ -52,7 +136,7 @@ def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
 
 
 def make_actor(
-    config: NetworkConfig, env: EnvBase, trunk: nn.Sequential, generator: torch.Generator
+    config: ActorConfig, env: EnvBase, trunk: nn.Sequential, generator: torch.Generator
 ) -> CategoricalActor | GaussianActor:
     """The stochastic policy that the environment's actions call for.
 
@@ -62,18 +146,34 @@ def make_actor(
     spec = env.action_spec
     discrete = isinstance(spec, Categorical)
     outputs = int(spec.space.n) if discrete else math.prod(spec.shape[len(env.batch_size) :])
+    if not discrete and config.state_dependent_std:
+        outputs *= 2
     head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
     network = nn.Sequential(*trunk, *head)
     try:
         if discrete:
-            return CategoricalActor(network, spec, generator)
-        return GaussianActor(network, spec, generator, batch_dims=len(env.batch_size))
+            return CategoricalActor(network, spec, generator, masked=is_masked(env))
+        return GaussianActor(
+            network, spec, generator, batch_dims=len(env.batch_size), state_dependent_std=config.state_dependent_std
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
+def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Generator) -> EpsilonGreedy:
+    """Epsilon-greedy exploration by the config's schedule."""
+    start, end, over = config.epsilon_start, config.epsilon_end, config.epsilon_frames
+    schedule = make_schedule(config.epsilon_schedule, start, end, frames=over, factor=config.epsilon_factor)
+    return EpsilonGreedy(env.action_spec, schedule, generator, is_masked(env))
+
+
+def make_critic(config: NetworkConfig, trunk: nn.Sequential) -> Critic:
+    """A state value on top of `trunk`."""
+    return Critic(nn.Sequential(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
+
+
 def make_optimizer(
-    config: OptimizerConfig, parameters: Iterable[nn.Parameter], batches: int
+    config: OptimizerConfig, parameters: Iterable[nn.Parameter], batches: int, frames_per_batch: int
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
     """The optimiser, and the schedule that steps once a collected batch.
 
@@ -81,6 +181,7 @@ def make_optimizer(
         config: which, and how fast.
         parameters: to learn.
         batches: collected batches in the whole run, where a falling learning rate reaches 0.
+        frames_per_batch: frames of each.
     """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     optimizer = kind(parameters, lr=config.lr, eps=config.adam_eps, amsgrad=config.amsgrad, fused=True)
@@ -88,7 +189,47 @@ def make_optimizer(
         return optimizer, LinearLR(optimizer, 1.0, 0.0, total_iters=batches)
     if config.lr_schedule == "cosine":
         return optimizer, CosineAnnealingLR(optimizer, T_max=batches)
+    if config.lr_schedule == "steps":
+        return optimizer, StepLR(optimizer, max(1, config.lr_every // frames_per_batch), config.lr_factor)
     return optimizer, None
+
+
+def scheduled(learn: Update, optimizer: torch.optim.Optimizer, schedule: LRScheduler | None) -> Update:
+    """`learn`, with a step of the learning rate's schedule after each batch with updates; adds the `learning_rate`."""
+
+    def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
+        scalars = learn(batch).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        if schedule is not None and scalars.get("updates"):
+            schedule.step()
+        return scalars
+
+    return learn_and_step
+
+
+def make_state(policy: nn.Module, env: TransformedEnv, seeds: Seeds, **parts: Any) -> dict[str, Any]:
+    """What a checkpoint holds: the policy, the random streams, the observation statistics if any, and `parts`.
+
+    Parts that are `None` are left out.
+    """
+    state = {"policy": policy, "random": seeds, **parts}
+    statistics = nn.ModuleList(each for each in env.transform if isinstance(each, ObservationNorm))
+    if len(statistics):
+        state["observation_norm"] = statistics
+    return {name: part for name, part in state.items() if part is not None}
+
+
+def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
+    """Take over what another run has learned: networks, tables, observation statistics.
+
+    Its optimiser, random streams and counters are left; exploration begins anew.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of other networks.
+    """
+    load_checkpoint(checkpoint, pipeline.state, {"policy", "loss", "observation_norm"} & set(pipeline.state))
+    for module in pipeline.policy.modules():
+        if isinstance(module, EpsilonGreedy):
+            module.frames = module.episodes = 0
 
 
 def make_collector(

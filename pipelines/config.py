@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.envs.config import Backend, EnvConfig
+from rlpipe.pipelines.envs.shaping import RewardShaping
+from rlpipe.pipelines.stopping import StoppingRule
 
 C = TypeVar("C", bound="TrainConfig")
-LearningRateSchedule = Literal["constant", "linear", "cosine"]
+LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 
 
 def number(
@@ -44,6 +47,14 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class ActorConfig(NetworkConfig):
+    """The networks of a stochastic policy."""
+
+    state_dependent_std: bool = False
+    """The standard deviation of Box actions comes from the network, instead of being the same in every state."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """The optimiser and its learning rate."""
 
@@ -54,18 +65,34 @@ class OptimizerConfig:
     lr: float = number(2e-3, above=0)
     """Learning rate at the start; high for the sake of CartPole, 3e-4 is a usual one."""
     lr_schedule: LearningRateSchedule = "linear"
-    """How the learning rate falls, to 0 at the last frame, unless constant."""
+    """How the learning rate falls with the batches learned from: to 0 (`linear`, `cosine`), or in `steps`."""
+    lr_factor: float = number(0.92, above=0, at_most=1)
+    """Factor of the learning rate at each of its `steps`."""
+    lr_every: int = number(16_000, at_least=1)
+    """Frames from one of its `steps` to the next."""
     adam_eps: float = number(1e-5, above=0)
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What every training run has: its environment, length, seed, evaluation and checkpoints.
+class ExplorationConfig:
+    """Epsilon-greedy exploration."""
 
-    Raises:
-        ConfigError: a field has the wrong type or a value that is not allowed.
-    """
+    epsilon_schedule: ScheduleKind = "linear"
+    """Over frames: `linear`, `exponential`. By episodes: `geometric`, `harmonic` (start / (1 + episodes))."""
+    epsilon_start: float = number(1.0, at_least=0, at_most=1)
+    """Probability of a random action at the start."""
+    epsilon_end: float = number(0.05, at_least=0, at_most=1)
+    """Its lower limit; `harmonic` has none but 0."""
+    epsilon_frames: int = number(5_000, at_least=1)
+    """Frames to the end (`linear`), or the decay constant (`exponential`)."""
+    epsilon_factor: float = number(0.9995, above=0, at_most=1)
+    """Factor a finished episode (`geometric`)."""
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """The environment, and what is made of its rewards and observations."""
 
     env_id: str = "CartPole-v1"
     """Gymnasium id of the environment."""
@@ -75,12 +102,59 @@ class TrainConfig:
     """`auto` steps in one process, vectorised where the environment is; `async` gives each its own process."""
     max_episode_steps: int | None = number(None, at_least=1)
     """Truncate episodes here instead of at the environment's own limit."""
+    reward_shaping: RewardShaping = "none"
+    """Learn from another reward, made for CartPole; the returns that are reported stay the environment's own."""
+    shaping_steps: int = number(500, at_least=1)
+    """Steps that an episode must last for the good end of `outcome` and `fall`."""
+    normalize_frames: int | None = number(None, at_least=2)
+    """Normalise observations by their mean and standard deviation over so many random frames before training."""
+
+    @property
+    def env(self) -> EnvConfig:
+        """What `make_env` takes."""
+        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps)
+
+
+@dataclass(frozen=True)
+class StoppingConfig:
+    """How long a run is, and what may end it earlier."""
+
     total_frames: int = number(50_000, at_least=1)
     """Environment steps to train for, rounded up to whole batches."""
     total_episodes: int | None = number(None, at_least=1)
     """Stop once this many episodes have ended."""
     stop_at_return: float | None = number(None)
     """Stop once an evaluation's mean return reaches this."""
+    stop_at_mean: float | None = number(None)
+    """Stop once the last `stop_window` training episodes have this mean return."""
+    stop_window: int = number(100, at_least=1)
+    """Episodes of that mean."""
+    stop_after_successes: int | None = number(None, at_least=1)
+    """Stop after so many training episodes in a row with `success_return` or more."""
+    success_return: float = number(475.0)
+    """Return of an episode that is a success."""
+
+    @property
+    def stopping(self) -> StoppingRule:
+        """The rule that these fields describe."""
+        return StoppingRule(
+            total_episodes=self.total_episodes,
+            at_return=self.stop_at_return,
+            at_mean=self.stop_at_mean,
+            window=self.stop_window,
+            successes=self.stop_after_successes,
+            success_return=self.success_return,
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig(StoppingConfig, EnvironmentConfig):
+    """What every training run has: its environment, length, seed, evaluation and checkpoints.
+
+    Raises:
+        ConfigError: a field has the wrong type or a value that is not allowed.
+    """
+
     seed: int = number(0, at_least=0)
     """Seed of every random stream of the run."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -93,8 +167,18 @@ class TrainConfig:
     """Episodes of an evaluation during training."""
     final_eval_episodes: int = number(100, at_least=1)
     """Episodes of the evaluation after training."""
+    eval_stochastic: bool = False
+    """Sample actions in the evaluations during training; the one after it is greedy."""
+    eval_env_id: str | None = None
+    """Evaluate on this environment instead of the one to train on."""
     checkpoint_every: int | None = number(None, at_least=1)
     """Frames from one checkpoint to the next; there is always one at the end."""
+    log_every: int = number(1, at_least=1)
+    """Frames from one line of metrics to the next, at least a batch; a line is the mean over its batches."""
+    curve_window: int = number(100, at_least=1)
+    """Episodes in the moving mean of `curve.png`."""
+    gif: bool = False
+    """Draw an episode of the trained policy into `agent.gif`."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -107,9 +191,9 @@ class TrainConfig:
         """Check what concerns several fields at once; algorithms override it."""
 
     @property
-    def env(self) -> EnvConfig:
-        """The environment's part of this config."""
-        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps)
+    def eval_env(self) -> EnvConfig:
+        """What evaluations run on."""
+        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
 
 
 def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:

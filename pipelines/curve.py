@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-WINDOW = 100
-"""Episodes in the moving mean."""
 
-
-def moving_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the last `window` values at each position, of fewer at the start; `[n]` to `[n]`."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     stop = np.arange(1, len(values) + 1)
@@ -20,8 +17,13 @@ def moving_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
     return (sums[stop] - sums[start]) / (stop - start)
 
 
-def draw_curve(folder: Path) -> Path:
-    """Draw a run folder's `curve.png` from its `metrics.jsonl` and `evaluations.jsonl`."""
+def draw_curve(folder: Path, window: int) -> Path:
+    """Draw a run folder's `curve.png` from its `metrics.jsonl` and `evaluations.jsonl`.
+
+    Args:
+        folder: of the run.
+        window: episodes in the moving mean.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
     described = json.loads((folder / "config.json").read_text())
@@ -32,7 +34,7 @@ def draw_curve(folder: Path) -> Path:
     if episodes:
         frames, returns = np.array(episodes, dtype=float).T
         axes.plot(frames, returns, ".", color="tab:blue", alpha=0.4, markersize=5, markeredgewidth=0, label="episode")
-        axes.plot(frames, moving_mean(returns), color="tab:blue", label=f"mean of {WINDOW} episodes")
+        axes.plot(frames, moving_mean(returns, window), color="tab:blue", label=f"mean of {window} episodes")
     if evaluations:
         points = np.array([(row["frames"], np.mean(row["returns"])) for row in evaluations])
         spread = np.array([np.percentile(row["returns"], [10, 90]) for row in evaluations]).T

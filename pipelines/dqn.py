@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -18,22 +19,28 @@ from rlpipe.modules import (
     MLP,
     Activation,
     DuelingHead,
-    EpsilonGreedy,
     Initialization,
     NStep,
     QActor,
-    ScheduleKind,
-    make_schedule,
 )
-from rlpipe.pipelines.build import check_device, make_collector, make_optimizer, make_trunk
-from rlpipe.pipelines.config import NetworkConfig, OptimizerConfig, TrainConfig, number
-from rlpipe.pipelines.envs import make_env
-from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy
+from rlpipe.pipelines.build import (
+    check_device,
+    is_masked,
+    make_collector,
+    make_explorer,
+    make_optimizer,
+    make_state,
+    make_training_env,
+    make_trunk,
+    scheduled,
+)
+from rlpipe.pipelines.config import ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, off_policy, once
 from rlpipe.pipelines.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config(OptimizerConfig, NetworkConfig, TrainConfig):
+class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
     hidden: tuple[int, ...] = number((120, 84), at_least=1)
@@ -48,6 +55,8 @@ class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     """Environments that step together."""
     rollout_steps: int = number(8, at_least=1)
     """Steps of each environment in a batch."""
+    replay: bool = True
+    """Learn from minibatches of a replay buffer; without, from each batch as a whole, once."""
     updates: int = number(20, at_least=1)
     """Gradient steps a batch."""
     minibatch_size: int = number(256, at_least=1)
@@ -76,19 +85,17 @@ class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     """Scale gradients down to this norm."""
     max_grad_value: float | None = number(None, above=0)
     """Clamp each element of the gradient to this magnitude."""
-    epsilon_schedule: ScheduleKind = "linear"
-    """Over frames: `linear`, `exponential`. By episodes: `geometric`, `harmonic` (start / (1 + episodes))."""
-    epsilon_start: float = number(1.0, at_least=0, at_most=1)
-    """Probability of a random action at the start."""
-    epsilon_end: float = number(0.05, at_least=0, at_most=1)
-    """Its lower limit; `harmonic` has none but 0."""
-    epsilon_frames: int = number(5_000, at_least=1)
-    """Frames to the end (`linear`), or the decay constant (`exponential`)."""
-    epsilon_factor: float = number(0.9995, above=0, at_most=1)
-    """Factor a finished episode (`geometric`)."""
 
     def validate(self) -> None:
         """The buffer holds a minibatch and the warm-up, a batch the n steps; Double needs a target network."""
+        if self.replay:
+            self._validate_replay()
+        if self.n_steps > self.rollout_steps:
+            raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
+        if self.double and not self.target_network:
+            raise ConfigError("double is True, which needs target_network to be True; set one or the other")
+
+    def _validate_replay(self) -> None:
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
                 raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
@@ -96,10 +103,6 @@ class Config(OptimizerConfig, NetworkConfig, TrainConfig):
             raise ConfigError(
                 f"warmup_frames is {self.warmup_frames}; allowed is at most {self.total_frames}, the total_frames"
             )
-        if self.n_steps > self.rollout_steps:
-            raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
-        if self.double and not self.target_network:
-            raise ConfigError("double is True, which needs target_network to be True; set one or the other")
 
 
 def make_q_actor(config: Config, env: EnvBase) -> QActor:
@@ -113,7 +116,7 @@ def make_q_actor(config: Config, env: EnvBase) -> QActor:
     features, actions = config.hidden[-1], int(env.action_spec.space.n)
     dueling = DuelingHead(features, actions, config.initialization)
     head = dueling if config.dueling else MLP(features, actions, (), initialization=config.initialization)
-    return QActor(nn.Sequential(*make_trunk(config, env), head), env.action_spec)
+    return QActor(nn.Sequential(*make_trunk(config, env), head), env.action_spec, is_masked(env))
 
 
 def build(config: Config) -> Pipeline:
@@ -123,41 +126,42 @@ def build(config: Config) -> Pipeline:
         ConfigError: the environment or the device cannot be had, or do not fit the config.
     """
     device, seeds = check_device(config), Seeds(config.seed)
-    env = make_env(config.env, seed=seeds.integer("environments"))
+    env = make_training_env(config, seeds)
     with seeds.torch_seeded("initialization"):
         actor = make_q_actor(config, env)
-    start, end, over = config.epsilon_start, config.epsilon_end, config.epsilon_frames
-    epsilon = make_schedule(config.epsilon_schedule, start, end, frames=over, factor=config.epsilon_factor)
-    explorer = EpsilonGreedy(env.action_spec, epsilon, seeds.generator("exploration", device))
+    explorer = make_explorer(config, env, seeds.generator("exploration", device))
     policy = TensorDictSequential(actor, explorer)
-    loss = DQNLoss(actor, kind=config.kind, double=config.double, target_network=config.target_network, n_step=True).to(
-        device
-    )
-    frames = config.num_envs * config.rollout_steps
-    learning_batches = -(-config.total_frames // frames) - -(-config.warmup_frames // frames) + 1
-    optimizer, schedule = make_optimizer(config, actor.parameters(), learning_batches)
-    state = {"policy": policy, "loss": loss, "optimizer": optimizer, "random": seeds}
-    after = []
-    if loss.target_network is not None:
-        state["target"] = TargetUpdate(actor, loss.target_network, tau=config.tau, every=config.target_every)
-        after.append(state["target"])
-    buffer = ReplayBuffer(
-        storage=LazyTensorStorage(config.buffer_size, device=device),
-        batch_size=config.minibatch_size,
-        generator=seeds.generator("replay"),
-    )
-    state["replay"] = buffer
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, max_value=config.max_grad_value, after=after)
+    loss = DQNLoss(actor, kind=config.kind, double=config.double, target_network=config.target_network, n_step=True)
+    learn_from, parts = make_learning(config, loss.to(device), seeds, device)
     look_ahead = NStep(gamma=config.gamma, n=config.n_steps)
-    replay = off_policy(buffer, update, updates=config.updates, warmup=config.warmup_frames, keys=loss.in_keys)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        scalars = replay(look_ahead(batch)).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        scalars = learn_from(look_ahead(batch))
         explorer.advance(batch)
-        if schedule is not None and scalars.get("updates"):
-            schedule.step()
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))
 
-    if schedule is not None:
-        state["schedule"] = schedule
-    return Pipeline(make_collector(config, env, policy, frames), learn, policy, state)
+    collector = make_collector(config, env, policy, config.num_envs * config.rollout_steps)
+    return Pipeline(collector, learn, policy, make_state(policy, env, seeds, **parts), tuple(env.transform))
+
+
+def make_learning(config: Config, loss: DQNLoss, seeds: Seeds, device: torch.device) -> tuple[Update, dict[str, Any]]:
+    """What is learned from a batch, with replay or without; and the parts of it that a checkpoint holds."""
+    frames = config.num_envs * config.rollout_steps
+    warmup = config.warmup_frames if config.replay else 1
+    learning_batches = -(-config.total_frames // frames) - -(-warmup // frames) + 1
+    optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), learning_batches, frames)
+    target, buffer = None, None
+    if loss.target_network is not None:
+        target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
+    after = [target] if target is not None else []
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, max_value=config.max_grad_value, after=after)
+    learn = once(update, keys=loss.in_keys)
+    if config.replay:
+        buffer = ReplayBuffer(
+            storage=LazyTensorStorage(config.buffer_size, device=device),
+            batch_size=config.minibatch_size,
+            generator=seeds.generator("replay"),
+        )
+        learn = off_policy(buffer, update, updates=config.updates, warmup=warmup, keys=loss.in_keys)
+    parts = {"loss": loss, "optimizer": optimizer, "target": target, "replay": buffer, "schedule": schedule}
+    return scheduled(learn, optimizer, schedule), parts

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import torch
 from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import Transform
 from torchrl.envs.utils import ExplorationType
 
 from rlpipe.pipelines.collector import SyncDataCollector
@@ -52,7 +53,13 @@ class Evaluation:
 
 
 def evaluate(
-    policy: TensorDictModuleBase, env_config: EnvConfig, *, episodes: int, seed: int, stochastic: bool = False
+    policy: TensorDictModuleBase,
+    env_config: EnvConfig,
+    *,
+    episodes: int,
+    seed: int,
+    stochastic: bool = False,
+    transforms: Sequence[Transform] = (),
 ) -> Evaluation:
     """Run whole episodes and keep the return and length of each.
 
@@ -65,12 +72,17 @@ def evaluate(
         episodes: how many.
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
+        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
     """
     num_envs = min(episodes, MAX_ENVS)
     limit = env_config.max_episode_steps
     if limit is None and env_spec(env_config.env_id).max_episode_steps is None:
         limit = MAX_EPISODE_STEPS
-    env = make_env(replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit), seed=seed)
+    env = make_env(
+        replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit),
+        seed=seed,
+        transforms=[transform.clone() for transform in transforms],
+    )
     device = next((str(parameter.device) for parameter in policy.parameters()), "cpu")
     collector = SyncDataCollector(
         env,

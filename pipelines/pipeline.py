@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey
 from torch import nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torchrl.data import ReplayBuffer
+from torchrl.envs import Transform
 
 Update = Callable[[TensorDictBase], TensorDictBase]
 """One gradient step on one minibatch, or (then called Learn) all that is learned from one collected batch."""
@@ -28,12 +29,14 @@ class Pipeline:
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
             The environments are not in it.
+        transforms: what the policy's environment is transformed by, for its evaluation.
     """
 
     collector: Iterable[TensorDictBase]
     learn: Update
     policy: TensorDictModuleBase
     state: dict[str, Any]
+    transforms: Sequence[Transform] = field(default_factory=tuple)
 
     def close(self) -> None:
         """Close the environments, and with them their processes."""
@@ -98,6 +101,22 @@ def on_policy(
         buffer.empty()
         buffer.extend(advantage(batch).select(*keys).reshape(-1))
         return mean_of([update(minibatch) for _ in range(epochs) for minibatch in buffer])
+
+    return learn
+
+
+def once(update: Update, *, keys: Sequence[NestedKey], advantage: Update | None = None) -> Update:
+    """Learn from a batch as a whole, in one gradient step, then forget it.
+
+    Args:
+        update: one gradient step.
+        keys: what it reads.
+        advantage: applied to the batch `[num_envs, T]` before.
+    """
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        batch = batch if advantage is None else advantage(batch)
+        return mean_of([update(batch.select(*keys).reshape(-1))])
 
     return learn
 

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from tensordict import TensorDictBase
-from torch import nn
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
 from rlpipe.errors import ConfigError
 from rlpipe.losses import ClipPPOLoss
 from rlpipe.losses.functional import Regression
-from rlpipe.modules import GAE, MLP, Critic
-from rlpipe.pipelines.build import check_device, make_actor, make_collector, make_optimizer, make_trunk
-from rlpipe.pipelines.config import NetworkConfig, OptimizerConfig, TrainConfig, number
-from rlpipe.pipelines.envs import make_env
+from rlpipe.modules import GAE
+from rlpipe.pipelines.build import (
+    check_device,
+    make_actor,
+    make_collector,
+    make_critic,
+    make_optimizer,
+    make_state,
+    make_training_env,
+    make_trunk,
+    scheduled,
+)
+from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig, number
 from rlpipe.pipelines.pipeline import Pipeline, gradient_step, on_policy
 from rlpipe.pipelines.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config(OptimizerConfig, NetworkConfig, TrainConfig):
+class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
     num_envs: int = number(32, at_least=1, at_most=1_000_000)
@@ -57,6 +63,8 @@ class Config(OptimizerConfig, NetworkConfig, TrainConfig):
     def validate(self) -> None:
         """A minibatch fits into a batch."""
         frames = self.num_envs * self.rollout_steps
+        if self.normalize_advantage and self.minibatch_size == 1:
+            raise ConfigError("normalize_advantage is True, which needs a minibatch_size of 2 or more")
         if self.minibatch_size > frames:
             raise ConfigError(
                 f"minibatch_size is {self.minibatch_size}; allowed is at most {frames}, the frames of a batch "
@@ -71,13 +79,11 @@ def build(config: Config) -> Pipeline:
         ConfigError: the environment or the device cannot be had, or do not fit the config.
     """
     device, seeds = check_device(config), Seeds(config.seed)
-    env = make_env(config.env, seed=seeds.integer("environments"))
+    env = make_training_env(config, seeds)
     with seeds.torch_seeded("initialization"):
         trunk = make_trunk(config, env)
         actor = make_actor(config, env, trunk, seeds.generator("exploration", device))
-        value_trunk = trunk if config.shared_trunk else make_trunk(config, env)
-        value_head = MLP(config.hidden[-1], 1, (), initialization=config.initialization)
-        critic = Critic(nn.Sequential(*value_trunk, *value_head))
+        critic = make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))
     loss = ClipPPOLoss(
         actor,
         critic,
@@ -89,7 +95,7 @@ def build(config: Config) -> Pipeline:
         normalize_advantage=config.normalize_advantage,
     ).to(device)
     frames = config.num_envs * config.rollout_steps
-    optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames))
+    optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
     buffer = ReplayBuffer(
         storage=LazyTensorStorage(frames, device=device),
         sampler=SamplerWithoutReplacement(),
@@ -98,15 +104,7 @@ def build(config: Config) -> Pipeline:
     )
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm)
     advantage = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
-    epochs = on_policy(advantage, buffer, update, epochs=config.epochs, keys=loss.in_keys)
-
-    def learn(batch: TensorDictBase) -> TensorDictBase:
-        scalars = epochs(batch).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
-        if schedule is not None:
-            schedule.step()
-        return scalars
-
-    state = {"policy": actor, "loss": loss, "optimizer": optimizer, "random": seeds}
-    if schedule is not None:
-        state["schedule"] = schedule
-    return Pipeline(make_collector(config, env, actor, frames), learn, actor, state)
+    learn = on_policy(advantage, buffer, update, epochs=config.epochs, keys=loss.in_keys)
+    state = make_state(actor, env, seeds, loss=loss, optimizer=optimizer, schedule=schedule)
+    collector = make_collector(config, env, actor, frames)
+    return Pipeline(collector, scheduled(learn, optimizer, schedule), actor, state, tuple(env.transform))

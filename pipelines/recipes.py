@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines import settings
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
@@ -38,52 +39,51 @@ class Recipe:
         return config_class(self.algorithm)(env_id=self.env_id, **self.settings)
 
 
-_TARGET_NETWORK = {
-    "hidden": (128, 128),
-    "activation": "relu",
-    "initialization": "default",
-    "layer_norm": False,
-    "buffer_size": 10_000,
-    "warmup_frames": 128,
-    "minibatch_size": 128,
-    "rollout_steps": 1,
-    "num_envs": 16,
-    "updates": 16,
-    "gamma": 0.99,
-    "optimizer": "adamw",
-    "amsgrad": True,
-    "lr": 1e-4,
-    "lr_schedule": "constant",
-    "adam_eps": 1e-8,
-    "kind": "smooth_l1",
-    "n_steps": 1,
-    "double": False,
-    "max_grad_norm": None,
-    "max_grad_value": 100.0,
-    "epsilon_schedule": "exponential",
-    "epsilon_start": 0.9,
-    "epsilon_end": 0.05,
-    "epsilon_frames": 1_000,
-    "tau": 0.005,
-    "target_every": 1,
-    "total_frames": 300_000,
-    "eval_every": 10_000,
-    "total_episodes": 600,
-}
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("ppo", "ppo", "clipped PPO, tuned to solve CartPole-v1 fast"),
-        Recipe("dqn", "dqn", "deep Q-learning with replay, tuned to solve CartPole-v1 fast"),
-        Recipe(
-            "dqn/target-network",
-            "dqn",
-            "DQN with a soft target network and one update a frame, 600 episodes",
-            settings=_TARGET_NETWORK,
-        ),
-    )
-}
+_ALL = (
+    Recipe("ppo", "ppo", "clipped PPO, tuned to solve CartPole-v1 fast"),
+    Recipe("dqn", "dqn", "deep Q-learning with replay, tuned to solve CartPole-v1 fast"),
+    Recipe("a2c", "a2c", "advantage actor-critic, tuned to solve CartPole-v1 fast"),
+    Recipe("reinforce", "reinforce", "policy gradient on whole episodes, tuned to solve CartPole-v1 fast"),
+    Recipe("dqn/online", "dqn", "deep Q-learning without replay, shaped reward", settings=settings.ONLINE),
+    Recipe("dqn/replay", "dqn", "the same with experience replay", settings=settings.REPLAY),
+    Recipe(
+        "dqn/target-network",
+        "dqn",
+        "soft target network, one update a frame, 600 episodes",
+        settings=settings.TARGET_NETWORK,
+    ),
+    Recipe("dqn/consecutive", "dqn", "200-step CartPole, until ten successes in a row", settings=settings.CONSECUTIVE),
+    Recipe("dqn/small", "dqn", "a small network, until ten episodes average 450", settings=settings.SMALL),
+    Recipe(
+        "dqn/instances",
+        "dqn",
+        "one Q network for a family of CartPoles, judged on unseen ones",
+        "rlpipe/CartPoleInstances-v0",
+        settings.INSTANCES,
+    ),
+    Recipe("reinforce/episodic", "reinforce", "an update an episode, 3000 episodes", settings=settings.EPISODIC),
+    Recipe("a2c/eight-workers", "a2c", "eight environments in eight processes", "CartPole-v0", settings.EIGHT_WORKERS),
+    Recipe(
+        "ppo/inverted-double-pendulum",
+        "ppo",
+        "MuJoCo, with normalised observations",
+        "InvertedDoublePendulum-v5",
+        settings.PENDULUM,
+    ),
+    Recipe("q-learning/maze", "q_learning", "tabular Q-learning on a maze", "rlpipe/Maze-v0", settings.MAZE_VALUES),
+    Recipe("sarsa/maze", "sarsa", "tabular SARSA on a maze", "rlpipe/Maze-v0", settings.MAZE_VALUES),
+    Recipe(
+        "policy-gradient/maze",
+        "policy_gradient",
+        "tabular policy gradient on a maze",
+        "rlpipe/Maze-v0",
+        settings.MAZE_POLICY,
+    ),
+    Recipe(
+        "q-learning/cartpole-bins", "q_learning", "tabular Q-learning on binned CartPole", "CartPole-v0", settings.BINS
+    ),
+)
+RECIPES = {recipe.name: recipe for recipe in _ALL}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -38,8 +38,8 @@ def default_folder(recipe: str, seed: int) -> Path:
 class Run:
     """A new run folder, open for writing.
 
-    `config.json`, `versions.json`, `metrics.jsonl` (a line a batch), `evaluations.jsonl` (raw returns and lengths),
-    `checkpoints/`, TensorBoard events in `tensorboard/`, and at the end `curve.png`.
+    `config.json`, `versions.json`, `metrics.jsonl` (a line a batch, or as `log_every` says), `evaluations.jsonl` (raw
+    returns and lengths), `checkpoints/`, TensorBoard events in `tensorboard/`, and at the end `curve.png`.
 
     Args:
         folder: to make.
@@ -52,7 +52,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, recipe: str, algorithm: str, config: TrainConfig) -> None:
-        self.folder = folder
+        self.folder, self._window = folder, config.curve_window
         self._make_folder()
         described = {"recipe": recipe, "algorithm": algorithm, "config": dataclasses.asdict(config)}
         self._write_json("config.json", described)
@@ -71,9 +71,15 @@ class Run:
             board["train/length"] = sum(lengths) / len(lengths)
         self._board.log_metrics(board, step=frames)
 
-    def log_evaluation(self, frames: int, evaluation: Evaluation, *, final: bool = False) -> None:
-        """Write every episode of an evaluation; `final` marks the one after training."""
-        line = {"frames": frames, "final": final, "returns": evaluation.returns, "lengths": evaluation.lengths}
+    def log_evaluation(self, frames: int, evaluation: Evaluation, *, seconds: float, final: bool = False) -> None:
+        """Write every episode of an evaluation after so many training seconds; `final` marks the one after training."""
+        line = {
+            "frames": frames,
+            "seconds": seconds,
+            "final": final,
+            "returns": evaluation.returns,
+            "lengths": evaluation.lengths,
+        }
         _append(self._evaluations, line)
         self._board.log_metrics({"eval/final_return" if final else "eval/return": evaluation.mean}, step=frames)
 
@@ -93,7 +99,7 @@ class Run:
         self._metrics.close()
         self._evaluations.close()
         self._board.experiment.close()
-        draw_curve(self.folder)
+        draw_curve(self.folder, self._window)
 
     def _make_folder(self) -> None:
         try:

@@ -14,7 +14,8 @@ from torch import Tensor
 class Seeds:
     """Streams spawned from one seed by name, so that adding a stream moves no other.
 
-    The names in use: `environments`, `initialization`, `exploration`, `replay`, `evaluation`, `final evaluation`.
+    The names in use: `environments`, `normalization`, `initialization`, `exploration`, `ties`, `replay`, `evaluation`,
+    `final evaluation`, `gif`.
 
     Args:
         seed: 0 or more.

@@ -68,16 +68,22 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
     try:
-        load_checkpoint(checkpoint, pipeline.state, ["policy"])
+        # what the policy sees depends on the statistics of its observations as well
+        load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
         seed = Seeds(config.seed).integer("final evaluation") if options.seed is None else options.seed
         evaluation = evaluate(
-            pipeline.policy, config.env, episodes=options.episodes, seed=seed, stochastic=options.stochastic
+            pipeline.policy,
+            config.eval_env,
+            episodes=options.episodes,
+            seed=seed,
+            stochastic=options.stochastic,
+            transforms=pipeline.transforms,
         )
     finally:
         pipeline.close()
     return {
         "recipe": described["recipe"],
-        "env_id": config.env_id,
+        "env_id": config.eval_env.env_id,
         "checkpoint": str(checkpoint),
         "stochastic": options.stochastic,
         "evaluation": evaluation.summary(),

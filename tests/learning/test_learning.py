@@ -1,9 +1,13 @@
 """Agents learn: tiny environments in seconds, CartPole to its threshold, judged by greedy evaluation."""
 
+import dataclasses
+
 import pytest
 
-from rlpipe.pipelines import dqn, ppo
+from rlpipe.pipelines import a2c, dqn, ppo, q_learning, reinforce
 from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.training import finished_episodes
 
 pytestmark = pytest.mark.learning
 
@@ -18,6 +22,7 @@ def train_and_evaluate(module, episodes=20, **settings):
 
 
 PPO = {"num_envs": 8, "rollout_steps": 16, "minibatch_size": 64, "epochs": 4, "hidden": (32,), "lr": 5e-3, "gamma": 0.0}
+SIMPLE = {"num_envs": 8, "rollout_steps": 5, "hidden": (32,), "lr": 1e-2, "gamma": 0.0}
 DQN = {"num_envs": 8, "rollout_steps": 4, "updates": 8, "warmup_frames": 128, "epsilon_frames": 1000, "hidden": (32,)}
 
 
@@ -37,9 +42,47 @@ def test_dqn_learns_identity(options):
     assert train_and_evaluate(dqn, env_id="tests/Identity-v0", total_frames=3000, **settings).mean == 10.0
 
 
-def test_ppo_solves_cartpole():
-    assert train_and_evaluate(ppo, episodes=100).mean >= 475
+@pytest.mark.parametrize("baseline", [False, True])
+def test_reinforce_learns_identity(baseline):
+    settings = {**SIMPLE, "total_frames": 6000, "baseline": baseline}
+    assert train_and_evaluate(reinforce, env_id="tests/Identity-v0", **settings).mean == 10.0
 
 
-def test_dqn_solves_cartpole():
-    assert train_and_evaluate(dqn, episodes=100).mean >= 475
+def test_a2c_learns_identity():
+    assert train_and_evaluate(a2c, env_id="tests/Identity-v0", total_frames=6000, **SIMPLE).mean == 10.0
+
+
+def test_a_state_dependent_std_learns_identity_with_box_actions():
+    settings = {**PPO, "total_frames": 10_000, "state_dependent_std": True}
+    assert train_and_evaluate(ppo, env_id="tests/IdentityBox-v0", **settings).mean > -1.5
+
+
+@pytest.mark.parametrize("module", [ppo, dqn, a2c, reinforce])
+def test_cartpole_is_solved(module):
+    assert train_and_evaluate(module, episodes=100).mean >= 475
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["q-learning/maze", "sarsa/maze", "policy-gradient/maze"])
+def test_the_shortest_way_through_the_maze_is_found(name, seed):
+    config = dataclasses.replace(find_recipe(name).config(), seed=seed)
+    pipeline = builder(find_recipe(name).algorithm)(config)
+    episodes = 0
+    for batch in pipeline.collector:
+        pipeline.learn(batch)
+        episodes += len(finished_episodes(batch)[0])
+        # the policy gradient's own end is some ten thousand episodes later
+        if episodes >= (400 if name == "policy-gradient/maze" else 100):
+            break
+    pipeline.close()
+    found = evaluate(pipeline.policy, config.env, episodes=2, seed=100)
+    assert found.lengths == (6, 6)
+    assert found.returns == (1.0, 1.0)
+
+
+def test_q_learning_crosses_frozen_lake():
+    settings = {"env_id": "FrozenLake-v1", "total_episodes": None, "total_frames": 40_000, "gamma": 0.99}
+    exploring = {"epsilon_schedule": "linear", "epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_frames": 20_000}
+    more = {**settings, **exploring, "num_envs": 8, "rollout_steps": 4}
+    # slippery: 0.74 is the best there is, and a random agent's is 0.015
+    assert train_and_evaluate(q_learning, episodes=200, **more).mean > 0.5

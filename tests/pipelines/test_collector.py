@@ -1,17 +1,21 @@
 """The lean collector against the stock one, bit for bit; and the stock path wherever the lean one does not serve."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer
-from torchrl.envs import GymEnv, RewardSum
+from torchrl.envs import DoubleToFloat, GymEnv, ObservationNorm, RewardSum
 from torchrl.modules import ProbabilisticActor
 
 from rlpipe.modules import MLP, CategoricalActor, GaussianActor, encoder
 from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs import BinObservation, EnvConfig, OneHotObservation, ShapeReward, make_env
+from rlpipe.pipelines.envs.shaping import balance
 
 
 def make_policy(env, stock=False):
@@ -25,7 +29,7 @@ def make_policy(env, stock=False):
         logits = TensorDictModule(network, in_keys=["observation"], out_keys=["logits"])
         distribution = torch.distributions.Categorical
         return ProbabilisticActor(logits, in_keys=["logits"], distribution_class=distribution, return_log_prob=True)
-    return CategoricalActor(network, env.action_spec)
+    return CategoricalActor(network, env.action_spec, masked="action_mask" in env.observation_spec.keys())
 
 
 def collect(kind, env, policy, batches=4, steps=25, **options):
@@ -65,7 +69,9 @@ def stock_rollouts(monkeypatch):
     return taken
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "tests/Counter-v0"])
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "tests/Counter-v0", "rlpipe/Maze-v0"]
+)
 @pytest.mark.parametrize("num_envs", [1, 5])
 @pytest.mark.parametrize("options", [{}, {"track_traj_ids": False}])
 def test_equals_the_stock_collector_bit_for_bit(env_id, num_envs, options, identical):
@@ -95,6 +101,94 @@ def test_stock_policies_collect_the_same_on_both(identical):
         batches.append(collect(kind, env, make_policy(env, stock=True)))
     for stock, lean in zip(*batches, strict=True):
         identical(lean, stock)
+
+
+def norm(features, **options):
+    loc, scale = torch.linspace(-0.1, 0.1, features), torch.linspace(0.5, 2.0, features)
+    return ObservationNorm(loc, scale, in_keys=["observation"], standard_normal=True, **options)
+
+
+def bins():
+    return BinObservation(4, [-2.4, -1.0, -0.2, -1.0], [2.4, 1.0, 0.2, 1.0])
+
+
+POINTWISE = {
+    "bins": ("CartPole-v1", lambda: [bins()]),
+    "shaped": ("CartPole-v1", lambda: [ShapeReward(balance)]),
+    "normalised": ("CartPole-v1", lambda: [norm(4)]),
+    "normalised under another name": ("CartPole-v1", lambda: [norm(4, out_keys=["normed"])]),
+    "floats": ("tests/IdentityBox-v0", lambda: [DoubleToFloat(in_keys=["observation"])]),
+    "floats, actions too": ("tests/DoubleAction-v0", lambda: [DoubleToFloat()]),
+    "one-hot": ("FrozenLake-v1", lambda: [OneHotObservation()]),
+    "shaped, normalised, bins": ("CartPole-v1", lambda: [ShapeReward(balance), norm(4), bins()]),
+    "bins, one-hot": ("CartPole-v1", lambda: [bins(), OneHotObservation()]),
+    "floats, normalised, shaped": (
+        "tests/IdentityBox-v0",
+        lambda: [DoubleToFloat(in_keys=["observation"]), norm(1), ShapeReward(lambda after: after["observation"] * 2)],
+    ),
+    "masked, shaped": ("rlpipe/Maze-v0", lambda: [ShapeReward(lambda after: after["reward"] - 0.01)]),
+    "masked, one-hot": ("rlpipe/Maze-v0", lambda: [OneHotObservation()]),
+}
+
+
+class DoubleAction(type(gym.make("tests/IdentityBox-v0").unwrapped)):
+    action_space = Box(-2.0, 2.0, (1,), np.float64)
+
+
+gym.register("tests/DoubleAction-v0", DoubleAction, max_episode_steps=10)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize(("env_id", "transforms"), POINTWISE.values(), ids=POINTWISE)
+def test_pointwise_transforms_give_what_the_stock_collector_gives(env_id, transforms, num_envs, identical, monkeypatch):
+    batches = []
+    for kind in (Collector, SyncDataCollector):
+        if kind is SyncDataCollector:
+            monkeypatch.setattr(Collector, "rollout", None)
+        env = make_env(EnvConfig(env_id, num_envs, max_episode_steps=17), seed=4, transforms=transforms())
+        batches.append(collect(kind, env, make_policy(env)))
+    for stock, lean in zip(*batches, strict=True):
+        identical(lean, stock)
+        assert lean.names == stock.names
+    assert sum(int(batch["next", "done"].sum()) for batch in batches[1]) > 0
+
+
+class Flipped(ObservationNorm):
+    """A subclass, whose ways are its own: it turns the observation round at every call."""
+
+    sign = 1
+
+    def _call(self, next_tensordict):
+        self.sign *= -1
+        return next_tensordict.set("observation", self.sign * next_tensordict["observation"])
+
+
+OTHERS = {
+    "not pointwise": lambda: [bins(), RewardSum(in_keys=["reward"], out_keys=["summed"])],
+    "a subclass": lambda: [Flipped(0.0, 1.0, in_keys=["observation"])],
+    "of actions": lambda: [ObservationNorm(0.5, 2.0, in_keys=[], in_keys_inv=["action"], out_keys_inv=["action"])],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_transforms_take_the_stock_path(name, identical, stock_rollouts):
+    batches = []
+    env_id = "Pendulum-v1" if name == "of actions" else "CartPole-v1"
+    for kind in (Collector, SyncDataCollector):
+        env = make_env(EnvConfig(env_id, 3, max_episode_steps=17), seed=4, transforms=OTHERS[name]())
+        batches.append(collect(kind, env, make_policy(env), batches=2))
+    assert len(stock_rollouts) == 4
+    for stock, lean in zip(*batches, strict=True):
+        identical(lean, stock)
+
+
+@pytest.mark.usefixtures("lean_only")
+def test_a_policy_need_not_read_what_is_transformed():
+    env = make_env(EnvConfig("CartPole-v1", 3), seed=4, transforms=[bins()])
+    policy = TensorDictModule(lambda count: count.squeeze(-1) % 2, in_keys=["step_count"], out_keys=["action"])
+    batch = collect(SyncDataCollector, env, policy, batches=1)[0]
+    assert torch.equal(batch["action"], batch["step_count"].squeeze(-1) % 2)
+    assert batch["observation"].dtype == torch.int64
 
 
 def test_other_environments_take_the_stock_path(stock_rollouts):

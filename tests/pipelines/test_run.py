@@ -24,7 +24,7 @@ def finished(tmp_path):
     run = Run(tmp_path / "run", "ppo", "ppo", ppo.Config(seed=3))
     run.log_batch(10, {"loss_policy": 0.5, "seconds": 1.0}, [7.0, 9.0], [7, 9])
     run.log_batch(20, {"loss_policy": 0.25, "seconds": 2.0}, [], [])
-    run.log_evaluation(20, Evaluation((5.0, 6.0), (5, 6)))
+    run.log_evaluation(20, Evaluation((5.0, 6.0), (5, 6)), seconds=2.0)
     network = torch.nn.Linear(2, 3)
     for frames in (10, 20):
         run.checkpoint(frames, {"policy": network, "random": Seeds(0)})
@@ -36,7 +36,7 @@ def test_files(finished):
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0] == {"frames": 10, "loss_policy": 0.5, "seconds": 1.0, "returns": [7.0, 9.0], "lengths": [7, 9]}
     evaluation = json.loads((finished / "evaluations.jsonl").read_text())
-    assert evaluation == {"frames": 20, "final": False, "returns": [5.0, 6.0], "lengths": [5, 6]}
+    assert evaluation == {"frames": 20, "seconds": 2.0, "final": False, "returns": [5.0, 6.0], "lengths": [5, 6]}
     described = json.loads((finished / "config.json").read_text())
     assert (described["recipe"], described["algorithm"], described["config"]["seed"]) == ("ppo", "ppo", 3)
     assert json.loads((finished / "versions.json").read_text()) == versions()

@@ -12,6 +12,7 @@ from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.recipes import RECIPES, find_recipe
 from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.stopping import StoppingRule
 from rlpipe.pipelines.training import finished_episodes, train
 
 SMALL = {
@@ -32,7 +33,7 @@ SMALL = {
 
 def run_small(folder, algorithm, *, eval_every=None, **options):
     module, settings = SMALL[algorithm]
-    fields = {"checkpoint_every", "stop_at_return", "total_episodes", "progress"}
+    fields = {"checkpoint_every", "stopping", "log_every", "progress"}
     loop = {key: options.pop(key) for key in fields & set(options)}
     config = module.Config(**{**settings, **options})
     pipeline = module.build(config)
@@ -83,7 +84,7 @@ def test_counts_and_intervals(tmp_path):
         checkpoint_every=300,
         progress=lambda frames, scalars, returns: told.append(frames),
     )
-    assert (result.frames, result.updates, result.stopped_early) == (640, 40, False)
+    assert (result.frames, result.updates, result.stopped_by) == (640, 40, "")
     assert told == list(range(64, 641, 64))
     assert [row["frames"] for row in lines(tmp_path / "run")] == told
     # the first batch at or after each multiple
@@ -123,18 +124,35 @@ def test_seconds_are_of_training_only(tmp_path, monkeypatch):
 
 
 def test_stops_at_a_return(tmp_path):
-    result, _ = run_small(tmp_path / "run", "ppo", eval_every=64, stop_at_return=1.0)
-    assert (result.frames, result.stopped_early) == (64, True)
+    result, _ = run_small(tmp_path / "run", "ppo", eval_every=64, stopping=StoppingRule(at_return=1.0))
+    assert result.frames == 64
+    assert result.stopped_by.startswith("an evaluation with a mean return of ")
     assert (tmp_path / "run" / "checkpoints" / "frames-000000000064").is_dir()
-    result, _ = run_small(tmp_path / "other", "ppo", eval_every=64, stop_at_return=501.0)
-    assert (result.frames, result.stopped_early) == (640, False)
+    result, _ = run_small(tmp_path / "other", "ppo", eval_every=64, stopping=StoppingRule(at_return=501.0))
+    assert (result.frames, result.stopped_by) == (640, "")
 
 
 def test_stops_after_episodes(tmp_path):
-    result, _ = run_small(tmp_path / "run", "ppo", total_episodes=5)
-    assert result.stopped_early
+    result, _ = run_small(tmp_path / "run", "ppo", stopping=StoppingRule(total_episodes=5))
+    assert result.stopped_by == "5 episodes"
     assert result.episodes >= 5
     assert result.episodes - len(lines(tmp_path / "run")[-1]["returns"]) < 5
+
+
+def test_a_line_of_metrics_may_cover_several_batches(tmp_path):
+    told = []
+    run_small(tmp_path / "each", "dqn")
+    run_small(tmp_path / "few", "dqn", log_every=250, progress=lambda frames, *_: told.append(frames))
+    each, few = lines(tmp_path / "each"), lines(tmp_path / "few")
+    # the first batch at or after each multiple, and the last one
+    assert [row["frames"] for row in few] == told == [256, 512, 640]
+    assert [value for row in few for value in row["returns"]] == [value for row in each for value in row["returns"]]
+    first = [row for row in each if row["frames"] <= 256]
+    assert few[0]["updates"] == sum(row["updates"] for row in first) == 24
+    learned = [row["loss_td"] for row in first if "loss_td" in row]
+    assert 0 < len(learned) < len(first)
+    assert few[0]["loss_td"] == pytest.approx(sum(learned) / len(learned))
+    assert few[0]["epsilon"] == pytest.approx(sum(row["epsilon"] for row in first) / len(first))
 
 
 def test_finished_episodes_are_in_the_order_in_which_they_ended():
@@ -181,12 +199,14 @@ def test_a_loss_that_becomes_nan_stops_training(tmp_path, checkpoint_every, kept
 def test_every_recipe_builds_and_learns_from_a_batch(name):
     recipe = find_recipe(name)
     pipeline = __import__(f"rlpipe.pipelines.{recipe.algorithm}", fromlist=["build"]).build(recipe.config())
-    for batch, _ in zip(pipeline.collector, range(40), strict=False):
-        scalars = pipeline.learn(batch)
-        if scalars["updates"]:
+    updates = 0
+    for batch, _ in zip(pipeline.collector, range(400), strict=False):
+        updates += int(pipeline.learn(batch)["updates"])
+        if updates:
             break
-    assert scalars["updates"] > 0
-    assert {"policy", "loss", "optimizer", "random"} <= set(pipeline.state)
+    assert updates > 0
+    learners = {"change"} if hasattr(recipe.config(), "step_size") else {"loss", "optimizer"}
+    assert {"policy", "random"} | learners <= set(pipeline.state)
     pipeline.close()
 
 

@@ -5,57 +5,72 @@ import dataclasses
 import pytest
 import torch
 
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.recipes import find_recipe
+from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
 
-# fields of the loop around a pipeline: tests/pipelines/test_training.py and tests/scripts have these
+# fields of the loop around a pipeline: tests/pipelines/test_training.py, test_stopping.py and tests/scripts have these
 LOOP = {
     "total_episodes",
     "stop_at_return",
+    "stop_at_mean",
+    "stop_window",
+    "stop_after_successes",
+    "success_return",
     "eval_every",
     "eval_episodes",
+    "eval_stochastic",
+    "eval_env_id",
     "final_eval_episodes",
     "checkpoint_every",
+    "log_every",
+    "curve_window",
+    "gif",
     "threads",
     "device",
     # gives the same run by another way: tests/pipelines/test_envs.py
     "backend",
 }
+ENVIRONMENT = {"env_id": "Acrobot-v1", "num_envs": 5, "max_episode_steps": 9, "seed": 1}
+SHAPING = {"reward_shaping": "outcome", "shaping_steps": 5}
 SHARED = {
-    "env_id": "Acrobot-v1",
-    "num_envs": 5,
-    "max_episode_steps": 9,
+    **ENVIRONMENT,
+    **SHAPING,
+    "normalize_frames": 50,
     "total_frames": 10_000,
-    "seed": 1,
     "hidden": (16,),
     "activation": "silu",
+    "layer_norm": True,
+    "initialization": "xavier",
     "observation_scale": (0.5, 1.0, 0.2, 0.5),
     "optimizer": "adamw",
     "amsgrad": True,
     "lr": 1e-3,
     "lr_schedule": "cosine",
+    "lr_factor": 0.1,
+    "lr_every": 32,
     "adam_eps": 1e-2,
     "rollout_steps": 12,
-    "minibatch_size": 16,
     "gamma": 0.5,
     "max_grad_norm": 0.01,
 }
-PPO = {
-    "initialization": "default",
-    "layer_norm": True,
-    "epochs": 3,
-    "lmbda": 0.5,
-    "clip": 0.01,
-    "value_clip": 0.01,
-    "value_kind": "smooth_l1",
-    "value_coefficient": 2.0,
-    "entropy_coefficient": 0.1,
-    "normalize_advantage": False,
-    "shared_trunk": True,
+POLICY = {"state_dependent_std": True}
+VALUE = {"value_kind": "smooth_l1", "value_coefficient": 2.0, "entropy_coefficient": 0.1}
+CRITIC = {**VALUE, "lmbda": 0.5, "normalize_advantage": False, "shared_trunk": True}
+PPO = {**SHARED, **POLICY, **CRITIC, "minibatch_size": 16, "epochs": 3, "clip": 0.01, "value_clip": 0.01}
+A2C = {**SHARED, **POLICY, **CRITIC}
+REINFORCE = {**SHARED, **POLICY, **VALUE, "baseline": True, "normalize": "episode", "update_each_episode": True}
+EPSILON = {
+    "epsilon_schedule": "harmonic",
+    "epsilon_start": 0.4,
+    "epsilon_end": 0.9,
+    "epsilon_frames": 100,
+    "epsilon_factor": 0.3,
 }
 DQN = {
-    "initialization": "orthogonal",
+    **SHARED,
+    **EPSILON,
     "layer_norm": False,
+    "replay": False,
+    "minibatch_size": 16,
     "updates": 3,
     "buffer_size": 60,
     "warmup_frames": 20,
@@ -67,31 +82,67 @@ DQN = {
     "tau": 0.9,
     "target_every": 3,
     "max_grad_value": 1e-4,
-    "epsilon_schedule": "harmonic",
-    "epsilon_start": 0.5,
-    "epsilon_end": 0.9,
-    "epsilon_frames": 100,
-    "epsilon_factor": 0.5,
+}
+TABLE = {
+    **ENVIRONMENT,
+    **SHAPING,
+    "normalize_frames": 50,
+    "rollout_steps": 12,
+    "step_size": 0.3,
+    "bins": 3,
+    "bin_low": (-1.0, -1.0, -0.1, -1.0),
+    "bin_high": (1.0, 1.0, 0.1, 1.0),
+}
+VALUES = {**TABLE, **EPSILON, "gamma": 0.5}
+PREFERENCES = {**TABLE, "beta": 3.0}
+FIELDS = {
+    ppo: PPO,
+    a2c: A2C,
+    reinforce: REINFORCE,
+    dqn: DQN,
+    q_learning: VALUES,
+    sarsa: VALUES,
+    policy_gradient: PREFERENCES,
 }
 # fields that show only beside others
 BESIDE = {
     "target_network": {"double": False},
+    "replay": {"n_steps": 1},
     "epsilon_factor": {"epsilon_schedule": "geometric"},
+    "epsilon_frames": {"epsilon_schedule": "linear"},
     "amsgrad": {"lr": 0.1},
+    "lr_factor": {"lr_schedule": "steps", "lr_every": 32},
+    "lr_every": {"lr_schedule": "steps"},
+    "shaping_steps": {"reward_shaping": "outcome"},
+    "state_dependent_std": {"env_id": "Pendulum-v1", "max_episode_steps": 10},
+    "value_kind": {"baseline": True},
+    "value_coefficient": {"baseline": True},
+}
+SMALL = {"num_envs": 4, "rollout_steps": 8, "total_frames": 1000}
+BINS = {
+    "env_id": "CartPole-v1",
+    "num_envs": 4,
+    "bins": 4,
+    "bin_low": (-2.4, -3.0, -0.418, -2.0),
+    "bin_high": (2.4, 3.0, 0.418, 2.0),
+    "rollout_steps": 8,
 }
 BASE = {
-    ppo: {"num_envs": 4, "rollout_steps": 8, "minibatch_size": 32, "epochs": 2, "total_frames": 1000},
-    dqn: {
-        "num_envs": 4,
-        "rollout_steps": 8,
-        "minibatch_size": 32,
-        "updates": 2,
-        "warmup_frames": 50,
-        "total_frames": 1000,
-    },
+    ppo: {**SMALL, "minibatch_size": 32, "epochs": 2},
+    a2c: SMALL,
+    reinforce: {**SMALL, "max_episode_steps": 20},
+    dqn: {**SMALL, "minibatch_size": 32, "updates": 2, "warmup_frames": 50},
+    q_learning: BINS,
+    sarsa: BINS,
+    policy_gradient: BINS,
 }
-CASES = [(ppo, name, value) for name, value in {**SHARED, **PPO}.items()]
-CASES += [(dqn, name, value) for name, value in {**SHARED, **DQN}.items()]
+# the bins of BASE fit no other environment: tests/pipelines/test_tabular.py has some
+CASES = [
+    (module, name, value)
+    for module, fields in FIELDS.items()
+    for name, value in fields.items()
+    if (name, BASE[module]) != ("env_id", BINS)
+]
 
 
 def trace(module, batches=6, **settings):
@@ -113,20 +164,22 @@ def traces():
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "value"), CASES, ids=[f"{case[0].__name__[-3:]}-{case[1]}" for case in CASES]
+    ("module", "name", "value"), CASES, ids=[f"{case[0].__name__.split('.')[-1]}-{case[1]}" for case in CASES]
 )
 def test_every_field_changes_the_run(module, name, value, traces):
-    beside = BESIDE.get(name, {})
-    key = (module, *beside)
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    beside = {field: setting for field, setting in BESIDE.get(name, {}).items() if field in known}
+    key = (module, *beside.items())
     if key not in traces:
         traces[key] = trace(module, **beside)
     assert trace(module, **{**beside, name: value}) != traces[key]
 
 
-@pytest.mark.parametrize("module", [ppo, dqn])
+@pytest.mark.parametrize("module", FIELDS)
 def test_no_field_is_forgotten_here(module):
     tried = {name for tested, name, _ in CASES if tested is module}
-    assert tried | LOOP == {field.name for field in dataclasses.fields(module.Config)}
+    loop = LOOP | ({"total_frames", "env_id", "stop_at_change"} if BASE[module] is BINS else set())
+    assert tried | loop == {field.name for field in dataclasses.fields(module.Config)}
 
 
 def test_gamma_and_lambda_are_not_mixed_up():
@@ -142,6 +195,19 @@ def test_coefficients_weigh_their_own_terms(name):
     assert silent == {f"loss_{name}"}
 
 
+def test_the_learning_rate_falls_in_steps():
+    scalars = trace(a2c, lr=1.0, lr_schedule="steps", lr_factor=0.5, lr_every=64)[::2]
+    assert [each["learning_rate"] for each in scalars] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("module", [ppo, a2c, reinforce, dqn])
+def test_the_learning_rate_of_each_batch_is_logged(module):
+    rates = [each["learning_rate"] for each in trace(module, lr_schedule="linear", lr=0.5, total_frames=192)[::2]]
+    assert rates[0] == 0.5
+    assert sorted(rates, reverse=True) == rates
+    assert 0.0 < rates[-1] < 0.5
+
+
 def test_optimizers_are_what_they_are_called():
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         pipeline = ppo.build(ppo.Config(optimizer=name, adam_eps=0.125, lr=0.25, amsgrad=True))
@@ -150,23 +216,3 @@ def test_optimizers_are_what_they_are_called():
         group = optimizer.param_groups[0]
         assert (group["eps"], group["lr"], group["amsgrad"]) == (0.125, 0.25, True)
         pipeline.close()
-
-
-def test_target_network_recipe_has_its_sources_figures():
-    config = find_recipe("dqn/target-network").config()
-    pipeline = dqn.build(config)
-    network, loss = pipeline.policy[0].network, pipeline.state["loss"]
-    assert not any(isinstance(layer, torch.nn.LayerNorm) for layer in network.modules())
-    assert {type(layer) for layer in network.modules() if "activation" in type(layer).__module__} == {torch.nn.ReLU}
-    assert [tuple(p.shape) for p in network.parameters() if p.ndim == 2] == [(128, 4), (128, 128), (2, 128)]
-    assert (loss.kind, loss.double) == ("smooth_l1", False)
-    assert (pipeline.state["target"].tau, pipeline.state["target"].every) == (0.005, 1)
-    group = pipeline.state["optimizer"].param_groups[0]
-    assert (group["lr"], group["amsgrad"], group["weight_decay"]) == (1e-4, True, 0.01)
-    # one update a frame, on minibatches of 128 from the last 10 000 transitions
-    assert config.updates == config.num_envs * config.rollout_steps
-    assert (config.minibatch_size, config.buffer_size, config.total_episodes) == (128, 10_000, 600)
-    assert (config.gamma, config.n_steps, config.max_grad_value, config.max_grad_norm) == (0.99, 1, 100.0, None)
-    epsilon = pipeline.policy[1].schedule
-    assert [round(epsilon(frames, 0), 4) for frames in (0, 1000, 100_000)] == [0.9, 0.3627, 0.05]
-    pipeline.close()

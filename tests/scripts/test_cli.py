@@ -10,6 +10,7 @@ import torch
 
 import rlpipe
 from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.recipes import RECIPES
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run
 
@@ -73,12 +74,16 @@ def test_train_json_and_quiet(capsys):
     assert list(summary) == [
         "recipe",
         "env_id",
+        "eval_env_id",
         "seed",
         "frames",
         "updates",
+        "episodes",
         "seconds",
         "frames_per_second",
         "stopped_early",
+        "stopped_by",
+        "longest_streak",
         "evaluation",
         "run",
     ]
@@ -133,8 +138,8 @@ def test_evaluate_options(capsys, evaluations):
     run(["evaluate", "here", "--episodes", "2", "--seed", "5", "--stochastic"])
     run(["evaluate", "here"])
     assert evaluations == [
-        {"episodes": 2, "seed": 5, "stochastic": True},
-        {"episodes": 100, "seed": seeds[-1], "stochastic": False},
+        {"episodes": 2, "seed": 5, "stochastic": True, "transforms": ()},
+        {"episodes": 100, "seed": seeds[-1], "stochastic": False, "transforms": ()},
     ]
     assert "over 2 sampled episodes" in capsys.readouterr().out
 
@@ -143,7 +148,8 @@ def test_recipes_and_help(capsys):
     assert run(["recipes"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["recipe", "algorithm", "environment", "what", "it", "is"]
-    assert [line.split()[0] for line in table[1:]] == ["ppo", "dqn", "dqn/target-network"]
+    assert [line.split()[0] for line in table[1:]] == list(RECIPES)
+    assert len(table) == 18
     for arguments in ([], ["--help"], ["-h"], ["train"], ["train", "--help"], ["recipes", "--help"], ["evaluate"]):
         assert run(arguments) == 0
         assert "usage: rlpipe" in capsys.readouterr().out

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlpipe.pipelines import dqn, ppo
+from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
 
 
-@pytest.mark.parametrize("algorithm", [ppo, dqn])
+@pytest.mark.parametrize("algorithm", [ppo, a2c, dqn, reinforce, q_learning, sarsa, policy_gradient])
 def test_every_field_is_documented_and_read(algorithm):
     root = Path(algorithm.__file__).parents[1]
     sources = [path.read_text() for folder in ("pipelines", "scripts") for path in (root / folder).rglob("*.py")]

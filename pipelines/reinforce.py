@@ -1,0 +1,119 @@
+"""REINFORCE on whole episodes, Williams 1992; a learned baseline as an option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDictBase
+
+from rlpipe.errors import ConfigError
+from rlpipe.losses import ReinforceLoss
+from rlpipe.losses.functional import Regression
+from rlpipe.losses.reinforce import Normalization
+from rlpipe.modules import ReturnToGo
+from rlpipe.pipelines.build import (
+    check_device,
+    make_actor,
+    make_collector,
+    make_critic,
+    make_optimizer,
+    make_state,
+    make_training_env,
+    make_trunk,
+    scheduled,
+)
+from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.envs import env_spec
+from rlpipe.pipelines.episodes import EpisodeBuffer
+from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, mean_of
+from rlpipe.pipelines.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config(OptimizerConfig, ActorConfig, TrainConfig):
+    """REINFORCE, tuned to solve CartPole-v1 fast."""
+
+    num_envs: int = number(16, at_least=1, at_most=1_000_000)
+    """Environments that step together."""
+    rollout_steps: int = number(64, at_least=1)
+    """Steps of each environment in a batch; the episodes that end in it are learned from."""
+    total_frames: int = number(190_000, at_least=1)
+    """Environment steps to train for, rounded up to whole batches."""
+    gamma: float = number(0.99, at_least=0, at_most=1)
+    """Discount a step."""
+    baseline: bool = False
+    """Subtract a learned state value from the returns."""
+    normalize: Normalization = "batch"
+    """Returns (less the baseline) to mean 0 and standard deviation 1, over the batch or in each episode."""
+    update_each_episode: bool = False
+    """A gradient step for each episode, one after the other; else one for all episodes of a batch together."""
+    value_kind: Regression = "mse"
+    """How the baseline is regressed on the returns."""
+    value_coefficient: float = number(0.5, at_least=0)
+    """Weight of the baseline's loss."""
+    entropy_coefficient: float = number(0.0, at_least=0)
+    """Weight of the entropy bonus; higher explores for longer."""
+    max_grad_norm: float | None = number(None, above=0)
+    """Scale gradients down to this norm."""
+
+    def validate(self) -> None:
+        """A batch has the frames of one episode at least."""
+        frames = self.num_envs * self.rollout_steps
+        limit = self.max_episode_steps or env_spec(self.env_id).max_episode_steps
+        if limit is not None and frames < limit:
+            raise ConfigError(
+                f"a batch is {frames} frames (num_envs * rollout_steps), fewer than an episode's {limit}: REINFORCE "
+                f"learns from whole episodes; set rollout_steps to {-(-limit // self.num_envs)} or more"
+            )
+
+
+def build(config: Config) -> Pipeline:
+    """Put REINFORCE together.
+
+    Raises:
+        ConfigError: the environment or the device cannot be had, or do not fit the config.
+    """
+    device, seeds = check_device(config), Seeds(config.seed)
+    env = make_training_env(config, seeds)
+    with seeds.torch_seeded("initialization"):
+        actor = make_actor(config, env, make_trunk(config, env), seeds.generator("exploration", device))
+        critic = make_critic(config, make_trunk(config, env)) if config.baseline else None
+    loss = ReinforceLoss(
+        actor,
+        critic,
+        normalize=config.normalize,
+        value_kind=config.value_kind,
+        value_coefficient=config.value_coefficient,
+        entropy_coefficient=config.entropy_coefficient,
+    ).to(device)
+    frames = config.num_envs * config.rollout_steps
+    optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
+    returns = ReturnToGo(critic, gamma=config.gamma)
+    episodes = EpisodeBuffer([*returns.in_keys, *loss.actor.in_keys, "action"])
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm)
+    learn = scheduled(
+        on_episodes(returns, episodes, update, each=config.update_each_episode, keys=loss.in_keys), optimizer, schedule
+    )
+    state = make_state(actor, env, seeds, loss=loss, optimizer=optimizer, schedule=schedule, episodes=episodes)
+    return Pipeline(make_collector(config, env, actor, frames), learn, actor, state, tuple(env.transform))
+
+
+def on_episodes(returns: Update, episodes: EpisodeBuffer, update: Update, *, each: bool, keys: list[str]) -> Update:
+    """Learn from each whole episode once: in a gradient step of its own, or in one with all that ended in the batch.
+
+    Args:
+        returns: writes what weighs each step.
+        episodes: holds what is unfinished.
+        update: one gradient step.
+        each: a step for each episode.
+        keys: what the update reads.
+    """
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        finished = episodes.extend(batch)
+        if finished and not each:
+            finished = [torch.cat(finished)]
+        return mean_of([update(returns(steps).select(*keys)) for steps in finished])
+
+    return learn

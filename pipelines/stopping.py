@@ -1,0 +1,74 @@
+"""When a run ends before its frames do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class StoppingRule:
+    """Told of each batch and each evaluation; the first condition that holds is its `reason`.
+
+    Args:
+        total_episodes: so many episodes have ended.
+        at_return: an evaluation's mean return reached this.
+        at_mean: the mean return of the last `window` training episodes reached this.
+        window: of `at_mean`; before so many episodes there is no mean.
+        successes: so many training episodes in a row had a return of `success_return` or more.
+        success_return: see there.
+        at_change: what was learned changed by less than this: the `change` among a batch's scalars, where there is one.
+    """
+
+    total_episodes: int | None = None
+    at_return: float | None = None
+    at_mean: float | None = None
+    window: int = 100
+    successes: int | None = None
+    success_return: float = 0.0
+    at_change: float | None = None
+    reason: str = field(default="", init=False)
+    episodes: int = field(default=0, init=False)
+    streak: int = field(default=0, init=False)
+    longest_streak: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=self.window)
+
+    def after_batch(self, returns: Sequence[float], scalars: Mapping[str, float]) -> None:
+        """Take note of the episodes that ended in a batch, in their order, and of the batch's scalars."""
+        for value in returns:
+            self.episodes += 1
+            self._recent.append(value)
+            self.streak = self.streak + 1 if value >= self.success_return else 0
+            self.longest_streak = max(self.longest_streak, self.streak)
+            if self.total_episodes is not None and self.episodes >= self.total_episodes:
+                self._stop(f"{self.episodes} episodes")
+            if self.successes is not None and self.streak >= self.successes:
+                self._stop(f"{self.streak} successes in a row")
+            mean = sum(self._recent) / len(self._recent)
+            if self.at_mean is not None and len(self._recent) == self.window and mean >= self.at_mean:
+                self._stop(f"a mean return of {mean:.1f} over {self.window} episodes")
+        if self.at_change is not None and scalars.get("change", self.at_change) < self.at_change:
+            self._stop(f"a change of {scalars['change']:.1e}")
+
+    def after_evaluation(self, mean: float) -> None:
+        """Take note of an evaluation's mean return."""
+        if self.at_return is not None and mean >= self.at_return:
+            self._stop(f"an evaluation with a mean return of {mean:.1f}")
+
+    def _stop(self, reason: str) -> None:
+        self.reason = self.reason or reason
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that was taken note of, for a checkpoint."""
+        counted = {"episodes": self.episodes, "streak": self.streak, "longest_streak": self.longest_streak}
+        return {**counted, "reason": self.reason, "recent": list(self._recent)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        kept = dict(state)
+        self._recent = deque(kept.pop("recent"), maxlen=self.window)
+        vars(self).update(kept)
