@@ -40,7 +40,8 @@ class NStep(TensorDictModuleBase):
             goes_on = ~done.gather(-1, last) & (ahead > last)
             total = total + self.gamma**step * rewards.gather(-1, ahead) * goes_on
             last = torch.where(goes_on, ahead, last)
-        after = after.gather(-1, last)
+        # a copy, because the batch is not to be written into; with one step there is nothing to look up
+        after = after.gather(-1, last) if self.n > 1 else after.copy()
         discount = self.gamma ** (last - first + 1) * (~after.get("terminated").squeeze(-1))
         after.set("reward", total.unsqueeze(-1))
         after.set("discount", discount.unsqueeze(-1))

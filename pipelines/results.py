@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shlex
@@ -140,6 +141,8 @@ def read_finished(folder: Path) -> FinishedRun | None:
     scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
     if not scores:
         return None
+    if not all(map(math.isfinite, scores)):
+        raise ValueError(f"a return in {folder} is no finite number")
     metrics = [(row["frames"], float(row["seconds"])) for row in read_lines(folder / "metrics.jsonl")]
     frames, seconds = metrics[-1]
     # where the last evaluation of training and the final one coincide, the final one has more episodes

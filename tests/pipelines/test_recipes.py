@@ -63,7 +63,7 @@ def test_dqn_recipes_learn_as_their_sources_do(
         ("dqn/replay", 32, 128, 1_280, None),
         ("dqn/target-network", 1, 128, 10_000, 600),
         ("dqn/consecutive", 1, 32, 10_000, 500),
-        ("dqn/small", 4, 64, 2_000, 3_000),
+        ("dqn/small", 4, 64, 2_000, 4_000),
     ],
 )
 def test_dqn_recipes_replay_as_their_sources_do(build, name, frames_an_update, minibatch, buffer, episodes):

@@ -195,7 +195,13 @@ def test_unfinished_runs_are_left_out(capsys):
 
 DAMAGE = {
     "metrics.jsonl": ['{"frames": 1, "sec', '{"frames": 1}\n', "[]\n", "3\n", '{"frames": 1, "seconds": "x"}\n'],
-    "evaluations.jsonl": ['{"frames": 1, "fi', '{"frames": 50176, "final": true, "returns": []}\n', "\x00\n", "null\n"],
+    "evaluations.jsonl": [
+        '{"frames": 50176, "seconds": 1.0, "final": true, "returns": [NaN], "lengths": [1]}\n',
+        '{"frames": 1, "fi',
+        '{"frames": 50176, "final": true, "returns": []}\n',
+        "\x00\n",
+        "null\n",
+    ],
     "config.json": ["", "[]", '{"recipe": "ppo"}', '{"recipe": "ppo", "algorithm": "ppo", "config": {}}'],
 }
 
