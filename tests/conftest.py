@@ -63,6 +63,20 @@ class Shaped(IdentityBox):
         return super().step(action)
 
 
+class Still(IdentityBox):
+    """The same, with a second feature that never moves."""
+
+    observation_space = Box(-2.0, 2.0, (2,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return np.append(observation, 1.0), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return np.append(observation, 1.0), *rest
+
+
 class Counter(gym.Env):
     """Counts its steps in the observation, from 10; after `length` steps it is terminated, or else truncated."""
 
@@ -88,6 +102,7 @@ class Counter(gym.Env):
 gym.register("tests/Identity-v0", Identity, max_episode_steps=10)
 gym.register("tests/IdentityFrom7-v0", Identity, max_episode_steps=10, kwargs={"start": 7})
 gym.register("tests/IdentityBox-v0", IdentityBox, max_episode_steps=10)
+gym.register("tests/Still-v0", Still, max_episode_steps=10)
 gym.register("tests/Matrix-v0", Shaped, max_episode_steps=10, kwargs={"shape": (2, 2)})
 gym.register("tests/Scalar-v0", Shaped, max_episode_steps=10, kwargs={"shape": ()})
 gym.register("tests/Counter-v0", Counter)
