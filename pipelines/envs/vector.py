@@ -188,10 +188,10 @@ class MaskedEnv(TransformedEnv):
     """
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        """Draw uniformly among the actions that `tensordict` allows."""
+        """Draw uniformly among the actions that `tensordict` allows; with TorchRL's `ActionMask`, as that does."""
         drawn: TensorDictBase = super().rand_action(tensordict)
         mask = drawn.get("action_mask", None)
-        if mask is None:
+        if mask is None or getattr(self.action_spec, "mask", None) is not None:
             return drawn
         return drawn.set("action", torch.rand(mask.shape).masked_fill(~mask, -1.0).argmax(-1))
 

@@ -5,7 +5,7 @@ import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
 
 from rlpipe.modules import MLP, CategoricalActor, EpsilonGreedy, Linear, QActor
-from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs import BinObservation, EnvConfig, ShapeReward, make_env
 from rlpipe.pipelines.evaluation import MAX_EPISODE_STEPS, Evaluation, evaluate
 
 CARTPOLE = EnvConfig("CartPole-v1")
@@ -59,6 +59,43 @@ def test_stochastic_evaluation_samples_from_its_own_generator():
     assert sampled == again
     assert sampled != greedy
     assert torch.equal(policy.generator.get_state(), before)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_the_policy_sees_the_transformed_observation_and_the_return_is_the_environments_own(stochastic):
+    shaping = ShapeReward(lambda after: after["reward"] - 100.0)
+    bins, seen = BinObservation(2, [-5.0] * 4, [5.0] * 4), []
+    policy = TensorDictModule(lambda cell: seen.append(cell) or cell % 2, in_keys=["observation"], out_keys=["action"])
+    evaluation = evaluate(policy, CARTPOLE, episodes=4, seed=0, stochastic=stochastic, transforms=[shaping, bins])
+    assert evaluation.returns == tuple(float(length) for length in evaluation.lengths)
+    assert all(cell.dtype == torch.int64 and cell.shape == (4,) for cell in seen)
+    # copies, so that an environment that has them may keep them
+    env = make_env(CARTPOLE, transforms=[shaping, bins])
+    evaluate(policy, CARTPOLE, episodes=1, seed=0, transforms=env.transform)
+    assert env.transform[1].parent is not None
+    assert env.transform[1].parent.base_env is env.base_env
+
+
+def test_transforms_may_change_what_is_not_seen():
+    policy = by_step(lambda count: count.squeeze(-1) % 2)
+    plain = evaluate(policy, CARTPOLE, episodes=3, seed=0)
+    bins = BinObservation(2, [-5.0] * 4, [5.0] * 4)
+    assert evaluate(policy, CARTPOLE, episodes=3, seed=0, transforms=[bins]) == plain
+
+
+def test_stochastic_evaluation_of_a_greedy_actor_explores():
+    env = make_env(CARTPOLE)
+    policies = [
+        TensorDictSequential(
+            QActor(MLP(4, 2, (8,)), env.action_spec), EpsilonGreedy(env.action_spec, Linear(epsilon, epsilon, 10))
+        )
+        for epsilon in (0.0, 1.0)
+    ]
+    policies[1].load_state_dict(policies[0].state_dict())
+    greedy = [evaluate(policy, CARTPOLE, episodes=8, seed=3) for policy in policies]
+    sampled = [evaluate(policy, CARTPOLE, episodes=8, seed=3, stochastic=True) for policy in policies]
+    assert greedy[0] == greedy[1] == sampled[0]
+    assert sampled[1] != greedy[1]
 
 
 def test_actors_without_a_generator_are_seeded_too():

@@ -17,7 +17,7 @@ from rlpipe.pipelines.evaluation import evaluate
 
 register()
 MAZE = "rlpipe/Maze-v0"
-BACKENDS = ["auto", "sync", "async"]
+BACKENDS = ["sync", "async"]
 
 
 class Observing(gym.Env):
@@ -63,10 +63,17 @@ def test_specs_hold_in_the_maze(backend, num_envs):
     env.close()
 
 
-@pytest.mark.parametrize("backend", ["sync", "async"])
-@pytest.mark.parametrize("num_envs", [1, 3])
-@pytest.mark.parametrize("way", ["among the transforms", "on top", "appended"])
-def test_torchrls_action_mask_can_be_put_on_top(backend, num_envs, way):
+@pytest.mark.parametrize(
+    ("way", "num_envs", "backend"),
+    [
+        ("among the transforms", 1, "sync"),
+        ("among the transforms", 3, "sync"),
+        ("on top", 1, "async"),
+        ("on top", 3, "sync"),
+        ("appended", 3, "sync"),
+    ],
+)
+def test_torchrls_action_mask_can_be_put_on_top(way, num_envs, backend):
     config = EnvConfig(MAZE, num_envs, backend)
     env = make_env(config, seed=0, transforms=[ActionMask()] if way == "among the transforms" else [])
     if way == "on top":
@@ -118,17 +125,6 @@ def test_the_maze_equals_single_mazes_step_by_step(backend):
     env.close()
     assert (True, 8, [True] * 4) in ends
     assert any(not terminated and not all(mask) for terminated, _, mask in ends)
-
-
-def test_backends_give_the_same(identical):
-    rollouts = []
-    for backend in BACKENDS:
-        env = make_env(EnvConfig(MAZE, 3, backend, max_episode_steps=20), seed=3)
-        torch.manual_seed(1)
-        rollouts.append(env.rollout(60, break_when_any_done=False))
-        env.close()
-    identical(rollouts[0], rollouts[1])
-    identical(rollouts[0], rollouts[2])
 
 
 def test_masks_stay_with_a_transformed_observation():
