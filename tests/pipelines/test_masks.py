@@ -80,7 +80,9 @@ def test_torchrls_action_mask_can_be_put_on_top(way, num_envs, backend):
         env = TransformedEnv(env.base_env, ActionMask())
     if way == "appended":
         env.append_transform(ActionMask())
-    # check_env_specs would compare a rollout's last action with the mask of the state that it led to
+    for seed in range(1 if backend == "async" else 8):
+        torch.manual_seed(seed)
+        check_env_specs(env)
     rollout = env.rollout(60, break_when_any_done=False)
     assert open_moves(rollout).all()
     env.close()
