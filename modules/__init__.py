@@ -2,6 +2,7 @@
 
 from rlpipe.modules.actors import CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 from rlpipe.modules.advantage import GAE
+from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.distributions import Categorical, TanhNormal
 from rlpipe.modules.exploration import (
     EpsilonGreedy,
@@ -42,7 +43,9 @@ __all__ = [
     "Schedule",
     "ScheduleKind",
     "TanhNormal",
+    "TensorModule",
     "encoder",
     "make_schedule",
     "only_allowed",
+    "tensor_modules",
 ]

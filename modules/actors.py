@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.data import Bounded, TensorSpec
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from rlpipe.modules.base import TensorModule
 from rlpipe.modules.distributions import Categorical, TanhNormal
 
 
@@ -40,7 +40,7 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
 
 
-class QActor(TensorDictModuleBase):
+class QActor(TensorModule):
     """Greedy actor over action values, with the keys of TorchRL's `QValueActor`.
 
     Writes `action_value` `[*B, A]`, `action` `[*B]` and `chosen_action_value` `[*B, 1]`. The value of a forbidden
@@ -72,25 +72,26 @@ class QActor(TensorDictModuleBase):
         self.out_keys = ["action_value", "action", "chosen_action_value"]
         self.network, self.masked, self.generator = network, masked, tie_breaker
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        mask = tensordict.get("action_mask") if self.masked else None
-        action_value = only_allowed(self.network(tensordict.get("observation")), mask)
+    def compute(self, observation: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        action_value = only_allowed(self.network(observation), mask)
         chosen, action = action_value.max(-1, keepdim=True)
         if self.generator is not None and exploring():
             lots = torch.rand(action_value.shape, generator=self.generator, device=action_value.device)
             action = lots.masked_fill_(action_value < chosen, -1.0).argmax(-1, keepdim=True)
-        tensordict.set("action_value", action_value)
-        tensordict.set("action", action.squeeze(-1))
-        return tensordict.set("chosen_action_value", chosen)
+        return action_value, action.squeeze(-1), chosen
 
 
-class _StochasticActor(TensorDictModuleBase):
+class _StochasticActor(TensorModule):
     """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode.
 
     Args:
         network: observation to the distribution's parameters.
         generator: draws the samples; `None` is PyTorch's global one.
     """
+
+    distribution: Callable[..., _Drawable]
+    """The action distribution for the entries of `in_keys`; each subclass defines it."""
 
     def __init__(self, network: nn.Module, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -99,15 +100,15 @@ class _StochasticActor(TensorDictModuleBase):
         self.network = network
         self.generator = generator
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        distribution = self.get_dist(tensordict)
+    def compute(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        distribution = self.distribution(*inputs)
         action = distribution.draw(self.generator) if exploring() else distribution.mode
-        tensordict.set("action", action)
-        return tensordict.set("action_log_prob", distribution.log_prob(action))
+        return action, distribution.log_prob(action)
 
-    @abstractmethod
     def get_dist(self, tensordict: TensorDictBase) -> _Drawable:
         """The action distribution for a batch of observations; the name is TorchRL's."""
+        return self.distribution(*[tensordict.get(key) for key in self.in_keys])
 
 
 class CategoricalActor(_StochasticActor):
@@ -138,9 +139,9 @@ class CategoricalActor(_StochasticActor):
             name = type(action_spec).__name__
             raise ValueError(f"CategoricalActor needs Discrete actions (a Categorical spec), got {name}")
 
-    def get_dist(self, tensordict: TensorDictBase) -> Categorical:
-        mask = tensordict.get("action_mask") if self.masked else None
-        return Categorical(only_allowed(self.network(tensordict.get("observation")), mask))
+    def distribution(self, observation: Tensor, mask: Tensor | None = None) -> Categorical:
+        """See the class."""
+        return Categorical(only_allowed(self.network(observation), mask))
 
 
 class GaussianActor(_StochasticActor):
@@ -188,8 +189,9 @@ class GaussianActor(_StochasticActor):
         self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
-    def get_dist(self, tensordict: TensorDictBase) -> TanhNormal:
-        flat = self.network(tensordict.get("observation"))
+    def distribution(self, observation: Tensor) -> TanhNormal:
+        """See the class."""
+        flat = self.network(observation)
         if self.log_std is None:
             flat, raw = flat.chunk(2, -1)
             std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape(*flat.shape[:-1], *self.shape)
@@ -199,7 +201,7 @@ class GaussianActor(_StochasticActor):
         return TanhNormal(mean, std, self.low, self.high)
 
 
-class Critic(TensorDictModuleBase):
+class Critic(TensorModule):
     """State value: writes `state_value` `[*B, 1]`.
 
     Args:
@@ -212,5 +214,6 @@ class Critic(TensorDictModuleBase):
         self.out_keys = ["state_value"]
         self.network = network
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return tensordict.set("state_value", self.network(tensordict.get("observation")))
+    def compute(self, observation: Tensor) -> tuple[Tensor]:
+        """See the class."""
+        return (self.network(observation),)

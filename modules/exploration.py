@@ -8,11 +8,11 @@ from typing import Literal, Protocol
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Categorical, TensorSpec
 
 from rlpipe.modules.actors import exploring, only_allowed
+from rlpipe.modules.base import TensorModule
 
 
 class Schedule(Protocol):
@@ -89,7 +89,7 @@ def make_schedule(kind: ScheduleKind, start: float, end: float, *, frames: int, 
     return schedules[kind]
 
 
-class EpsilonGreedy(TensorDictModuleBase):
+class EpsilonGreedy(TensorModule):
     """Replace each `action` by a uniformly random one with probability epsilon, while exploring.
 
     Put it behind a greedy actor: `TensorDictSequential(q_actor, EpsilonGreedy(...))`. Epsilon changes only in
@@ -133,18 +133,17 @@ class EpsilonGreedy(TensorDictModuleBase):
         self.frames += batch.numel()
         self.episodes += int(batch.get(("next", "done")).sum())
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+    def compute(self, action: Tensor, mask: Tensor | None = None) -> tuple[Tensor]:
+        """See the class."""
         if not exploring():
-            return tensordict
-        action = tensordict.get("action")
-        random = self._draw(tensordict, action)
+            return (action,)
+        random = self._draw(action, mask)
         replaced = torch.rand(action.shape, generator=self.generator, device=action.device) < self.epsilon
-        return tensordict.set("action", torch.where(replaced, random, action))
+        return (torch.where(replaced, random, action),)
 
-    def _draw(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
-        if not self.masked:
+    def _draw(self, action: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
             return torch.randint(self.actions, action.shape, generator=self.generator, device=action.device)
-        mask = tensordict.get("action_mask")
         lots = torch.rand(mask.shape, generator=self.generator, device=action.device)
         return only_allowed(lots, mask).argmax(-1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -11,8 +13,11 @@ from torchrl.collectors import Collector
 from torchrl.envs import DoubleToFloat, Transform, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
+from rlpipe.modules import tensor_modules
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import Arrays, VectorEnv, as_tensor
+
+Tensors = dict[str, Tensor]
 
 
 class SyncDataCollector(Collector):
@@ -26,24 +31,40 @@ class SyncDataCollector(Collector):
 
     def rollout(self) -> TensorDictBase | None:
         """Collect `frames_per_batch` frames, as the stock method of this name does."""
-        if not self._lean():
-            return super().rollout()
+        return self._rollout() if self._lean() else super().rollout()
+
+    def _rollout(self) -> TensorDictBase:
         if self.pre_collect_hook is not None:
             self.pre_collect_hook()
         env: VectorEnv = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
+        decide = self._make_decide()
         roots: list[Arrays] = []
-        decisions: list[TensorDictBase] = []
+        decisions: list[Tensors] = []
         steps: list[Arrays] = []
         with set_exploration_type(self.exploration_type), torch.inference_mode():
             for _ in range(self.frames_per_batch):
                 root = env.root
-                decision = self._decide({key: as_tensor(key, root[key]) for key in observed}, env)
+                decision = decide({key: as_tensor(key, root[key]) for key in observed})
                 roots.append(root)
                 decisions.append(decision)
-                steps.append(env.advance(decision.get("action").cpu().numpy()))
+                steps.append(env.advance(decision["action"].cpu().numpy()))
         return self._assemble(roots, decisions, steps)
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """Yield batch after batch, as the stock method of this name does; lean ones uncopied, since each is new."""
+        while self._frames < self.total_frames:
+            if not self._lean():
+                yield from super().iterator()
+                return
+            self._iter += 1
+            batch = self._rollout()
+            self._increment_frames(batch.numel())
+            batch = self._postproc(batch)
+            if self.post_collect_hook is not None:
+                self.post_collect_hook(batch)
+            yield batch
 
     def _lean(self) -> bool:
         """Whether environment, policy and options are ones that the lean path serves."""
@@ -62,28 +83,41 @@ class SyncDataCollector(Collector):
     def _policy_keys(self) -> set[NestedKey | None]:
         return set(getattr(self.policy, "in_keys", [None]))
 
-    def _decide(self, root: dict[str, Tensor], env: VectorEnv) -> TensorDictBase:
-        tensordict = self._transform(TensorDict(root, batch_size=env.batch_size))
-        if self._cast_to_policy_device and self.policy_device is not None:
-            tensordict = tensordict.to(self.policy_device)
-        return self._wrapped_policy(tensordict)
+    def _make_decide(self) -> Callable[[Tensors], Tensors]:
+        """From what is observed to what the policy writes; without TensorDicts where nothing needs them."""
+        modules = tensor_modules(self.policy)
+        device = self.policy_device if self._cast_to_policy_device else None
 
-    def _assemble(self, roots: list[Arrays], decisions: list[TensorDictBase], steps: list[Arrays]) -> TensorDictBase:
-        device = self.storing_device
+        def compute(values: Tensors) -> Tensors:
+            for module in modules or ():
+                outputs = module.compute(*[values[key] for key in module.in_keys])
+                values.update(zip(module.out_keys, outputs, strict=True))
+            return values
+
+        def call(values: Tensors) -> Tensors:
+            tensordict = self._transform(TensorDict(values, batch_size=self.env.batch_size))
+            decision = self._wrapped_policy(tensordict if device is None else tensordict.to(device))
+            return {key: decision.get(key) for key in self.policy.out_keys}
+
+        return compute if modules and device is None and not len(self.env.transform) else call
+
+    def _assemble(self, roots: list[Arrays], decisions: list[Tensors], steps: list[Arrays]) -> TensorDictBase:
         shape = (self.n_env, len(roots))
-        batch = self._transform(TensorDict(_stack_arrays(roots), batch_size=shape)).to(device)
+        rows = _stack_arrays(roots)
         for key in self.policy.out_keys:
-            rows = torch.stack([decision.get(key) for decision in decisions])
-            batch.set(key, rows.transpose(0, 1))
+            rows[key] = torch.stack([decision[key] for decision in decisions]).transpose(0, 1)
         for key in ("done", "terminated", "truncated"):
-            batch.set(key, torch.zeros(*shape, 1, dtype=torch.bool))
+            rows[key] = torch.zeros(*shape, 1, dtype=torch.bool)
+        batch = self._transform(TensorDict(rows, batch_size=shape))
         after = TensorDict(_stack_arrays(steps), batch_size=shape)
         if len(self.env.transform):
             after = self.env.transform._step(batch, after)
-        batch.set("next", after.to(device))
+        batch.set("next", after)
+        if self.storing_device is not None:
+            batch = batch.to(self.storing_device)
         if self.track_traj_ids:
             batch.set(("collector", "traj_ids"), self._number_trajectories(batch.get(("next", "done")).squeeze(-1)))
-        batch.refine_names(..., "time")
+        batch.names = [*[None] * (len(shape) - 1), "time"]
         return batch
 
     def _transform(self, root: TensorDict) -> TensorDict:
