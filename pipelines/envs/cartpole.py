@@ -22,12 +22,37 @@ class SameStepCartPole(CartPoleVectorEnv):
     state: np.ndarray  # type: ignore[assignment]
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
-        done = self.prev_done
+        self._move(action)
+        x, _, theta, _ = self.state
+        terminated = (np.abs(x) > self.x_threshold) | (np.abs(theta) > self.theta_threshold_radians)
+        self.steps += 1
+        truncated = self.steps >= self.max_episode_steps
+        failed = terminated.astype(np.float32)
+        reward = -failed if self._sutton_barto_reward else np.ones_like(failed)
+        observation, info = self.state.T.astype(np.float32), {}
+        done = terminated | truncated
         if done.any():
             info = {"final_obs": observation, "_final_obs": done}
             observation = self._restart(done)
         return observation, reward, terminated, truncated, info
+
+    def _move(self, action: np.ndarray) -> None:
+        """The equations of motion, Florian 2007, in the order of Gymnasium's, whose results these are to the bit.
+
+        Written out here because Gymnasium's `step` takes half its time to check the action and to reset.
+        """
+        x, x_dot, theta, theta_dot = self.state
+        force = np.where(action == 1, self.force_mag, -self.force_mag)
+        cos, sin = np.cos(theta), np.sin(theta)
+        push = (force + self.polemass_length * np.square(theta_dot) * sin) / self.total_mass
+        inertia = self.length * (4.0 / 3.0 - self.masspole * np.square(cos) / self.total_mass)
+        theta_acc = (self.gravity * sin - cos * push) / inertia
+        x_acc = push - self.polemass_length * theta_acc * cos / self.total_mass
+        euler = self.kinematics_integrator == "euler"
+        new_x_dot, new_theta_dot = x_dot + self.tau * x_acc, theta_dot + self.tau * theta_acc
+        x = x + self.tau * (x_dot if euler else new_x_dot)
+        theta = theta + self.tau * (theta_dot if euler else new_theta_dot)
+        self.state = np.stack((x, new_x_dot, theta, new_theta_dot))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
