@@ -264,15 +264,14 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
     return torch.where(variance > 0, explained, torch.zeros_like(explained))
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the categorical distribution `softmax(logits)`.
+def entropy(log_prob: Tensor) -> Tensor:
+    """Entropy in nats of a categorical distribution.
 
     Args:
-        logits: `[*B, A]`; an action of logit `-inf` has probability 0 and adds nothing.
+        log_prob: of every action, as `log_softmax` gives it, `[*B, A]`; an action of `-inf` adds nothing.
 
     Returns:
         `[*B]`.
     """
-    log_prob = logits.log_softmax(-1)
     # 0 * -inf would be NaN, in the value and in the gradient
     return -(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(-1)
