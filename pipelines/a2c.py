@@ -83,7 +83,7 @@ def build(config: Config) -> Pipeline:
     ).to(device)
     frames = config.num_envs * config.rollout_steps
     optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm)
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
     advantage = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
     learn = scheduled(once(update, keys=loss.in_keys, advantage=advantage), optimizer, schedule)
     state = make_state(actor, env, seeds, loss=loss, optimizer=optimizer, schedule=schedule)

@@ -17,6 +17,7 @@ from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.envs.config import Backend, EnvConfig
 from rlpipe.pipelines.envs.shaping import RewardShaping
+from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.stopping import StoppingRule
 
 C = TypeVar("C", bound="TrainConfig")
@@ -72,6 +73,13 @@ class OptimizerConfig:
     """Frames from one of its `steps` to the next."""
     adam_eps: float = number(1e-5, above=0)
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
+    compile: bool = False
+    """Have PyTorch's compiler make code of the update, which takes it some time at the start; needs a C++ compiler."""
+
+    @property
+    def execution(self) -> Execution:
+        """How the gradient is computed, see `make_gradient`."""
+        return "compiled" if self.compile else "recorded"
 
 
 @dataclass(frozen=True)

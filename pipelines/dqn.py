@@ -154,7 +154,14 @@ def make_learning(config: Config, loss: DQNLoss, seeds: Seeds, device: torch.dev
     if loss.target_network is not None:
         target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
     after = [target] if target is not None else []
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, max_value=config.max_grad_value, after=after)
+    update = gradient_step(
+        loss,
+        optimizer,
+        max_norm=config.max_grad_norm,
+        max_value=config.max_grad_value,
+        after=after,
+        execution=config.execution,
+    )
     learn = once(update, keys=loss.in_keys)
     if config.replay:
         buffer = ReplayBuffer(

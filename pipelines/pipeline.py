@@ -10,10 +10,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import nn
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch import Tensor, nn
 from torchrl.data import ReplayBuffer
 from torchrl.envs import Transform
+
+from rlpipe.pipelines.recording import Execution, make_gradient
 
 Update = Callable[[TensorDictBase], TensorDictBase]
 """One gradient step on one minibatch, or (then called Learn) all that is learned from one collected batch."""
@@ -50,6 +51,7 @@ def gradient_step(
     max_norm: float | None = None,
     max_value: float | None = None,
     after: Sequence[Callable[[], object]] = (),
+    execution: Execution = "eager",
 ) -> Update:
     """An update: the loss, its gradient, clipping, the optimiser.
 
@@ -59,28 +61,38 @@ def gradient_step(
         max_norm: scale the gradient down to this norm over all parameters.
         max_value: clamp each element of the gradient to this magnitude, before the norm is taken.
         after: called after each step, such as a `TargetUpdate`.
+        execution: how the gradient is computed, see `make_gradient`; `"recorded"` gives the same numbers in less time.
 
     Returns:
         An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    gradient_of = make_gradient(loss, parameters, execution)
+
     def update(minibatch: TensorDictBase) -> TensorDictBase:
-        terms = loss(minibatch)
-        total = sum(value for key, value in terms.items() if key.startswith("loss"))
-        optimizer.zero_grad()
-        total.backward()
-        if max_value is not None:
-            clip_grad_value_(parameters, max_value)
-        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if max_norm is not None:
-            clip_grads_with_norm_(parameters, max_norm, norm)
+        gradient, terms = gradient_of(minibatch)
+        for parameter, grad in zip(parameters, gradient, strict=True):
+            parameter.grad = grad
+        norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         optimizer.step()
         for call in after:
             call()
-        return terms.detach().set("grad_norm", norm)
+        return TensorDict({**terms, "grad_norm": norm})
 
     return update
+
+
+def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> Tensor:
+    """Clip in place; the norm in between is returned."""
+    if max_value is not None:
+        torch._foreach_clamp_min_(gradient, -max_value)
+        torch._foreach_clamp_max_(gradient, max_value)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+    if max_norm is not None:
+        # as PyTorch's clip_grad_norm_ has it
+        torch._foreach_mul_(gradient, (max_norm / (norm + 1e-6)).clamp_max(1.0))
+    return norm
 
 
 def on_policy(

@@ -102,7 +102,7 @@ def build(config: Config) -> Pipeline:
         batch_size=config.minibatch_size,
         generator=seeds.generator("replay"),
     )
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm)
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
     advantage = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
     learn = on_policy(advantage, buffer, update, epochs=config.epochs, keys=loss.in_keys)
     state = make_state(actor, env, seeds, loss=loss, optimizer=optimizer, schedule=schedule)

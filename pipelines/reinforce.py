@@ -27,6 +27,7 @@ from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig, n
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.episodes import EpisodeBuffer
 from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, mean_of
+from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.seeding import Seeds
 
 
@@ -91,7 +92,9 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
     returns = ReturnToGo(critic, gamma=config.gamma)
     episodes = EpisodeBuffer([*returns.in_keys, *loss.actor.in_keys, "action"])
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm)
+    # the size of what `normalize="episode"` groups by depends on the batch, so it cannot be recorded
+    execution: Execution = "eager" if config.normalize == "episode" else config.execution
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     learn = scheduled(
         on_episodes(returns, episodes, update, each=config.update_each_episode, keys=loss.in_keys), optimizer, schedule
     )

@@ -26,8 +26,9 @@ LOOP = {
     "gif",
     "threads",
     "device",
-    # gives the same run by another way: tests/pipelines/test_envs.py
+    # give the same run by another way: tests/pipelines/test_envs.py, test_recording.py
     "backend",
+    "compile",
 }
 ENVIRONMENT = {"env_id": "Acrobot-v1", "num_envs": 5, "max_episode_steps": 9, "seed": 1}
 SHAPING = {"reward_shaping": "outcome", "shaping_steps": 5}
