@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ def gradient_step(
 
     Args:
         loss: a loss module, ours or TorchRL's; the sum of its `loss*` entries is minimised.
-        optimizer: over the loss's parameters.
+        optimizer: over the loss's parameters; those that take no gradient are left alone.
         max_norm: scale the gradient down to this norm over all parameters.
         max_value: clamp each element of the gradient to this magnitude, before the norm is taken.
         after: called after each step, such as a `TargetUpdate`.
@@ -66,15 +66,16 @@ def gradient_step(
     Returns:
         An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for parameter in held if parameter.requires_grad]
 
     gradient_of = make_gradient(loss, parameters, execution)
 
     def update(minibatch: TensorDictBase) -> TensorDictBase:
         gradient, terms = gradient_of(minibatch)
+        clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         for parameter, grad in zip(parameters, gradient, strict=True):
-            parameter.grad = grad
-        norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
+            parameter.grad = None if grad is None else next(clipped)
         optimizer.step()
         for call in after:
             call()
@@ -83,16 +84,15 @@ def gradient_step(
     return update
 
 
-def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> Tensor:
-    """Clip in place; the norm in between is returned."""
+def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> tuple[Iterator[Tensor], Tensor]:
+    """The gradient clipped, by value and then by norm; and its norm in between. Not in place: two may be one tensor."""
     if max_value is not None:
-        torch._foreach_clamp_min_(gradient, -max_value)
-        torch._foreach_clamp_max_(gradient, max_value)
+        gradient = [each.clamp(-max_value, max_value) for each in gradient]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
     if max_norm is not None:
         # as PyTorch's clip_grad_norm_ has it
-        torch._foreach_mul_(gradient, (max_norm / (norm + 1e-6)).clamp_max(1.0))
-    return norm
+        gradient = list(torch._foreach_mul(gradient, (max_norm / (norm + 1e-6)).clamp_max(1.0)))
+    return iter(gradient), norm
 
 
 def on_policy(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 Execution = Literal["eager", "recorded", "compiled"]
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
@@ -78,74 +79,96 @@ class _Recorder:
         return _differentiate(self.loss, self.parameters, minibatch)
 
     def _record(self, minibatch: TensorDictBase, entries: list[Tensor]) -> Callable[..., Gradient]:
-        layout: list[Any] = []
-
-        def compute(*inputs: Tensor) -> tuple[Tensor, ...]:
-            batch = TensorDict(batch_size=minibatch.batch_size)
-            for key, entry in zip(self.keys, inputs, strict=True):
-                batch.set(key, entry)
-            gradient, terms = _differentiate(self.loss, self.parameters, batch)
-            layout[:] = [[each is not None for each in gradient], list(terms)]
-            return (*[each for each in gradient if each is not None], *terms.values())
-
-        operations = _trace(compute, entries)
-        used, names = layout
-        replay = torch.compile(operations) if self.execution == "compiled" else _script(operations, entries)
+        with _Tape() as tape:
+            gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
+        outputs = [*[each for each in gradient if each is not None], *terms.values()]
+        replay = _compile(tape, entries, outputs) if self.execution == "compiled" else _script(tape, entries, outputs)
+        used, names = [each is not None for each in gradient], list(terms)
 
         def recording(*inputs: Tensor) -> Gradient:
             with torch.no_grad():
-                outputs = iter(replay(*inputs))
-            return [next(outputs) if each else None for each in used], dict(zip(names, outputs, strict=True))
+                computed = iter(replay(*inputs))
+            return [next(computed) if each else None for each in used], dict(zip(names, computed, strict=True))
 
         return recording
 
 
-def _trace(compute: Callable[..., tuple[Tensor, ...]], entries: list[Tensor]) -> GraphModule:
-    """The tensor operations of `compute`, without those that only autograd needs.
+class _Tape(TorchDispatchMode):
+    """Notes each tensor operation, autograd's included: what was called, with what, and what came of it.
+
+    It holds every tensor that it saw, so that each can be known by its `id`.
 
     Raises:
-        ValueError: what is computed depends on the numbers in the batch, so that it cannot be replayed on another.
+        ValueError: an operation depends on the numbers in the batch, so that it cannot be replayed with others.
     """
-    try:
-        recorded = make_fx(compute)(*entries)
-    except RuntimeError as error:
-        raise ValueError(f"the loss cannot be recorded, leave its execution eager: {error}") from error
-    graph = recorded.graph
-    for node in list(graph.nodes):
-        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
-            raise ValueError(f"the loss uses {node.target}, whose shape depends on data; leave its execution eager")
-        if node.target is torch.ops.aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    recorded.recompile()
-    return recorded
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags):
+            raise ValueError(f"the loss uses {function}, which depends on data; leave its execution eager")
+        results = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, results))
+        return results
 
 
-def _script(operations: GraphModule, entries: list[Tensor]) -> Callable[..., Any]:
-    """Run the operations without Python in between."""
-    with warnings.catch_warnings(), torch.no_grad():
-        # PyTorch keeps TorchScript and recommends torch.compile, which takes half a minute where this takes 10 ms
-        warnings.filterwarnings("ignore", "`torch.jit.*` is deprecated", DeprecationWarning)
-        for node in operations.graph.nodes:
-            if any(isinstance(argument, list) and True in argument for argument in node.args):
-                node.target, node.args = _with_constants(node)
-        operations.recompile()
-        script: Callable[..., Any] = torch.jit.trace(operations, tuple(entries), check_trace=False)
-    return script
+Replay = Callable[..., Sequence[Tensor]]
+"""From other tensors in the place of a tape's inputs to its outputs; parameters and constants are the same tensors."""
 
 
-def _with_constants(node: Node) -> tuple[Callable[..., Any], tuple[Node, ...]]:
-    """The operation with its constants written into it: PyTorch's tracer takes no list of flags."""
-    tensors = [argument for argument in node.args if isinstance(argument, Node)]
-    names = {tensor: f"x{index}" for index, tensor in enumerate(tensors)}
-    arguments = ", ".join(names[each] if isinstance(each, Node) else repr(each) for each in node.args)
-    signature = ", ".join(f"{name}: Tensor" for name in names.values())
-    name = str(node.target).rpartition(".")[0]
-    source = f"def call({signature}):\n    return torch.ops.{name}({arguments})\n"
-    unit = torch.jit.CompilationUnit(source)
+def _script(tape: _Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
+    """The tape in TorchScript, which runs without Python between the operations."""
+    names = {id(tensor): f"x{index}" for index, tensor in enumerate(inputs)}
+    constants: list[Tensor] = []
 
-    def call(*inputs: Tensor) -> Any:
-        return unit.call(*inputs)
+    def write(value: Any) -> str:
+        if not isinstance(value, Tensor):
+            return _literal(value, write)
+        if id(value) not in names:
+            names[id(value)] = f"c{len(constants)}"
+            constants.append(value)
+        return names[id(value)]
 
-    return call, tuple(names)
+    lines = []
+    for number, (function, args, kwargs, results) in enumerate(tape.operations):
+        arguments = [*map(write, args), *(f"{key}={write(value)}" for key, value in kwargs.items())]
+        made = results if isinstance(results, (tuple, list)) else [results]
+        names.update({id(tensor): f"y{number}_{index}" for index, tensor in enumerate(made)})
+        left = ", ".join(f"y{number}_{index}" for index in range(len(made)))
+        lines.append(f"{left} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
+    returned = ", ".join(map(write, outputs))
+    taken = [f"{letter}{index}" for letter, each in (("x", inputs), ("c", constants)) for index in range(len(each))]
+    signature = ", ".join(f"{name}: Tensor" for name in taken)
+    source = "\n    ".join([f"def replay({signature}):", *lines, f"return ({returned},)"])
+    function = torch.jit.CompilationUnit(f"{source}\n").replay
+    return lambda *others: function(*others, *constants)
+
+
+def _literal(value: Any, write: Callable[[Any], str]) -> str:
+    """How TorchScript writes a constant."""
+    if isinstance(value, (list, tuple)):
+        text = f"[{', '.join(map(write, value))}]"
+        return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    return f"torch.{value!r}" if isinstance(value, torch.device) else repr(value)
+
+
+def _compile(tape: _Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
+    """The tape as PyTorch's compiler makes it."""
+
+    def replay(*others: Tensor) -> tuple[Tensor, ...]:
+        tensors = dict(zip(map(id, inputs), others, strict=True))
+
+        def current(value: Any) -> Any:
+            return tensors.get(id(value), value)
+
+        for function, args, kwargs, results in tape.operations:
+            fresh = function(*tree_map(current, args), **tree_map(current, kwargs))
+            tensors.update(zip(map(id, tree_leaves(results)), tree_leaves(fresh), strict=True))
+        return tuple(map(current, outputs))
+
+    with torch.no_grad():
+        return torch.compile(make_fx(replay)(*inputs))

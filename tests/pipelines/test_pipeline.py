@@ -44,6 +44,15 @@ def test_gradient_step(options, norm, step):
     assert not any(value.requires_grad for value in out.values())
 
 
+def test_parameters_that_take_no_gradient_are_left_alone():
+    loss = TwoTerms()
+    loss.register_parameter("frozen", nn.Parameter(torch.ones(2), requires_grad=False))
+    update = gradient_step(loss, torch.optim.SGD(loss.parameters(), lr=1.0))
+    update(TensorDict())
+    torch.testing.assert_close(-loss.weight.data, torch.tensor([3.0, 4.0]))
+    assert loss.frozen.tolist() == [1.0, 1.0]
+
+
 def frames(start, count):
     values = torch.arange(start, start + count).reshape(2, -1)
     after = TensorDict({"reward": values.unsqueeze(-1)}, values.shape)
