@@ -29,7 +29,7 @@ class SameStepCartPole(CartPoleVectorEnv):
         truncated = self.steps >= self.max_episode_steps
         failed = terminated.astype(np.float32)
         reward = -failed if self._sutton_barto_reward else np.ones_like(failed)
-        observation, info = self.state.T.astype(np.float32), {}
+        observation, info = self.state.T.astype(np.float32, order="C"), {}
         done = terminated | truncated
         if done.any():
             info = {"final_obs": observation, "_final_obs": done}
@@ -66,4 +66,4 @@ class SameStepCartPole(CartPoleVectorEnv):
         self.state[:, mask] = self.np_random.uniform(self.low, self.high, size=(4, int(mask.sum())))
         self.steps[mask] = 0
         self.prev_done = np.zeros(self.num_envs, dtype=bool)
-        return self.state.T.astype(np.float32)
+        return self.state.T.astype(np.float32, order="C")

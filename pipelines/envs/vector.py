@@ -106,7 +106,7 @@ class VectorEnv(EnvBase):
         # copies, because the caller may write into what it gets
         final = {key: array.copy() for key, array in observed.items()}
         if done.any():
-            for key, array in self._read_each(info["final_obs"][done]).items():
+            for key, array in self._read_final(info["final_obs"][done]).items():
                 final[key][done] = array
         after = {
             **final,
@@ -136,8 +136,10 @@ class VectorEnv(EnvBase):
             read["action_mask"] = arrays["action_mask"].astype(bool)
         return read
 
-    def _read_each(self, observations: np.ndarray) -> Arrays:
-        """The same for an array of single observations, as vector environments keep the final ones."""
+    def _read_final(self, observations: np.ndarray) -> Arrays:
+        """The same for final observations: a batch as well, or as most vector environments keep them, one by one."""
+        if observations.dtype != object:
+            return self._read(observations)
         rows = list(observations)
         if isinstance(rows[0], dict):
             return self._read({key: np.stack([row[key] for row in rows]) for key in rows[0]})
