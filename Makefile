@@ -1,8 +1,10 @@
 # Needs Python and make; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# CI adds envpool, which is several hundred megabytes
+EXTRAS ?= dev,mujoco,box2d,benchmark
 
-.PHONY: train test lint format clean
+.PHONY: train test lint bench format clean
 
 train: .venv/.installed
 	$(BIN)/rlpipe train ppo
@@ -19,6 +21,9 @@ lint: .venv/.installed
 	cd build/lint && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../setup.cfg -p rlpipe
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../setup.cfg
 
+bench: .venv/.installed
+	for what in collect update solve scale; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
+
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -28,5 +33,5 @@ clean:
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,mujoco,box2d]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@

@@ -107,7 +107,7 @@ class EnvironmentConfig:
     num_envs: int = number(1, at_least=1, at_most=1_000_000)
     """Environments that step together."""
     backend: Backend = "auto"
-    """`auto` steps in one process, vectorised where the environment is; `async` gives each its own process."""
+    """`auto`: in one process, vectorised where possible; `async`: a process each; `envpool`: in C++, an extra."""
     max_episode_steps: int | None = number(None, at_least=1)
     """Truncate episodes here instead of at the environment's own limit."""
     reward_shaping: RewardShaping = "none"

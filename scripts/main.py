@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "evaluate a run or a checkpoint",
     "table": "make a table of results over seeds, from run folders",
     "recipes": "list the recipes",
+    "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }
 
 HELP = f"""usage: rlpipe COMMAND ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Backend = Literal["auto", "sync", "async"]
+Backend = Literal["auto", "sync", "async", "envpool"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class EnvConfig:
         env_id: a Gymnasium id.
         num_envs: how many environments step together.
         backend: `auto` takes the environment's own vectorised implementation where rlpipe knows it to be correct and
-            else steps one after the other; `sync` always does that; `async` steps each in a process of its own.
+            else steps one after the other; `sync` always does that; `async` steps each in a process of its own;
+            `envpool` steps the environments that it has in C++, on threads, and needs the extra of that name.
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
     """
 

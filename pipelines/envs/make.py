@@ -14,6 +14,7 @@ from torchrl.envs import Compose, Transform, TransformedEnv
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
+from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
@@ -38,7 +39,8 @@ def make_env(
         render_mode: of the environments, one that they have; `env.base_env.envs.render()` then draws them.
 
     Raises:
-        ConfigError: no such environment, one that needs an extra, or spaces that rlpipe does not take.
+        ConfigError: no such environment, one that needs an extra or that the backend does not have, or spaces that
+            rlpipe does not take.
     """
     envs = _make_vector_env(config, render_mode)
     try:
@@ -75,7 +77,11 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     autoreset: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    if config.backend == "envpool" and render_mode is not None:
+        raise ConfigError(f"render_mode is {render_mode!r}; backend 'envpool' draws nothing, backend 'sync' does")
     try:
+        if config.backend == "envpool":
+            return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
         if config.backend == "async":
             return WorkerVectorEnv([functools.partial(gym.make, spec, **kwargs)] * config.num_envs, **autoreset)
         if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:

@@ -1,0 +1,200 @@
+"""The TorchRL baseline's parts: environment, networks, collector, loss, target network, update; all of them stock.
+
+They are set up as TorchRL's documentation has it, and where a default differs from what rlpipe does, the default gives
+way. Three definitions stay different, by less than any learning curve shows: PPO normalises advantages by the
+standard deviation with Bessel's correction, its diagnostics are others, and REINFORCE has no entropy.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from torch import nn
+from torchrl.collectors import Collector
+from torchrl.data import Categorical, TensorSpec
+from torchrl.envs import Compose, EnvBase, GymEnv, ParallelEnv, RewardSum, SerialEnv, StepCounter, TransformedEnv
+from torchrl.modules import NormalParamExtractor, ProbabilisticActor, QValueActor, TanhNormal, ValueOperator
+from torchrl.objectives import (
+    A2CLoss,
+    ClipPPOLoss,
+    DQNLoss,
+    HardUpdate,
+    LossModule,
+    ReinforceLoss,
+    SoftUpdate,
+    TargetNetUpdater,
+)
+
+from rlpipe.modules.networks import Tanh
+from rlpipe.pipelines.pipeline import Update
+
+_DISTANCE = {"mse": "l2", "smooth_l1": "smooth_l1"}
+
+
+def stock_env(env_id: str, num_envs: int, *, seed: int, parallel: bool = False) -> TransformedEnv:
+    """TorchRL's own environment, which counts steps and sums rewards.
+
+    Args:
+        env_id: a Gymnasium id.
+        num_envs: one `GymEnv` for 1, else as many, batched.
+        seed: of all of them.
+        parallel: a process for each (`ParallelEnv`), instead of one after the other (`SerialEnv`).
+    """
+    make = partial(GymEnv, env_id, categorical_action_encoding=True)
+    base: EnvBase = make() if num_envs == 1 else (ParallelEnv if parallel else SerialEnv)(num_envs, make)
+    env = TransformedEnv(base, Compose(StepCounter(), RewardSum()))
+    env.set_seed(seed)
+    return env
+
+
+def stock_network(network: nn.Module) -> nn.Module:
+    """The same layers, with PyTorch's tanh instead of rlpipe's faster one; parameters are shared."""
+    if not isinstance(network, nn.Sequential):
+        return nn.Tanh() if isinstance(network, Tanh) else network
+    return nn.Sequential(*map(stock_network, network))
+
+
+def stock_actor(network: nn.Module, spec: TensorSpec) -> ProbabilisticActor:
+    """A stochastic policy over `network`, which writes `action` and `action_log_prob`.
+
+    Args:
+        network: observation to logits `[*B, A]`, or for Box actions to mean and spread, `[*B, 2 D]`.
+        spec: the environment's `action_spec`; Discrete as TorchRL's `Categorical`, or a bounded Box of vectors.
+    """
+    network = stock_network(network)
+    if isinstance(spec, Categorical):
+        module = TensorDictModule(network, in_keys=["observation"], out_keys=["logits"])
+        return ProbabilisticActor(
+            module,
+            spec=spec,
+            in_keys=["logits"],
+            distribution_class=torch.distributions.Categorical,
+            return_log_prob=True,
+        )
+    low, high = (bound.reshape(-1, spec.shape[-1])[0] for bound in (spec.space.low, spec.space.high))
+    extractor = nn.Sequential(network, NormalParamExtractor())
+    return ProbabilisticActor(
+        TensorDictModule(extractor, in_keys=["observation"], out_keys=["loc", "scale"]),
+        spec=spec,
+        in_keys=["loc", "scale"],
+        distribution_class=TanhNormal,
+        distribution_kwargs={"low": low, "high": high},
+        return_log_prob=True,
+    )
+
+
+def stock_q_actor(network: nn.Module, spec: TensorSpec) -> QValueActor:
+    """The greedy policy of a Q network: observation to `[*B, A]`; `spec` is that of one Discrete action, unbatched."""
+    return QValueActor(stock_network(network), in_keys=["observation"], spec=spec, action_space="categorical")
+
+
+def stock_critic(network: nn.Module) -> ValueOperator:
+    """A state value `[*B, 1]` from `network`."""
+    return ValueOperator(stock_network(network), in_keys=["observation"])
+
+
+def stock_collector(
+    env: EnvBase,
+    policy: TensorDictModuleBase,
+    *,
+    frames_per_batch: int,
+    total_frames: int = -1,
+    init_random_frames: int | None = None,
+) -> Collector:
+    """TorchRL's collector over `env`: batches `[num_envs, T]`, or `[T]` for one environment.
+
+    Args:
+        env: closed by the collector's `shutdown`.
+        policy: explores as it does in training.
+        frames_per_batch: frames of all environments together.
+        total_frames: where it ends; -1 for never.
+        init_random_frames: frames of uniformly random actions before the policy acts; by default none.
+    """
+    return Collector(
+        env,
+        policy,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        init_random_frames=init_random_frames,
+        auto_register_policy_transforms=False,
+    )
+
+
+def stock_loss(
+    algorithm: str, config: Any, actor: TensorDictModuleBase, critic: TensorDictModuleBase | None = None
+) -> LossModule:
+    """The stock loss of an algorithm, with a Config's coefficients.
+
+    Args:
+        algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
+        config: that algorithm's.
+        actor: a `stock_q_actor` for DQN, else a `stock_actor`.
+        critic: a `stock_critic`, which all but DQN need.
+    """
+    if algorithm == "dqn":
+        return _dqn_loss(config, actor)
+    distance = _DISTANCE[config.value_kind]
+    if algorithm == "reinforce":
+        return ReinforceLoss(actor, critic, loss_critic_type=distance)
+    coefficients = {"entropy_coeff": config.entropy_coefficient, "critic_coeff": config.value_coefficient}
+    if algorithm == "a2c":
+        return A2CLoss(actor, critic, loss_critic_type=distance, **coefficients)
+    return ClipPPOLoss(
+        actor,
+        critic,
+        clip_epsilon=config.clip,
+        clip_value=config.value_clip,
+        loss_critic_type=distance,
+        normalize_advantage=config.normalize_advantage,
+        **coefficients,
+    )
+
+
+def _dqn_loss(config: Any, actor: TensorDictModuleBase) -> DQNLoss:
+    loss = DQNLoss(actor, loss_function=_DISTANCE[config.kind], delay_value=True, double_dqn=config.double)
+    loss.make_value_estimator(gamma=config.gamma)
+    return loss
+
+
+def stock_target(loss: DQNLoss, config: Any) -> TargetNetUpdater:
+    """The rule by which a DQN loss's target network follows, by a Config's `tau` and `target_every`."""
+    if config.tau < 1.0:
+        return SoftUpdate(loss, tau=config.tau)
+    # the stock counter starts at 0 and passes n before it copies: a period of n + 1
+    return HardUpdate(loss, value_network_update_interval=config.target_every - 1)
+
+
+def stock_update(
+    loss: LossModule,
+    optimizer: torch.optim.Optimizer,
+    *,
+    max_norm: float | None,
+    target: TargetNetUpdater | None = None,
+) -> Update:
+    """One update as TorchRL's own scripts write it: forward, backward, clip, optimiser, target network.
+
+    Args:
+        loss: a `stock_loss`.
+        optimizer: over its parameters.
+        max_norm: scale the gradient down to this norm.
+        target: steps after the optimiser.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def update(minibatch: TensorDictBase) -> TensorDictBase:
+        terms = loss(minibatch)
+        total = sum(value for key, value in terms.items() if key.startswith("loss"))
+        total.backward()
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if target is not None:
+            target.step()
+        return terms.detach()
+
+    return update

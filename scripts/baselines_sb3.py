@@ -1,0 +1,206 @@
+"""The Stable-Baselines3 baseline: its own classes, with the settings that rl-zoo3 found for CartPole-v1.
+
+Needs the extra `rlpipe[benchmark]`; nothing of it is imported before a function here is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from torch import nn
+
+from rlpipe.errors import ConfigError
+
+ZOO: Mapping[str, Mapping[str, Any]] = {
+    "dqn": {
+        "n_timesteps": 50_000,
+        "learning_rate": 2.3e-3,
+        "batch_size": 64,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "gamma": 0.99,
+        "target_update_interval": 10,
+        "train_freq": 256,
+        "gradient_steps": 128,
+        "exploration_fraction": 0.16,
+        "exploration_final_eps": 0.04,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    },
+    "a2c": {"n_timesteps": 500_000, "n_envs": 8, "ent_coef": 0.0},
+    "ppo": {
+        "n_timesteps": 100_000,
+        "n_envs": 8,
+        "n_steps": 32,
+        "batch_size": 256,
+        "gae_lambda": 0.8,
+        "gamma": 0.98,
+        "n_epochs": 20,
+        "ent_coef": 0.0,
+        "learning_rate": "lin_0.001",
+        "clip_range": "lin_0.2",
+    },
+}
+"""CartPole-v1's entries of hyperparams/{dqn,a2c,ppo}.yml in github.com/DLR-RM/rl-baselines3-zoo, as they stand there.
+
+`n_timesteps` are frames; `lin_x` falls from x to 0 over them.
+"""
+
+Check = Callable[[TensorDictModuleBase, int], bool]
+"""Told the policy and the frames so far; `True` ends training."""
+
+
+def sb3_rollout(
+    env_id: str, num_envs: int, *, steps: int, seed: int
+) -> tuple[Callable[[], object], Callable[[], None]]:
+    """PPO's collection of one rollout, with Stable-Baselines3's own policy and critic of two layers of 64.
+
+    Its rollout includes what it does with it: the values of all states, and the advantages at the end.
+
+    Args:
+        env_id: a Gymnasium id.
+        num_envs: environments, stepped one after the other.
+        steps: of each environment in a rollout; `num_envs * steps` is at least 2.
+        seed: of the environments and the policy.
+
+    Returns:
+        A function that collects a rollout, and one that closes the environments.
+
+    Raises:
+        ConfigError: Stable-Baselines3 is missing.
+    """
+    sb3, make_vec_env = _import()
+    env = make_vec_env(env_id, num_envs, seed=seed)
+    model = sb3.PPO("MlpPolicy", env, n_steps=steps, batch_size=num_envs * steps, seed=seed, device="cpu")
+    _, callback = model._setup_learn(steps)
+
+    def collect() -> object:
+        return model.collect_rollouts(env, callback, model.rollout_buffer, steps)
+
+    return collect, env.close
+
+
+def sb3_ppo_update(
+    minibatch: TensorDictBase,
+    actor: nn.Sequential,
+    critic: nn.Sequential,
+    *,
+    config: Any,
+    updates: int,
+) -> tuple[Callable[[], object], nn.Module]:
+    """PPO's `train`, on one minibatch that is drawn already, with its default optimiser.
+
+    Args:
+        minibatch: `observation`, `action`, `action_log_prob`, `advantage`, `value_target`, `[B]`.
+        actor: the 4-64-64-2 network whose weights to start from.
+        critic: the 4-64-64-1 network whose weights to start from.
+        config: PPO's, whose coefficients and learning rate to take.
+        updates: gradient steps of one call, each on the same minibatch.
+
+    Returns:
+        A function that makes the gradient steps, and the policy and critic that it changes.
+
+    Raises:
+        ConfigError: Stable-Baselines3 is missing.
+    """
+    sb3, make_vec_env = _import()
+    model = sb3.PPO(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", 1),
+        learning_rate=config.lr,
+        n_epochs=updates,
+        clip_range=config.clip,
+        ent_coef=config.entropy_coefficient,
+        vf_coef=config.value_coefficient,
+        max_grad_norm=config.max_grad_norm,
+        normalize_advantage=config.normalize_advantage,
+        device="cpu",
+    )
+    _copy_weights(model.policy, actor, critic)
+    model.rollout_buffer = _drawn(minibatch)
+    model._setup_learn(1)
+    return model.train, model.policy
+
+
+def sb3_train(algorithm: str, seed: int, check: Check, env_id: str = "CartPole-v1") -> None:
+    """Train with rl-zoo3's settings for CartPole-v1, until `check` says so or its number of frames is reached.
+
+    Args:
+        algorithm: `dqn`, `a2c` or `ppo`.
+        seed: of the environments, the networks and exploration.
+        check: called after every step of the environments, during which the policy does not change.
+        env_id: a Gymnasium id.
+
+    Raises:
+        ConfigError: Stable-Baselines3 is missing.
+    """
+    sb3, make_vec_env = _import()
+    settings = {name: _scheduled(value) for name, value in ZOO[algorithm].items()}
+    frames, num_envs = settings.pop("n_timesteps"), settings.pop("n_envs", 1)
+    env = make_vec_env(env_id, num_envs, seed=seed)
+    model = getattr(sb3, algorithm.upper())("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    policy = sb3_policy(model.policy)
+    try:
+        model.learn(frames, callback=lambda local, _: not check(policy, local["self"].num_timesteps))
+    finally:
+        env.close()
+
+
+def sb3_policy(policy: Any) -> TensorDictModule:
+    """The greedy actions of a Stable-Baselines3 policy, as a module that `evaluate` takes."""
+    return TensorDictModule(
+        lambda observation: policy._predict(observation, deterministic=True),
+        in_keys=["observation"],
+        out_keys=["action"],
+    )
+
+
+def _import() -> tuple[Any, Callable[..., Any]]:
+    try:
+        return importlib.import_module("stable_baselines3"), importlib.import_module(
+            "stable_baselines3.common.env_util"
+        ).make_vec_env
+    except ImportError as error:
+        raise ConfigError(
+            'Stable-Baselines3 is not installed; pip install "rlpipe[benchmark]" brings it, and --against torchrl '
+            "goes without"
+        ) from error
+
+
+def _scheduled(value: Any) -> Any:
+    """rl-zoo3's `lin_x` as the function that Stable-Baselines3 takes."""
+    if not (isinstance(value, str) and value.startswith("lin_")):
+        return value
+    initial = float(value.removeprefix("lin_"))
+    return lambda remaining: remaining * initial
+
+
+def _copy_weights(policy: Any, actor: nn.Sequential, critic: nn.Sequential) -> None:
+    """Into the policy's two-layer networks and their heads, in the order of the layers."""
+    extractor = policy.mlp_extractor
+    with torch.no_grad():
+        for ours, body, head in (
+            (actor, extractor.policy_net, policy.action_net),
+            (critic, extractor.value_net, policy.value_net),
+        ):
+            theirs = [*body.parameters(), *head.parameters()]
+            for target, source in zip(theirs, ours.parameters(), strict=True):
+                target.copy_(source)
+
+
+def _drawn(minibatch: TensorDictBase) -> SimpleNamespace:
+    """In place of a rollout buffer: yields the minibatch as it is, so that drawing it takes no time."""
+    samples = SimpleNamespace(
+        observations=minibatch["observation"],
+        actions=minibatch["action"],
+        old_log_prob=minibatch["action_log_prob"],
+        advantages=minibatch["advantage"].squeeze(-1),
+        returns=minibatch["value_target"].squeeze(-1),
+    )
+    returns = samples.returns.numpy()
+    return SimpleNamespace(get=lambda _: [samples], values=returns, returns=returns)

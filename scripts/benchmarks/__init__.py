@@ -1,0 +1,1 @@
+"""The benchmarks behind `rlpipe benchmark`, how they measure, and how they report."""

@@ -1,0 +1,237 @@
+"""`rlpipe benchmark collect`: how long a step of all environments takes while a stochastic policy collects."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torchrl.data import Categorical
+from torchrl.envs import EnvBase
+
+from rlpipe.errors import ConfigError
+from rlpipe.modules import MLP, CategoricalActor, GaussianActor, encoder
+from rlpipe.pipelines.build import make_collector
+from rlpipe.pipelines.config import TrainConfig
+from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.seeding import Seeds
+from rlpipe.scripts.baselines import stock_actor, stock_collector, stock_env
+from rlpipe.scripts.baselines_sb3 import sb3_rollout
+from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
+
+Rollout = Callable[[], object]
+
+HIDDEN = (64, 64)
+SECONDS = 0.15
+"""A repetition lasts at least so long: shorter rollouts are repeated within it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is collected from.
+
+    Args:
+        env_id: a Gymnasium id.
+        num_envs: environments that step together.
+        parallel: TorchRL's environments in processes of their own as well.
+    """
+
+    env_id: str
+    num_envs: int
+    parallel: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.env_id}, {self.num_envs} environment{'s' * (self.num_envs > 1)}"
+
+    @property
+    def steps(self) -> int:
+        """Of each environment in a rollout: about 1024 frames, as in recipe `ppo`."""
+        return min(max(1024 // self.num_envs, 32), 256)
+
+
+CASES = (
+    Case("CartPole-v1", 1),
+    Case("CartPole-v1", 8, parallel=True),
+    Case("CartPole-v1", 64),
+    Case("CartPole-v1", 256),
+    Case("CartPole-v1", 1024),
+    Case("InvertedDoublePendulum-v5", 1),
+    Case("InvertedDoublePendulum-v5", 8),
+    Case("LunarLander-v3", 1),
+    Case("LunarLander-v3", 8),
+)
+MANY = 256
+"""From so many environments on, those that step one after the other are slow enough to be measured by few steps."""
+FEW_STEPS = 4
+
+
+def run(
+    *,
+    against: Sequence[str],
+    quick: bool,
+    seeds: Sequence[int],
+    progress: Callable[[str], None],
+    cases: Sequence[Case] = CASES,
+) -> list[Row]:
+    """Measure microseconds a step of all environments together; every arm has the same network.
+
+    Args:
+        against: `torchrl`, `sb3`, both or neither.
+        quick: 3 repetitions instead of 9, 256 environments and more without those arms, and no processes.
+        seeds: the first is that of environments and networks.
+        progress: told of each case that is done, and of environments that are left out.
+        cases: what to measure.
+    """
+
+    def rows() -> Iterator[Row]:
+        missing: set[str] = set()
+        for case in cases:
+            if case.env_id in missing:
+                continue
+            try:
+                make_env(EnvConfig(case.env_id)).close()
+            except ConfigError as error:
+                missing.add(case.env_id)
+                progress(f"{case.env_id} is left out: {error}")
+                continue
+            left_out = quick and case.num_envs >= MANY
+            # eight processes alone would take longer to start than all else takes
+            alike = replace(case, parallel=case.parallel and not quick)
+            yield measure(alike, [] if left_out else against, repeats=3 if quick else 9, seed=seeds[0])
+
+    return gather(rows(), progress)
+
+
+def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only: Sequence[str] | None = None) -> Row:
+    """One case; where `case.num_envs` is `MANY` or more, the arms of `against` take `FEW_STEPS` a rollout.
+
+    Args:
+        case: what is collected from.
+        against: `torchrl`, `sb3`, both or neither.
+        repeats: of each arm.
+        seed: of environments and networks.
+        only: these arms; `None` for all.
+    """
+    few = FEW_STEPS if case.num_envs >= MANY else case.steps
+    steps: dict[str, int] = {}
+    arms: dict[str, Rollout] = {}
+    times: dict[str, int] = {}
+    with contextlib.ExitStack() as stack, one_thread():
+        for name, rollout in _arms(case, against, few, seed, stack):
+            if only is not None and name not in only:
+                continue
+            times[name] = _times(rollout)
+            arms[name] = _repeated(rollout, times[name])
+            steps[name] = few if name.startswith(("torchrl", "sb3")) else case.steps
+        # counting how often to repeat has warmed them all
+        seconds = interleave(arms, repeats=repeats, warmup=0)
+    samples = {name: [1e6 * each / (steps[name] * times[name]) for each in values] for name, values in seconds.items()}
+    row = Row(f"{case}", "us a vector step", samples, {"num_envs": case.num_envs, "steps": steps, "rollouts": times})
+    row.extra["frames_per_second"] = {name: 1e6 * case.num_envs / median for name, median in row.medians.items()}
+    if few != case.steps and against:
+        row.extra["note"] = f"{case}: arms of others in rollouts of {few} steps instead of {case.steps}"
+    if not against and only is None and case.num_envs >= MANY:
+        row.extra["note"] = f"{case}: without arms of others, which take long"
+    return row
+
+
+def make_network(env: EnvBase, outputs: int, seed: int) -> nn.Sequential:
+    """Observation `[*B, ...]` to `[*B, outputs]` by two hidden layers of 64, as PPO has them."""
+    with Seeds(seed).torch_seeded("initialization"):
+        first = encoder(env.observation_spec["observation"], len(env.batch_size))
+        return nn.Sequential(first, *MLP(first.features, outputs, HIDDEN, activation="tanh"))
+
+
+def make_actor(network: nn.Module, env: EnvBase, seed: int) -> CategoricalActor | GaussianActor:
+    """The stochastic actor of rlpipe over `network`, whose outputs are logits, or means and spreads."""
+    spec, generator = env.action_spec, Seeds(seed).generator("exploration")
+    if isinstance(spec, Categorical):
+        return CategoricalActor(network, spec, generator)
+    return GaussianActor(network, spec, generator, state_dependent_std=True)
+
+
+def floor_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
+    """What no collector can do without: `steps` of the vector environment, and a forward pass for each."""
+    envs = env.base_env.envs
+    actions = [envs.action_space.sample() for _ in range(steps)]
+    observation, _ = envs.reset()
+    last = {"observation": observation}
+
+    def rollout() -> None:
+        with torch.inference_mode():
+            for action in actions:
+                network(torch.from_numpy(last["observation"]))
+                last["observation"] = envs.step(action)[0]
+
+    return rollout
+
+
+def lean_rollout(case: Case, seed: int) -> tuple[Rollout, Callable[[], None]]:
+    """Collection by rlpipe, one batch a call, and a function that closes it."""
+    env = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
+    network, frames = make_network(env, _outputs(env), seed), case.num_envs * case.steps
+    config = TrainConfig(env_id=case.env_id, num_envs=case.num_envs, total_frames=2**62 // frames * frames)
+    collector = make_collector(config, env, make_actor(network, env, seed), frames)
+    return functools.partial(next, iter(collector)), collector.shutdown
+
+
+def _arms(
+    case: Case, against: Sequence[str], few: int, seed: int, stack: contextlib.ExitStack
+) -> Iterator[tuple[str, Rollout]]:
+    """Every arm by name, one rollout a call; `stack` closes what they hold."""
+    rollout, close = lean_rollout(case, seed)
+    stack.callback(close)
+    yield "rlpipe", rollout
+    env = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
+    network = make_network(env, _outputs(env), seed)
+    actor = make_actor(network, env, seed)
+    yield "stock collector", _stock_rollout(env, actor, case.num_envs * case.steps, stack)
+    if "torchrl" in against:
+        for parallel in (False, True)[: 1 + case.parallel]:
+            stock = stock_env(case.env_id, case.num_envs, seed=seed, parallel=parallel)
+            policy = stock_actor(network, stock.action_spec)
+            yield (
+                "torchrl parallel" if parallel else "torchrl",
+                _stock_rollout(stock, policy, case.num_envs * few, stack),
+            )
+    if "sb3" in against:
+        collect, close = sb3_rollout(case.env_id, case.num_envs, steps=few, seed=seed)
+        stack.callback(close)
+        yield "sb3", collect
+    bare = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
+    stack.callback(bare.close)
+    yield "floor", floor_rollout(bare, network, case.steps)
+
+
+def _outputs(env: EnvBase) -> int:
+    """Numbers that a policy gives: a logit for each action, or mean and spread of each of its elements."""
+    spec = env.action_spec
+    return int(spec.space.n) if isinstance(spec, Categorical) else 2 * math.prod(spec.shape[len(env.batch_size) :])
+
+
+def _stock_rollout(env: EnvBase, policy: TensorDictModule, frames: int, stack: contextlib.ExitStack) -> Rollout:
+    collector = stock_collector(env, policy, frames_per_batch=frames)
+    stack.callback(collector.shutdown)
+    return functools.partial(next, iter(collector))
+
+
+def _times(rollout: Rollout) -> int:
+    """How many rollouts make a repetition."""
+    rollout()
+    start = time.perf_counter()
+    rollout()
+    return math.ceil(SECONDS / (time.perf_counter() - start))
+
+
+def _repeated(rollout: Rollout, times: int) -> Rollout:
+    def repeat() -> None:
+        for _ in range(times):
+            rollout()
+
+    return repeat
