@@ -23,7 +23,8 @@ class TensorModule(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         inputs = [tensordict.get(key) for key in self.in_keys]
-        for key, output in zip(self.out_keys, self.compute(*inputs), strict=True):
+        # not `out_keys`, from which TensorDict's `select_out_keys` takes some away
+        for key, output in zip(self.out_keys_source, self.compute(*inputs), strict=True):
             tensordict.set(key, output)
         return tensordict
 
@@ -31,13 +32,13 @@ class TensorModule(TensorDictModuleBase):
 def tensor_modules(policy: nn.Module) -> Sequence[TensorModule] | None:
     """The `TensorModule`s that make up a policy, in their order; `None` if calling them is not all that it does."""
     sequence = type(policy) is TensorDictSequential
-    modules = list(policy.module) if isinstance(policy, TensorDictSequential) else [policy]
-    bare = [
-        module
-        for module in modules
-        if isinstance(module, TensorModule)
-        and type(module).forward is TensorModule.forward
-        and not (module._forward_hooks or module._forward_pre_hooks)
-    ]
-    hooked = sequence and (policy._forward_hooks or policy._forward_pre_hooks)
-    return bare if len(bare) == len(modules) and not hooked else None
+    modules = list(policy.get_submodule("module").children()) if sequence else [policy]
+    for each in [policy, *modules]:
+        if each._forward_hooks or each._forward_pre_hooks or "forward" in vars(each):
+            return None
+    plain = [module for module in modules if isinstance(module, TensorModule) and _is_plain(type(module))]
+    return plain if len(plain) == len(modules) else None
+
+
+def _is_plain(kind: type[TensorModule]) -> bool:
+    return kind.forward is TensorModule.forward and kind.__call__ is TensorModule.__call__

@@ -73,6 +73,7 @@ class SyncDataCollector(Collector):
             and isinstance(self.env.base_env, VectorEnv)
             and all(_is_pointwise(transform) for transform in self.env.transform)
             and self._policy_keys() <= set(self.env.base_env.root)
+            and not any(isinstance(key, tuple) for key in self.policy.out_keys)
             and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None

@@ -10,7 +10,7 @@ from torchrl.data.replay_buffers import SamplerWithoutReplacement
 from rlpipe.errors import ConfigError
 from rlpipe.losses import ClipPPOLoss
 from rlpipe.losses.functional import Regression
-from rlpipe.modules import GAE
+from rlpipe.modules import GAE, Activation
 from rlpipe.pipelines.build import (
     check_device,
     make_actor,
@@ -31,19 +31,25 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
-    num_envs: int = number(32, at_least=1, at_most=1_000_000)
+    hidden: tuple[int, ...] = number((128,), at_least=1)
+    """Sizes of the hidden layers."""
+    activation: Activation = "relu"
+    """Activation between layers."""
+    lr: float = number(3e-3, above=0)
+    """Learning rate at the start; high for the sake of CartPole, 3e-4 is a usual one."""
+    num_envs: int = number(16, at_least=1, at_most=1_000_000)
     """Environments that step together."""
-    rollout_steps: int = number(32, at_least=1)
+    rollout_steps: int = number(64, at_least=1)
     """Steps of each environment in a batch."""
-    minibatch_size: int = number(256, at_least=1)
+    minibatch_size: int = number(128, at_least=1)
     """Samples of one gradient step."""
-    epochs: int = number(10, at_least=1)
+    epochs: int = number(4, at_least=1)
     """Passes over each batch."""
     gamma: float = number(0.99, at_least=0, at_most=1)
     """Discount a step."""
     lmbda: float = number(0.95, at_least=0, at_most=1)
     """Of generalized advantage estimation."""
-    clip: float = number(0.2, above=0)
+    clip: float = number(0.3, above=0)
     """How far the probability ratio may leave 1 before its gradient is cut."""
     value_clip: float | None = number(None, above=0)
     """Clip the value's step as well, in units of return."""
@@ -51,7 +57,7 @@ class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """How the value is regressed on its target."""
     value_coefficient: float = number(0.5, at_least=0)
     """Weight of the value loss."""
-    entropy_coefficient: float = number(0.0, at_least=0)
+    entropy_coefficient: float = number(0.01, at_least=0)
     """Weight of the entropy bonus; higher explores for longer."""
     normalize_advantage: bool = True
     """Advantages of a minibatch to mean 0 and standard deviation 1."""

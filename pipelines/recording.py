@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -19,10 +19,12 @@ Execution = Literal["eager", "recorded", "compiled"]
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
 """The gradient of each parameter, `None` where it takes no part; and the loss's entries by name, detached."""
 
-_SIGHTS = 10
-"""Minibatches of a shape before it is worth recording."""
-_MOST = 4
-"""Shapes that are recorded."""
+_REPEATS = 10
+"""Minibatches of a kind before it is worth recording."""
+_MOST_KINDS = 4
+"""Kinds that are recorded."""
+_MOST_OPERATIONS = 2_000
+"""Operations from which on a recording takes longer to make than it can save."""
 
 
 def make_gradient(
@@ -31,13 +33,14 @@ def make_gradient(
     """A function from a minibatch to the gradient of the loss's `loss*` entries, summed.
 
     Args:
-        loss: a loss module, ours or TorchRL's. To be recorded or compiled it must be a pure function of its `in_keys`
-            and parameters, as ours are; what its numbers and flags are set to while it is recorded, they stay.
+        loss: a loss module, ours or TorchRL's. To be recorded or compiled it must be a pure function of its `in_keys`,
+            parameters, buffers and own numbers, as ours are, and write nothing into the minibatch.
         parameters: to differentiate by.
         execution: `"eager"` is autograd at each call. `"recorded"` notes the tensor operations of loss and gradient
-            when a shape of minibatch has come ten times, and from then on runs these alone: the same numbers to the
-            bit, without what autograd, modules and TensorDict cost at each operation. `"compiled"` has PyTorch's
-            compiler make code of them, which takes a while, and rounds differently.
+            when a kind of minibatch (its shapes and types) has come ten times, and from then on runs these alone: the
+            same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
+            is set to may change (its numbers, training mode, parameters); it is then recorded anew. `"compiled"` has
+            PyTorch's compiler make code of the operations, which takes a while, and rounds differently.
 
     Raises:
         ValueError: an unknown `execution`.
@@ -62,35 +65,60 @@ class _Recorder:
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], execution: Execution) -> None:
         self.loss, self.parameters, self.execution = loss, parameters, execution
         self.keys: list[NestedKey] = list(loss.in_keys)  # type: ignore[arg-type]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._modules = list(self.loss.modules())
+        holders = [holder for module in self._modules for holder in (module._parameters, module._buffers)]
+        self._tensors = [(holder, name, tensor) for holder in holders for name, tensor in holder.items()]
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: dict[tuple[Any, ...], Callable[..., Gradient]] = {}
 
     def __call__(self, minibatch: TensorDictBase) -> Gradient:
         entries = [minibatch.get(key, None) for key in self.keys]
-        if any(entry is None for entry in entries):
+        if any(entry is None for entry in entries) or len(set(map(id, entries))) < len(entries):
             return _differentiate(self.loss, self.parameters, minibatch)
-        kind = (*((entry.shape, entry.dtype) for entry in entries), self.loss.training)
+        if any(holder.get(name) is not tensor for holder, name, tensor in self._tensors):
+            self._begin()
+        kind = self._kind(entries)
         recording = self._recordings.get(kind)
         if recording is not None:
             return recording(*entries)
         self._seen[kind] += 1
-        if self._seen[kind] == _SIGHTS and len(self._recordings) < _MOST:
-            self._recordings[kind] = self._record(minibatch, entries)
+        if self._seen[kind] == _REPEATS and len(self._recordings) < _MOST_KINDS:
+            return self._record(kind, TensorDict(batch_size=minibatch.batch_size), entries)
         return _differentiate(self.loss, self.parameters, minibatch)
 
-    def _record(self, minibatch: TensorDictBase, entries: list[Tensor]) -> Callable[..., Gradient]:
+    def _kind(self, entries: Sequence[Tensor]) -> tuple[Any, ...]:
+        """All that decides which operations there are."""
+        return (
+            *((entry.shape, entry.stride(), entry.dtype, entry.device) for entry in entries),
+            *(module.training for module in self._modules),
+            *(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self._modules),
+            *(value for value in vars(self.loss).values() if isinstance(value, (int, float, str))),
+            torch.is_autocast_enabled(entries[0].device.type),
+        )
+
+    def _record(self, kind: tuple[Any, ...], batch: TensorDict, entries: list[Tensor]) -> Gradient:
+        for key, entry in zip(self.keys, entries, strict=True):
+            batch.set(key, entry)
         with _Tape() as tape:
-            gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
+            gradient, terms = _differentiate(self.loss, self.parameters, batch)
+        if len(tape.operations) > _MOST_OPERATIONS:
+            return gradient, terms
         outputs = [*[each for each in gradient if each is not None], *terms.values()]
+        tape.check({id(tensor) for tensor in [*entries, *self.loss.parameters(), *self.loss.buffers()]})
         replay = _compile(tape, entries, outputs) if self.execution == "compiled" else _script(tape, entries, outputs)
         used, names = [each is not None for each in gradient], list(terms)
 
         def recording(*inputs: Tensor) -> Gradient:
-            with torch.no_grad():
+            # TorchScript's own optimiser would merge matrix products, and round differently
+            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 computed = iter(replay(*inputs))
             return [next(computed) if each else None for each in used], dict(zip(names, computed, strict=True))
 
-        return recording
+        self._recordings[kind] = recording
+        return gradient, terms
 
 
 class _Tape(TorchDispatchMode):
@@ -107,11 +135,34 @@ class _Tape(TorchDispatchMode):
         self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags):
+        if _depends_on_data(function, args):
             raise ValueError(f"the loss uses {function}, which depends on data; leave its execution eager")
         results = function(*args, **(kwargs or {}))
         self.operations.append((function, args, kwargs or {}, results))
         return results
+
+    def check(self, known: set[int]) -> None:
+        """Refuse a tensor that is neither `known`, nor made on the tape, nor a constant that the loss writes down.
+
+        Raises:
+            ValueError: there is one; replayed, it would stay what it was.
+        """
+        for function, args, kwargs, results in self.operations:
+            for tensor in tree_leaves((args, kwargs)):
+                constant = function is torch.ops.aten.lift_fresh.default
+                if isinstance(tensor, Tensor) and id(tensor) not in known and not constant:
+                    raise ValueError(
+                        f"the loss reads a tensor of shape {list(tensor.shape)} that is neither an entry of its "
+                        "in_keys, nor a parameter or buffer; leave its execution eager"
+                    )
+            known.update(map(id, tree_leaves(results)))
+
+
+def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the operation's shape, or what Python does with its result, depends on numbers in the batch."""
+    if function is torch.ops.aten.index.Tensor:
+        return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags))
 
 
 Replay = Callable[..., Sequence[Tensor]]
@@ -134,10 +185,11 @@ def _script(tape: _Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) ->
     lines = []
     for number, (function, args, kwargs, results) in enumerate(tape.operations):
         arguments = [*map(write, args), *(f"{key}={write(value)}" for key, value in kwargs.items())]
-        made = results if isinstance(results, (tuple, list)) else [results]
+        several = isinstance(results, (tuple, list))
+        made = results if several else [results]
         names.update({id(tensor): f"y{number}_{index}" for index, tensor in enumerate(made)})
         left = ", ".join(f"y{number}_{index}" for index in range(len(made)))
-        lines.append(f"{left} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
+        lines.append(f"{left}{',' if several else ''} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
     returned = ", ".join(map(write, outputs))
     taken = [f"{letter}{index}" for letter, each in (("x", inputs), ("c", constants)) for index in range(len(each))]
     signature = ", ".join(f"{name}: Tensor" for name in taken)
@@ -153,7 +205,11 @@ def _literal(value: Any, write: Callable[[Any], str]) -> str:
         return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
-    return f"torch.{value!r}" if isinstance(value, torch.device) else repr(value)
+    if isinstance(value, torch.device):
+        return f"torch.{value!r}"
+    if value is None or isinstance(value, (int, float, str, torch.dtype, torch.layout, torch.memory_format)):
+        return repr(value)
+    raise ValueError(f"the loss uses a {type(value).__name__}, which cannot be recorded; leave its execution eager")
 
 
 def _compile(tape: _Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:

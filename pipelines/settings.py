@@ -169,6 +169,7 @@ EIGHT_WORKERS = {
 PENDULUM = {
     "normalize_frames": 1_000,
     "hidden": (256, 256, 256),
+    "activation": "tanh",
     "initialization": "default",
     "state_dependent_std": True,
     "num_envs": 8,

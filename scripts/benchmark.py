@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import multiprocessing
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ BENCHMARKS = {
     "update": "one update of each algorithm: forward, backward, clipping, optimiser, target",
     "solve": "frames and training seconds until CartPole-v1 is solved",
     "scale": "speed and memory from 1 to 4096 environments, and replay buffers of up to a million transitions",
+    "breakdown": "where the time of a step and of an update of rlpipe goes, part by part",
 }
 OTHERS = ("torchrl", "sb3")
 
@@ -39,11 +41,11 @@ class Options:
     """What `rlpipe benchmark` takes."""
 
     against: str = ",".join(OTHERS)
-    """Whom to compare with: torchrl, sb3, both with a comma between them, or none."""
+    """Whom to compare with: torchrl, sb3, both with a comma between them, or none; breakdown has rlpipe alone."""
     quick: bool = False
     """A look of a minute or so: fewer cases and repetitions."""
     seeds: str = "0,1,2,3,4"
-    """Seeds with commas between them; collect, update and scale take the first."""
+    """Seeds with commas between them; solve takes all, the others the first."""
     out: Path | None = None
     """The JSON file to write, with its plot beside it; by default runs/benchmark/WHAT-TIME.json."""
     json: bool = False
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name.startswith("-"):
         raise ConfigError(f"the benchmark comes before the options, got {name!r}; try: rlpipe benchmark collect {name}")
+    if name.lower() in BENCHMARKS:
+        name = name.lower()
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark is called {name!r}; {_hint(name, tuple(BENCHMARKS))}")
     options = parse(Options, rest, prog=f"rlpipe benchmark {name}", description=f"Measure {BENCHMARKS[name]}.")
@@ -79,6 +83,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rows = _measure(name, against, options.quick, seeds)
     except InterruptedMeasurement as stopped:
+        # environments in processes of their own may not have come so far that they could be closed
+        for process in multiprocessing.active_children():
+            process.terminate()
         if not stopped.rows:
             raise InterruptedRunError("interrupted; nothing had been measured yet") from None
         write(path, stopped.rows, {**described, "interrupted": True})

@@ -16,8 +16,9 @@ from torchrl.data import Categorical
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import MLP, CategoricalActor, GaussianActor, encoder
+from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, GaussianActor, encoder
 from rlpipe.pipelines.build import make_collector
+from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.seeding import Seeds
@@ -172,13 +173,49 @@ def floor_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
     return rollout
 
 
-def lean_rollout(case: Case, seed: int) -> tuple[Rollout, Callable[[], None]]:
-    """Collection by rlpipe, one batch a call, and a function that closes it."""
+def environment_rollout(env: EnvBase, steps: int) -> Rollout:
+    """The half of the floor that is the vector environment."""
+    envs = env.base_env.envs
+    actions = [envs.action_space.sample() for _ in range(steps)]
+    envs.reset()
+
+    def rollout() -> None:
+        for action in actions:
+            envs.step(action)
+
+    return rollout
+
+
+def network_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
+    """The half of the floor that is the network, on what a step of the vector environment observes."""
+    envs = env.base_env.envs
+    envs.reset()
+    observation = envs.step(envs.action_space.sample())[0]
+
+    def rollout() -> None:
+        with torch.inference_mode():
+            for _ in range(steps):
+                network(torch.from_numpy(observation))
+
+    return rollout
+
+
+def lean_rollout(case: Case, seed: int, *, values: bool = False) -> tuple[Rollout, Callable[[], None]]:
+    """Collection by rlpipe, one batch a call, and a function that closes it; with `values`, each batch through GAE."""
+    collector = lean_collector(case, seed)
+    batches = iter(collector)
+    if not values:
+        return functools.partial(next, batches), collector.shutdown
+    advantage = GAE(Critic(make_network(collector.env, 1, seed)))
+    return lambda: advantage(next(batches)), collector.shutdown
+
+
+def lean_collector(case: Case, seed: int) -> SyncDataCollector:
+    """The collector of rlpipe, with enough frames before it to go on for ever."""
     env = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
     network, frames = make_network(env, _outputs(env), seed), case.num_envs * case.steps
     config = TrainConfig(env_id=case.env_id, num_envs=case.num_envs, total_frames=2**62 // frames * frames)
-    collector = make_collector(config, env, make_actor(network, env, seed), frames)
-    return functools.partial(next, iter(collector)), collector.shutdown
+    return make_collector(config, env, make_actor(network, env, seed), frames)
 
 
 def _arms(
@@ -201,12 +238,21 @@ def _arms(
                 _stock_rollout(stock, policy, case.num_envs * few, stack),
             )
     if "sb3" in against:
+        valued, close = lean_rollout(case, seed, values=True)
+        stack.callback(close)
+        # what Stable-Baselines3 does with a rollout as well
+        yield "rlpipe, with GAE", valued
         collect, close = sb3_rollout(case.env_id, case.num_envs, steps=few, seed=seed)
         stack.callback(close)
         yield "sb3", collect
     bare = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
     stack.callback(bare.close)
     yield "floor", floor_rollout(bare, network, case.steps)
+    if case.env_id == "CartPole-v1":
+        alone = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
+        stack.callback(alone.close)
+        yield "environment", environment_rollout(alone, case.steps)
+        yield "network", network_rollout(alone, network, case.steps)
 
 
 def _outputs(env: EnvBase) -> int:

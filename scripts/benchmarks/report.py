@@ -44,10 +44,13 @@ def prepare(path: Path) -> None:
             raise ConfigError(f"out {each} exists already; nothing was overwritten, name a new one")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for each in (path, path.with_suffix(".png")):
+            each.open("x").close()
+            each.unlink()
+    except FileExistsError as error:
+        raise ConfigError(f"out {path} cannot be written: {error.filename} is no folder") from error
     except OSError as error:
         raise ConfigError(f"out {path} cannot be written: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"out {path} cannot be written: Permission denied")
 
 
 def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None:

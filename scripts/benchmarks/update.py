@@ -17,6 +17,7 @@ from rlpipe.modules import MLP, CategoricalActor, Critic, QActor
 from rlpipe.pipelines import a2c, dqn, ppo, reinforce
 from rlpipe.pipelines.build import make_optimizer
 from rlpipe.pipelines.pipeline import gradient_step
+from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.baselines import stock_actor, stock_critic, stock_loss, stock_q_actor, stock_target, stock_update
 from rlpipe.scripts.baselines_sb3 import sb3_ppo_update
@@ -24,6 +25,8 @@ from rlpipe.scripts.benchmarks.measure import Row, gather, interleave
 
 MINIBATCHES = (64, 256, 2048)
 OBSERVATIONS, ACTIONS, HIDDEN = 4, 2, (64, 64)
+EAGER = "rlpipe, eager"
+"""rlpipe's update with its gradient computed by autograd each time; what it takes longer is what recording gains."""
 _WARM = 3
 """Repetitions that do not count: an update is recorded, and the recording optimised, in its first 10 to 20 calls."""
 _LIKE: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant", "hidden": HIDDEN}
@@ -101,7 +104,7 @@ def arms(
     Raises:
         ConfigError: `sb3` is asked for and missing.
     """
-    makers = {"rlpipe": _ours, "torchrl": _stock, "plain": _plain}
+    makers = {"rlpipe": _ours, EAGER: _ours_eager, "torchrl": _stock, "plain": _plain}
     if "torchrl" not in against:
         del makers["torchrl"]
     made = {}
@@ -137,7 +140,11 @@ def make_minibatch(algorithm: str, size: int, seed: int) -> TensorDict:
 
 
 def _ours(
-    algorithm: str, config: Any, networks: tuple[nn.Sequential, ...], minibatch: TensorDict
+    algorithm: str,
+    config: Any,
+    networks: tuple[nn.Sequential, ...],
+    minibatch: TensorDict,
+    execution: Execution = "recorded",
 ) -> Callable[[], object]:
     spec, after = Categorical(ACTIONS), []
     loss: nn.Module
@@ -150,8 +157,14 @@ def _ours(
         loss = _our_policy_loss(algorithm, config, CategoricalActor(networks[0], spec), Critic(networks[1]))
     learned = [parameter for parameter in loss.parameters() if parameter.requires_grad]
     optimizer, _ = make_optimizer(config, learned, 1, 1)
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, after=after, execution=config.execution)
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, after=after, execution=execution)
     return lambda: update(minibatch)
+
+
+def _ours_eager(
+    algorithm: str, config: Any, networks: tuple[nn.Sequential, ...], minibatch: TensorDict
+) -> Callable[[], object]:
+    return _ours(algorithm, config, networks, minibatch, execution="eager")
 
 
 def _our_policy_loss(algorithm: str, config: Any, actor: CategoricalActor, critic: Critic) -> nn.Module:

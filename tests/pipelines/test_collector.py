@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -256,3 +256,72 @@ def test_frames_are_rounded_up_to_whole_batches():
         env, make_policy(env), frames_per_batch=40, total_frames=100, auto_register_policy_transforms=False
     )
     assert sum(batch.numel() for batch in collector) == 120
+
+
+class Negating(TensorDictSequential):
+    """Takes the other of two actions."""
+
+    def forward(self, tensordict, *args, **kwargs):
+        tensordict = super().forward(tensordict, *args, **kwargs)
+        return tensordict.set("action", 1 - tensordict.get("action"))
+
+
+def negate(module, inputs, tensordict):
+    return tensordict.set("action", 1 - tensordict.get("action"))
+
+
+def with_hook(policy):
+    policy.register_forward_hook(negate)
+    return policy
+
+
+def with_own_forward(policy):
+    plain = policy.forward
+    policy.forward = lambda tensordict: negate(policy, (), plain(tensordict))
+    return policy
+
+
+def selecting(policy):
+    return policy.select_out_keys("action")
+
+
+class NegatingActor(CategoricalActor):
+    """The same by an actor of its own kind."""
+
+    def forward(self, tensordict):
+        return negate(self, (), super().forward(tensordict))
+
+
+def of_another_kind(policy):
+    policy.__class__ = NegatingActor
+    return policy
+
+
+WRAPPERS = [
+    lambda policy: policy,
+    TensorDictSequential,
+    Negating,
+    with_hook,
+    with_own_forward,
+    of_another_kind,
+    lambda policy: with_hook(TensorDictSequential(policy)),
+    lambda policy: TensorDictSequential(with_hook(policy)),
+    lambda policy: selecting(TensorDictSequential(policy)),
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_policies_that_do_more_than_compute_are_called(wrap, identical):
+    batches = []
+    for kind in (Collector, SyncDataCollector):
+        env = make_env(EnvConfig("CartPole-v1", 3), seed=4)
+        batches.append(collect(kind, env, wrap(make_policy(env)), batches=2))
+    for stock, lean in zip(*batches, strict=True):
+        identical(lean, stock)
+
+
+def test_output_keys_can_be_selected():
+    env = make_env(EnvConfig("CartPole-v1", num_envs=3), seed=0)
+    out = selecting(make_policy(env))(env.reset())
+    assert "action" in out.keys()
+    assert "action_log_prob" not in out.keys()

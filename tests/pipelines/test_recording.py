@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import LazyStackedTensorDict, TensorDict
 from torch import nn
 from torchrl.data import Categorical
 from torchrl.objectives import LossModule
@@ -75,18 +75,30 @@ def test_the_same_numbers_to_the_bit(module, settings, recorded, monkeypatch):
     assert all(equal(dict(one), dict(other)) for one, other in zip(scalars, eager_scalars, strict=True))
 
 
+class Part(nn.Module):
+    """Adds `offset`, and in evaluation nine more."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("offset", torch.tensor(0.0))
+
+    def forward(self, x):
+        return x + (self.offset if self.training else 9.0 + self.offset)
+
+
 class Cubic(LossModule):
-    """`loss_cubic`, the mean of `w^3 x`; a parameter that takes no part; and a number that may be changed."""
+    """`loss_cubic`, the mean of `w^3 (x + offset)`; a parameter that takes no part; and a number that may change."""
 
     def __init__(self, scale=1.0):
         super().__init__()
         self.weight, self.idle = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.zeros(3))
-        self.scale, self.calls = scale, 0
+        self.scale, self.calls = scale, []
+        self.part = Part()
         self.in_keys, self.out_keys = [("next", "x")], ["loss_cubic", "mean"]
 
     def forward(self, batch):
-        self.calls += 1
-        x = batch.get(("next", "x"))
+        self.calls.append(len(batch))
+        x = self.part(batch.get(("next", "x")))
         return TensorDict({"loss_cubic": self.scale * (self.weight**3 * x).mean(), "mean": x.mean()})
 
 
@@ -105,10 +117,10 @@ def test_a_shape_is_recorded_when_it_has_come_often(recorded):
         assert gradient[1] is None
         assert terms["mean"].item() == seen + 1
         assert not any(term.requires_grad for term in terms.values())
-    # ten by autograd and one to record it; since then the loss itself is not called
-    assert (len(recorded), loss.calls) == (1, 11)
+    # nine by autograd and one to be recorded; since then the loss itself is not called
+    assert (len(recorded), len(loss.calls)) == (1, 10)
     assert gradient_of(batch_of(1.0, 2.0, 6.0))[0][0].item() == pytest.approx(36)
-    assert (len(recorded), loss.calls) == (1, 12)
+    assert (len(recorded), len(loss.calls)) == (1, 11)
 
 
 def test_not_more_than_four_shapes_are_recorded(recorded):
@@ -125,18 +137,160 @@ def test_a_recording_follows_the_parameters_wherever_they_are_loaded_from():
     gradient_of = make_gradient(loss, list(loss.parameters()), "recorded")
     for _ in range(12):
         gradient_of(batch_of(1.0))
-    loss.load_state_dict({"weight": torch.tensor(3.0), "idle": torch.zeros(3)})
+    loss.load_state_dict({**loss.state_dict(), "weight": torch.tensor(3.0)})
     assert gradient_of(batch_of(1.0))[0][0].item() == pytest.approx(27)
 
 
-def test_training_and_evaluation_mode_are_recorded_apart(recorded):
+def hook(loss):
+    def double(module, inputs, terms):
+        return terms.set("loss_cubic", 2 * terms["loss_cubic"])
+
+    loss.register_forward_hook(double)
+
+
+@pytest.mark.parametrize(
+    ("change", "derivative"),
+    [
+        (lambda loss: setattr(loss, "scale", 2.0), 24),
+        (lambda loss: loss.part.eval(), 120),
+        (hook, 24),
+        (lambda loss: setattr(loss.part, "offset", torch.tensor(2.0)), 36),
+        (lambda loss: loss.load_state_dict({**loss.state_dict(), "weight": torch.tensor(3.0)}), 27),
+        (lambda loss: loss.load_state_dict({**loss.state_dict(), "weight": torch.tensor(3.0)}, assign=True), None),
+        (lambda loss: loss.double(), 12),
+    ],
+)
+def test_a_loss_that_has_changed_is_recorded_anew(change, derivative, recorded):
     loss = Cubic()
+    parameters = list(loss.parameters())
+    gradient_of = make_gradient(loss, parameters, "recorded")
+    for _ in range(12):
+        assert gradient_of(batch_of(1.0))[0][0].item() == pytest.approx(12)
+    change(loss)
+    for _ in range(12):
+        gradient = gradient_of(batch_of(1.0))[0][0]
+        # what was put in the parameter's place is none of those that the gradient is asked for
+        assert gradient is None if derivative is None else gradient.item() == pytest.approx(derivative)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: batch_of(1.0, 2.0, 3.0, 4.0),
+        lambda: batch_of(1.0, 2.0).to(torch.float64),
+        lambda: batch_of(1.0, 0.0, 2.0, 0.0)[::2],
+    ],
+)
+def test_minibatches_of_another_kind_are_not_replayed_with_the_same_operations(other, recorded):
+    gradient_of = make_gradient(loss := Cubic(), list(loss.parameters()), "recorded")
+    for _ in range(12):
+        gradient_of(batch_of(1.0, 2.0))
+    calls = len(loss.calls)
+    gradient, _ = gradient_of(other())
+    assert len(loss.calls) == calls + 1
+    assert gradient[0].item() == pytest.approx(12 * other()["next", "x"].mean().item())
+
+
+def test_lazily_stacked_minibatches_are_read_anew():
+    gradient_of = make_gradient(loss := Cubic(), list(loss.parameters()), "recorded")
+    for number in range(1, 15):
+        batch = LazyStackedTensorDict(*batch_of(number, number + 2.0).unbind(0))
+        assert gradient_of(batch)[0][0].item() == pytest.approx(12 * (number + 1))
+
+
+class Two(LossModule):
+    """`loss` is the mean of `w x y`."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+        self.in_keys, self.out_keys = ["x", "y"], ["loss"]
+
+    def forward(self, batch):
+        return TensorDict({"loss": (self.weight * batch.get("x") * batch.get("y")).mean()})
+
+
+def test_entries_that_are_one_tensor_for_a_while_are_not_taken_for_one():
+    gradient_of = make_gradient(loss := Two(), list(loss.parameters()), "recorded")
+    x, y = torch.tensor([2.0]), torch.tensor([5.0])
+    for _ in range(12):
+        assert gradient_of(TensorDict({"x": x, "y": x}, [1]))[0][0].item() == 4
+    assert gradient_of(TensorDict({"x": x, "y": y}, [1]))[0][0].item() == 10
+
+
+class Heads(LossModule):
+    """Many matrix products of one shape, which TorchScript's optimiser would merge."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Linear(4, 64)
+        self.heads = nn.ModuleList(nn.Linear(64, 3) for _ in range(8))
+        self.in_keys, self.out_keys = ["x"], ["loss"]
+
+    def forward(self, batch):
+        features = self.trunk(batch.get("x")).relu()
+        parts = torch.stack([head(features).square().mean() for head in self.heads]).chunk(1)
+        return TensorDict({"loss": parts[0].sum()})
+
+
+def test_operations_are_not_merged():
+    loss = Heads()
+    parameters = list(loss.parameters())
+    gradient_of = make_gradient(loss, parameters, "recorded")
+    for seed in range(14):
+        batch = TensorDict({"x": torch.randn(32, 4, generator=torch.Generator().manual_seed(seed))}, [32])
+        expected, _ = make_gradient(loss, parameters)(batch)
+        assert all(torch.equal(*pair) for pair in zip(gradient_of(batch)[0], expected, strict=True))
+
+
+def test_recording_counts_a_minibatch_once():
+    loss = Heads()
+    loss.trunk = nn.Sequential(nn.Linear(4, 64), nn.BatchNorm1d(64))
     gradient_of = make_gradient(loss, list(loss.parameters()), "recorded")
-    for mode in (True, False):
-        loss.train(mode)
-        for _ in range(12):
-            gradient_of(batch_of(1.0))
-    assert len(recorded) == 2
+    for _ in range(12):
+        gradient_of(TensorDict({"x": torch.randn(32, 4)}, [32]))
+    assert loss.trunk[1].num_batches_tracked.item() == 12
+
+
+def test_a_long_loss_is_left_to_autograd(recorded, monkeypatch):
+    monkeypatch.setattr(recording, "_MOST_OPERATIONS", 3)
+    gradient_of = make_gradient(loss := Cubic(), list(loss.parameters()), "recorded")
+    for _ in range(14):
+        assert gradient_of(batch_of(1.0))[0][0].item() == pytest.approx(12)
+    assert (len(recorded), len(loss.calls)) == (0, 14)
+
+
+class Undeclared(Two):
+    """Reads what is not among its `in_keys`."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside = [torch.ones(1)]
+
+    def forward(self, batch):
+        return TensorDict({"loss": (self.weight * batch.get("x") * self.outside[0]).mean()})
+
+
+class Random(Two):
+    """Draws from a generator."""
+
+    def forward(self, batch):
+        noise = torch.rand(1, generator=torch.Generator())
+        return TensorDict({"loss": (self.weight * batch.get("x") * noise).mean()})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Undeclared, r"reads a tensor of shape \[1\] that is neither"), (Random, "uses a Generator, which cannot")],
+)
+def test_what_a_recording_cannot_follow_is_refused(kind, message):
+    gradient_of = make_gradient(loss := kind(), list(loss.parameters()), "recorded")
+    batch = TensorDict({"x": torch.ones(1), "y": torch.ones(1)}, [1])
+    for _ in range(9):
+        gradient_of(batch)
+    with pytest.raises(ValueError, match=message):
+        gradient_of(batch)
 
 
 def test_compiled_updates_are_left_to_pytorchs_compiler(monkeypatch):

@@ -62,7 +62,7 @@ def refused(capsys, *arguments):
     ("arguments", "said"),
     [
         (["colect"], "no benchmark is called 'colect'; did you mean collect?"),
-        (["zzz"], "there are collect, update, solve, scale"),
+        (["zzz"], "there are collect, update, solve, scale, breakdown"),
         (["--quick"], "the benchmark comes before the options, got '--quick'; try: rlpipe benchmark collect --quick"),
         (["collect", "--quik"], "no option is called --quik; did you mean --quick?"),
         (["collect", "--against", "sb4"], "against has 'sb4'; did you mean sb3?"),
@@ -178,7 +178,9 @@ def test_collect_measures_every_arm():
         "InvertedDoublePendulum-v5, 2 environments",
     ]
     for row, case in zip(rows, cases, strict=True):
-        assert list(row.samples) == ["rlpipe", "stock collector", *others, "floor"]
+        halves = ["environment", "network"] if case.env_id == "CartPole-v1" else []
+        theirs = ["torchrl", "rlpipe, with GAE", "sb3"] if "sb3" in others else others
+        assert list(row.samples) == ["rlpipe", "stock collector", *theirs, "floor", *halves]
         assert all(len(samples) == 3 for samples in row.samples.values())
         assert row.extra["frames_per_second"]["floor"] == pytest.approx(1e6 * case.num_envs / row.medians["floor"])
         assert "note" not in row.extra
@@ -189,10 +191,11 @@ def test_many_environments_leave_others_out_or_take_few_steps(monkeypatch):
     monkeypatch.setattr(collect, "MANY", 2)
     case = Case("CartPole-v1", 2)
     (quick,) = collect.run(against=["torchrl"], quick=True, seeds=[0], progress=lambda line: None, cases=[case])
-    assert list(quick.samples) == ["rlpipe", "stock collector", "floor"]
+    assert list(quick.samples) == ["rlpipe", "stock collector", "floor", "environment", "network"]
     assert "without arms of others" in quick.extra["note"]
     full = collect.measure(case, ["torchrl"], repeats=1, seed=0)
-    assert full.extra["steps"] == {"rlpipe": 8, "stock collector": 8, "torchrl": 4, "floor": 8}
+    ours = dict.fromkeys(("rlpipe", "stock collector", "floor", "environment", "network"), 8)
+    assert full.extra["steps"] == {**ours, "torchrl": 4}
     assert "rollouts of 4 steps instead of 8" in full.extra["note"]
 
 
@@ -220,6 +223,25 @@ def test_the_floor_steps_the_environment_and_the_network():
     collect.floor_rollout(env, network, 5)()
     assert [tuple(each.shape) for each in seen] == [(2, 4)] * 5
     assert not torch.equal(seen[0], seen[1])
+    env.close()
+
+
+def test_each_half_of_the_floor_does_its_own(monkeypatch):
+    env = make_env(EnvConfig("CartPole-v1", 2), seed=0)
+    step, seen, stepped = env.base_env.envs.step, [], []
+    monkeypatch.setattr(env.base_env.envs, "step", lambda action: stepped.append(action) or step(action))
+
+    def network(observation):
+        assert torch.is_inference_mode_enabled()
+        seen.append(tuple(observation.shape))
+
+    environment = collect.environment_rollout(env, 5)
+    environment()
+    assert (len(stepped), seen) == (5, [])
+    bare = collect.network_rollout(env, network, 5)
+    stepped.clear()
+    bare()
+    assert (stepped, seen) == ([], [(2, 4)] * 5)
     env.close()
 
 

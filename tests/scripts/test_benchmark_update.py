@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlpipe.scripts.benchmarks.update import CONFIGS, arms, make_minibatch, make_networks, run
+from rlpipe.pipelines import pipeline as updating
+from rlpipe.scripts.benchmarks.update import CONFIGS, EAGER, arms, make_minibatch, make_networks, run
 
 
 def weights(name, arm):
@@ -35,11 +36,25 @@ def test_all_arms_reach_the_same_weights(algorithm, updates):
     if algorithm == "ppo":
         config = replace(config, normalize_advantage=False)
     start, end = made(algorithm, config, updates)
-    assert set(end) == {"rlpipe", "torchrl", "plain"} | ({"sb3"} if algorithm == "ppo" else set())
+    assert set(end) == {"rlpipe", EAGER, "torchrl", "plain"} | ({"sb3"} if algorithm == "ppo" else set())
     for name in end:
         assert torch.equal(start[name], start["rlpipe"]), name
         assert not torch.equal(end[name], start[name]), name
         torch.testing.assert_close(end[name], end["rlpipe"], atol=1e-5, rtol=0, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("algorithm", list(CONFIGS))
+def test_recorded_and_eager_updates_end_with_equal_weights(monkeypatch, algorithm):
+    asked = []
+    make = updating.make_gradient
+    monkeypatch.setattr(updating, "make_gradient", lambda *given: asked.append(given[2]) or make(*given))
+    made = arms(algorithm, CONFIGS[algorithm], 64, against=[], seed=4, updates=20)
+    assert asked == ["recorded", "eager"]
+    start = weights("rlpipe", made["rlpipe"])
+    for arm in made.values():
+        arm.call()
+    assert not torch.equal(weights("rlpipe", made["rlpipe"]), start)
+    assert torch.equal(weights("rlpipe", made["rlpipe"]), weights(EAGER, made[EAGER]))
 
 
 def test_normalised_advantages_make_nearly_the_same_update():
@@ -76,8 +91,8 @@ def test_run_measures_each_algorithm_and_minibatch(monkeypatch):
     ]
     assert len(told) == 4
     for row in rows:
-        assert set(row.samples) == {"rlpipe", "torchrl", "plain"}
+        assert set(row.samples) == {"rlpipe", EAGER, "torchrl", "plain"}
         assert {len(samples) for samples in row.samples.values()} == {5}
         assert all(sample > 0 for samples in row.samples.values() for sample in samples)
     alone = run(against=[], quick=True, seeds=[0], progress=told.append, minibatches=[8])
-    assert set(alone[0].samples) == {"rlpipe", "plain"}
+    assert set(alone[0].samples) == {"rlpipe", EAGER, "plain"}
