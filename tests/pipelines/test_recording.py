@@ -261,6 +261,25 @@ def test_a_long_loss_is_left_to_autograd(recorded, monkeypatch):
     assert (len(recorded), len(loss.calls)) == (0, 14)
 
 
+class Picking(Two):
+    """Takes entries by whole numbers, which change nothing about shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.tensor([1, 1, 0]))
+
+    def forward(self, batch):
+        return TensorDict({"loss": (self.weight * batch.get("x")[self.order]).sum()})
+
+
+def test_indices_may_be_recorded(recorded):
+    gradient_of = make_gradient(loss := Picking(), list(loss.parameters()), "recorded")
+    for number in range(12):
+        batch = TensorDict({"x": torch.tensor([float(number), 1.0]), "y": torch.ones(2)}, [2])
+        assert gradient_of(batch)[0][0].item() == 2.0 + number
+    assert len(recorded) == 1
+
+
 class Undeclared(Two):
     """Reads what is not among its `in_keys`."""
 
