@@ -17,8 +17,15 @@ Initialization = Literal["default", "orthogonal", "xavier"]
 class Tanh(nn.Module):
     """The hyperbolic tangent, computed as `2 sigmoid(2 x) - 1`: within 2e-7 of PyTorch's, in a third of its time."""
 
+    minus_one: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("minus_one", torch.tensor(-1.0), persistent=False)
+
     def forward(self, x: Tensor) -> Tensor:
-        return 2.0 * torch.sigmoid(2.0 * x) - 1.0
+        # three operations, because for small batches it is their number that counts
+        return torch.add(self.minus_one, torch.sigmoid(x + x), alpha=2.0)
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "silu": nn.SiLU}

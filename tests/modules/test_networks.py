@@ -7,6 +7,7 @@ import torch
 from torchrl.data import Bounded, Categorical
 
 from rlpipe.modules import MLP, DuelingHead, Flatten, OneHot, encoder
+from rlpipe.modules.networks import Tanh
 
 
 def test_encoder_of_a_box_flattens_its_own_dimensions_only():
@@ -87,3 +88,13 @@ def test_dueling_head_by_hand():
         head.advantage.weight.copy_(torch.tensor([[1.0], [2.0], [6.0]]))
         head.advantage.bias.zero_()
     torch.testing.assert_close(head(torch.tensor([[1.0]])).detach(), torch.tensor([[0.0, 1.0, 5.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh(dtype):
+    x = torch.linspace(-12, 12, 1001, dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(Tanh()(x).sum(), x)
+    assert Tanh()(x).dtype == dtype
+    torch.testing.assert_close(Tanh()(x), x.tanh(), rtol=0, atol=2e-7)
+    torch.testing.assert_close(gradient, 1 - x.tanh().square(), rtol=0, atol=2e-7)
+    assert not Tanh().state_dict()
