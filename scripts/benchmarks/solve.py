@@ -135,14 +135,17 @@ def race(
 ) -> dict[str, list[Outcome]]:
     """Run every arm on the first seed, then on the second, and so on, once each has run for a moment untimed."""
     for runner in runners.values():
-        runner(algorithm, seeds[0], Race(lambda _: True, every=_WARM_FRAMES))
+        with one_thread():
+            runner(algorithm, seeds[0], Race(lambda _: True, every=_WARM_FRAMES))
     outcomes: dict[str, list[Outcome]] = {name: [] for name in runners}
     for seed in seeds:
         for name, runner in runners.items():
             # an arm pays for its own garbage, and for no other's
             gc.collect()
             clock = Race(solves)
-            runner(algorithm, seed, clock)
+            # for each anew: TorchRL's environments raise the number when they are closed
+            with one_thread():
+                runner(algorithm, seed, clock)
             outcomes[name].append(Outcome(seed, clock.frames, clock.seconds, clock.solved))
             how = "solved" if clock.solved else "not solved"
             progress(f"{algorithm}, seed {seed}, {name}: {how}, {clock.frames} frames, {clock.seconds:.1f} s")

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rlpipe.scripts.benchmarks import solve
 from rlpipe.scripts.benchmarks.solve import Outcome, Race, make_runners, race, recipe_config, run, to_row
@@ -112,3 +113,16 @@ def test_solves_asks_for_475():
 
 def build_untrained():
     return solve.builder("ppo")(recipe_config("ppo", 0)).policy
+
+
+def test_every_run_has_one_thread(monkeypatch):
+    seen = []
+
+    def greedy(algorithm, seed, clock):
+        seen.append(torch.get_num_threads())
+        torch.set_num_threads(2)
+
+    before = torch.get_num_threads()
+    solve.race("ppo", {"one": greedy, "other": greedy}, [0, 1], lambda line: None)
+    assert seen == [1] * 6
+    assert torch.get_num_threads() == before
