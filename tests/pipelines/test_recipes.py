@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from rlpipe.modules.networks import Tanh
 from rlpipe.pipelines.recipes import builder, find_recipe
 
 ADAM, ADAMW = torch.optim.Adam, torch.optim.AdamW
-RELU, SILU, TANH = torch.nn.ReLU, torch.nn.SiLU, torch.nn.Tanh
+RELU, SILU, TANH = torch.nn.ReLU, torch.nn.SiLU, Tanh
 
 
 @pytest.fixture

@@ -295,6 +295,6 @@ def test_dqn_stores_n_step_returns(n_steps, reward):
 def test_ppo_shared_trunk():
     apart, shared = ppo.build(ppo.Config()), ppo.build(ppo.Config(shared_trunk=True))
     counts = [len(list(pipeline.state["loss"].parameters())) for pipeline in (apart, shared)]
-    assert counts == [12, 8]
+    assert counts == [8, 6]
     apart.close()
     shared.close()

@@ -35,7 +35,7 @@ def test_run_measures_steps_and_updates():
     assert [(row.case, row.unit) for row in rows] == [
         ("step of CartPole-v1, 1 environment", "us a vector step"),
         ("step of CartPole-v1, 3 environments", "us a vector step"),
-        ("update of ppo, minibatch 256", "us an update"),
+        ("update of ppo, minibatch 128", "us an update"),
         ("update of dqn, minibatch 256", "us an update"),
     ]
     assert len(told) == 4
