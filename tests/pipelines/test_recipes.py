@@ -26,7 +26,7 @@ def shapes(network):
 
 
 def activations(network):
-    return {type(layer) for layer in network.modules() if "activation" in type(layer).__module__}
+    return {type(layer) for layer in network.modules() if isinstance(layer, (RELU, SILU, TANH, torch.nn.Tanh))}
 
 
 def group(pipeline):
