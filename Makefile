@@ -22,7 +22,7 @@ lint: .venv/.installed
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../setup.cfg
 
 bench: .venv/.installed
-	for what in collect update solve scale; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
+	for what in collect update solve scale breakdown; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
