@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -66,8 +67,21 @@ def read(batch: TensorDictBase, key: NestedKey) -> Tensor:
     """
     value = batch.get(key, None)
     if value is None:
-        raise KeyError(f"the batch has no key {key!r}; it has {sorted(map(str, batch.keys(True, True)))}")
+        # KeyError prints its message in quotes, and so escapes any within
+        there = ", ".join(".".join([key] if isinstance(key, str) else key) for key in batch.keys(True, True))
+        raise KeyError(f"the batch has no key {key!r}; it has {there}")
     return value
+
+
+def observed(batch: TensorDictBase, module: TensorDictModuleBase) -> TensorDictBase:
+    """The entries that a module reads.
+
+    Raises:
+        KeyError: the batch lacks one.
+    """
+    for key in module.in_keys:
+        read(batch, key)
+    return batch.select(*module.in_keys)
 
 
 def nested(keys: Sequence[NestedKey]) -> list[NestedKey]:

@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, discrete_action, nested, read
+from rlpipe.losses.checks import column, discrete_action, nested, observed, read
 from rlpipe.losses.target import frozen_copy
 
 
@@ -50,8 +50,8 @@ class DQNLoss(LossModule):
         self.q_network = q_network
         self.target_network = frozen_copy(q_network) if target_network else None
         self.gamma, self.kind, self.double, self.n_step = gamma, kind, double, n_step
-        observed = list(q_network.in_keys)
-        self.in_keys = ["action", *observed, *nested([*observed, "reward", "discount" if n_step else "terminated"])]
+        keys = list(q_network.in_keys)
+        self.in_keys = ["action", *keys, *nested([*keys, "reward", "discount" if n_step else "terminated"])]
         self.out_keys = ["loss_td", "td_error", "q_mean"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
@@ -73,4 +73,4 @@ class DQNLoss(LossModule):
 
     @staticmethod
     def _action_value(network: TensorDictModuleBase, batch: TensorDictBase) -> torch.Tensor:
-        return network(batch.select(*network.in_keys)).get("action_value")
+        return read(network(observed(batch, network)), "action_value")

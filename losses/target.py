@@ -60,4 +60,6 @@ class TargetUpdate:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from a `state_dict`."""
+        if type(state["calls"]) is not int or state["calls"] < 0:
+            raise ValueError(f"calls is {state['calls']!r}, expected a whole number")
         self.calls = state["calls"]

@@ -7,7 +7,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, read
+from rlpipe.losses.checks import column, observed, read
 
 
 def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
@@ -18,12 +18,21 @@ def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Te
         batch: the actor's `in_keys` and `action`.
 
     Raises:
-        KeyError: the batch has no `action`.
-        ValueError: not one log-probability a sample.
+        KeyError: the batch lacks a key.
+        TypeError: the actor is none.
+        ValueError: the action does not fit the actor, or not one log-probability a sample.
     """
     action = read(batch, "action")
-    distribution = actor.get_dist(batch.select(*actor.in_keys))
-    log_prob = distribution.log_prob(action)
+    if not hasattr(actor, "get_dist"):
+        raise TypeError(f"the actor is a {type(actor).__name__}, which has no get_dist; a CategoricalActor has")
+    distribution = actor.get_dist(observed(batch, actor))
+    try:
+        log_prob = distribution.log_prob(action)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"key 'action' of shape {list(action.shape)} and dtype {action.dtype} has no log-probability under "
+            f"{type(actor).__name__}: {error}; it must be an action that this actor could have written"
+        ) from error
     if log_prob.shape != batch.batch_size:
         raise ValueError(
             f"for key 'action' of shape {list(action.shape)} the actor's log-probability has shape "
@@ -49,7 +58,7 @@ def value_terms(
         ValueError: a key, or what the critic writes, has another shape.
     """
     target = column(batch, "value_target")
-    value = column(critic(batch.select(*critic.in_keys)), "state_value")
+    value = column(critic(observed(batch, critic)), "state_value")
     old_value = column(batch, "state_value") if clip is not None else None
     return F.value_loss(value, target, kind, old_value, clip), F.explained_variance(value.detach(), target)
 

@@ -14,7 +14,7 @@ from torchrl.data import Bounded, TensorSpec
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from rlpipe.modules.base import TensorModule
+from rlpipe.modules.base import TensorModule, needs_discrete
 from rlpipe.modules.distributions import Categorical, TanhNormal
 
 
@@ -38,6 +38,20 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return scores
     return scores.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
+
+
+def one_an_action(module: nn.Module, scores: Tensor, actions: int) -> Tensor:
+    """`scores` `[*B, A]`, if there is one an action.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    if scores.shape[-1] != actions:
+        raise ValueError(
+            f"the network of {type(module).__name__} gives {scores.shape[-1]} numbers, "
+            f"expected {actions}: one an action"
+        )
+    return scores
 
 
 class QActor(TensorModule):
@@ -66,15 +80,14 @@ class QActor(TensorModule):
         tie_breaker: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(action_spec, CategoricalSpec):
-            raise ValueError(f"QActor needs Discrete actions (a Categorical spec), got {type(action_spec).__name__}")
+        self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
         self.in_keys = ["observation", "action_mask"] if masked else ["observation"]
         self.out_keys = ["action_value", "action", "chosen_action_value"]
         self.network, self.masked, self.generator = network, masked, tie_breaker
 
     def compute(self, observation: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        action_value = only_allowed(self.network(observation), mask)
+        action_value = only_allowed(one_an_action(self, self.through(self.network, observation), self.actions), mask)
         chosen, action = action_value.max(-1, keepdim=True)
         if self.generator is not None and exploring():
             lots = torch.rand(action_value.shape, generator=self.generator, device=action_value.device)
@@ -108,7 +121,7 @@ class _StochasticActor(TensorModule):
 
     def get_dist(self, tensordict: TensorDictBase) -> _Drawable:
         """The action distribution for a batch of observations; the name is TorchRL's."""
-        return self.distribution(*[tensordict.get(key) for key in self.in_keys])
+        return self.distribution(*self.read(tensordict))
 
 
 class CategoricalActor(_StochasticActor):
@@ -135,13 +148,12 @@ class CategoricalActor(_StochasticActor):
         self.masked = masked
         if masked:
             self.in_keys = ["observation", "action_mask"]
-        if not isinstance(action_spec, CategoricalSpec):
-            name = type(action_spec).__name__
-            raise ValueError(f"CategoricalActor needs Discrete actions (a Categorical spec), got {name}")
+        self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
 
     def distribution(self, observation: Tensor, mask: Tensor | None = None) -> Categorical:
         """See the class."""
-        return Categorical(only_allowed(self.network(observation), mask))
+        logits = one_an_action(self, self.through(self.network, observation), self.actions)
+        return Categorical(only_allowed(logits, mask))
 
 
 class GaussianActor(_StochasticActor):
@@ -177,13 +189,19 @@ class GaussianActor(_StochasticActor):
     ) -> None:
         super().__init__(network, generator)
         if not isinstance(action_spec, Bounded):
-            raise ValueError(f"GaussianActor needs bounded Box actions, got {type(action_spec).__name__}")
+            hint = "give the environment's action space finite bounds"
+            if isinstance(action_spec, CategoricalSpec):
+                hint = "for Discrete actions there is CategoricalActor"
+            raise ValueError(f"GaussianActor needs bounded Box actions, got {type(action_spec).__name__}; {hint}")
         self.shape = action_spec.shape[batch_dims:]
         low, high = (
             bound.reshape(-1, *self.shape)[0].float() for bound in (action_spec.space.low, action_spec.space.high)
         )
         if not (low.isfinite().all() and high.isfinite().all()):
-            raise ValueError(f"GaussianActor needs finite action bounds, got {low.tolist()} to {high.tolist()}")
+            raise ValueError(
+                f"GaussianActor needs finite action bounds, got {low.tolist()} to {high.tolist()}; "
+                "give the environment's action space finite ones"
+            )
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
@@ -191,7 +209,13 @@ class GaussianActor(_StochasticActor):
 
     def distribution(self, observation: Tensor) -> TanhNormal:
         """See the class."""
-        flat = self.network(observation)
+        flat = self.through(self.network, observation)
+        outputs = self.shape.numel() * (2 if self.log_std is None else 1)
+        if flat.shape[-1:].numel() != outputs:
+            raise ValueError(
+                f"the network of GaussianActor gives {flat.shape[-1:].numel()} numbers, expected {outputs} for actions "
+                f"of shape {list(self.shape)}{' with a standard deviation each' if self.log_std is None else ''}"
+            )
         if self.log_std is None:
             flat, raw = flat.chunk(2, -1)
             std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape(*flat.shape[:-1], *self.shape)
@@ -216,4 +240,4 @@ class Critic(TensorModule):
 
     def compute(self, observation: Tensor) -> tuple[Tensor]:
         """See the class."""
-        return (self.network(observation),)
+        return (self.through(self.network, observation),)

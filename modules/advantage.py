@@ -31,7 +31,15 @@ class GAE(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, batch: TensorDictBase) -> TensorDictBase:
+        for key in self.in_keys:
+            if batch.get(key, None) is None:
+                raise KeyError(f"GAE reads key {key!r}, which the batch does not have")
         after = batch.get("next")
+        if after.get("reward").shape != (*batch.batch_size, 1):
+            raise ValueError(
+                f"key 'reward' has shape {list(after.get('reward').shape)}, expected {[*batch.batch_size, 1]} in a "
+                f"batch of shape {list(batch.batch_size)}"
+            )
         reward, done, terminated = (after.get(key).squeeze(-1) for key in ("reward", "done", "terminated"))
         value, next_value = self._values(batch, done, terminated)
         discount = self.gamma * (~terminated)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import Tensor, nn
+from torchrl.data import Bounded, Categorical, OneHot, TensorSpec, Unbounded
 
 
 class TensorModule(TensorDictModuleBase):
@@ -22,11 +23,63 @@ class TensorModule(TensorDictModuleBase):
     """From the entries of `in_keys` to those of `out_keys`, in their order; each subclass defines it."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        inputs = [tensordict.get(key) for key in self.in_keys]
+        inputs = self.read(tensordict)
         # not `out_keys`, from which TensorDict's `select_out_keys` takes some away
         for key, output in zip(self.out_keys_source, self.compute(*inputs), strict=True):
             tensordict.set(key, output)
         return tensordict
+
+    def read(self, tensordict: TensorDictBase) -> list[Tensor]:
+        """The entries of `in_keys`, in their order.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        inputs = [tensordict.get(key, None) for key in self.in_keys]
+        for key, value in zip(self.in_keys, inputs, strict=True):
+            if value is None:
+                there = sorted(map(str, tensordict.keys()))
+                raise KeyError(f"{type(self).__name__} reads key {key!r}, and the TensorDict has only {there}")
+        return inputs
+
+    def through(self, network: nn.Module, observation: Tensor) -> Tensor:
+        """What `network` makes of the observation.
+
+        Raises:
+            ValueError: it cannot take it; names the shape and dtype.
+        """
+        try:
+            return network(observation)
+        except (RuntimeError, IndexError) as error:
+            # subclasses, such as want of memory, speak for themselves
+            if type(error) not in (RuntimeError, IndexError):
+                raise
+            raise ValueError(
+                f"the network of {type(self).__name__} cannot take key 'observation' of shape "
+                f"{list(observation.shape)} and dtype {observation.dtype}: {error}; build it for the environment's "
+                "observation_spec, as rlpipe.modules.encoder does"
+            ) from error
+
+
+def needs_discrete(module: nn.Module, spec: TensorSpec, instead: str) -> int:
+    """The number of actions of `spec`.
+
+    Args:
+        module: which needs them to be Discrete.
+        spec: of an action.
+        instead: what to use for Box actions.
+
+    Raises:
+        ValueError: they are not Discrete.
+    """
+    if isinstance(spec, Categorical):
+        return int(spec.space.n)
+    name, hint = type(spec).__name__, "pass env.action_spec of an environment of make_env"
+    if isinstance(spec, (Bounded, Unbounded)):
+        hint = instead
+    if isinstance(spec, OneHot):
+        hint = "make the environment with categorical_action_encoding=True"
+    raise ValueError(f"{type(module).__name__} needs Discrete actions (a Categorical spec), got {name}; {hint}")
 
 
 def tensor_modules(policy: nn.Module) -> Sequence[TensorModule] | None:

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import Categorical, TensorSpec
+from torchrl.data import TensorSpec
 
 from rlpipe.modules.actors import exploring, only_allowed
-from rlpipe.modules.base import TensorModule
+from rlpipe.modules.base import TensorModule, needs_discrete
 
 
 class Schedule(Protocol):
@@ -79,6 +79,9 @@ def make_schedule(kind: ScheduleKind, start: float, end: float, *, frames: int, 
         end: last or lowest value; `harmonic` has none but 0.
         frames: where `linear` ends, or the decay constant of `exponential`.
         factor: of `geometric`.
+
+    Raises:
+        ValueError: an unknown `kind`.
     """
     schedules: dict[ScheduleKind, Schedule] = {
         "linear": Linear(start, end, frames),
@@ -86,6 +89,8 @@ def make_schedule(kind: ScheduleKind, start: float, end: float, *, frames: int, 
         "geometric": Geometric(start, end, factor),
         "harmonic": Harmonic(start),
     }
+    if kind not in schedules:
+        raise ValueError(f"kind is {kind!r}; allowed are {', '.join(map(repr, schedules))}")
     return schedules[kind]
 
 
@@ -113,13 +118,12 @@ class EpsilonGreedy(TensorModule):
         masked: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(action_spec, Categorical):
-            name = type(action_spec).__name__
-            raise ValueError(f"EpsilonGreedy needs Discrete actions (a Categorical spec), got {name}")
+        self.actions = needs_discrete(
+            self, action_spec, "a policy over Box actions, such as GaussianActor, has its own"
+        )
         self.in_keys = ["action", "action_mask"] if masked else ["action"]
         self.out_keys = ["action"]
         self.masked = masked
-        self.actions = int(action_spec.space.n)
         self.schedule, self.generator = schedule, generator
         self.frames = self.episodes = 0
 
@@ -151,4 +155,6 @@ class EpsilonGreedy(TensorModule):
         return {"frames": self.frames, "episodes": self.episodes}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
+        if any(type(state[name]) is not int or state[name] < 0 for name in ("frames", "episodes")):
+            raise ValueError("frames and episodes of exploration are expected to be whole numbers")
         self.frames, self.episodes = state["frames"], state["episodes"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchrl.data import Categorical, TensorSpec
+from torchrl.data import Categorical, Composite, TensorSpec
 
 Activation = Literal["relu", "tanh", "silu"]
 Initialization = Literal["default", "orthogonal", "xavier"]
@@ -80,6 +80,11 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
     Raises:
         ValueError: `scale` for a Discrete observation, or of the wrong length.
     """
+    if isinstance(spec, Composite):
+        keys = sorted(map(str, spec.keys()))
+        raise ValueError(
+            f"encoder needs the spec of one entry, got that of {keys}; pass observation_spec['observation']"
+        )
     if isinstance(spec, Categorical):
         if scale is not None:
             raise ValueError("scale is for Box observations; this one is Discrete")
@@ -127,6 +132,12 @@ class MLP(nn.Sequential):
         layer_norm: bool = False,
         gain: float = 1.0,
     ) -> None:
+        for name, value, kinds in (
+            ("activation", activation, get_args(Activation)),
+            ("initialization", initialization, get_args(Initialization)),
+        ):
+            if value not in kinds:
+                raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, kinds))}")
         layers: list[nn.Module] = []
         for size in hidden:
             layers.append(initialize(nn.Linear(inputs, size), initialization))

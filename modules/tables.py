@@ -19,6 +19,19 @@ class _Table(nn.Module):
         """Add `step` to the entries of `state` and `action`, `[*B]` each; a pair that comes twice is moved twice."""
         self.values.index_put_((state, action), step.to(self.values.dtype), accumulate=True)
 
+    def rows(self, state: Tensor) -> Tensor:
+        """The rows of `state`, integers `[*B]`.
+
+        Raises:
+            ValueError: the states are no integers.
+        """
+        if state.is_floating_point():
+            raise ValueError(
+                f"a table needs Discrete observations, got dtype {state.dtype} and shape {list(state.shape)}; "
+                "the transform BinObservation makes them of a Box"
+            )
+        return self.values[state]
+
 
 class ActionValueTable(_Table):
     """`Q(s, a)`: states `[*B]` to action values `[*B, A]`, float64.
@@ -33,7 +46,7 @@ class ActionValueTable(_Table):
         super().__init__(states, actions, initial)
 
     def forward(self, state: Tensor) -> Tensor:
-        return self.values[state]
+        return self.rows(state)
 
 
 class PreferenceTable(_Table):
@@ -53,4 +66,4 @@ class PreferenceTable(_Table):
         self.beta = beta
 
     def forward(self, state: Tensor) -> Tensor:
-        return self.beta * self.values[state]
+        return self.beta * self.rows(state)

@@ -19,7 +19,8 @@ from rlpipe.pipelines.build import (
     make_trunk,
     scheduled,
 )
-from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.fields import LARGEST, MANY, number
 from rlpipe.pipelines.pipeline import Pipeline, gradient_step, once
 from rlpipe.pipelines.seeding import Seeds
 
@@ -28,13 +29,13 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """A2C, tuned to solve CartPole-v1 fast."""
 
-    lr: float = number(3e-3, above=0)
+    lr: float = number(3e-3, above=0, at_most=LARGEST)
     """Learning rate at the start; high for the sake of CartPole, 7e-4 is a usual one."""
     num_envs: int = number(8, at_least=1, at_most=1_000_000)
     """Environments that step together."""
-    rollout_steps: int = number(64, at_least=1)
+    rollout_steps: int = number(64, at_least=1, at_most=1_000_000)
     """Steps of each environment in a batch, which is learned from once."""
-    total_frames: int = number(190_000, at_least=1)
+    total_frames: int = number(190_000, at_least=1, at_most=MANY)
     """Environment steps to train for, rounded up to whole batches."""
     gamma: float = number(0.99, at_least=0, at_most=1)
     """Discount a step."""
@@ -42,13 +43,13 @@ class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """Of generalized advantage estimation; 1 gives n-step returns to the end of the batch."""
     value_kind: Regression = "mse"
     """How the value is regressed on its target."""
-    value_coefficient: float = number(0.01, at_least=0)
+    value_coefficient: float = number(0.01, at_least=0, at_most=1e6)
     """Weight of the value loss; small, because actor and critic share the limit on the gradient's norm."""
-    entropy_coefficient: float = number(0.0, at_least=0)
+    entropy_coefficient: float = number(0.0, at_least=0, at_most=1e6)
     """Weight of the entropy bonus; higher explores for longer."""
     normalize_advantage: bool = True
     """Advantages of a batch to mean 0 and standard deviation 1."""
-    max_grad_norm: float | None = number(0.5, above=0)
+    max_grad_norm: float | None = number(0.5, above=0, at_most=LARGEST)
     """Scale gradients down to this norm."""
     shared_trunk: bool = False
     """Actor and critic share their hidden layers."""

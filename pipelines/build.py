@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
@@ -23,11 +25,14 @@ from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import ActorConfig, ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
 from rlpipe.pipelines.envs.shaping import make_shaping
+from rlpipe.pipelines.memory import check_memory, transition_bytes
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.seeding import Seeds
 
 _LEAST_STEPS = 10
 """Random steps of each environment from which observation statistics are worth having."""
+_COPIES = 4
+"""Of a network's weights while it learns: themselves, their gradient, and the two moments of Adam."""
 
 
 def check_device(config: TrainConfig) -> torch.device:
@@ -60,7 +65,8 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
         transforms.append(ShapeReward(shaping))
     if config.normalize_frames is not None:
         transforms.append(observation_norm(config.env, config.normalize_frames, seeds))
-    env = make_env(config.env, seed=seeds.integer("environments"), transforms=[*transforms, *last])
+    with _naming("env_id", config.env_id):
+        env = make_env(config.env, seed=seeds.integer("environments"), transforms=[*transforms, *last])
     try:
         _check_eval_env(config, env)
     except ConfigError:
@@ -69,11 +75,23 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     return env
 
 
+@contextlib.contextmanager
+def _naming(field: str, env_id: str) -> Iterator[None]:
+    """Put the environment's id before an error that knows nothing of it, such as that of a kind of space."""
+    try:
+        yield
+    except ConfigError as error:
+        if env_id in str(error):
+            raise
+        raise ConfigError(f"{field} is {env_id!r}: {error}") from error
+
+
 def _check_eval_env(config: TrainConfig, env: TransformedEnv) -> None:
     """Refuse an evaluation environment that the policy does not fit."""
     if config.eval_env_id is None:
         return
-    other = make_env(replace(config.eval_env, num_envs=1, backend="auto"))
+    with _naming("eval_env_id", config.eval_env_id):
+        other = make_env(replace(config.eval_env, num_envs=1, backend="auto"))
     both = (env.base_env.envs, other.base_env.envs)
     spaces = [(each.single_observation_space, each.single_action_space) for each in both]
     other.close()
@@ -124,6 +142,10 @@ def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
         first = encoder(env.observation_spec["observation"], len(env.batch_size), config.observation_scale)
     except ValueError as error:
         raise ConfigError(f"observation_{error}") from error
+    sizes = (first.features, *config.hidden)
+    weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+    bytes_needed = weights * _COPIES * torch.get_default_dtype().itemsize
+    check_memory(f"hidden has {weights:,} weights, which to learn take", bytes_needed, torch.device("cpu"))
     layers = MLP(
         first.features,
         None,
@@ -186,12 +208,22 @@ def make_optimizer(
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     optimizer = kind(parameters, lr=config.lr, eps=config.adam_eps, amsgrad=config.amsgrad, fused=True)
     if config.lr_schedule == "linear":
-        return optimizer, LinearLR(optimizer, 1.0, 0.0, total_iters=batches)
+        return optimizer, _Falling(optimizer, lambda batch: max(0.0, 1 - batch / batches))
     if config.lr_schedule == "cosine":
-        return optimizer, CosineAnnealingLR(optimizer, T_max=batches)
+        return optimizer, _Falling(optimizer, lambda batch: (1 + math.cos(math.pi * min(1.0, batch / batches))) / 2)
     if config.lr_schedule == "steps":
         return optimizer, StepLR(optimizer, max(1, config.lr_every // frames_per_batch), config.lr_factor)
     return optimizer, None
+
+
+class _Falling(LambdaLR):
+    """A learning rate in closed form; a run that goes on to more frames goes on with the rate that these give."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, after the optimiser has done so."""
+        super().load_state_dict(state_dict)
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.last_epoch)
 
 
 def scheduled(learn: Update, optimizer: torch.optim.Optimizer, schedule: LRScheduler | None) -> Update:
@@ -236,6 +268,10 @@ def make_collector(
     config: TrainConfig, env: EnvBase, policy: TensorDictModuleBase, frames_per_batch: int
 ) -> SyncDataCollector:
     """A collector over `env` with the settings that rlpipe's pipelines share; `total_frames` in whole batches."""
+    steps = f"rollout_steps is {frames_per_batch // config.num_envs} with num_envs {config.num_envs}"
+    both = [*env.observation_spec.keys(True, True), *env.done_spec.keys(True, True)]
+    size = frames_per_batch * transition_bytes(env, [*both, *both, "action", "reward"])
+    check_memory(f"{steps}, a batch of which takes", size, torch.device(config.device))
     device: dict[str, Any] = {}
     if config.device != "cpu":
         device = {"policy_device": config.device, "env_device": "cpu", "storing_device": config.device}

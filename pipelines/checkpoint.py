@@ -1,7 +1,8 @@
 """Checkpoints: a folder written beside the others and moved into place in one step, checked before it is read.
 
-The format is TorchRL's `Checkpoint`: a manifest, memory-mapped tensors and JSON, no pickle. `digests.json` beside the
-manifest holds a digest of every file.
+`checkpoint.json` holds the metadata, the state of every component as `encoding.py` has it, and a digest of every other
+file; `<component>.safetensors` its tensors. Neither format can hold code. (TorchRL's own checkpoints are not used,
+because its loader unpickles what lies beside a tensor.)
 """
 
 from __future__ import annotations
@@ -9,41 +10,64 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
-from torchrl.checkpoint import CheckpointError as TorchRLCheckpointError
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
-from rlpipe.errors import CheckpointError
+from rlpipe.errors import CheckpointError, TrainingError
+from rlpipe.pipelines.encoding import Tensors, decode, encode
+from rlpipe.pipelines.files import read_plain, sync, write_synced
+from rlpipe.pipelines.fitting import check_like, check_optimizer
+from rlpipe.pipelines.folder import check_name
 
-_DIGESTS = "digests.json"
-_MANIFEST = "manifest.json"
+FORMAT = 1
+_MANIFEST = "checkpoint.json"
+_LARGEST_MANIFEST = 1 << 30
+_NAME = re.compile("[a-z][a-z0-9_]*")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint of every object in `state`, each with `state_dict` and `load_state_dict`.
 
+    Until everything is on the disk, it has another name; whoever finds a folder of this name finds all of it.
+
     Args:
         path: the folder to make; it must not exist.
         state: objects by name.
-        metadata: JSON values for the manifest.
+        metadata: JSON values.
 
     Raises:
-        CheckpointError: `path` exists already.
+        CheckpointError: `path` exists already, a name is no plain word, or a state holds what JSON and tensors cannot.
+        TrainingError: it cannot be written; what was written of it is removed.
     """
     if path.exists():
         raise CheckpointError(f"checkpoint {path} exists already; nothing was overwritten")
+    for name in state:
+        if not _NAME.fullmatch(name):
+            raise CheckpointError(f"a component is called {name!r}; expected small letters, digits and underscores")
     stage = path.with_name(f".{path.name}.partial")
     shutil.rmtree(stage, ignore_errors=True)
-    _checkpoint(state).save(stage, metadata=metadata)
-    (stage / _DIGESTS).write_text(json.dumps({str(file): _digest(stage / file) for file in _files(stage)}, indent=1))
-    os.replace(stage, path)
+    try:
+        stage.mkdir()
+        _write(stage, state, metadata)
+        sync(stage)
+        os.replace(stage, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(stage, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"checkpoint {path} cannot be written: {reason}") from error
 
 
-def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection[str] | None = None) -> None:
+def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection[str] | None = None) -> dict[str, Any]:
     """Verify a checkpoint, then load it into the objects of `state`.
 
     Args:
@@ -51,11 +75,15 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
         state: objects by name.
         components: the names to load; all of `state` by default.
 
+    Returns:
+        The metadata.
+
     Raises:
         CheckpointError: no checkpoint, a file that is missing, added or changed, or a component that does not fit.
     """
     names = sorted(state if components is None else components)
-    manifest = _verify(path)
+    manifest = read_manifest(path)
+    _check_files(path, manifest["files"])
     for name in names:
         if name not in manifest["components"]:
             raise CheckpointError(
@@ -63,42 +91,129 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
             )
     for name in names:
         try:
-            _checkpoint({name: state[name]}).load(path, map_location="cpu")
-        except (TorchRLCheckpointError, KeyError, ValueError, TypeError, OSError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
+            tensors = load_file(path / _file(name)) if _file(name) in manifest["files"] else {}
+            decoded = decode(manifest["components"][name], tensors)
+            if isinstance(state[name], torch.optim.Optimizer):
+                check_optimizer(state[name], decoded)
+            elif isinstance(state[name], LRScheduler):
+                # PyTorch takes anything
+                check_like(state[name].state_dict(), decoded)
+            state[name].load_state_dict(decoded)
+        except Exception as error:  # a foreign state may fail in any way, and must not be taken for a bug of ours
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
+    metadata: dict[str, Any] = manifest["metadata"]
+    return metadata
 
 
-def _verify(path: Path) -> dict[str, Any]:
-    """Compare every file with its digest, and return the manifest."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The verified content of `checkpoint.json`: `format`, `metadata`, `components` and `files`.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    if path.is_symlink() or (path / _MANIFEST).is_symlink():
+        raise CheckpointError(f"checkpoint {path} is, or has, a symbolic link; give the folder itself")
     try:
-        manifest: dict[str, Any] = Checkpoint.manifest(path)
-        digests = dict(json.loads((path / _DIGESTS).read_text()))
-    except (OSError, ValueError, TypeError, AttributeError, TorchRLCheckpointError) as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint of rlpipe: {_MANIFEST} or {_DIGESTS} is missing or damaged"
-        ) from error
-    owners = {record["path"]: name for name, record in manifest["components"].items()}
-    found = {str(file) for file in _files(path)}
-    for file in sorted(found | set(digests)):
-        owner = next((name for folder, name in owners.items() if file.startswith(f"{folder}/")), "the manifest")
+        text = read_plain(path / _MANIFEST, _LARGEST_MANIFEST)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is no checkpoint of this version of rlpipe: it has no {_MANIFEST}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"checkpoint {path}: {_MANIFEST} cannot be read: {reason}") from error
+    try:
+        content = json.loads(text)["content"]
+        # any other text of the same meaning is not what was written
+        intact = text == _sealed(content)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {_MANIFEST} is not what was written") from error
+    if not intact:
+        raise CheckpointError(f"checkpoint {path} is damaged: {_MANIFEST} is not what was written")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path} is of another format than {FORMAT}, the one of this version")
+    for key in ("metadata", "components", "files"):
+        if not isinstance(content.get(key), dict):
+            raise CheckpointError(f"checkpoint {path}: {_MANIFEST} has no {key}")
+    return content
+
+
+def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run and its checkpoints have in common, however long it is trained; in JSON form."""
+    lasting = {name: value for name, value in config.items() if name != "total_frames"}
+    same: dict[str, Any] = json.loads(json.dumps({"algorithm": algorithm, "config": lasting}))
+    return same
+
+
+def check_identity(path: Path, run: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another run, or one under another name than its own.
+
+    Args:
+        path: of the checkpoint.
+        run: its `identity`.
+
+    Raises:
+        CheckpointError: it is one, or damaged.
+    """
+    metadata = read_manifest(path)["metadata"]
+    if metadata.get("run") != run:
+        raise CheckpointError(f"checkpoint {path} is of a run of another algorithm or config than the one it lies in")
+    check_name(path, metadata.get("frames"))
+    lengths = metadata.get("lengths")
+    known = isinstance(lengths, dict) and set(lengths) == {"metrics", "evaluations"}
+    if not known or any(type(length) is not int or length < 0 for length in lengths.values()):
+        raise CheckpointError(f"checkpoint {path} does not know how long the run's files were")
+
+
+def _write(folder: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    components, files = {}, {}
+    for name, part in state.items():
+        tensors: Tensors = {}
+        try:
+            components[name] = encode(part.state_dict(), tensors)
+        except TypeError as error:
+            raise CheckpointError(f"component {name!r} cannot be saved: {error}") from error
+        if tensors:
+            save_file(_unshared(tensors), folder / _file(name))
+            sync(folder / _file(name))
+            files[_file(name)] = _digest(folder / _file(name))
+    content = {"format": FORMAT, "metadata": dict(metadata), "components": components, "files": files}
+    write_synced(folder / _MANIFEST, _sealed(content))
+
+
+def _unshared(tensors: Tensors) -> Tensors:
+    """The same tensors, each with memory of its own, which the file format asks for."""
+    seen: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        own[name] = tensor.clone() if memory.data_ptr() in seen else tensor
+        seen.add(memory.data_ptr())
+    return own
+
+
+def _sealed(content: Any) -> str:
+    """A content with its digest, as JSON."""
+    text = json.dumps(content, separators=(",", ":"))
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f'{{"content":{text},"digest":"{digest}"}}\n'
+
+
+def _check_files(path: Path, digests: Mapping[str, str]) -> None:
+    """Compare every file with its digest."""
+    found = {entry.name: entry for entry in path.iterdir()}
+    for file in sorted({*found, *digests} - {_MANIFEST}):
+        component = file.removesuffix(".safetensors")
         if file not in found:
-            raise CheckpointError(f"checkpoint {path}: component {owner!r} is incomplete, {file} is missing")
-        if digests.get(file) != _digest(path / file):
-            raise CheckpointError(f"checkpoint {path}: component {owner!r} is damaged, {file} is not what was written")
-    return manifest
+            raise CheckpointError(f"checkpoint {path}: component {component!r} is incomplete, {file} is missing")
+        regular = found[file].is_file() and not found[file].is_symlink()
+        if not (regular and _NAME.fullmatch(component) and digests.get(file) == _digest(found[file])):
+            raise CheckpointError(
+                f"checkpoint {path}: component {component!r} is damaged, {file} is not what was written"
+            )
 
 
-def _checkpoint(state: Mapping[str, Any]) -> Checkpoint:
-    checkpoint = Checkpoint()
-    for name, component in state.items():
-        # named, because TorchRL would choose dump() for a replay buffer, which writes a pickle
-        checkpoint.register(name, component, adapter=StateDictCheckpointAdapter())
-    return checkpoint
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file() and file.name != _DIGESTS)
+def _file(component: str) -> str:
+    return f"{component}.safetensors"
 
 
 def _digest(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.collectors import Collector
-from torchrl.envs import DoubleToFloat, Transform, TransformedEnv
+from torchrl.envs import DoubleToFloat, EnvBase, Transform, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
+from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
+from rlpipe.pipelines.envs.guard import Arrays
 from rlpipe.pipelines.envs.transforms import POINTWISE
-from rlpipe.pipelines.envs.vector import Arrays, VectorEnv, as_tensor
+from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 
 Tensors = dict[str, Tensor]
 
@@ -27,11 +30,18 @@ class SyncDataCollector(Collector):
     transforms of `POINTWISE` are then applied to the whole rollout, and at each step only to what the policy sees. The
     batch equals the stock one bit for bit. With any other environment or transform, or an option that the lean path
     does not serve, it is the stock collector. Arguments are the stock ones; batches are `[num_envs, T]`.
+
+    Raises:
+        ConfigError: there is no environment, or the policy reads keys that it does not have.
     """
+
+    def __init__(self, create_env_fn: Any, policy: Any = None, **options: Any) -> None:
+        _check_parts(create_env_fn, policy)
+        super().__init__(create_env_fn, policy, **options)
 
     def rollout(self) -> TensorDictBase | None:
         """Collect `frames_per_batch` frames, as the stock method of this name does."""
-        return self._rollout() if self._lean() else super().rollout()
+        return self._rollout() if self.is_lean() else super().rollout()
 
     def _rollout(self) -> TensorDictBase:
         if self.pre_collect_hook is not None:
@@ -55,18 +65,36 @@ class SyncDataCollector(Collector):
     def iterator(self) -> Iterator[TensorDictBase]:
         """Yield batch after batch, as the stock method of this name does; lean ones uncopied, since each is new."""
         while self._frames < self.total_frames:
-            if not self._lean():
+            if not self.is_lean():
                 yield from super().iterator()
                 return
             self._iter += 1
             batch = self._rollout()
-            self._increment_frames(batch.numel())
+            # not by `_increment_frames`, which closes the environments before the last batch has been learned from
+            self._frames += batch.numel()
             batch = self._postproc(batch)
             if self.post_collect_hook is not None:
                 self.post_collect_hook(batch)
             yield batch
+        self.env.close()
 
-    def _lean(self) -> bool:
+    def shutdown(self, timeout: float | None = None, close_env: bool = True, raise_on_error: bool = True) -> None:
+        """Close the environments, as the stock method of this name does."""
+        # which takes one that was never stepped through TorchRL for a closed one
+        if close_env and not self.closed:
+            self.env.close(raise_if_closed=False)
+        super().shutdown(timeout, close_env, raise_on_error)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Frames and batches collected so far; may be set before iterating."""
+        return self._frames, self._iter
+
+    @position.setter
+    def position(self, position: tuple[int, int]) -> None:
+        self._frames, self._iter = position
+
+    def is_lean(self) -> bool:
         """Whether environment, policy and options are ones that the lean path serves."""
         return (
             isinstance(self.env, TransformedEnv)
@@ -137,6 +165,26 @@ class SyncDataCollector(Collector):
                 current = current.masked_scatter(ended, fresh)
         self._carrier.set(("collector", "traj_ids"), current)
         return ids
+
+
+def _check_parts(env: Any, policy: Any) -> None:
+    """Refuse what TorchRL would stumble over later."""
+    if not isinstance(env, EnvBase):
+        if not callable(env):
+            raise ConfigError(f"the collector needs an environment, got a {type(env).__name__}; pass make_env(...)")
+        return
+    reads = getattr(policy, "in_keys", None)
+    # a recurrent policy's own state is added by TorchRL
+    if reads is None or any(hasattr(module, "make_tensordict_primer") for module in policy.modules()):
+        return
+    specs = (env.full_observation_spec, env.full_state_spec, env.full_done_spec, env.full_action_spec)
+    has = {key for spec in specs if spec is not None for key in spec.keys(True, True)}
+    missing = [key for key in reads if key not in has and key not in policy.out_keys]
+    if missing:
+        raise ConfigError(
+            f"the policy {type(policy).__name__} reads {missing}, which the environment does not have; it has "
+            f"{sorted(map(str, has))}; change the policy's in_keys, or add a transform that writes them"
+        )
 
 
 def _is_pointwise(transform: Transform) -> bool:

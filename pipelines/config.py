@@ -6,36 +6,33 @@ Each algorithm's own Config is in its file; here is what all of them share.
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.envs.config import Backend, EnvConfig
 from rlpipe.pipelines.envs.shaping import RewardShaping
+from rlpipe.pipelines.fields import LARGEST, MANY, check_fields, number
 from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.stopping import StoppingRule
 
 C = TypeVar("C", bound="TrainConfig")
 LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 
-
-def number(
-    default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None
-) -> Any:
-    """A numeric field with bounds, which every Config checks when it is made."""
-    return field(default=default, metadata={"at_least": at_least, "above": above, "at_most": at_most})
+MOST_FRAMES = 1_000_000_000
+"""Of one batch."""
+MOST_PROCESSES = 1_000
+"""Of environments that have a process each."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """The shape of the networks."""
 
-    hidden: tuple[int, ...] = number((64, 64), at_least=1)
+    hidden: tuple[int, ...] = number((64, 64), at_least=1, at_most=16_384, at_most_numbers=100)
     """Sizes of the hidden layers."""
     activation: Activation = "tanh"
     """Activation between layers."""
@@ -43,7 +40,9 @@ class NetworkConfig:
     """Of the linear layers; `default` is PyTorch's."""
     layer_norm: bool = False
     """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
-    observation_scale: tuple[float, ...] | None = number(None, above=0)
+    observation_scale: tuple[float, ...] | None = number(
+        None, at_least=1e-30, at_most=LARGEST, at_most_numbers=1_000_000
+    )
     """Divide each feature of a Box observation by its number here."""
 
 
@@ -63,15 +62,15 @@ class OptimizerConfig:
     """`adamw` has PyTorch's default weight decay, 0.01."""
     amsgrad: bool = False
     """The AMSGrad variant of the optimiser."""
-    lr: float = number(2e-3, above=0)
+    lr: float = number(2e-3, above=0, at_most=LARGEST)
     """Learning rate at the start; high for the sake of CartPole, 3e-4 is a usual one."""
     lr_schedule: LearningRateSchedule = "linear"
     """How the learning rate falls with the batches learned from: to 0 (`linear`, `cosine`), or in `steps`."""
     lr_factor: float = number(0.92, above=0, at_most=1)
     """Factor of the learning rate at each of its `steps`."""
-    lr_every: int = number(16_000, at_least=1)
+    lr_every: int = number(16_000, at_least=1, at_most=MANY)
     """Frames from one of its `steps` to the next."""
-    adam_eps: float = number(1e-5, above=0)
+    adam_eps: float = number(1e-5, at_least=1e-30, at_most=1e6)
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
     compile: bool = False
     """Have PyTorch's compiler make code of the update, which takes it some time at the start; needs a C++ compiler."""
@@ -92,7 +91,7 @@ class ExplorationConfig:
     """Probability of a random action at the start."""
     epsilon_end: float = number(0.05, at_least=0, at_most=1)
     """Its lower limit; `harmonic` has none but 0."""
-    epsilon_frames: int = number(5_000, at_least=1)
+    epsilon_frames: int = number(5_000, at_least=1, at_most=MANY)
     """Frames to the end (`linear`), or the decay constant (`exponential`)."""
     epsilon_factor: float = number(0.9995, above=0, at_most=1)
     """Factor a finished episode (`geometric`)."""
@@ -108,13 +107,13 @@ class EnvironmentConfig:
     """Environments that step together."""
     backend: Backend = "auto"
     """`auto`: in one process, vectorised where possible; `async`: a process each; `envpool`: in C++, an extra."""
-    max_episode_steps: int | None = number(None, at_least=1)
+    max_episode_steps: int | None = number(None, at_least=1, at_most=1_000_000_000)
     """Truncate episodes here instead of at the environment's own limit."""
     reward_shaping: RewardShaping = "none"
     """Learn from another reward, made for CartPole; the returns that are reported stay the environment's own."""
-    shaping_steps: int = number(500, at_least=1)
+    shaping_steps: int = number(500, at_least=1, at_most=1_000_000_000)
     """Steps that an episode must last for the good end of `outcome` and `fall`."""
-    normalize_frames: int | None = number(None, at_least=2)
+    normalize_frames: int | None = number(None, at_least=2, at_most=1_000_000)
     """Normalise observations by their mean and standard deviation over so many random frames before training."""
 
     @property
@@ -127,19 +126,19 @@ class EnvironmentConfig:
 class StoppingConfig:
     """How long a run is, and what may end it earlier."""
 
-    total_frames: int = number(50_000, at_least=1)
+    total_frames: int = number(50_000, at_least=1, at_most=MANY)
     """Environment steps to train for, rounded up to whole batches."""
-    total_episodes: int | None = number(None, at_least=1)
+    total_episodes: int | None = number(None, at_least=1, at_most=MANY)
     """Stop once this many episodes have ended."""
-    stop_at_return: float | None = number(None)
+    stop_at_return: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
     """Stop once an evaluation's mean return reaches this."""
-    stop_at_mean: float | None = number(None)
+    stop_at_mean: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
     """Stop once the last `stop_window` training episodes have this mean return."""
-    stop_window: int = number(100, at_least=1)
+    stop_window: int = number(100, at_least=1, at_most=1_000_000)
     """Episodes of that mean."""
-    stop_after_successes: int | None = number(None, at_least=1)
+    stop_after_successes: int | None = number(None, at_least=1, at_most=MANY)
     """Stop after so many training episodes in a row with `success_return` or more."""
-    success_return: float = number(475.0)
+    success_return: float = number(475.0, at_least=-LARGEST, at_most=LARGEST)
     """Return of an episode that is a success."""
 
     @property
@@ -163,36 +162,34 @@ class TrainConfig(StoppingConfig, EnvironmentConfig):
         ConfigError: a field has the wrong type or a value that is not allowed.
     """
 
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=2**63 - 1)
     """Seed of every random stream of the run."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where networks and batches live; environments are always on the CPU."""
     threads: int = number(1, at_least=1, at_most=1024)
     """PyTorch's CPU threads; 1 is fastest for small networks."""
-    eval_every: int = number(5_000, at_least=1)
+    eval_every: int = number(5_000, at_least=1, at_most=MANY)
     """Frames from one evaluation to the next."""
-    eval_episodes: int = number(20, at_least=1)
+    eval_episodes: int = number(20, at_least=1, at_most=1_000_000)
     """Episodes of an evaluation during training."""
-    final_eval_episodes: int = number(100, at_least=1)
+    final_eval_episodes: int = number(100, at_least=1, at_most=1_000_000)
     """Episodes of the evaluation after training."""
     eval_stochastic: bool = False
     """Sample actions in the evaluations during training; the one after it is greedy."""
     eval_env_id: str | None = None
     """Evaluate on this environment instead of the one to train on."""
-    checkpoint_every: int | None = number(None, at_least=1)
-    """Frames from one checkpoint to the next; there is always one at the end."""
-    log_every: int = number(1, at_least=1)
+    checkpoint_every: int | None = number(100_000, at_least=1, at_most=MANY)
+    """Frames from one checkpoint to the next, from which a run can be resumed; there is always one at the end."""
+    log_every: int = number(1, at_least=1, at_most=MANY)
     """Frames from one line of metrics to the next, at least a batch; a line is the mean over its batches."""
-    curve_window: int = number(100, at_least=1)
+    curve_window: int = number(100, at_least=1, at_most=MANY)
     """Episodes in the moving mean of `curve.png`."""
     gif: bool = False
     """Draw an episode of the trained policy into `agent.gif`."""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
-        for each in dataclasses.fields(self):
-            _check_bounds(each.name, getattr(self, each.name), each.metadata)
+        check_fields(self)
+        _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
         self.validate()
 
     def validate(self) -> None:
@@ -218,56 +215,14 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
     return cls(**read)
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    if not _matches(value, hint):
-        if get_origin(hint) is Literal:
-            raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(get_args(hint))}")
-        raise ConfigError(f"{name} is {value!r}; expected {_words(hint)}")
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in args
-    if origin in (Union, types.UnionType):
-        return any(_matches(value, arg) for arg in args)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_matches(item, args[0]) for item in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_words(arg) for arg in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a tuple, each {_words(get_args(hint)[0])}"
-    names = {
-        int: "a whole number",
-        float: "a finite number",
-        bool: "true or false",
-        str: "text",
-        types.NoneType: "none",
-    }
-    return names.get(hint, str(hint))
-
-
-def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
-    at_least, above, at_most = bounds.get("at_least"), bounds.get("above"), bounds.get("at_most")
-    if value == ():
-        raise ConfigError(f"{name} is empty; expected at least one number")
-    for item in value if isinstance(value, tuple) else (value,):
-        if item is None:
-            continue
-        rules = [
-            (at_least is not None and item < at_least, f"{at_least} or more"),
-            (above is not None and item <= above, f"more than {above}"),
-            (at_most is not None and item > at_most, f"at most {at_most}"),
-        ]
-        if any(broken for broken, _ in rules):
-            limits = (at_least, above, at_most)
-            allowed = " and ".join(words for (_, words), limit in zip(rules, limits, strict=True) if limit is not None)
-            raise ConfigError(f"{name} is {item}; allowed is {allowed}")
+def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:
+    if backend == "async" and num_envs > MOST_PROCESSES:
+        raise ConfigError(
+            f"num_envs is {num_envs}; allowed is at most {MOST_PROCESSES} with backend 'async', which starts a process "
+            "for each"
+        )
+    if num_envs * rollout_steps > MOST_FRAMES:
+        raise ConfigError(
+            f"rollout_steps is {rollout_steps}; allowed is at most {MOST_FRAMES // num_envs} with num_envs "
+            f"{num_envs}, so that a batch has at most {MOST_FRAMES} frames"
+        )

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rlpipe.pipelines.files import read_plain
+
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the last `window` values at each position, of fewer at the start; `[n]` to `[n]`."""
@@ -51,7 +53,9 @@ def draw_curve(folder: Path, window: int) -> Path:
         )
     config = described["config"]
     axes.set(
-        title=f"{described['recipe']} on {config['env_id']}, seed {config['seed']}", xlabel="frames", ylabel="return"
+        title=literal(f"{described['recipe']} on {config['env_id']}, seed {config['seed']}"),
+        xlabel="frames",
+        ylabel="return",
     )
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
@@ -60,10 +64,17 @@ def draw_curve(folder: Path, window: int) -> Path:
         for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1.0)
     path = folder / "curve.png"
+    # a new file, because the old one may have a second name elsewhere
+    path.unlink(missing_ok=True)
     figure.savefig(path, dpi=120)
     return path
 
 
+def literal(text: str) -> str:
+    """A text that Matplotlib draws as it is, and does not take for mathematics."""
+    return "".join(each if each.isprintable() else "?" for each in text).replace("$", r"\$")
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a `.jsonl` file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in read_plain(path).splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,12 @@ from rlpipe.pipelines.build import (
     make_trunk,
     scheduled,
 )
-from rlpipe.pipelines.config import ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.config import ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.fields import LARGEST, MANY, number
+from rlpipe.pipelines.fitting import Kind
+from rlpipe.pipelines.memory import check_memory, transition_bytes, transition_kinds
 from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, off_policy, once
+from rlpipe.pipelines.replay import ReplayState
 from rlpipe.pipelines.seeding import Seeds
 
 
@@ -43,7 +48,7 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
-    hidden: tuple[int, ...] = number((120, 84), at_least=1)
+    hidden: tuple[int, ...] = number((120, 84), at_least=1, at_most=16_384, at_most_numbers=100)
     """Sizes of the hidden layers."""
     activation: Activation = "relu"
     """Activation between layers."""
@@ -53,21 +58,21 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
     num_envs: int = number(32, at_least=1, at_most=1_000_000)
     """Environments that step together."""
-    rollout_steps: int = number(8, at_least=1)
+    rollout_steps: int = number(8, at_least=1, at_most=1_000_000)
     """Steps of each environment in a batch."""
     replay: bool = True
     """Learn from minibatches of a replay buffer; without, from each batch as a whole, once."""
-    updates: int = number(20, at_least=1)
+    updates: int = number(20, at_least=1, at_most=100_000)
     """Gradient steps a batch."""
-    minibatch_size: int = number(256, at_least=1)
+    minibatch_size: int = number(256, at_least=1, at_most=10_000_000)
     """Samples of one gradient step, drawn uniformly from the buffer."""
-    buffer_size: int = number(50_000, at_least=1)
+    buffer_size: int = number(50_000, at_least=1, at_most=1_000_000_000)
     """Transitions that the replay buffer holds; the oldest go first."""
-    warmup_frames: int = number(1_000, at_least=1)
+    warmup_frames: int = number(1_000, at_least=1, at_most=MANY)
     """Frames collected before the first gradient step."""
     gamma: float = number(0.99, at_least=0, at_most=1)
     """Discount a step."""
-    n_steps: int = number(3, at_least=1)
+    n_steps: int = number(3, at_least=1, at_most=1_000_000)
     """Steps whose rewards are summed before the bootstrap; within a batch of `rollout_steps`."""
     kind: Regression = "smooth_l1"
     """How the action value is regressed on its target."""
@@ -79,11 +84,11 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     """Bootstrap from a slow copy of the network."""
     tau: float = number(0.05, above=0, at_most=1)
     """Share of the way that the target network moves in an update; 1 copies."""
-    target_every: int = number(1, at_least=1)
+    target_every: int = number(1, at_least=1, at_most=MANY)
     """Gradient steps from one update of the target network to the next."""
-    max_grad_norm: float | None = number(10.0, above=0)
+    max_grad_norm: float | None = number(10.0, above=0, at_most=LARGEST)
     """Scale gradients down to this norm."""
-    max_grad_value: float | None = number(None, above=0)
+    max_grad_value: float | None = number(None, above=0, at_most=LARGEST)
     """Clamp each element of the gradient to this magnitude."""
 
     def validate(self) -> None:
@@ -132,7 +137,11 @@ def build(config: Config) -> Pipeline:
     explorer = make_explorer(config, env, seeds.generator("exploration", device))
     policy = TensorDictSequential(actor, explorer)
     loss = DQNLoss(actor, kind=config.kind, double=config.double, target_network=config.target_network, n_step=True)
-    learn_from, parts = make_learning(config, loss.to(device), seeds, device)
+    if config.replay:
+        size = config.buffer_size * transition_bytes(env, loss.in_keys)
+        check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device)
+    kinds = transition_kinds(env, loss.in_keys)
+    learn_from, parts = make_learning(config, loss.to(device), seeds, device, kinds)
     look_ahead = NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
@@ -144,13 +153,15 @@ def build(config: Config) -> Pipeline:
     return Pipeline(collector, learn, policy, make_state(policy, env, seeds, **parts), tuple(env.transform))
 
 
-def make_learning(config: Config, loss: DQNLoss, seeds: Seeds, device: torch.device) -> tuple[Update, dict[str, Any]]:
+def make_learning(
+    config: Config, loss: DQNLoss, seeds: Seeds, device: torch.device, kinds: Mapping[Any, Kind]
+) -> tuple[Update, dict[str, Any]]:
     """What is learned from a batch, with replay or without; and the parts of it that a checkpoint holds."""
     frames = config.num_envs * config.rollout_steps
     warmup = config.warmup_frames if config.replay else 1
     learning_batches = -(-config.total_frames // frames) - -(-warmup // frames) + 1
     optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), learning_batches, frames)
-    target, buffer = None, None
+    target, replay = None, None
     if loss.target_network is not None:
         target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
     after = [target] if target is not None else []
@@ -170,5 +181,6 @@ def make_learning(config: Config, loss: DQNLoss, seeds: Seeds, device: torch.dev
             generator=seeds.generator("replay"),
         )
         learn = off_policy(buffer, update, updates=config.updates, warmup=warmup, keys=loss.in_keys)
-    parts = {"loss": loss, "optimizer": optimizer, "target": target, "replay": buffer, "schedule": schedule}
+        replay = ReplayState(buffer, kinds)
+    parts = {"loss": loss, "optimizer": optimizer, "target": target, "replay": replay, "schedule": schedule}
     return scheduled(learn, optimizer, schedule), parts

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
+
+from rlpipe.pipelines.fitting import Kind, check_rows
 
 
 class EpisodeBuffer:
@@ -18,6 +20,8 @@ class EpisodeBuffer:
     """
 
     def __init__(self, keys: Sequence[NestedKey]) -> None:
+        self.expected: tuple[int, Mapping[Any, Kind]] | None = None
+        """Number of environments, and what their steps consist of; a state must agree."""
         self.keys = list(dict.fromkeys([*keys, ("next", "done")]))
         self._unfinished: list[list[TensorDictBase]] = []
 
@@ -43,14 +47,21 @@ class EpisodeBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """The steps that wait for their episode's end, one entry an environment."""
-        return {str(index): torch.cat(pieces) for index, pieces in enumerate(self._unfinished) if pieces} | {
-            "environments": len(self._unfinished)
-        }
+        return {"unfinished": [torch.cat(pieces) if pieces else None for pieces in self._unfinished]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
-        self._unfinished = [[] for _ in range(int(state["environments"]))]
-        for name, steps in state.items():
-            if name != "environments":
-                # a checkpoint gives back entries, but no batch size
-                self._unfinished[int(name)] = [TensorDict(steps).auto_batch_size_(1).clone()]
+        if self.expected is not None:
+            self._check(state["unfinished"], *self.expected)
+        # a checkpoint gives back entries, but no batch size
+        self._unfinished = [
+            [] if steps is None else [TensorDict(steps).auto_batch_size_(1)] for steps in state["unfinished"]
+        ]
+
+    @staticmethod
+    def _check(unfinished: Any, num_envs: int, kinds: Mapping[Any, Kind]) -> None:
+        if not isinstance(unfinished, list) or len(unfinished) not in (0, num_envs):
+            raise ValueError(f"unfinished is no list of an entry for each of {num_envs} environments")
+        for index, steps in enumerate(unfinished):
+            if steps is not None:
+                check_rows(steps, kinds, f"unfinished[{index}]")

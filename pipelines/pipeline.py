@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,11 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.data import ReplayBuffer
+from torchrl.data.replay_buffers import SamplerWithoutReplacement
 from torchrl.envs import Transform
 
+from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.environments import Environments
 from rlpipe.pipelines.recording import Execution, make_gradient
 
 Update = Callable[[TensorDictBase], TensorDictBase]
@@ -29,7 +33,7 @@ class Pipeline:
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The environments are not in it.
+            The `environments` of a lean collector are added.
         transforms: what the policy's environment is transformed by, for its evaluation.
     """
 
@@ -38,6 +42,12 @@ class Pipeline:
     policy: TensorDictModuleBase
     state: dict[str, Any]
     transforms: Sequence[Transform] = field(default_factory=tuple)
+    environments: Environments | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.collector, SyncDataCollector) and self.collector.is_lean():
+            self.environments = Environments(self.collector)
+            self.state = {**self.state, "environments": self.environments}
 
     def close(self) -> None:
         """Close the environments, and with them their processes."""
@@ -68,11 +78,23 @@ def gradient_step(
     """
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parameters = [parameter for parameter in held if parameter.requires_grad]
+    learned = {id(parameter) for parameter in loss.parameters()}
+    if not any(id(parameter) in learned for parameter in parameters):
+        raise ValueError(
+            f"the optimizer holds no parameter of {type(loss).__name__} that takes a gradient; make it over "
+            "loss.parameters()"
+        )
 
     gradient_of = make_gradient(loss, parameters, execution)
 
     def update(minibatch: TensorDictBase) -> TensorDictBase:
         gradient, terms = gradient_of(minibatch)
+        if all(grad is None for grad in gradient):
+            losses = [key for key in terms if key.startswith("loss")]
+            raise ValueError(
+                f"{type(loss).__name__} gives nothing to minimise: none of its entries {list(terms)} whose name begins "
+                f"with 'loss' ({losses}) depends on a parameter that the optimizer holds"
+            )
         clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         for parameter, grad in zip(parameters, gradient, strict=True):
             parameter.grad = None if grad is None else next(clipped)
@@ -107,8 +129,13 @@ def on_policy(
         epochs: passes over the batch.
         keys: what the update reads; the rest is not copied.
     """
+    # iterating any other sampler never ends
+    if not isinstance(buffer.sampler, SamplerWithoutReplacement):
+        name = type(buffer.sampler).__name__
+        raise ValueError(f"on_policy needs a buffer with a SamplerWithoutReplacement, this one has a {name}")
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
+        _check_fits(buffer, batch)
         # also where the buffer is larger than a batch: what it held was collected by an older policy
         buffer.empty()
         buffer.extend(advantage(batch).select(*keys).reshape(-1))
@@ -145,12 +172,21 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
     """
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
+        _check_fits(buffer, batch)
         buffer.extend(batch.select(*keys).reshape(-1))
         if len(buffer) < warmup:
             return mean_of([])
         return mean_of([update(buffer.sample()) for _ in range(updates)])
 
     return learn
+
+
+def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:
+    capacity = getattr(buffer.storage, "max_size", math.inf)
+    if batch.numel() > capacity:
+        raise ValueError(
+            f"the buffer has room for {capacity} frames, and a batch has {batch.numel()}; make its storage that large"
+        )
 
 
 def mean_of(scalars: Sequence[TensorDictBase]) -> TensorDictBase:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from rlpipe.modules import CategoricalActor, PreferenceTable, only_allowed
 from rlpipe.pipelines.build import is_masked, make_collector, make_state
-from rlpipe.pipelines.config import number
 from rlpipe.pipelines.episodes import EpisodeBuffer
+from rlpipe.pipelines.fields import number
+from rlpipe.pipelines.memory import transition_kinds
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.tabular import ChangeMeter, TabularConfig, make_tabular_env, steps_of, table_shape
@@ -21,7 +22,7 @@ from rlpipe.pipelines.tabular import ChangeMeter, TabularConfig, make_tabular_en
 class Config(TabularConfig):
     """Tabular policy gradient."""
 
-    beta: float = number(1.0, above=0)
+    beta: float = number(1.0, above=0, at_most=1e6)
     """Inverse temperature of the softmax over preferences."""
 
 
@@ -37,6 +38,7 @@ def build(config: Config) -> Pipeline:
     policy = CategoricalActor(table, env.action_spec, seeds.generator("exploration"), is_masked(env))
     meter = ChangeMeter(table, len(table.values), lambda scores: scores.softmax(-1))
     episodes = EpisodeBuffer([*policy.in_keys, "action", ("next", "reward")])
+    episodes.expected = config.num_envs, transition_kinds(env, episodes.keys)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         for step in steps_of(batch):

@@ -22,7 +22,8 @@ from rlpipe.pipelines.build import (
     make_trunk,
     scheduled,
 )
-from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.fields import LARGEST, number
 from rlpipe.pipelines.pipeline import Pipeline, gradient_step, on_policy
 from rlpipe.pipelines.seeding import Seeds
 
@@ -31,37 +32,37 @@ from rlpipe.pipelines.seeding import Seeds
 class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
-    hidden: tuple[int, ...] = number((128,), at_least=1)
+    hidden: tuple[int, ...] = number((128,), at_least=1, at_most=16_384, at_most_numbers=100)
     """Sizes of the hidden layers."""
     activation: Activation = "relu"
     """Activation between layers."""
-    lr: float = number(3e-3, above=0)
+    lr: float = number(3e-3, above=0, at_most=LARGEST)
     """Learning rate at the start; high for the sake of CartPole, 3e-4 is a usual one."""
     num_envs: int = number(16, at_least=1, at_most=1_000_000)
     """Environments that step together."""
-    rollout_steps: int = number(64, at_least=1)
+    rollout_steps: int = number(64, at_least=1, at_most=1_000_000)
     """Steps of each environment in a batch."""
-    minibatch_size: int = number(128, at_least=1)
+    minibatch_size: int = number(128, at_least=1, at_most=10_000_000)
     """Samples of one gradient step."""
-    epochs: int = number(4, at_least=1)
+    epochs: int = number(4, at_least=1, at_most=100_000)
     """Passes over each batch."""
     gamma: float = number(0.99, at_least=0, at_most=1)
     """Discount a step."""
     lmbda: float = number(0.95, at_least=0, at_most=1)
     """Of generalized advantage estimation."""
-    clip: float = number(0.3, above=0)
+    clip: float = number(0.3, above=0, at_most=LARGEST)
     """How far the probability ratio may leave 1 before its gradient is cut."""
-    value_clip: float | None = number(None, above=0)
+    value_clip: float | None = number(None, above=0, at_most=LARGEST)
     """Clip the value's step as well, in units of return."""
     value_kind: Regression = "mse"
     """How the value is regressed on its target."""
-    value_coefficient: float = number(0.5, at_least=0)
+    value_coefficient: float = number(0.5, at_least=0, at_most=1e6)
     """Weight of the value loss."""
-    entropy_coefficient: float = number(0.01, at_least=0)
+    entropy_coefficient: float = number(0.01, at_least=0, at_most=1e6)
     """Weight of the entropy bonus; higher explores for longer."""
     normalize_advantage: bool = True
     """Advantages of a minibatch to mean 0 and standard deviation 1."""
-    max_grad_norm: float | None = number(0.5, above=0)
+    max_grad_norm: float | None = number(0.5, above=0, at_most=LARGEST)
     """Scale gradients down to this norm."""
     shared_trunk: bool = False
     """Actor and critic share their hidden layers."""

@@ -23,9 +23,11 @@ from rlpipe.pipelines.build import (
     make_trunk,
     scheduled,
 )
-from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig, number
+from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.episodes import EpisodeBuffer
+from rlpipe.pipelines.fields import LARGEST, MANY, number
+from rlpipe.pipelines.memory import transition_kinds
 from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, mean_of
 from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.seeding import Seeds
@@ -37,9 +39,9 @@ class Config(OptimizerConfig, ActorConfig, TrainConfig):
 
     num_envs: int = number(16, at_least=1, at_most=1_000_000)
     """Environments that step together."""
-    rollout_steps: int = number(64, at_least=1)
+    rollout_steps: int = number(64, at_least=1, at_most=1_000_000)
     """Steps of each environment in a batch; the episodes that end in it are learned from."""
-    total_frames: int = number(190_000, at_least=1)
+    total_frames: int = number(190_000, at_least=1, at_most=MANY)
     """Environment steps to train for, rounded up to whole batches."""
     gamma: float = number(0.99, at_least=0, at_most=1)
     """Discount a step."""
@@ -51,11 +53,11 @@ class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """A gradient step for each episode, one after the other; else one for all episodes of a batch together."""
     value_kind: Regression = "mse"
     """How the baseline is regressed on the returns."""
-    value_coefficient: float = number(0.5, at_least=0)
+    value_coefficient: float = number(0.5, at_least=0, at_most=1e6)
     """Weight of the baseline's loss."""
-    entropy_coefficient: float = number(0.0, at_least=0)
+    entropy_coefficient: float = number(0.0, at_least=0, at_most=1e6)
     """Weight of the entropy bonus; higher explores for longer."""
-    max_grad_norm: float | None = number(None, above=0)
+    max_grad_norm: float | None = number(None, above=0, at_most=LARGEST)
     """Scale gradients down to this norm."""
 
     def validate(self) -> None:
@@ -92,6 +94,7 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
     returns = ReturnToGo(critic, gamma=config.gamma)
     episodes = EpisodeBuffer([*returns.in_keys, *loss.actor.in_keys, "action"])
+    episodes.expected = config.num_envs, transition_kinds(env, episodes.keys)
     # the size of what `normalize="episode"` groups by depends on the batch, so it cannot be recorded
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)

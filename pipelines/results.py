@@ -20,10 +20,12 @@ from scipy import stats
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.curve import read_lines
+from rlpipe.pipelines.files import read_plain
 from rlpipe.pipelines.recipes import RECIPES
 
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
-_DAMAGE = (OSError, ValueError, LookupError, TypeError)
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
+_LARGEST_CONFIG = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,9 @@ def read_finished(folder: Path) -> FinishedRun | None:
     """Read a run folder; `None` where it has no final evaluation.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError: a file in it is missing or damaged.
+        One of `_DAMAGE`: a file in it is missing or damaged.
     """
-    described = json.loads((folder / "config.json").read_text())
+    described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
     evaluations = read_lines(folder / "evaluations.jsonl")
     scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
     if not scores:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
+import logging
+import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rlpipe.errors import ConfigError
-from rlpipe.pipelines.checkpoint import save_checkpoint
+from rlpipe.errors import CheckpointError, ConfigError, TrainingError
+from rlpipe.pipelines.board import Board
+from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint, read_manifest, save_checkpoint
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.folder import newest_checkpoint
+from rlpipe.pipelines.files import Journal, read_plain, replace_synced
+from rlpipe.pipelines.folder import check_plain, checkpoints, lock, newest_checkpoint
+from rlpipe.pipelines.versions import versions
 
-_PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
+_LOG = logging.getLogger("rlpipe")
+_LARGEST_VERSIONS = 1_000_000
+KEPT = 2
+"""The newest checkpoints that are kept, beside the best."""
 
 
 def default_folder(recipe: str, seed: int) -> Path:
@@ -36,40 +40,63 @@ def default_folder(recipe: str, seed: int) -> Path:
 
 
 class Run:
-    """A new run folder, open for writing.
+    """A run folder, open for writing by one process.
 
     `config.json`, `versions.json`, `metrics.jsonl` (a line a batch, or as `log_every` says), `evaluations.jsonl` (raw
-    returns and lengths), `checkpoints/`, TensorBoard events in `tensorboard/`, and at the end `curve.png`.
+    returns and lengths), `checkpoints/`, TensorBoard events in `tensorboard/`, `resumes.jsonl` if it was continued, and
+    at the end `curve.png`.
 
     Args:
-        folder: to make.
+        folder: to make, or to continue.
         recipe: name of the recipe.
         algorithm: name of the module in `rlpipe.pipelines` that builds it.
         config: what it is built from.
+        environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
+        resume: continue what is there; `restore` then brings it back to its newest checkpoint.
 
     Raises:
-        ConfigError: the folder exists already, or cannot be made.
+        ConfigError: the folder exists already, or cannot be made; or another process is writing it.
+        CheckpointError: with `resume`, the folder holds links.
     """
 
-    def __init__(self, folder: Path, recipe: str, algorithm: str, config: TrainConfig) -> None:
-        self.folder, self._window = folder, config.curve_window
-        self._make_folder()
+    def __init__(
+        self,
+        folder: Path,
+        recipe: str,
+        algorithm: str,
+        config: TrainConfig,
+        *,
+        environments: str | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.folder, self._window, self._resumed = folder, config.curve_window, resume
+        self._identity = identity(algorithm, dataclasses.asdict(config))
+        if resume:
+            check_plain(folder)
+        else:
+            self._make_folder()
         described = {"recipe": recipe, "algorithm": algorithm, "config": dataclasses.asdict(config)}
-        self._write_json("config.json", described)
-        self._write_json("versions.json", versions())
-        self._metrics = (folder / "metrics.jsonl").open("x")
-        self._evaluations = (folder / "evaluations.jsonl").open("x")
-        self._board = _tensorboard(folder)
+        self._described = {**described, "environments": environments}
+        with contextlib.ExitStack() as opened, self._naming_failures():
+            opened.enter_context(lock(folder))
+            if not resume:
+                self._write_json("config.json", self._described)
+                self._write_json("versions.json", versions())
+            self._metrics = opened.enter_context(contextlib.closing(Journal(folder / "metrics.jsonl")))
+            self._evaluations = opened.enter_context(contextlib.closing(Journal(folder / "evaluations.jsonl")))
+            self._board: Board | None = None if resume else Board(folder)
+            self._opened = opened.pop_all()
 
     def log_batch(self, frames: int, scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> None:
         """Write one line of metrics: scalars, and the episodes that ended in the batch, in their order."""
         line = {"frames": frames, **scalars, "returns": returns, "lengths": lengths}
-        _append(self._metrics, line)
         board = {_board_name(key): value for key, value in scalars.items()}
         if returns:
             board["train/return"] = sum(returns) / len(returns)
             board["train/length"] = sum(lengths) / len(lengths)
-        self._board.log_metrics(board, step=frames)
+        with self._naming_failures():
+            self._metrics.append(line)
+            self._open_board().log(board, frames)
 
     def log_evaluation(self, frames: int, evaluation: Evaluation, *, seconds: float, final: bool = False) -> None:
         """Write every episode of an evaluation after so many training seconds; `final` marks the one after training."""
@@ -80,26 +107,92 @@ class Run:
             "returns": evaluation.returns,
             "lengths": evaluation.lengths,
         }
-        _append(self._evaluations, line)
-        self._board.log_metrics({"eval/final_return" if final else "eval/return": evaluation.mean}, step=frames)
+        with self._naming_failures():
+            self._evaluations.append(line)
+            self._open_board().log({"eval/final_return" if final else "eval/return": evaluation.mean}, frames)
 
-    def checkpoint(self, frames: int, state: Mapping[str, Any], **metadata: Any) -> Path:
-        """Write a checkpoint named after the frames trained so far, unless there is one already."""
+    def checkpoint(self, frames: int, state: Mapping[str, Any], *, score: float | None = None) -> Path:
+        """Write a checkpoint named after the frames trained so far, unless there is one already.
+
+        The newest ones stay, and the one of the best score; others are removed.
+
+        Args:
+            frames: trained so far.
+            state: objects by name.
+            score: what to compare it by, such as the newest evaluation's mean return.
+
+        Raises:
+            TrainingError: it cannot be written; names the last good one.
+        """
         path = self.folder / "checkpoints" / f"frames-{frames:012d}"
         if not path.exists():
-            save_checkpoint(path, state, {"frames": frames, **metadata})
+            with self._naming_failures():
+                lengths = {"metrics": self._metrics.sync(), "evaluations": self._evaluations.sync()}
+                save_checkpoint(
+                    path, state, {"frames": frames, "score": score, "lengths": lengths, "run": self._identity}
+                )
+                self._remove_old()
         return path
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Bring a run that was opened again back to its newest complete checkpoint; a new one is left as it is.
+
+        What was logged later is cut off. Without any checkpoint, the run begins anew. One that is damaged is renamed,
+        and the next is taken.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none fits; nothing was changed then.
+        """
+        if not self._resumed:
+            return
+        found = checkpoints(self.folder)
+        failures: list[tuple[Path, CheckpointError]] = []
+        metadata: dict[str, Any] = {"frames": 0, "lengths": {"metrics": 0, "evaluations": 0}}
+        for path in found:
+            try:
+                check_identity(path, self._identity)
+                metadata = load_checkpoint(path, state)
+                break
+            except CheckpointError as error:
+                failures.append((path, error))
+        if found and len(failures) == len(found):
+            raise failures[0][1]
+        self._metrics.check(metadata["lengths"]["metrics"])
+        self._evaluations.check(metadata["lengths"]["evaluations"])
+        self._metrics.cut(metadata["lengths"]["metrics"])
+        self._evaluations.cut(metadata["lengths"]["evaluations"])
+        for path, failure in failures:
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            _LOG.warning("rlpipe: %s; going on from an older one", failure)
+        for left in (self.folder / "checkpoints").glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self._write_json("config.json", self._described)
+        self._board = Board(self.folder, resumed_at=metadata["frames"])
+        self._note_resume(metadata["frames"])
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that this run has written."""
         return newest_checkpoint(self.folder)
 
+    def draw(self) -> None:
+        """Draw `curve.png`."""
+        with self._naming_failures():
+            draw_curve(self.folder, self._window)
+
     def close(self) -> None:
-        """Close the files and draw `curve.png`."""
-        self._metrics.close()
-        self._evaluations.close()
-        self._board.experiment.close()
-        draw_curve(self.folder, self._window)
+        """Close the files."""
+        if self._board is not None:
+            self._board.close()
+        # what could not be written has been told of already
+        with contextlib.suppress(OSError):
+            self._opened.close()
+
+    def _open_board(self) -> Board:
+        if self._board is None:
+            raise ConfigError(f"run {self.folder} was opened to continue it; call restore first")
+        return self._board
 
     def _make_folder(self) -> None:
         try:
@@ -113,45 +206,65 @@ class Run:
             raise ConfigError(f"run-dir {self.folder} cannot be made: {error.strerror}") from error
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        (self.folder / name).write_text(json.dumps(value, indent=2) + "\n")
+        replace_synced(self.folder / name, json.dumps(value, indent=2) + "\n")
+
+    def _remove_old(self) -> None:
+        """Remove every checkpoint but the newest ones and the best; of two equals the newer one is better."""
+        found = checkpoints(self.folder)
+        scores = {path: score for path in found if (score := _score(path)) is not None}
+        best = max(scores, key=lambda path: scores[path], default=None)
+        for path in found[KEPT:]:
+            if path != best:
+                # in one step, so that no half of it keeps the name
+                gone = path.rename(path.with_name(f".{path.name}.removed"))
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def _note_resume(self, frames: int) -> None:
+        began, now = self._began_with(), versions()
+        with contextlib.closing(Journal(self.folder / "resumes.jsonl")) as resumes:
+            resumes.append({"frames": frames, "time": datetime.datetime.now().isoformat(), "versions": now})
+        changed = [key for key in now if began.get(key) != now[key]]
+        if changed:
+            _LOG.warning(
+                "rlpipe: %s changed since the run began, see resumes.jsonl: it goes on, but may differ from what it "
+                "would have been",
+                " and ".join(changed),
+            )
+
+    def _began_with(self) -> dict[str, Any]:
+        """What `versions.json` says; nothing if it is damaged, since nothing depends on it."""
+        try:
+            return dict(json.loads(read_plain(self.folder / "versions.json", _LARGEST_VERSIONS)))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return {}
+
+    @contextlib.contextmanager
+    def _naming_failures(self) -> Any:
+        """Turn what goes wrong in writing into one error that also names the last good checkpoint."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(f"run {self.folder} cannot be written: {error.strerror}; {self._kept()}") from error
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {self._kept()}") from error
+
+    def _kept(self) -> str:
+        if not self.folder.is_dir():
+            return "the run folder has gone"
+        last = self.last_checkpoint()
+        return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
 
 
-def versions() -> dict[str, Any]:
-    """Packages, Python, commit and machine, as `versions.json` has them."""
-    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    machine = {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()}
-    if torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
-    return {"python": platform.python_version(), "packages": installed, "commit": _commit(), "machine": machine}
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that rlpipe runs from; `None` for an installed wheel."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def _score(checkpoint: Path) -> float | None:
+    """The score of a checkpoint; `None` if it has none that can be compared, or is damaged."""
     try:
-        # an installed rlpipe may lie inside somebody else's repository
-        ours = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False
-        )
-        found = subprocess.run(describe, capture_output=True, text=True, check=False)
-    except OSError:
+        score = read_manifest(checkpoint)["metadata"].get("score")
+    except CheckpointError:
         return None
-    return found.stdout.strip() if ours.returncode == 0 else None
-
-
-def _append(stream: Any, line: Mapping[str, Any]) -> None:
-    stream.write(json.dumps(line) + "\n")
-    stream.flush()
+    return score if type(score) in (int, float) and -math.inf < score < math.inf else None
 
 
 def _board_name(key: str) -> str:
     if key.startswith("loss_"):
         return f"loss/{key.removeprefix('loss_')}"
     return f"{'time' if key in ('seconds', 'frames_per_second') else 'train'}/{key}"
-
-
-def _tensorboard(folder: Path) -> Any:
-    from torchrl.record import TensorboardLogger  # noqa: PLC0415 - slow to import, and not needed to read a run
-
-    return TensorboardLogger("tensorboard", log_dir=str(folder))

@@ -14,6 +14,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.losses import functional as F
 from rlpipe.modules import ActionValueTable
+from rlpipe.pipelines.fitting import Kind, check_rows
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.tabular import ActionValueConfig, Step, make_control
 
@@ -34,12 +35,20 @@ class Sarsa:
         policy: gives `a'` at a truncation.
         gamma: discount a step.
         step_size: share of the error by which an entry moves.
+        num_envs: of the batches, if known; a checkpoint's must agree.
     """
 
     def __init__(
-        self, table: ActionValueTable, policy: TensorDictModuleBase, *, gamma: float, step_size: float
+        self,
+        table: ActionValueTable,
+        policy: TensorDictModuleBase,
+        *,
+        gamma: float,
+        step_size: float,
+        num_envs: int | None = None,
     ) -> None:
         self.table, self.policy, self.gamma, self.step_size = table, policy, gamma, step_size
+        self.num_envs = num_envs
         self._waiting: dict[str, Tensor] = {}
 
     def __call__(self, step: Step) -> Tensor:
@@ -91,6 +100,12 @@ class Sarsa:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
+        if state:
+            states, actions = self.table.values.shape
+            whole = {"row": self.num_envs, "state": states, "action": actions}
+            kinds = {name: Kind(torch.Size([]), torch.int64, below) for name, below in whole.items()}
+            kinds |= {"reward": Kind(torch.Size([]), torch.float32), "terminated": Kind(torch.Size([]), torch.bool)}
+            check_rows(state, kinds, "the state")
         self._waiting = {name: value.clone() for name, value in state.items()}
 
 
@@ -100,4 +115,6 @@ def build(config: Config) -> Pipeline:
     Raises:
         ConfigError: the environment cannot be had, or is no Discrete one.
     """
-    return make_control(config, partial(Sarsa, gamma=config.gamma, step_size=config.step_size))
+    return make_control(
+        config, partial(Sarsa, gamma=config.gamma, step_size=config.step_size, num_envs=config.num_envs)
+    )

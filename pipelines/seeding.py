@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ class Seeds:
     """Streams spawned from one seed by name, so that adding a stream moves no other.
 
     The names in use: `environments`, `normalization`, `initialization`, `exploration`, `ties`, `replay`, `evaluation`,
-    `final evaluation`, `gif`.
+    `final evaluation`, `gif`, `process`.
 
     Args:
         seed: 0 or more.
@@ -51,3 +53,30 @@ class Seeds:
         """Put the generators back where `state_dict` found them."""
         for name, value in state.items():
             self.generator(name).set_state(value.cpu())
+
+
+class GlobalRandom:
+    """The process's own generators, of PyTorch, NumPy and Python, as a component of checkpoints.
+
+    Nothing of rlpipe draws from them while it trains; a network with dropout, or somebody's environment, may.
+    """
+
+    def seed(self, seed: int) -> None:
+        """Let all of them begin with a seed."""
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
+        random.seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each generator."""
+        numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is meant
+        state = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
+        return state if not torch.cuda.is_initialized() else {**state, "cuda": torch.cuda.get_rng_state_all()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the generators back where `state_dict` found them."""
+        torch.set_rng_state(state["torch"])
+        np.random.set_state(state["numpy"])  # noqa: NPY002 - the global one is meant
+        random.setstate(state["python"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state_all(state["cuda"])

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlpipe.pipelines.fitting import check_like, check_numbers
+
 
 @dataclass
 class StoppingRule:
@@ -69,6 +71,8 @@ class StoppingRule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
+        check_like(StoppingRule().state_dict(), state)
+        check_numbers(state["recent"], "recent")
         kept = dict(state)
         self._recent = deque(kept.pop("recent"), maxlen=self.window)
         vars(self).update(kept)

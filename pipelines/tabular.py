@@ -16,8 +16,10 @@ from torchrl.envs import EnvBase, TransformedEnv
 from rlpipe.errors import ConfigError
 from rlpipe.modules import ActionValueTable, QActor, only_allowed
 from rlpipe.pipelines.build import is_masked, make_collector, make_explorer, make_state, make_training_env
-from rlpipe.pipelines.config import ExplorationConfig, TrainConfig, number
+from rlpipe.pipelines.config import ExplorationConfig, TrainConfig
 from rlpipe.pipelines.envs import BinObservation
+from rlpipe.pipelines.fields import LARGEST, number
+from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.stopping import StoppingRule
@@ -32,17 +34,17 @@ class TabularConfig(TrainConfig):
 
     env_id: str = "rlpipe/Maze-v0"
     """Gymnasium id of the environment."""
-    rollout_steps: int = number(1, at_least=1)
+    rollout_steps: int = number(1, at_least=1, at_most=1_000_000)
     """Steps of each environment in a batch; the policy changes only in between."""
-    step_size: float = number(0.1, above=0)
+    step_size: float = number(0.1, above=0, at_most=1e6)
     """Share of its error by which an entry of the table moves."""
-    stop_at_change: float | None = number(None, above=0)
+    stop_at_change: float | None = number(None, above=0, at_most=LARGEST)
     """Stop once an episode changes the greedy values, or the policy, by less than this in total."""
-    bins: int | None = number(None, at_least=1)
+    bins: int | None = number(None, at_least=1, at_most=1_000_000)
     """Cut each feature of a Box observation into so many bins."""
-    bin_low: tuple[float, ...] | None = number(None)
+    bin_low: tuple[float, ...] | None = number(None, at_least=-LARGEST, at_most=LARGEST, at_most_numbers=50)
     """Where the bins of each feature begin."""
-    bin_high: tuple[float, ...] | None = number(None)
+    bin_high: tuple[float, ...] | None = number(None, at_least=-LARGEST, at_most=LARGEST, at_most_numbers=50)
     """Where they end."""
 
     @property
@@ -180,6 +182,7 @@ class ChangeMeter:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state_dict`."""
+        check_like(self.state_dict(), state)
         self._allowed, self._last = state["allowed"].clone(), state["last"].clone()
 
 

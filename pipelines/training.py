@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from rlpipe.errors import TrainingError
+from rlpipe.errors import InterruptedRunError, TrainingError
 from rlpipe.pipelines.evaluation import Evaluation
+from rlpipe.pipelines.fitting import check_like, check_numbers
+from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
 
 Progress = Callable[[int, Mapping[str, float], list[float]], None]
 """Told with each line of metrics: frames so far, its scalars, and the returns of the episodes that ended."""
+
+
+_DIVERGED = 1e6
+"""A weight of which no policy has any use."""
 
 
 @dataclass
@@ -32,6 +40,7 @@ class Result:
         seconds: of collecting and learning; evaluation and checkpoints are not counted.
         stopped_by: the stopping rule's reason, or nothing.
         longest_streak: most successes in a row.
+        last_evaluation: mean return of the newest evaluation, if any.
     """
 
     frames: int = 0
@@ -40,6 +49,7 @@ class Result:
     seconds: float = 0.0
     stopped_by: str = ""
     longest_streak: int = 0
+    last_evaluation: float | None = None
 
     @property
     def frames_per_second(self) -> float:
@@ -52,6 +62,9 @@ class Result:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
+        check_like({**vars(Result()), "last_evaluation": None}, state)
+        if type(state["last_evaluation"]) not in (int, float, type(None)):
+            raise ValueError(f"last_evaluation is {state['last_evaluation']!r}, expected a number")
         vars(self).update(state)
 
 
@@ -67,6 +80,20 @@ class _Line:
         self.scalars.append(scalars)
         self.returns += returns
         self.lengths += lengths
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_like(vars(_Line()), state)
+        for name in ("returns", "lengths"):
+            check_numbers(state[name], name)
+        for row in state["scalars"]:
+            check_numbers(list(row.values()), "a row of scalars")
+        vars(self).update(state)
+
+    def clear(self) -> None:
+        self.scalars, self.returns, self.lengths = [], [], []
 
     def means(self) -> dict[str, float]:
         """Each scalar's mean over the batches that have it; updates are counted together."""
@@ -85,8 +112,12 @@ def train(
     stopping: StoppingRule | None = None,
     log_every: int = 1,
     progress: Progress | None = None,
+    interruption: Interruption | None = None,
+    checkpoint_first: bool = False,
 ) -> Result:
     """Collect, learn, log, and at intervals evaluate and checkpoint, until the collector has its frames.
+
+    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it.
 
     Args:
         pipeline: what to train; its collector knows the total number of frames.
@@ -97,53 +128,113 @@ def train(
         stopping: ends the run before its frames do; by default nothing does.
         log_every: frames from one line of metrics to the next, at least a batch.
         progress: told with each line.
+        interruption: entered already; a signal is then followed by a last checkpoint.
+        checkpoint_first: write one before the first batch, because the pipeline is not as its config alone makes it.
 
     Raises:
-        TrainingError: a loss or gradient became NaN or infinite; names the frame, the term and the last checkpoint.
+        TrainingError: a loss or gradient became NaN or infinite; names the frame, the term and the last checkpoint. Or
+            the run folder cannot be written.
+        InterruptedRunError: after the checkpoint of an `interruption`.
+        CheckpointError: the run folder has checkpoints, and none of them fits.
     """
-    result, line, stopping = Result(), _Line(), stopping or StoppingRule()
+    loop = _Loop(pipeline, run, stopping or StoppingRule(), progress)
+    run.restore(loop.state)
+    if checkpoint_first:
+        loop.checkpoint()
     batches = iter(pipeline.collector)
-    while not stopping.reason:
-        started, before = time.perf_counter(), result.frames
-        batch = next(batches, None)
+    with interruption.held_back() if interruption else contextlib.nullcontext():
+        while not loop.stopping.reason and loop.step(batches, log_every, checkpoint_every):
+            if evaluate is not None and loop.due(eval_every):
+                loop.evaluate(evaluate)
+            if loop.due(checkpoint_every):
+                loop.checkpoint()
+            if interruption is not None and interruption.signal is not None:
+                loop.checkpoint()
+                raise InterruptedRunError(f"{interruption.word} at frame {loop.result.frames}", interruption.exit_code)
+        return loop.finish()
+
+
+class _Loop:
+    """What `train` keeps from one batch to the next, and the steps that it consists of."""
+
+    def __init__(self, pipeline: Pipeline, run: Run, stopping: StoppingRule, progress: Progress | None) -> None:
+        self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
+        self.result, self.line, self.before = Result(), _Line(), 0
+        own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
+        self.state = {**pipeline.state, **own}
+
+    def step(self, batches: Iterator[TensorDictBase], log_every: int, checkpoint_every: int | None) -> bool:
+        """Collect a batch and learn from it; false if there is none."""
+        started, result, environments = time.perf_counter(), self.result, self.pipeline.environments
+        try:
+            batch = next(batches, None)
+        except TrainingError as error:
+            raise self._suspect_policy(error) from error
         if batch is None:
-            break
-        learned = {key: value.item() for key, value in pipeline.learn(batch).items()}
+            return False
         returns, lengths = finished_episodes(batch)
-        _count(result, batch, learned, returns)
-        _check_finite(learned, result.frames, run)
-        stopping.after_batch(returns, learned)
-        result.longest_streak = stopping.longest_streak
-        line.add(learned, returns, lengths)
+        self.before, result.frames = result.frames, result.frames + batch.numel()
+        if environments is not None and self.due(checkpoint_every):
+            environments.cut(batch)
+        learned = {key: value.item() for key, value in self.pipeline.learn(batch).items()}
+        result.updates += int(learned["updates"])
+        result.episodes += len(returns)
+        _check_finite(learned, result.frames, self.run)
+        self.stopping.after_batch(returns, learned)
+        result.longest_streak = self.stopping.longest_streak
+        self.line.add(learned, returns, lengths)
+        if environments is not None and self.due(checkpoint_every):
+            environments.synchronise(result.frames)
         result.seconds += time.perf_counter() - started
-        if stopping.reason or _due(before, result.frames, log_every):
-            line = _write(line, result, run, progress)
-        if evaluate is not None and _due(before, result.frames, eval_every):
-            evaluation = evaluate()
-            run.log_evaluation(result.frames, evaluation, seconds=result.seconds)
-            stopping.after_evaluation(evaluation.mean)
-        if _due(before, result.frames, checkpoint_every):
-            _checkpoint(pipeline, run, result, stopping)
-    _write(line, result, run, progress)
-    result.stopped_by = stopping.reason
-    _checkpoint(pipeline, run, result, stopping)
-    return result
+        if self.due(log_every):
+            self.write()
+        return True
 
+    def _suspect_policy(self, error: TrainingError) -> TrainingError:
+        """An environment that failed, or else the policy that asked it for what no environment does."""
+        weights = [each for each in self.pipeline.policy.state_dict().values() if isinstance(each, Tensor)]
+        largest = max((weight.abs().max().item() for weight in weights if weight.numel()), default=0.0)
+        if largest < _DIVERGED:
+            return error
+        return TrainingError(
+            f"{error}; but the policy has diverged, its largest weight is {largest:.0e}: try a lower lr or step_size"
+        )
 
-def _count(result: Result, batch: TensorDictBase, learned: Mapping[str, float], returns: list[float]) -> None:
-    result.frames += batch.numel()
-    result.updates += int(learned["updates"])
-    result.episodes += len(returns)
+    def due(self, every: int | None) -> bool:
+        """Whether a multiple of `every` was passed by the last batch."""
+        return _due(self.before, self.result.frames, every)
 
+    def evaluate(self, judge: Callable[[], Evaluation]) -> None:
+        """Evaluate and take note."""
+        evaluation = judge()
+        self.result.last_evaluation = evaluation.mean
+        self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
+        self.stopping.after_evaluation(evaluation.mean)
 
-def _write(line: _Line, result: Result, run: Run, progress: Progress | None) -> _Line:
-    """Write a line of metrics, if there is anything in it, and begin the next."""
-    if line.scalars:
+    def write(self) -> None:
+        """Write a line of metrics, if there is anything in it, and begin the next."""
+        if not self.line.scalars:
+            return
+        result, line = self.result, self.line
         scalars = {**line.means(), "seconds": result.seconds, "frames_per_second": result.frames_per_second}
-        run.log_batch(result.frames, scalars, line.returns, line.lengths)
-        if progress is not None:
-            progress(result.frames, scalars, line.returns)
-    return _Line()
+        self.run.log_batch(result.frames, scalars, line.returns, line.lengths)
+        if self.progress is not None:
+            self.progress(result.frames, scalars, line.returns)
+        line.clear()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint, but none of weights that the last gradient step has ruined."""
+        for name, weight in self.pipeline.policy.state_dict().items():
+            if isinstance(weight, Tensor) and not weight.isfinite().all():
+                raise _diverged(self.result.frames, f"weight {name}", "not finite", self.run)
+        self.result.stopped_by = self.stopping.reason
+        self.run.checkpoint(self.result.frames, self.state, score=self.result.last_evaluation)
+
+    def finish(self) -> Result:
+        """Write what is left; after the checkpoint, because a run that goes on from it has not yet come to its end."""
+        self.checkpoint()
+        self.write()
+        return self.result
 
 
 def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
@@ -157,14 +248,6 @@ def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
 def _due(before: int, now: int, every: int | None) -> bool:
     """Whether a multiple of `every` lies in `(before, now]`."""
     return every is not None and now // every > before // every
-
-
-def _checkpoint(pipeline: Pipeline, run: Run, result: Result, stopping: StoppingRule) -> None:
-    """Write a checkpoint, but none of weights that the last gradient step has ruined."""
-    for name, weight in pipeline.policy.state_dict().items():
-        if isinstance(weight, Tensor) and not weight.isfinite().all():
-            raise _diverged(result.frames, f"weight {name}", "not finite", run)
-    run.checkpoint(result.frames, {**pipeline.state, "progress": result, "stopping": stopping})
 
 
 def _check_finite(scalars: Mapping[str, float], frames: int, run: Run) -> None:

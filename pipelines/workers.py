@@ -16,6 +16,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
@@ -82,14 +83,15 @@ class WorkerVectorEnv(AsyncVectorEnv):
 
     Args:
         env_fns: make one environment each.
+        spec: Gymnasium's entry of their id, which messages name.
         options: of `AsyncVectorEnv`.
 
     Raises:
         TrainingError: also from `reset` and `step`, if a worker failed or died.
     """
 
-    def __init__(self, env_fns: list[Callable[[], Any]], **options: Any) -> None:
-        self._steps = 0
+    def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
+        self._steps, self.spec = 0, spec
         try:
             with _interrupts_wait(options.get("context")):
                 self._or_name_the_lost(super().__init__, env_fns, worker=_worker, **options)
@@ -129,14 +131,13 @@ class WorkerVectorEnv(AsyncVectorEnv):
             return
         index, kind, message, _ = self.error_queue.get()
         self._state = AsyncState.DEFAULT
-        raise TrainingError(
-            f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {kind}: {message}"
-        )
+        # `Checked` has it in words already
+        words = message if kind == TrainingError.__name__ else f"{kind}: {message}"
+        raise TrainingError(f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {words}")
 
     def _when(self) -> str:
-        if not self._steps:
-            return "before the first step of its environment"
-        return f"in step {self._steps} of its environment"
+        name = "its environment" if self.spec is None else f"its environment {self.spec.id}"
+        return f"in step {self._steps} of {name}" if self._steps else f"before the first step of {name}"
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Stop every worker: by a message if all of them listen, else at once."""

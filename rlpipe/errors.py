@@ -23,10 +23,12 @@ class CheckpointError(ConfigError):
 
 
 class InterruptedRunError(RlpipeError):
-    """Ctrl-C during training."""
+    """Ctrl-C (exit code 130) or SIGTERM (143) during training."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class TrainingError(RlpipeError):
-    """Training had to stop: a loss or a gradient became NaN or infinite."""
+    """A run had to stop: a loss or a gradient became NaN or infinite, or an environment failed."""

@@ -28,6 +28,8 @@ class Options:
     """Of the environments' resets; by default that of the run's own final evaluation."""
     stochastic: bool = False
     """Sample actions instead of taking the greedy ones."""
+    trust_module: str | None = None
+    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
     json: bool = False
     """Print one JSON object."""
 
@@ -53,11 +55,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(path: Path, options: Options) -> dict[str, Any]:
-    described, checkpoint = read_run(path)
+    described, checkpoint = read_run(path, [options.trust_module] if options.trust_module else [])
 
     import torch
 
-    from rlpipe.pipelines.checkpoint import load_checkpoint
+    from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint
     from rlpipe.pipelines.config import config_from_json
     from rlpipe.pipelines.evaluation import evaluate
     from rlpipe.pipelines.recipes import builder, config_class
@@ -65,6 +67,7 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     config = config_from_json(config_class(described["algorithm"]), described["config"])
+    check_identity(checkpoint, identity(described["algorithm"], described["config"]))
     torch.set_num_threads(config.threads)
     pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
     try:

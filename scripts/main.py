@@ -18,11 +18,15 @@ from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 
 COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
+    "resume": "continue a run that was stopped or killed",
     "evaluate": "evaluate a run or a checkpoint",
     "table": "make a table of results over seeds, from run folders",
     "recipes": "list the recipes",
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }
+
+# Python's process that tracks semaphores takes this over; else it complains whenever a run is stopped at once
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 HELP = f"""usage: rlpipe COMMAND ...
 
@@ -43,6 +47,8 @@ Then:        rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --hel
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if _QUIET_TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(_QUIET_TRACKER)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -53,12 +59,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(f"rlpipe: {error}", file=sys.stderr)
         return error.exit_code
     except RlpipeError as error:
-        print(f"rlpipe: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rlpipe: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # such as a path that is too long, or a folder that may not be read
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"rlpipe: error: {printable(what)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("rlpipe: interrupted", file=sys.stderr)
-        return InterruptedRunError.exit_code
+        return 130
     return _write(printed.getvalue()) or code
+
+
+def printable(text: str) -> str:
+    """A text in one line, without what controls a terminal; names in files may be anything."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
 
 
 def _write(text: str) -> int:

@@ -76,4 +76,20 @@ def _in_one_line(complaint: str) -> str:
     if len(lines) > 1 and re.fullmatch("[A-Za-z ]+", lines[0]):
         lines = lines[1:]
     words = re.split("Argument helptext:|Got errors:", " ".join(lines))[0].strip()
-    return words or "the options cannot be read; see --help"
+    return _in_plain_words(words) or "the options cannot be read; see --help"
+
+
+def _in_plain_words(words: str) -> str:
+    """What tyro says of a value that it cannot read, without its types and Python's."""
+    if not (found := re.match(r"Error parsing (--[\w-]+): (.*)", words)):
+        return words
+    option, reason = found.groups()
+    value = (re.findall(r"('[^']*')", reason) or ["what it got"])[-1]
+    if "int()" in reason or "INT" in reason:
+        expected = "a whole number"
+    elif "float" in reason or "FLOAT" in reason:
+        expected = "a number"
+    else:
+        return f"{option} cannot be read from {value}; several values are separated by spaces, see --help"
+    expected = expected if "[" not in reason.split(" could ")[0] else f"{expected}, or several with spaces between"
+    return f"{option} is {value}; expected {expected}{' or none' if '{None}' in reason else ''}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from rlpipe.errors import ConfigError
-from rlpipe.scripts.main import run
+from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import parse
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot is not None:
         _write_new(options.plot, draw_results(rows))
     for note in notes:
-        print(f"rlpipe: note: {note}", file=sys.stderr)
+        print(f"rlpipe: note: {printable(note)}", file=sys.stderr)
     print(json.dumps({"rows": [as_json(row) for row in rows]}) if options.json else describe(rows))
     return 0
 
@@ -81,7 +81,8 @@ def as_json(row: Row) -> dict[str, Any]:
 def describe(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [HEADER, ("---",) * len(HEADER), *map(_cells, rows)]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
+    # whoever wrote the files has chosen the names in them
+    text = [printable(f"| {' | '.join(cells)} |") for cells in lines]
     text[1] = text[1].replace(" ", "")
     return "\n".join(text)
 
@@ -94,6 +95,7 @@ def draw_results(rows: Sequence[Row]) -> bytes:
     """
     from matplotlib.figure import Figure
 
+    from rlpipe.pipelines.curve import literal
     from rlpipe.pipelines.results import over_seeds
 
     environments = list(dict.fromkeys(row.env_id for row in rows))
@@ -105,12 +107,12 @@ def draw_results(rows: Sequence[Row]) -> bytes:
         for column, axes in enumerate(grid[environments.index(row.env_id)]):
             at, returns = over_seeds(row.runs, column)
             marker = "o" if len(at) == 1 else ""
-            (line,) = axes.plot(at, returns.mean(0), style, color=color, marker=marker, label=row.label)
+            (line,) = axes.plot(at, returns.mean(0), style, color=color, marker=marker, label=literal(row.label))
             axes.fill_between(at, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
         lines.append(line)
     for env_id, (left, right) in zip(environments, grid, strict=True):
-        left.set(title=env_id, xlabel="frames", ylabel="return: mean and range of seeds")
-        right.set(title=env_id, xlabel="training seconds")
+        left.set(title=literal(env_id), xlabel="frames", ylabel="return: mean and range of seeds")
+        right.set(title=literal(env_id), xlabel="training seconds")
         left.grid(alpha=0.3)
         right.grid(alpha=0.3)
     figure.legend(handles=lines, loc="outside lower center")

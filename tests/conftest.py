@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 logging.getLogger("torchrl").setLevel(logging.WARNING)
+
+# tests/fuzz has eleven tests of so many cases each; the same cases in every run, but for `make soak`
+_FUZZ = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("rlpipe", derandomize=True, max_examples=100, **_FUZZ)
+settings.register_profile("soak", max_examples=2_000, **_FUZZ)
+settings.load_profile("soak" if os.environ.get("RLPIPE_SOAK") else "rlpipe")
 
 
 class Identity(gym.Env):

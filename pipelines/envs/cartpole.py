@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from rlpipe.pipelines.fitting import check_like
+
 
 class SameStepCartPole(CartPoleVectorEnv):
     """`CartPoleVectorEnv` that resets a finished environment in the step that finished it.
@@ -61,6 +63,15 @@ class SameStepCartPole(CartPoleVectorEnv):
         if mask is None:
             return super().reset(seed=seed, options=options)
         return self._restart(mask), {}
+
+    def get_state(self) -> dict[str, Any]:
+        """Where every environment is in its episode; the random stream is not in it."""
+        return {"state": self.state.copy(), "steps": self.steps.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a `get_state`."""
+        check_like(self.get_state(), state)
+        self.state, self.steps = state["state"].copy(), state["steps"].copy()
 
     def _restart(self, mask: np.ndarray) -> np.ndarray:
         self.state[:, mask] = self.np_random.uniform(self.low, self.high, size=(4, int(mask.sum())))

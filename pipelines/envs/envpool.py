@@ -99,13 +99,15 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._pool = None
 
     def _make_pool(self, seed: int | list[int] | None) -> None:
-        words = np.random.SeedSequence(seed).generate_state(self.num_envs) if not isinstance(seed, list) else seed
+        if not isinstance(seed, list):
+            # among so many words of 32 bits, some are the same
+            seed = list(dict.fromkeys(np.random.SeedSequence(seed).generate_state(2 * self.num_envs)))[: self.num_envs]
         self._pool = self._envpool.make_gymnasium(
             self._id,
             num_envs=self.num_envs,
             num_threads=_count_threads(self.num_envs),
             # it wants them as int32
-            seed=[int(word) % 2**32 - 2**31 for word in words],
+            seed=[int(word) % 2**32 - 2**31 for word in seed],
             max_episode_steps=_NO_LIMIT,
         )
         with warnings.catch_warnings():

@@ -95,6 +95,14 @@ class InstanceCartPoleVector(SameStepCartPole):
             self._redraw(np.ones(self.num_envs, dtype=bool))
         return self._append(observation, self._drawn), info
 
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "drawn": self._drawn.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._drawn = state["drawn"].copy()
+        _fit_pole(self, *self._instances[self._drawn].T)
+
     def _restart(self, mask: np.ndarray) -> np.ndarray:
         observation = super()._restart(mask)
         self._redraw(mask)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torchrl.envs import Compose, Transform, TransformedEnv
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.checked import make_checked
 from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
@@ -55,13 +57,16 @@ def make_env(
 
 
 def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """Gymnasium's entry for an id.
+    """Gymnasium's entry for an id; of one of a module (`module:Env-v0`), after importing that.
 
     Raises:
         ConfigError: there is none; names the nearest ids.
     """
     try:
-        return gym.spec(env_id)
+        module, _, plain = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        return gym.spec(plain)
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
@@ -83,20 +88,29 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
         if config.backend == "envpool":
             return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
         if config.backend == "async":
-            return WorkerVectorEnv([functools.partial(gym.make, spec, **kwargs)] * config.num_envs, **autoreset)
+            return WorkerVectorEnv([functools.partial(make_checked, spec, kwargs)] * config.num_envs, spec, **autoreset)
         if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:
-            return SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
+            envs: gym.vector.VectorEnv = SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
+            envs.spec = spec
+            return envs
         if config.backend == "auto" and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
             return gym.make_vec(spec, config.num_envs, vectorization_mode="vector_entry_point", **kwargs)
-        return gym.make_vec(spec, config.num_envs, vectorization_mode="sync", vector_kwargs=autoreset, **kwargs)
+        names = [f"environment {index} of {config.num_envs} ({spec.id})" for index in range(config.num_envs)]
+        envs = SyncVectorEnv([functools.partial(make_checked, spec, kwargs, name) for name in names], **autoreset)
+        envs.spec = spec
+        return envs
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
         install = f'pip install "rlpipe[{extras[0]}]"' if extras else "install the package that it comes from"
         raise ConfigError(f"env-id {config.env_id!r} needs a package that is missing: {install}") from error
     except MemoryError as error:
         raise ConfigError(f"num_envs is {config.num_envs}; there is not enough memory for so many") from error
-    except (gym.error.Error, ImportError, TypeError) as error:
-        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {_first_line(error)}") from error
+    except RlpipeError:
+        raise
+    except Exception as error:
+        # Gymnasium's own say enough
+        kind = "" if isinstance(error, (gym.error.Error, TypeError)) or not str(error) else f"{type(error).__name__}: "
+        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -96,6 +96,16 @@ class Maze(gym.Env[dict[str, Any], np.int64]):
         terminated = self._cell == GOAL
         return observation, float(terminated), terminated, False, {}
 
+    def get_state(self) -> dict[str, int]:
+        """The agent's cell."""
+        return {"cell": self._cell}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continue from a `get_state`."""
+        if state["cell"] not in {*OPEN_MOVES, GOAL}:
+            raise ValueError(f"cell is {state['cell']!r}, which is none of the maze's")
+        self._enter(state["cell"])
+
     def _enter(self, cell: int) -> dict[str, Any]:
         self._cell = cell
         self.action_space.open = _mask(cell)

@@ -13,9 +13,11 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase, TransformedEnv
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.envs.capture import can_capture, capture, restore
+from rlpipe.pipelines.envs.guard import Arrays, Guard
+from rlpipe.pipelines.fitting import check_like
 
-Arrays = dict[str, np.ndarray]
 OBSERVED = ("observation", "action_mask")
 """What an observation consists of; the mask is there only where the environment has one."""
 
@@ -47,12 +49,14 @@ class VectorEnv(EnvBase):
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         self.envs = envs
         self._discrete_action = isinstance(envs.single_action_space, Discrete)
-        self._action_start = int(getattr(envs.single_action_space, "start", 0))
+        self._action_start = _start(envs.single_action_space)
         self._action_dtype = envs.action_space.dtype
+        self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
         self.spaces = _entries(envs.single_observation_space, envs.single_action_space)
+        self._guard = Guard(envs.num_envs, getattr(envs.spec, "id", None), self.spaces)
         self._discrete_observation = isinstance(self.spaces["observation"], Discrete)
-        self._observation_start = int(getattr(self.spaces["observation"], "start", 0))
-        self._next_seed = seed
+        self._observation_start = _start(self.spaces["observation"])
+        self._seed = self._next_seed = seed
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
         self.root: Arrays = {}
         self._make_specs()
@@ -79,16 +83,25 @@ class VectorEnv(EnvBase):
         An environment that has just been reset by `advance` itself is not reset a second time.
         """
         if mask is None:
-            observation, _ = self.envs.reset(seed=self._draw_seed())
-            fresh = np.ones(self.envs.num_envs, dtype=bool)
-            self.root = self._make_root(self._read(observation), fresh, {})
+            observed = self._reset_envs(seed=self._draw_seed())
+            self.root = self._make_root(observed, np.ones(self.envs.num_envs, dtype=bool), {})
         else:
             pending = mask & ~self._restarted
             if pending.any():
-                observation, _ = self.envs.reset(options={"reset_mask": pending})
-                self.root = self._make_root(self._read(observation), pending, self.root)
+                observed = self._reset_envs(options={"reset_mask": pending})
+                self.root = self._make_root(observed, pending, self.root)
         self._restarted = np.zeros_like(self._restarted)
         return self.root
+
+    def _reset_envs(self, **options: Any) -> Arrays:
+        try:
+            observed = self._read(self.envs.reset(**options)[0])
+        except RlpipeError:
+            raise
+        except Exception as error:
+            raise self._guard.told(error, "a reset") from error
+        self._guard.check_reset(observed)
+        return observed
 
     def advance(self, action: np.ndarray) -> Arrays:
         """Step every environment once; `root` becomes the next one.
@@ -98,15 +111,34 @@ class VectorEnv(EnvBase):
 
         Returns:
             The `next` entries of the step, one array a key: `[num_envs]`, observations `[num_envs, *observation]`.
+
+        Raises:
+            TrainingError: an environment raised, or what it returned is not finite or does not fit its spaces.
         """
+        self._guard.begin_step()
+        if action.shape != self._action_shape:
+            raise ConfigError(
+                f"the policy's action has shape {list(action.shape)}, expected {list(self._action_shape)}: one of "
+                f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
+            )
         if self._discrete_action:
             action = action + self._action_start
-        observation, reward, terminated, truncated, info = self.envs.step(action.astype(self._action_dtype, copy=False))
-        observed, done = self._read(observation), terminated | truncated
+        action = action.astype(self._action_dtype, copy=False)
+        try:
+            observation, reward, terminated, truncated, info = self.envs.step(action)
+            observed = self._read(observation)
+        except RlpipeError:
+            raise
+        except Exception as error:
+            raise self._guard.told(error) from error
+        self._guard.check_step(observed, reward, terminated, truncated)
+        done = terminated | truncated
         # copies, because the caller may write into what it gets
         final = {key: array.copy() for key, array in observed.items()}
         if done.any():
-            for key, array in self._read_final(info["final_obs"][done]).items():
+            last = self._read_final(info["final_obs"][done])
+            self._guard.check_final(last, done)
+            for key, array in last.items():
                 final[key][done] = array
         after = {
             **final,
@@ -120,6 +152,34 @@ class VectorEnv(EnvBase):
         self.root = self._make_root(observed, done, after)
         self._restarted = done.copy()
         return after
+
+    def can_capture(self) -> bool:
+        """Whether `get_state` and `set_state` know all there is to know of the environments."""
+        return can_capture(self.envs)
+
+    def get_state(self) -> dict[str, Any]:
+        """The environments in the middle of their episodes, for a checkpoint; only if `can_capture()`."""
+        return {"envs": capture(self.envs), "root": dict(self.root), "restarted": self._restarted}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a `get_state`.
+
+        Raises:
+            ValueError: it is one of other environments.
+        """
+        check_like({"envs": None, "root": dict(self.root), "restarted": self._restarted}, {**state, "envs": None})
+        restore(self.envs, state["envs"])
+        self.root, self._restarted = dict(state["root"]), state["restarted"]
+
+    def reseed(self, moment: int | None) -> None:
+        """Make the next reset one with seeds that follow from the first seed and a moment, such as a frame count.
+
+        Without a moment, it repeats the first reset.
+        """
+        self._next_seed = self._seed
+        if self._seed is not None and moment is not None:
+            sequence = np.random.SeedSequence(self._seed, spawn_key=(moment,))
+            self._next_seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
     def _read(self, observation: Any) -> Arrays:
         """The entries of a batch of observations, `[num_envs, ...]` each.
@@ -157,7 +217,9 @@ class VectorEnv(EnvBase):
         seed, self._next_seed = self._next_seed, None
         if seed is None:
             return None
-        seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(self.envs.num_envs)]
+        # among so many words of 32 bits, some are the same
+        words = np.random.SeedSequence(seed).generate_state(2 * self.envs.num_envs)
+        seeds = [int(word) for word in dict.fromkeys(words)][: self.envs.num_envs]
         takes_a_list = isinstance(self.envs, (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv))
         return seeds if takes_a_list else seeds[0]
 
@@ -169,7 +231,7 @@ class VectorEnv(EnvBase):
         return self.to_tensordict(self.restart(None if mask is None else mask.cpu().numpy().reshape(-1)))
 
     def _set_seed(self, seed: int | None) -> None:
-        self._next_seed = seed
+        self._seed = self._next_seed = seed
 
     def to_tensordict(self, arrays: Arrays) -> TensorDict:
         """Entries of a root or a step as tensors: numbers become columns `[num_envs, 1]`."""
@@ -221,6 +283,10 @@ def _entries(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
         if mask.shape != (actions.n,):
             raise ConfigError(f"the action_mask has shape {mask.shape}, expected ({actions.n},): one number an action")
     return dict(space.items())
+
+
+def _start(space: Space[Any]) -> int:
+    return int(space.start) if isinstance(space, Discrete) else 0
 
 
 def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:

@@ -139,7 +139,7 @@ def make_replay(capacity: int, seed: int) -> tuple[Any, TensorDictBase]:
     with contextlib.closing(dqn.build(config)) as pipeline:
         batch = NStep(gamma=config.gamma, n=config.n_steps)(next(iter(pipeline.collector)))
         stored = batch.select(*pipeline.state["loss"].in_keys).reshape(-1).clone()
-        return pipeline.state["replay"], stored
+        return pipeline.state["replay"].buffer, stored
 
 
 def _fill_and_sample(capacity: int, seed: int) -> dict[tuple[str, str], float]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from rlpipe.errors import ConfigError
@@ -31,6 +32,13 @@ from rlpipe.pipelines.recipes import RECIPES, builder, config_class, find_recipe
         ("hidden", 64, "hidden is 64; expected a tuple, each a whole number"),
         ("normalize_advantage", 1, "normalize_advantage is 1; expected true or false"),
         ("env_id", 3, "env_id is 3; expected text"),
+        ("lr", 10**400, "lr is 1000.*401 characters.; expected a finite number"),
+        ("lr", 1e39, "lr is 1e.39; allowed is more than 0 and at most 1e.38"),
+        ("seed", 2**63, "seed is 9223372036854775808; allowed is 0 or more and at most 9223372036854775807"),
+        ("hidden", (8,) * 101, "hidden has 101 numbers; allowed is at most 100"),
+        ("hidden", (20_000,), "hidden is 20000; allowed is 1 or more and at most 16384"),
+        ("activation", np.ones(2), "activation is array.*; allowed are relu, tanh, silu"),
+        ("rollout_steps", 1_000_001, "rollout_steps is 1000001; allowed is 1 or more and at most 1000000"),
         ("minibatch_size", 1025, "minibatch_size is 1025; allowed is at most 1024, the frames of a batch"),
     ],
 )
@@ -52,6 +60,41 @@ def test_bad_values_are_named(field, value, message):
 def test_dqn_fields_fit_each_other(values, message):
     with pytest.raises(ConfigError, match=message):
         dqn.Config(**values)
+
+
+def test_whole_numbers_become_floats_where_those_are_meant():
+    config = ppo.Config(lr=1, observation_scale=(1, 2), max_grad_norm=3, stop_at_return=None)
+    assert [type(each) for each in (config.lr, *config.observation_scale, config.max_grad_norm)] == [float] * 4
+    assert (config.lr, config.observation_scale, config.max_grad_norm) == (1.0, (1.0, 2.0), 3.0)
+
+
+def test_numbers_that_python_does_not_write_out():
+    with pytest.raises(ConfigError, match="seed is a number of thousands of digits; allowed is 0 or more"):
+        ppo.Config(seed=10**5000)
+
+
+def test_a_batch_has_its_limit():
+    with pytest.raises(ConfigError, match="rollout_steps is 10000; allowed is at most 1000 with num_envs 1000000"):
+        ppo.Config(num_envs=1_000_000, rollout_steps=10_000)
+
+
+def test_processes_are_counted():
+    with pytest.raises(ConfigError, match="num_envs is 1001; allowed is at most 1000 with backend 'async'"):
+        ppo.Config(num_envs=1_001, backend="async")
+
+
+@pytest.mark.parametrize(
+    ("module", "values", "message"),
+    [
+        (dqn, {"buffer_size": 10**6}, "buffer_size is 1000000, which takes 0.05 GB of memory; there are 0.04 GB"),
+        (ppo, {"rollout_steps": 10**5}, "rollout_steps is 100000 with num_envs 16, a batch of which takes .* GB"),
+        (ppo, {"hidden": (4_000, 4_000)}, "hidden has 16,024,000 weights, which to learn take 0.26 GB of memory"),
+    ],
+)
+def test_what_is_more_than_the_memory_is_refused_before_it_is_taken(monkeypatch, module, values, message):
+    monkeypatch.setattr("rlpipe.pipelines.memory._memory", lambda device: 40e6)
+    with pytest.raises(ConfigError, match=message):
+        module.build(module.Config(**values))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -41,7 +41,7 @@ SPACES = {
     "Nested": (Dict(observation=Dict(a=Discrete(2)), action_mask=MASK), "the observation space is Dict"),
 }
 for name, (space, _) in SPACES.items():
-    gym.register(f"tests/{name}-v0", Observing, kwargs={"space": space})
+    gym.register(f"tests/Masked{name}-v0", Observing, kwargs={"space": space})
 gym.register(
     "tests/MaskedBox-v0", Observing, kwargs={"space": Dict(observation=Discrete(2), action_mask=MASK), "actions": MASK}
 )
@@ -140,7 +140,7 @@ def test_masks_stay_with_a_transformed_observation():
 @pytest.mark.parametrize("name", SPACES)
 def test_dicts_of_another_kind_are_refused_in_one_line(name):
     with pytest.raises(ConfigError) as caught:
-        make_env(EnvConfig(f"tests/{name}-v0", 2))
+        make_env(EnvConfig(f"tests/Masked{name}-v0", 2))
     assert SPACES[name][1] in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -70,7 +70,7 @@ def test_dqn_recipes_learn_as_their_sources_do(
 def test_dqn_recipes_replay_as_their_sources_do(build, name, frames_an_update, minibatch, buffer, episodes):
     config, pipeline = build(name)
     assert config.num_envs * config.rollout_steps == frames_an_update * config.updates
-    replay = pipeline.state["replay"]
+    replay = pipeline.state["replay"].buffer
     assert (replay.batch_size, replay.storage.max_size, config.total_episodes) == (minibatch, buffer, episodes)
 
 

@@ -113,7 +113,7 @@ def test_seconds_are_of_training_only(tmp_path, monkeypatch):
         clock.now += 1000.0
         return Evaluation((1.0,), (1,))
 
-    monkeypatch.setattr(run, "checkpoint", lambda *_: setattr(clock, "now", clock.now + 1000.0))
+    monkeypatch.setattr(run, "checkpoint", lambda *_, **options: setattr(clock, "now", clock.now + 1000.0))
     result = train(pipeline, run, evaluate=slow_evaluation, eval_every=100, checkpoint_every=100)
     run.close()
     pipeline.close()
@@ -286,7 +286,7 @@ def test_dqn_options_reach_the_parts():
 def test_dqn_stores_n_step_returns(n_steps, reward):
     pipeline = dqn.build(dqn.Config(gamma=0.5, n_steps=n_steps, num_envs=2, rollout_steps=8))
     pipeline.learn(next(iter(pipeline.collector)))
-    stored = pipeline.state["replay"][:]["next"]
+    stored = pipeline.state["replay"].buffer[:]["next"]
     assert stored["reward"].max() == reward
     assert stored["discount"].min() == 0.5**n_steps
     pipeline.close()

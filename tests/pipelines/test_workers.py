@@ -1,6 +1,7 @@
 """Environments in processes: a failure is one line, and no process is left behind."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -138,7 +139,7 @@ def test_a_worker_that_is_killed_from_outside_is_named(env, capfd, steps):
         advance(env, GO_ON, GO_ON)
     os.kill(pids(env)[0], signal.SIGKILL)
     env.envs.processes[0].join()
-    when = "in step 3 of its environment" if steps else "before the first step of its environment"
+    when = ("in step 3 of" if steps else "before the first step of") + " its environment tests/Fragile-v0"
     with pytest.raises(TrainingError, match=rf"^worker 0 of 2 died \(exit code -9\) {when}, without a last message"):
         advance(env, GO_ON, GO_ON) if steps else env.restart()
     assert_closes(env, capfd)
@@ -248,14 +249,19 @@ def train(python, *options):
 
 
 @needs_proc
-def test_ctrl_c_ends_training_with_one_line_and_exit_code_130(python, tmp_path):
+def test_ctrl_c_ends_training_with_the_way_on_and_exit_code_130(python, tmp_path):
     parent = train(python, "--run-dir", "here")
     metrics = tmp_path / "here" / "metrics.jsonl"
     assert wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, 40.0)
     workers = children(parent.pid)
     os.killpg(parent.pid, signal.SIGINT)
-    expected = "rlpipe: interrupted; what was written so far is in here\n"
-    assert parent.communicate(timeout=30) == ("", expected)
+    out, err = parent.communicate(timeout=30)
+    assert out == ""
+    assert re.fullmatch(
+        "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; once more stops at once\n"
+        r"rlpipe: interrupted at frame \d+; what was written is in here; go on with: rlpipe resume here\n",
+        err,
+    )
     assert parent.returncode == 130
     assert none_left(workers)
 
@@ -266,5 +272,6 @@ def test_training_whose_environment_raises_ends_with_one_line_and_exit_code_1(py
     out, err = parent.communicate(timeout=50)
     assert (parent.returncode, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("rlpipe: error: worker ")
-    assert err.endswith(" failed in step 1 of its environment; its last message: RuntimeError: the pole broke in two\n")
+    last = "its environment tests/Broken-v0; its last message: RuntimeError: the pole broke in two"
+    assert err.endswith(f" failed in step 1 of {last}\n")
     assert none_left([int(path.name.removeprefix("worker-")) for path in tmp_path.glob("worker-*")])

@@ -56,6 +56,7 @@ def test_train_prints_only_the_summary_on_stdout(capsys):
         "checkpoints",
         "curve.png",
         "tensorboard",
+        "lock",
     }
     assert {path.name for path in Path("here").iterdir()} == names
     rows = [json.loads(line) for line in Path("here/evaluations.jsonl").read_text().splitlines()]
@@ -110,7 +111,8 @@ def evaluations(monkeypatch):
         made.append(options)
         return evaluate(policy, env_config, **options)
 
-    monkeypatch.setattr("rlpipe.pipelines.evaluation.evaluate", record)
+    for module in ("pipelines.evaluation", "scripts.session"):
+        monkeypatch.setattr(f"rlpipe.{module}.evaluate", record)
     return made
 
 
@@ -176,8 +178,8 @@ def test_help_of_a_command_lists_its_options(capsys, command):
         (["train", "ppo", "--zzz"], "no option is called --zzz; see --help"),
         (["train", "ppo", "stray"], "error: Unrecognized options: stray\n"),
         (["train", "ppo", "--num-envs"], "error: Missing value for argument '--num-envs'."),
-        (["train", "ppo", "--num-envs", "many"], "error: Error parsing --num-envs: invalid literal for int()"),
-        (["train", "ppo", "--max-grad-norm", "many"], "could be instantiated from ['many'].\n"),
+        (["train", "ppo", "--num-envs", "many"], "error: --num-envs is 'many'; expected a whole number"),
+        (["train", "ppo", "--max-grad-norm", "many"], "--max-grad-norm is 'many'; expected a number or none\n"),
         (["train", "ppo", "--num-envs", "0"], "num_envs is 0; allowed is 1 or more"),
         (["train", "ppo", "--total-frames", "-7"], "total_frames is -7; allowed is 1 or more"),
         (["train", "ppo", "--total-frames=-7"], "total_frames is -7; allowed is 1 or more"),
@@ -226,7 +228,7 @@ def test_damaged_and_foreign_checkpoints(capsys):
     for recipe, options in (("ppo", PPO), ("dqn", DQN)):
         run(["train", recipe, *options, "--run-dir", recipe, "--quiet"])
     capsys.readouterr()
-    files = sorted(Path("ppo/checkpoints").rglob("*policy/state/*.memmap"))
+    files = sorted(Path("ppo/checkpoints").rglob("policy.safetensors"))
     files[0].write_bytes(files[0].read_bytes()[:-4])
     line = refused(capsys, "evaluate", "ppo")
     assert "component 'policy' is damaged" in line
@@ -234,7 +236,7 @@ def test_damaged_and_foreign_checkpoints(capsys):
     described = json.loads(Path("dqn/config.json").read_text())
     described["config"]["hidden"] = [8, 8]
     Path("dqn/config.json").write_text(json.dumps(described))
-    assert "component 'policy' does not fit" in refused(capsys, "evaluate", "dqn")
+    assert "is of a run of another algorithm or config" in refused(capsys, "evaluate", "dqn")
     described["config"]["hidden"] = [8, -8]
     Path("dqn/config.json").write_text(json.dumps(described))
     assert "hidden is -8" in refused(capsys, "evaluate", "dqn")
@@ -253,7 +255,7 @@ def test_interrupt_ends_with_one_line_and_exit_code_130(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlpipe.pipelines.training.train", interrupt)
+    monkeypatch.setattr("rlpipe.scripts.session.train", interrupt)
     assert run(["train", "ppo", *PPO, "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

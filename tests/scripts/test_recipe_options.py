@@ -127,16 +127,16 @@ def test_a_table_stops_when_its_values_stand_still(capsys):
 
 
 def test_evaluations_during_training_may_sample_and_the_last_one_is_greedy(monkeypatch):
-    from rlpipe.pipelines import evaluation
+    from rlpipe.scripts import session
 
     asked = []
-    true = evaluation.evaluate
+    true = session.evaluate
 
     def watched(*arguments, **options):
         asked.append(options["stochastic"])
         return true(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "evaluate", watched)
+    monkeypatch.setattr(session, "evaluate", watched)
     run([*A2C, "--eval-stochastic"])
     run(A2C)
     assert asked == [True, False, False, False]

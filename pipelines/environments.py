@@ -1,0 +1,135 @@
+"""What a checkpoint knows of the environments of a collector, so that a resumed run goes on as if never stopped."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.encoding import encode
+from rlpipe.pipelines.envs.vector import VectorEnv
+from rlpipe.pipelines.fitting import check_like
+
+_LOG = logging.getLogger("rlpipe")
+_PIECES = 1_000
+
+
+class Environments:
+    """The environments of a lean collector, and its counters, as a component of checkpoints.
+
+    Environments that can be captured are, in the middle of their episodes (`captured`). All others are reset at each
+    planned checkpoint, with seeds that follow from their first seed and the frames collected (`synchronised`): before,
+    `cut` ends their episodes in the batch, and after, `synchronise` resets them, in a run that is resumed there later
+    as in one that is not. A checkpoint elsewhere, such as at Ctrl-C, brings them back by taking the actions since then
+    once more.
+
+    Args:
+        collector: for which `collector.is_lean()`.
+    """
+
+    def __init__(self, collector: SyncDataCollector) -> None:
+        self._collector = collector
+        self._env: VectorEnv = collector.env.base_env
+        self.captured = self._env.can_capture() and _can_keep(self._env)
+        self._synchronised: int | None = None
+        self._actions: list[Tensor] = []
+        if not self.captured:
+            self._note_each_batch()
+
+    @property
+    def kind(self) -> str:
+        """`captured` or `synchronised`."""
+        return "captured" if self.captured else "synchronised"
+
+    def _note_each_batch(self) -> None:
+        also = self._collector.post_collect_hook
+
+        def note(batch: TensorDictBase) -> None:
+            self._actions.append(batch.get("action").cpu())
+            if len(self._actions) > _PIECES:
+                self._actions = [torch.cat(self._actions, 1)]
+            if also is not None:
+                also(batch)
+
+        self._collector.post_collect_hook = note
+
+    def cut(self, batch: TensorDictBase) -> None:
+        """End every episode with the last step of a batch `[num_envs, T]`, as truncated; nothing to do if captured."""
+        if self.captured:
+            return
+        after = batch.get("next")
+        running = ~after.get("done")[:, -1]
+        for key in ("done", "truncated"):
+            after.get(key)[:, -1] |= running
+
+    def synchronise(self, frames: int | None) -> None:
+        """Reset every environment, by seeds that follow from `frames`, or the first ones; nothing to do if captured."""
+        if self.captured:
+            return
+        self._synchronised, self._actions = frames, []
+        self._env.reseed(frames)
+        self._collector.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        frames, iterations = self._collector.position
+        state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": self._env.root}
+        if self.captured:
+            return {**state, "envs": self._env.get_state()}
+        actions = torch.cat(self._actions, 1) if self._actions else None
+        return {**state, "synchronised": self._synchronised, "actions": actions}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: the environments do not come to where they were; they depend on more than seeds and actions.
+        """
+        if state["kind"] != self.kind:
+            raise ValueError(f"environments were {state['kind']}, and are {self.kind} now")
+        # before the first batch, TorchRL's collectors count -1 of them
+        if any(
+            type(state[name]) is not int or state[name] < least for name, least in (("frames", 0), ("iterations", -1))
+        ):
+            raise ValueError("frames and iterations are expected to be whole numbers")
+        self._collector.position = state["frames"], state["iterations"]
+        if self.captured:
+            self._env.set_state(state["envs"])
+            return
+        self._replay(state)
+
+    def _replay(self, state: dict[str, Any]) -> None:
+        check_like(self._env.root, state["root"], "root")
+        if type(state["synchronised"]) not in (int, type(None)):
+            raise ValueError(f"synchronised is {state['synchronised']!r}, expected a whole number")
+        self.synchronise(state["synchronised"])
+        if state["actions"] is not None:
+            self._actions = [state["actions"]]
+            for action in state["actions"].unbind(1):
+                self._env.advance(action.numpy())
+        if all((self._env.root[key] == array).all() for key, array in state["root"].items()):
+            return
+        if state["actions"] is None:
+            # it begins its episodes here in any case
+            _LOG.warning(
+                "rlpipe: the same seed does not lead to the same observations: the run goes on, but with other "
+                "episodes than it would have had"
+            )
+        else:
+            raise ValueError(
+                "the same seeds and actions do not lead to the same observations; "
+                "only a planned checkpoint brings these environments back"
+            )
+
+
+def _can_keep(env: VectorEnv) -> bool:
+    """Whether the state that environments offer is one that a checkpoint can hold."""
+    try:
+        encode(env.get_state(), {})
+    except (TypeError, NotImplementedError):
+        return False
+    return True

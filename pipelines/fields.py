@@ -1,0 +1,146 @@
+"""Fields of Configs: what they may hold, and the check of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from rlpipe.errors import ConfigError
+
+MANY = 2**62
+"""Upper bound of what is only counted, such as frames: int64 still holds sums of it."""
+LARGEST = 1e38
+"""Upper bound of what is computed with: about the largest number of float32."""
+
+
+def number(
+    default: Any,
+    *,
+    at_most: float,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most_numbers: int | None = None,
+) -> Any:
+    """A numeric field with bounds, which every Config checks when it is made.
+
+    There is always an upper one, so that a slip of the keyboard is refused instead of filling the memory.
+
+    Args:
+        default: of the field: a number, a tuple of them, or `None`.
+        at_most: for each number.
+        at_least: for each number.
+        above: the same, without equality.
+        at_most_numbers: in a tuple.
+    """
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "at_most_numbers": at_most_numbers}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+def check_fields(config: Any) -> None:
+    """Check the type and the bounds of every field of a frozen dataclass; whole numbers in float fields become floats.
+
+    Raises:
+        ConfigError: names the first field with a value that is not allowed.
+    """
+    cls: Any = type(config)
+    for name, hint in _hints(cls).items():
+        _check_type(name, getattr(config, name), hint)
+        # as tensors, whole numbers are of another type
+        object.__setattr__(config, name, _converted(getattr(config, name), hint))
+    for each in dataclasses.fields(config):
+        _check_bounds(each.name, getattr(config, each.name), each.metadata)
+
+
+_hints = functools.cache(get_type_hints)
+"""Evaluated once a class: they are texts, and that takes longer than all the checks."""
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _matches(value, hint):
+        if get_origin(hint) is Literal:
+            raise ConfigError(f"{name} is {_shown(value)}; allowed are {', '.join(get_args(hint))}")
+        raise ConfigError(f"{name} is {_shown(value)}; expected {_words(hint)}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        # the type first: an array's comparison with a word is an array
+        return isinstance(value, str) and value in args
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(item, args[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # a whole number larger than any float
+        return False
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """`value`, which matches `hint`, with floats where the hint has them."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _converted(value, next(arg for arg in args if _matches(value, arg)))
+    if origin is tuple:
+        return tuple(_converted(item, args[0]) for item in value)
+    return float(value) if hint is float else value
+
+
+def _shown(value: Any) -> str:
+    """`repr` in one line that can be read."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:
+        # Python does not write them out
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_words(arg) for arg in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a tuple, each {_words(get_args(hint)[0])}"
+    names = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "none",
+    }
+    return names.get(hint, str(hint))
+
+
+def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
+    if value == ():
+        raise ConfigError(f"{name} is empty; expected at least one number")
+    most = bounds.get("at_most_numbers")
+    if most is not None and isinstance(value, tuple) and len(value) > most:
+        raise ConfigError(f"{name} has {len(value)} numbers; allowed is at most {most}")
+    at_least, above, at_most = bounds.get("at_least"), bounds.get("above"), bounds.get("at_most")
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is None:
+            continue
+        rules = [
+            (at_least is not None and item < at_least, f"{at_least} or more"),
+            (above is not None and item <= above, f"more than {above}"),
+            (at_most is not None and item > at_most, f"at most {at_most}"),
+        ]
+        if any(broken for broken, _ in rules):
+            limits = (at_least, above, at_most)
+            allowed = " and ".join(words for (_, words), limit in zip(rules, limits, strict=True) if limit is not None)
+            raise ConfigError(f"{name} is {_shown(item)}; allowed is {allowed}")

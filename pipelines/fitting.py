@@ -1,0 +1,133 @@
+"""Whether a state that was read from a file is one of the object it is loaded into.
+
+What does not fit is refused here, by name, and not some batches later by whatever stumbles over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Kind(NamedTuple):
+    """What a column's rows are.
+
+    Args:
+        shape: of a row.
+        dtype: of its numbers.
+        below: they are from 0 on and below this; `None` is no limit.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    below: int | None = None
+
+
+def check_like(own: Any, state: Any, where: str = "the state") -> None:
+    """Refuse a state unless it has the keys, types and shapes of another.
+
+    Args:
+        own: of the object that is to load it. Lists of numbers in it may have any length; a dict in a list is not
+            looked into, and `None` stands for anything but tensors and dicts.
+        state: the one to load.
+        where: its name, for errors.
+
+    Raises:
+        ValueError: names the place.
+    """
+    if isinstance(own, dict):
+        if not isinstance(state, dict) or set(state) != set(own):
+            raise ValueError(f"{where} has {_named(state)}, expected {sorted(map(str, own))}")
+        for key, value in own.items():
+            check_like(value, state[key], f"{where}[{key!r}]")
+    elif isinstance(own, (Tensor, np.ndarray)):
+        if type(state) is not type(own) or (state.shape, state.dtype) != (own.shape, own.dtype):
+            raise ValueError(f"{where} is {_shown(state)}, expected {_shown(own)}")
+    elif isinstance(own, (list, tuple)):
+        if type(state) is not type(own):
+            raise ValueError(f"{where} is {_shown(state)}, expected a {type(own).__name__}")
+        if isinstance(own, tuple):
+            check_like(dict(enumerate(own)), dict(enumerate(state)), where)
+    elif own is not None and not (type(state) is type(own) or (type(own) is float and type(state) is int)):
+        raise ValueError(f"{where} is {_shown(state)}, expected one of type {type(own).__name__}")
+    elif own is None and isinstance(state, (dict, Tensor, np.ndarray)):
+        raise ValueError(f"{where} is {_shown(state)}, expected a plain value")
+
+
+def check_numbers(values: Any, where: str) -> None:
+    """Refuse what is no list of numbers.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(values) is not list or any(type(each) not in (int, float) for each in values):
+        raise ValueError(f"{where} is no list of numbers")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Refuse the state of an optimiser with other settings, or over parameters of other shapes.
+
+    Raises:
+        ValueError: names the parameter.
+    """
+    own = optimizer.state_dict()
+    check_like({"state": [], "param_groups": []}, {**state, "state": []})
+    if len(state["param_groups"]) != len(own["param_groups"]):
+        raise ValueError(f"the state has {len(state['param_groups'])} groups, expected {len(own['param_groups'])}")
+    for ours, theirs in zip(own["param_groups"], state["param_groups"], strict=True):
+        # a schedule that has begun leaves its first learning rate there
+        check_like({"initial_lr": 0.0, **ours}, {"initial_lr": 0.0, **theirs}, "a group")
+        if theirs["params"] != ours["params"]:
+            raise ValueError("the state is one of other parameters")
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for index, entries in state["state"].items():
+        if index not in range(len(parameters)):
+            raise ValueError(f"the state has a parameter {index!r}, expected at most {len(parameters) - 1}")
+        moments = {"exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if own["param_groups"][0]["amsgrad"] else [])}
+        expected = dict.fromkeys(moments, parameters[index].detach().cpu())
+        check_like({"step": torch.tensor(0.0), **expected}, entries, f"parameter {index}")
+
+
+def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
+    """Refuse columns, nested where their key is a tuple, that are of other kinds, or of different lengths.
+
+    Raises:
+        ValueError: names the first.
+    """
+    flat = {(*under, key): each for under, key, each in _columns(rows)}
+    expected = {key if isinstance(key, tuple) else (key,): kind for key, kind in kinds.items()}
+    if set(flat) != set(expected):
+        raise ValueError(f"{where} has the entries {sorted(flat)}, expected {sorted(expected)}")
+    lengths = {len(each) if isinstance(each, Tensor) and each.ndim else None for each in flat.values()}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"{where} has entries of different lengths")
+    for key, (shape, dtype, below) in expected.items():
+        if flat[key].shape[1:] != shape or flat[key].dtype != dtype:
+            wanted = f"rows {list(shape)} of {dtype}"
+            raise ValueError(f"{where} has {key} as {_shown(flat[key])}, expected {wanted}")
+        if below is not None and not ((flat[key] >= 0) & (flat[key] < below)).all():
+            raise ValueError(f"{where} has {key} that is not in the range from 0 to {below - 1}")
+
+
+def _columns(rows: Any) -> list[tuple[tuple[str, ...], str, Any]]:
+    if not isinstance(rows, dict):
+        raise ValueError(f"it is {_shown(rows)}, expected a dict")
+    found: list[tuple[tuple[str, ...], str, Any]] = []
+    for key, each in rows.items():
+        inner = each if isinstance(each, dict) else {}
+        found += [((key,), name, below) for name, below in inner.items()] if inner else [((), key, each)]
+    return found
+
+
+def _named(state: Any) -> str:
+    return f"{sorted(map(str, state))}" if isinstance(state, dict) else _shown(state)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} {list(value.shape)} of {value.dtype}"
+    return repr(value) if isinstance(value, (int, float, bool, type(None))) else f"a {type(value).__name__}"

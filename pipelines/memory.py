@@ -1,0 +1,58 @@
+"""What a transition consists of, and whether there is memory for as many as a Config asks for."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+
+import torch
+from tensordict.utils import NestedKey
+from torchrl.data import Categorical
+from torchrl.envs import EnvBase
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.fitting import Kind
+
+
+def check_memory(what: str, needed: int, device: torch.device) -> None:
+    """Refuse what no device of this size holds, before it is allocated.
+
+    Args:
+        what: field and value, and what it is that takes the memory.
+        needed: bytes.
+        device: where.
+
+    Raises:
+        ConfigError: there is less memory, free or not.
+    """
+    there = _memory(device)
+    if needed > there:
+        raise ConfigError(f"{what} {needed / 1e9:,.2f} GB of memory; there are {there / 1e9:,.2f} GB")
+
+
+def _memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    # not known on Windows
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+
+
+def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey, Kind]:
+    """What one transition of one environment consists of, of which `keys` are kept; `next` has the same names."""
+    ends = dict(env.done_spec.items(True, True))
+    specs = {**dict(env.observation_spec.items(True, True)), **ends, "action": env.action_spec}
+    specs |= {"reward": env.reward_spec, "discount": env.reward_spec}
+    kept = {key: specs[key if isinstance(key, str) else key[-1]] for key in keys}
+    return {
+        key: Kind(
+            spec.shape[len(env.batch_size) :], spec.dtype, int(spec.space.n) if type(spec) is Categorical else None
+        )
+        for key, spec in kept.items()
+    }
+
+
+def transition_bytes(env: EnvBase, keys: Iterable[NestedKey]) -> int:
+    """Bytes of one such transition."""
+    kinds = transition_kinds(env, keys)
+    return sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds.values())

@@ -1,0 +1,38 @@
+"""What a run was made with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
+
+
+def versions() -> dict[str, Any]:
+    """Packages, Python, commit and machine, as `versions.json` has them."""
+    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    machine = {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return {"python": platform.python_version(), "packages": installed, "commit": _commit(), "machine": machine}
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that rlpipe runs from; `None` for an installed wheel."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        # an installed rlpipe may lie inside somebody else's repository
+        ours = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False
+        )
+        found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() if ours.returncode == 0 else None

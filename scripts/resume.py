@@ -1,0 +1,68 @@
+"""`rlpipe resume RUN`: continue a run that was stopped or killed, as if it had never been."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.folder import read_description
+from rlpipe.pipelines.recipes import config_class
+from rlpipe.scripts.main import run
+from rlpipe.scripts.options import parse
+
+USAGE = "usage: rlpipe resume RUN [--total-frames N] [--json] [--quiet]\n"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `rlpipe resume` takes beside the run."""
+
+    total_frames: int | None = None
+    """Train for more environment steps than the run was begun for."""
+    trust_module: str | None = None
+    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    json: bool = False
+    """Print the summary as one JSON object."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Continue a run from its newest complete checkpoint, and print the summary."""
+    if not arguments:
+        print(USAGE, end="")
+        return 0
+    path, *rest = arguments
+    if path.startswith("-") and path not in ("-h", "--help"):
+        raise ConfigError(f"the run comes before the options, got {path!r}; {USAGE.strip()}")
+    description = "RUN is a run folder; it is continued from its newest complete checkpoint, with its own config."
+    helped = [path] if path.startswith("-") else rest
+    options = parse(Options, helped, prog="rlpipe resume RUN", description=description)
+    folder = Path(path)
+    described = read_description(folder, [options.trust_module] if options.trust_module else [])
+
+    from rlpipe.pipelines.config import config_from_json
+
+    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    if options.total_frames is not None:
+        if options.total_frames < config.total_frames:
+            raise ConfigError(
+                f"total_frames is {options.total_frames}, and {folder} was begun for {config.total_frames}; "
+                "it can only be raised"
+            )
+        config = replace(config, total_frames=options.total_frames)
+
+    from rlpipe.scripts.session import Session, describe
+
+    session = Session(described["recipe"], described["algorithm"], config, folder, resume=True, quiet=options.quiet)
+    summary = session.run()
+    print(json.dumps(summary) if options.json else describe(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(["resume", *sys.argv[1:]]))

@@ -1,0 +1,184 @@
+"""A training run from the command line: pipeline, run folder, progress bar, signals, and the summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpipe.errors import InterruptedRunError, RlpipeError
+from rlpipe.pipelines.build import load_weights
+from rlpipe.pipelines.config import TrainConfig
+from rlpipe.pipelines.evaluation import Evaluation, evaluate
+from rlpipe.pipelines.interruption import Interruption
+from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.recipes import builder
+from rlpipe.pipelines.render import check_drawable, record_episode, write_gif
+from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.training import Result, train
+from rlpipe.scripts.progress import ProgressBar
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run to begin or to continue.
+
+    Args:
+        recipe: its name.
+        algorithm: name of the module in `rlpipe.pipelines` that builds it.
+        config: what it is built from.
+        folder: of the run.
+        resume: continue what is in the folder.
+        quiet: show no progress bar.
+    """
+
+    recipe: str
+    algorithm: str
+    config: TrainConfig
+    folder: Path
+    resume: bool = False
+    quiet: bool = False
+
+    def run(self, weights: Path | None = None) -> dict[str, Any]:
+        """Train, evaluate, and return the summary.
+
+        Args:
+            weights: a checkpoint of another run, to begin with what it learned.
+
+        Raises:
+            InterruptedRunError: by Ctrl-C or SIGTERM; says how to go on.
+        """
+        logging.getLogger("torchrl").setLevel(logging.WARNING)
+        torch.set_num_threads(self.config.threads)
+        GlobalRandom().seed(Seeds(self.config.seed).integer("process"))
+        with Interruption() as interruption:
+            try:
+                with contextlib.ExitStack() as stack:
+                    return self._run(stack, interruption, weights)
+            except (KeyboardInterrupt, InterruptedRunError) as error:
+                what = str(error) or interruption.word
+                raise InterruptedRunError(f"{what}; {self._way_on()}", interruption.exit_code) from None
+
+    def _run(self, stack: contextlib.ExitStack, interruption: Interruption, weights: Path | None) -> dict[str, Any]:
+        config = self.config
+        pipeline = stack.enter_context(contextlib.closing(builder(self.algorithm)(config)))
+        if config.gif:
+            check_drawable(config.eval_env)
+        if weights is not None:
+            load_weights(weights, pipeline)
+        kind = None if pipeline.environments is None else pipeline.environments.kind
+        folder = Run(self.folder, self.recipe, self.algorithm, config, environments=kind, resume=self.resume)
+        written = stack.enter_context(contextlib.closing(folder))
+        bar = stack.enter_context(contextlib.closing(ProgressBar(self.recipe, config.total_frames, quiet=self.quiet)))
+        try:
+            result = self._train(pipeline, written, bar, interruption, checkpoint_first=weights is not None)
+        except InterruptedRunError:
+            bar.close()
+            # a picture is no reason to end otherwise
+            with contextlib.suppress(RlpipeError):
+                written.draw()
+            raise
+        bar.close()
+        if interruption.signal is not None:
+            raise InterruptedRunError(interruption.word, interruption.exit_code)
+        return self._finish(pipeline, written, result)
+
+    def _train(
+        self,
+        pipeline: Pipeline,
+        written: Run,
+        bar: ProgressBar,
+        interruption: Interruption,
+        *,
+        checkpoint_first: bool,
+    ) -> Result:
+        config = self.config
+        return train(
+            pipeline,
+            written,
+            evaluate=lambda: self._judge(
+                pipeline, config.eval_episodes, "evaluation", stochastic=config.eval_stochastic
+            ),
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            stopping=config.stopping,
+            log_every=config.log_every,
+            progress=bar,
+            interruption=interruption,
+            checkpoint_first=checkpoint_first,
+        )
+
+    def _finish(self, pipeline: Pipeline, written: Run, result: Result) -> dict[str, Any]:
+        """Evaluate what was trained, and draw."""
+        config = self.config
+        evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation")
+        written.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
+        if config.gif:
+            seed = Seeds(config.seed).integer("gif")
+            frames, fps = record_episode(pipeline.policy, config.eval_env, seed=seed, transforms=pipeline.transforms)
+            write_gif(written.folder / "agent.gif", frames, fps)
+        written.draw()
+        return summarise(self.recipe, config, result, evaluation, self.folder)
+
+    def _judge(self, pipeline: Pipeline, episodes: int, stream: str, *, stochastic: bool = False) -> Evaluation:
+        seed = Seeds(self.config.seed).integer(stream)
+        return evaluate(
+            pipeline.policy,
+            self.config.eval_env,
+            episodes=episodes,
+            seed=seed,
+            stochastic=stochastic,
+            transforms=pipeline.transforms,
+        )
+
+    def _way_on(self) -> str:
+        if not (self.folder / "config.json").is_file():
+            return "nothing was written yet"
+        return f"what was written is in {self.folder}; go on with: rlpipe resume {shlex.quote(str(self.folder))}"
+
+
+def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+    """The summary of a run: what `--json` prints."""
+    return {
+        "recipe": recipe,
+        "env_id": config.env_id,
+        "eval_env_id": config.eval_env.env_id,
+        "seed": config.seed,
+        "frames": result.frames,
+        "updates": result.updates,
+        "episodes": result.episodes,
+        "seconds": round(result.seconds, 3),
+        "frames_per_second": round(result.frames_per_second, 1),
+        "stopped_early": bool(result.stopped_by),
+        "stopped_by": result.stopped_by,
+        "longest_streak": result.longest_streak if config.stop_after_successes is not None else None,
+        "evaluation": evaluation.summary(),
+        "run": str(folder),
+    }
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """The summary of a run for people."""
+    evaluation = summary["evaluation"]
+    where = "" if summary["eval_env_id"] == summary["env_id"] else f" of {summary['eval_env_id']}"
+    lines = [
+        f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}",
+        f"  return   {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over {evaluation['episodes']} greedy episodes"
+        f"{where} ({evaluation['min']:.1f} to {evaluation['max']:.1f})",
+        f"  frames   {summary['frames']:,} in {summary['seconds']:.1f} s of training"
+        f" ({summary['frames_per_second']:,.0f} a second), {summary['episodes']:,} episodes,"
+        f" {summary['updates']:,} updates",
+    ]
+    if summary["stopped_early"]:
+        lines.append(f"  stopped  by {summary['stopped_by']}")
+    if summary["longest_streak"] is not None:
+        lines.append(f"  streak   {summary['longest_streak']} successes in a row at most")
+    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / 'curve.png'}"]
+    return "\n".join(lines)
