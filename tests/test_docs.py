@@ -28,3 +28,18 @@ def test_the_complete_example_runs():
     names = {}
     exec(code.replace("total_frames=40_960", "total_frames=1024"), names)
     assert names["batch"].shape == (16, 64)
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    # string literals that stand side by side are one, and what is between braces stands for anything
+    folders = [ROOT / name for name in ("rlpipe", "losses", "modules", "pipelines", "scripts")]
+    texts = [file.read_text() for folder in folders for file in folder.rglob("*.py")]
+    source = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text).replace('\\"', '"') for text in texts)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `([^`|]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 40
+    for message in messages:
+        if "frames_per_batch" in message:
+            continue  # TorchRL's
+        for part in re.split(r"<[^>]*>", message):
+            assert part.strip() in source, f"{message}: {part!r} is nowhere in the code"
