@@ -4,13 +4,21 @@ BIN := .venv/bin
 # CI adds envpool, which is several hundred megabytes
 EXTRAS ?= dev,mujoco,box2d,benchmark
 
-.PHONY: train test lint bench format clean
+.PHONY: train test soak lint bench format clean
 
 train: .venv/.installed
 	$(BIN)/rlpipe train ppo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+# docs/resume.md says what came of it
+# the fuzz tests with twenty times as many cases, which are others each time; kills; ten million frames
+soak: .venv/.installed
+	RLPIPE_SOAK=1 $(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python tests/soak/kills.py
+	$(BIN)/python tests/soak/long_run.py
+	$(BIN)/python tests/soak/checkpoint_pause.py
 
 # mypy and import-linter want the package in one folder, as a wheel has it
 lint: .venv/.installed
