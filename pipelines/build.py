@@ -270,7 +270,7 @@ def make_collector(
     """A collector over `env` with the settings that rlpipe's pipelines share; `total_frames` in whole batches."""
     steps = f"rollout_steps is {frames_per_batch // config.num_envs} with num_envs {config.num_envs}"
     both = [*env.observation_spec.keys(True, True), *env.done_spec.keys(True, True)]
-    size = frames_per_batch * transition_bytes(env, [*both, *both, "action", "reward"])
+    size = frames_per_batch * (2 * transition_bytes(env, both) + transition_bytes(env, ["action", "reward"]))
     check_memory(f"{steps}, a batch of which takes", size, torch.device(config.device))
     device: dict[str, Any] = {}
     if config.device != "cpu":

@@ -50,9 +50,6 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
     """
     if path.exists():
         raise CheckpointError(f"checkpoint {path} exists already; nothing was overwritten")
-    for name in state:
-        if not _NAME.fullmatch(name):
-            raise CheckpointError(f"a component is called {name!r}; expected small letters, digits and underscores")
     stage = path.with_name(f".{path.name}.partial")
     shutil.rmtree(stage, ignore_errors=True)
     try:
@@ -65,6 +62,19 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
         shutil.rmtree(stage, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"checkpoint {path} cannot be written: {reason}") from error
+    except Exception:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def check_savable(state: Mapping[str, Any]) -> None:
+    """Refuse what `save_checkpoint` would, before there is anything to lose.
+
+    Raises:
+        CheckpointError: names the component.
+    """
+    for name, part in state.items():
+        _encode_component(name, part)
 
 
 def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection[str] | None = None) -> dict[str, Any]:
@@ -99,6 +109,8 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
                 # PyTorch takes anything
                 check_like(state[name].state_dict(), decoded)
             state[name].load_state_dict(decoded)
+        except (MemoryError, TrainingError):
+            raise
         except Exception as error:  # a foreign state may fail in any way, and must not be taken for a bug of ours
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
@@ -167,17 +179,23 @@ def check_identity(path: Path, run: Mapping[str, Any]) -> None:
 def _write(folder: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     components, files = {}, {}
     for name, part in state.items():
-        tensors: Tensors = {}
-        try:
-            components[name] = encode(part.state_dict(), tensors)
-        except TypeError as error:
-            raise CheckpointError(f"component {name!r} cannot be saved: {error}") from error
+        components[name], tensors = _encode_component(name, part)
         if tensors:
             save_file(_unshared(tensors), folder / _file(name))
             sync(folder / _file(name))
             files[_file(name)] = _digest(folder / _file(name))
     content = {"format": FORMAT, "metadata": dict(metadata), "components": components, "files": files}
     write_synced(folder / _MANIFEST, _sealed(content))
+
+
+def _encode_component(name: str, part: Any) -> tuple[Any, Tensors]:
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"a component is called {name!r}; expected small letters, digits and underscores")
+    tensors: Tensors = {}
+    try:
+        return encode(part.state_dict(), tensors), tensors
+    except TypeError as error:
+        raise CheckpointError(f"component {name!r} cannot be saved: {error}") from error
 
 
 def _unshared(tensors: Tensors) -> Tensors:
@@ -205,8 +223,12 @@ def _check_files(path: Path, digests: Mapping[str, str]) -> None:
         component = file.removesuffix(".safetensors")
         if file not in found:
             raise CheckpointError(f"checkpoint {path}: component {component!r} is incomplete, {file} is missing")
-        regular = found[file].is_file() and not found[file].is_symlink()
-        if not (regular and _NAME.fullmatch(component) and digests.get(file) == _digest(found[file])):
+        named = file in digests and _NAME.fullmatch(component)
+        try:
+            intact = named and _is_intact(found[file], str(digests[file]))
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {path}: {file} cannot be read: {error.strerror}") from error
+        if not intact:
             raise CheckpointError(
                 f"checkpoint {path}: component {component!r} is damaged, {file} is not what was written"
             )
@@ -216,9 +238,16 @@ def _file(component: str) -> str:
     return f"{component}.safetensors"
 
 
+def _is_intact(file: Path, digest: str) -> bool:
+    """Whether a file has this digest; one of another size, which may be endless, is not read."""
+    regular = file.is_file() and not file.is_symlink()
+    return regular and digest.startswith(f"{file.stat().st_size}-") and digest == _digest(file)
+
+
 def _digest(file: Path) -> str:
+    """The size in bytes, and a hash of the content."""
     with file.open("rb") as stream:
         digest = hashlib.blake2b(digest_size=16)
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
+        return f"{stream.tell()}-{digest.hexdigest()}"

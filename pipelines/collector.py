@@ -35,6 +35,9 @@ class SyncDataCollector(Collector):
         ConfigError: there is no environment, or the policy reads keys that it does not have.
     """
 
+    note: Callable[[TensorDictBase], None] | None = None
+    """Told of each batch of the lean path before anybody else is."""
+
     def __init__(self, create_env_fn: Any, policy: Any = None, **options: Any) -> None:
         _check_parts(create_env_fn, policy)
         super().__init__(create_env_fn, policy, **options)
@@ -60,7 +63,10 @@ class SyncDataCollector(Collector):
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(decision["action"].cpu().numpy()))
-        return self._assemble(roots, decisions, steps)
+        batch = self._assemble(roots, decisions, steps)
+        if self.note is not None:
+            self.note(batch)
+        return batch
 
     def iterator(self) -> Iterator[TensorDictBase]:
         """Yield batch after batch, as the stock method of this name does; lean ones uncopied, since each is new."""
@@ -76,7 +82,6 @@ class SyncDataCollector(Collector):
             if self.post_collect_hook is not None:
                 self.post_collect_hook(batch)
             yield batch
-        self.env.close()
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True, raise_on_error: bool = True) -> None:
         """Close the environments, as the stock method of this name does."""

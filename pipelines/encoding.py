@@ -14,6 +14,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8}
+_KINDS = {*_FLOATS, *_INTEGERS, torch.bool}
 
 
 def encode(value: Any, tensors: Tensors, where: str = "") -> Any:
@@ -74,9 +77,12 @@ def decode(value: Any, tensors: Tensors) -> Any:
 
 def _encode_tensor(value: Tensor | np.ndarray, tensors: Tensors, where: str) -> dict[str, str]:
     name, number = where, 1
-    while name in tensors:
+    # what the file format keeps for itself
+    while name in tensors or name == "__metadata__":
         number += 1
         name = f"{where}#{number}"
+    if isinstance(value, Tensor) and (value.dtype not in _KINDS or value.layout is not torch.strided):
+        raise TypeError(f"{where or 'the state'} is a tensor of {value.dtype}, which a checkpoint cannot hold")
     if isinstance(value, np.ndarray):
         # not `ascontiguousarray`, which makes a vector of a single number; PyTorch warns of what is read-only
         array = np.asarray(value, order="C")

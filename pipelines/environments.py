@@ -9,8 +9,10 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from rlpipe.errors import TrainingError
 from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.encoding import encode
+from rlpipe.pipelines.encoding import Tensors, decode, encode
+from rlpipe.pipelines.envs.guard import Arrays
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.fitting import check_like
 
@@ -25,7 +27,7 @@ class Environments:
     planned checkpoint, with seeds that follow from their first seed and the frames collected (`synchronised`): before,
     `cut` ends their episodes in the batch, and after, `synchronise` resets them, in a run that is resumed there later
     as in one that is not. A checkpoint elsewhere, such as at Ctrl-C, brings them back by taking the actions since then
-    once more.
+    once more, if they were noted; else, or where that does not lead to the same observations, fresh episodes begin.
 
     Args:
         collector: for which `collector.is_lean()`.
@@ -36,26 +38,23 @@ class Environments:
         self._env: VectorEnv = collector.env.base_env
         self.captured = self._env.can_capture() and _can_keep(self._env)
         self._synchronised: int | None = None
-        self._actions: list[Tensor] = []
-        if not self.captured:
-            self._note_each_batch()
+        self._actions: list[Tensor] | None = None
 
     @property
     def kind(self) -> str:
         """`captured` or `synchronised`."""
         return "captured" if self.captured else "synchronised"
 
-    def _note_each_batch(self) -> None:
-        also = self._collector.post_collect_hook
+    def note_actions(self) -> None:
+        """From now on, remember the actions since the last planned checkpoint; nothing to do if captured."""
+        if not self.captured and self._actions is None:
+            self._actions = []
+            self._collector.note = self._note
 
-        def note(batch: TensorDictBase) -> None:
-            self._actions.append(batch.get("action").cpu())
-            if len(self._actions) > _PIECES:
-                self._actions = [torch.cat(self._actions, 1)]
-            if also is not None:
-                also(batch)
-
-        self._collector.post_collect_hook = note
+    def _note(self, batch: TensorDictBase) -> None:
+        actions = self._actions or []
+        actions.append(batch.get("action").cpu())
+        self._actions = [torch.cat(actions, 1)] if len(actions) > _PIECES else actions
 
     def cut(self, batch: TensorDictBase) -> None:
         """End every episode with the last step of a batch `[num_envs, T]`, as truncated; nothing to do if captured."""
@@ -70,7 +69,7 @@ class Environments:
         """Reset every environment, by seeds that follow from `frames`, or the first ones; nothing to do if captured."""
         if self.captured:
             return
-        self._synchronised, self._actions = frames, []
+        self._synchronised, self._actions = frames, None if self._actions is None else []
         self._env.reseed(frames)
         self._collector.reset()
 
@@ -107,29 +106,34 @@ class Environments:
         if type(state["synchronised"]) not in (int, type(None)):
             raise ValueError(f"synchronised is {state['synchronised']!r}, expected a whole number")
         self.synchronise(state["synchronised"])
-        if state["actions"] is not None:
-            self._actions = [state["actions"]]
-            for action in state["actions"].unbind(1):
-                self._env.advance(action.numpy())
-        if all((self._env.root[key] == array).all() for key, array in state["root"].items()):
+        if self._leads_to(state["actions"], state["root"]):
             return
-        if state["actions"] is None:
-            # it begins its episodes here in any case
-            _LOG.warning(
-                "rlpipe: the same seed does not lead to the same observations: the run goes on, but with other "
-                "episodes than it would have had"
-            )
-        else:
-            raise ValueError(
-                "the same seeds and actions do not lead to the same observations; "
-                "only a planned checkpoint brings these environments back"
-            )
+        _LOG.warning(
+            "rlpipe: the same seeds and actions do not lead to the same observations: the run goes on, but with other "
+            "episodes than it would have had"
+        )
+        self.synchronise(state["frames"])
+
+    def _leads_to(self, actions: Tensor | None, root: Arrays) -> bool:
+        """Take noted actions once more, and say whether the environments observe what they did."""
+        if actions is not None:
+            self._actions = None if self._actions is None else [actions]
+            try:
+                for action in actions.unbind(1):
+                    self._env.advance(action.numpy())
+            except TrainingError:
+                return False
+        return all((self._env.root[key] == array).all() for key, array in root.items())
 
 
 def _can_keep(env: VectorEnv) -> bool:
-    """Whether the state that environments offer is one that a checkpoint can hold."""
+    """Whether environments take back the state that they offer, and a checkpoint can hold it."""
+    before: Tensors = {}
+    after: Tensors = {}
     try:
-        encode(env.get_state(), {})
-    except (TypeError, NotImplementedError):
+        state = encode(env.get_state(), before)
+        env.set_state(decode(state, before))
+        again = encode(env.get_state(), after)
+    except Exception:  # methods of these names that mean something else may fail in any way
         return False
-    return True
+    return bool(state == again and all(torch.equal(before[name], after[name]) for name in before))

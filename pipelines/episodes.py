@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,18 @@ class EpisodeBuffer:
 
     Args:
         keys: what to keep of each step; `("next", "done")` is kept in any case.
+        kinds: gives what an entry of each key is, and
+        num_envs: how many environments there are; if known, a state that is loaded must agree.
     """
 
-    def __init__(self, keys: Sequence[NestedKey]) -> None:
-        self.expected: tuple[int, Mapping[Any, Kind]] | None = None
-        """Number of environments, and what their steps consist of; a state must agree."""
+    def __init__(
+        self,
+        keys: Sequence[NestedKey],
+        *,
+        kinds: Callable[[Sequence[NestedKey]], Mapping[Any, Kind]] | None = None,
+        num_envs: int | None = None,
+    ) -> None:
+        self._kinds, self._num_envs = kinds, num_envs
         self.keys = list(dict.fromkeys([*keys, ("next", "done")]))
         self._unfinished: list[list[TensorDictBase]] = []
 
@@ -38,6 +45,8 @@ class EpisodeBuffer:
         start, finished = [0] * len(batch), []
         for time, index in done.transpose(0, 1).nonzero().tolist():
             pieces = [*self._unfinished[index], batch[index, start[index] : time + 1]]
+            # those of a checkpoint are on the CPU
+            pieces = pieces if done.device.type == "cpu" else [piece.to(done.device) for piece in pieces]
             finished.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
             self._unfinished[index], start[index] = [], time + 1
         for index, first in enumerate(start):
@@ -51,17 +60,15 @@ class EpisodeBuffer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
-        if self.expected is not None:
-            self._check(state["unfinished"], *self.expected)
+        self._check(state["unfinished"])
         # a checkpoint gives back entries, but no batch size
         self._unfinished = [
             [] if steps is None else [TensorDict(steps).auto_batch_size_(1)] for steps in state["unfinished"]
         ]
 
-    @staticmethod
-    def _check(unfinished: Any, num_envs: int, kinds: Mapping[Any, Kind]) -> None:
-        if not isinstance(unfinished, list) or len(unfinished) not in (0, num_envs):
-            raise ValueError(f"unfinished is no list of an entry for each of {num_envs} environments")
+    def _check(self, unfinished: Any) -> None:
+        if not isinstance(unfinished, list) or (self._num_envs not in (None, len(unfinished)) and unfinished):
+            raise ValueError(f"unfinished is no list of an entry for each of {self._num_envs} environments")
         for index, steps in enumerate(unfinished):
-            if steps is not None:
-                check_rows(steps, kinds, f"unfinished[{index}]")
+            if steps is not None and self._kinds is not None:
+                check_rows(steps, self._kinds(self.keys), f"unfinished[{index}]")

@@ -14,6 +14,9 @@ from rlpipe.errors import CheckpointError, TrainingError
 
 def sync(path: Path) -> None:
     """Wait until a file, or the list of a folder's entries, is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        # which Windows cannot be asked for
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -64,7 +67,7 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and type(row.get("frames")) is int
         and isinstance(row.get("returns"), list)
-        and all(type(each) is float for each in row["returns"])
+        and all(type(each) in (int, float) for each in row["returns"])
     )
 
 

@@ -64,32 +64,40 @@ def check_numbers(values: Any, where: str) -> None:
     Raises:
         ValueError: it is none.
     """
-    if type(values) is not list or any(type(each) not in (int, float) for each in values):
+    if type(values) is not list or any(type(each) not in (int, float, bool) for each in values):
         raise ValueError(f"{where} is no list of numbers")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Refuse the state of an optimiser with other settings, or over parameters of other shapes.
+    """Refuse the state of an optimiser over other parameters: PyTorch takes moments of any shape.
 
     Raises:
         ValueError: names the parameter.
     """
-    own = optimizer.state_dict()
-    check_like({"state": [], "param_groups": []}, {**state, "state": []})
-    if len(state["param_groups"]) != len(own["param_groups"]):
-        raise ValueError(f"the state has {len(state['param_groups'])} groups, expected {len(own['param_groups'])}")
-    for ours, theirs in zip(own["param_groups"], state["param_groups"], strict=True):
-        # a schedule that has begun leaves its first learning rate there
-        check_like({"initial_lr": 0.0, **ours}, {"initial_lr": 0.0, **theirs}, "a group")
-        if theirs["params"] != ours["params"]:
-            raise ValueError("the state is one of other parameters")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for index, entries in state["state"].items():
         if index not in range(len(parameters)):
             raise ValueError(f"the state has a parameter {index!r}, expected at most {len(parameters) - 1}")
-        moments = {"exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if own["param_groups"][0]["amsgrad"] else [])}
-        expected = dict.fromkeys(moments, parameters[index].detach().cpu())
-        check_like({"step": torch.tensor(0.0), **expected}, entries, f"parameter {index}")
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameters[index].shape:
+                own = list(parameters[index].shape)
+                raise ValueError(f"{name} of parameter {index} has shape {list(value.shape)}, expected {own}")
+    if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        _check_adam(optimizer, state)
+
+
+def _check_adam(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """The same, for the optimisers whose fused code would stumble over anything else."""
+    for ours, theirs in zip(optimizer.state_dict()["param_groups"], state["param_groups"], strict=True):
+        # a schedule that has begun leaves its first learning rate there
+        check_like({"initial_lr": 0.0, **ours}, {"initial_lr": 0.0, **theirs}, "a group")
+        check_numbers(list(theirs["betas"]), "betas")
+    moments = {"step", "exp_avg", "exp_avg_sq"}
+    for index, entries in state["state"].items():
+        if set(entries) - {"max_exp_avg_sq"} != moments or not all(
+            isinstance(each, Tensor) for each in entries.values()
+        ):
+            raise ValueError(f"parameter {index} has {_named(entries)}, expected tensors {sorted(moments)}")
 
 
 def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
@@ -106,7 +114,9 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
     if len(lengths) != 1 or None in lengths:
         raise ValueError(f"{where} has entries of different lengths")
     for key, (shape, dtype, below) in expected.items():
-        if flat[key].shape[1:] != shape or flat[key].dtype != dtype:
+        # a policy may give actions of another precision than the environment's
+        own = flat[key].dtype if key[-1] == "action" and dtype.is_floating_point else dtype
+        if flat[key].shape[1:] != shape or flat[key].dtype != own:
             wanted = f"rows {list(shape)} of {dtype}"
             raise ValueError(f"{where} has {key} as {_shown(flat[key])}, expected {wanted}")
         if below is not None and not ((flat[key] >= 0) & (flat[key] < below)).all():

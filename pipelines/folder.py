@@ -72,10 +72,15 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
     return dict(described)
 
 
+def module_of(env_id: Any) -> str:
+    """The module that an environment's id names (`module:Env-v0`), or nothing."""
+    return str(env_id).rpartition(":")[0]
+
+
 def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
     """Gymnasium imports the module in front of a colon, and whoever wrote the file may have chosen it."""
-    module = str(env_id).partition(":")[0]
-    if ":" in str(env_id) and module not in {*trusted, *sys.modules}:
+    module = module_of(env_id)
+    if module and module not in {*trusted, *sys.modules}:
         raise CheckpointError(
             f"run {path} is one of {env_id!r}, and to load it is to run the code of the module {module!r}; "
             f"if you trust that, add --trust-module {module}"

@@ -46,6 +46,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         if isinstance(self.collector, SyncDataCollector) and self.collector.is_lean():
+            if "environments" in self.state:
+                raise ValueError("the state has 'environments', a name that a lean collector's are kept under")
             self.environments = Environments(self.collector)
             self.state = {**self.state, "environments": self.environments}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -37,8 +38,8 @@ def build(config: Config) -> Pipeline:
     table = PreferenceTable(*table_shape(env), beta=config.beta)
     policy = CategoricalActor(table, env.action_spec, seeds.generator("exploration"), is_masked(env))
     meter = ChangeMeter(table, len(table.values), lambda scores: scores.softmax(-1))
-    episodes = EpisodeBuffer([*policy.in_keys, "action", ("next", "reward")])
-    episodes.expected = config.num_envs, transition_kinds(env, episodes.keys)
+    kinds = partial(transition_kinds, env)
+    episodes = EpisodeBuffer([*policy.in_keys, "action", ("next", "reward")], kinds=kinds, num_envs=config.num_envs)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         for step in steps_of(batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tensordict import TensorDictBase
@@ -93,8 +94,8 @@ def build(config: Config) -> Pipeline:
     frames = config.num_envs * config.rollout_steps
     optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
     returns = ReturnToGo(critic, gamma=config.gamma)
-    episodes = EpisodeBuffer([*returns.in_keys, *loss.actor.in_keys, "action"])
-    episodes.expected = config.num_envs, transition_kinds(env, episodes.keys)
+    kinds = partial(transition_kinds, env)
+    episodes = EpisodeBuffer([*returns.in_keys, *loss.actor.in_keys, "action"], kinds=kinds, num_envs=config.num_envs)
     # the size of what `normalize="episode"` groups by depends on the batch, so it cannot be recorded
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)

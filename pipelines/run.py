@@ -19,7 +19,7 @@ from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoin
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.files import Journal, read_plain, replace_synced
+from rlpipe.pipelines.files import Journal, read_plain, replace_synced, sync
 from rlpipe.pipelines.folder import check_plain, checkpoints, lock, newest_checkpoint
 from rlpipe.pipelines.versions import versions
 
@@ -51,6 +51,7 @@ class Run:
         recipe: name of the recipe.
         algorithm: name of the module in `rlpipe.pipelines` that builds it.
         config: what it is built from.
+        start_from: what the run begins with, if not with what its config makes; its first checkpoint then holds that.
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         resume: continue what is there; `restore` then brings it back to its newest checkpoint.
 
@@ -66,6 +67,7 @@ class Run:
         algorithm: str,
         config: TrainConfig,
         *,
+        start_from: str | None = None,
         environments: str | None = None,
         resume: bool = False,
     ) -> None:
@@ -76,7 +78,7 @@ class Run:
         else:
             self._make_folder()
         described = {"recipe": recipe, "algorithm": algorithm, "config": dataclasses.asdict(config)}
-        self._described = {**described, "environments": environments}
+        self._described = {**described, "start_from": start_from, "environments": environments}
         with contextlib.ExitStack() as opened, self._naming_failures():
             opened.enter_context(lock(folder))
             if not resume:
@@ -84,6 +86,8 @@ class Run:
                 self._write_json("versions.json", versions())
             self._metrics = opened.enter_context(contextlib.closing(Journal(folder / "metrics.jsonl")))
             self._evaluations = opened.enter_context(contextlib.closing(Journal(folder / "evaluations.jsonl")))
+            sync(folder)
+            sync(folder.parent)
             self._board: Board | None = None if resume else Board(folder)
             self._opened = opened.pop_all()
 
@@ -146,31 +150,37 @@ class Run:
         if not self._resumed:
             return
         found = checkpoints(self.folder)
+        if not found and self._described["start_from"] is not None:
+            began = f"run {self.folder} began with what {self._described['start_from']} had learned"
+            raise CheckpointError(f"{began}, which was not saved yet; begin it anew with --start-from")
         failures: list[tuple[Path, CheckpointError]] = []
         metadata: dict[str, Any] = {"frames": 0, "lengths": {"metrics": 0, "evaluations": 0}}
         for path in found:
             try:
-                check_identity(path, self._identity)
-                metadata = load_checkpoint(path, state)
+                metadata = self._load(path, state)
                 break
             except CheckpointError as error:
                 failures.append((path, error))
         if found and len(failures) == len(found):
             raise failures[0][1]
-        self._metrics.check(metadata["lengths"]["metrics"])
-        self._evaluations.check(metadata["lengths"]["evaluations"])
+        for path, failure in failures:
+            path.rename(_free_name(path.with_name(f"{path.name}.damaged")))
+            _LOG.warning("rlpipe: %s; going on from an older one", failure)
         self._metrics.cut(metadata["lengths"]["metrics"])
         self._evaluations.cut(metadata["lengths"]["evaluations"])
-        for path, failure in failures:
-            aside = path.with_name(f"{path.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            _LOG.warning("rlpipe: %s; going on from an older one", failure)
         for left in (self.folder / "checkpoints").glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
         self._write_json("config.json", self._described)
         self._board = Board(self.folder, resumed_at=metadata["frames"])
         self._note_resume(metadata["frames"])
+
+    def _load(self, path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Load a checkpoint that is this run's, and fits its journals; returns its metadata."""
+        check_identity(path, self._identity)
+        metadata = load_checkpoint(path, state)
+        self._metrics.check(metadata["lengths"]["metrics"])
+        self._evaluations.check(metadata["lengths"]["evaluations"])
+        return metadata
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that this run has written."""
@@ -220,7 +230,8 @@ class Run:
                 shutil.rmtree(gone, ignore_errors=True)
 
     def _note_resume(self, frames: int) -> None:
-        began, now = self._began_with(), versions()
+        now = versions()
+        began = self._began_with() or now
         with contextlib.closing(Journal(self.folder / "resumes.jsonl")) as resumes:
             resumes.append({"frames": frames, "time": datetime.datetime.now().isoformat(), "versions": now})
         changed = [key for key in now if began.get(key) != now[key]]
@@ -262,6 +273,15 @@ def _score(checkpoint: Path) -> float | None:
     except CheckpointError:
         return None
     return score if type(score) in (int, float) and -math.inf < score < math.inf else None
+
+
+def _free_name(path: Path) -> Path:
+    """The path, with a number behind it if it is taken already."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def _board_name(key: str) -> str:

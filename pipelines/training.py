@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from rlpipe.errors import InterruptedRunError, TrainingError
+from rlpipe.errors import CheckpointError, InterruptedRunError, TrainingError
+from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity, load_checkpoint
+from rlpipe.pipelines.config import TrainConfig
+from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.fitting import check_like, check_numbers
+from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.run import Run
@@ -40,7 +46,6 @@ class Result:
         seconds: of collecting and learning; evaluation and checkpoints are not counted.
         stopped_by: the stopping rule's reason, or nothing.
         longest_streak: most successes in a row.
-        last_evaluation: mean return of the newest evaluation, if any.
     """
 
     frames: int = 0
@@ -49,7 +54,6 @@ class Result:
     seconds: float = 0.0
     stopped_by: str = ""
     longest_streak: int = 0
-    last_evaluation: float | None = None
 
     @property
     def frames_per_second(self) -> float:
@@ -62,9 +66,7 @@ class Result:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
-        check_like({**vars(Result()), "last_evaluation": None}, state)
-        if type(state["last_evaluation"]) not in (int, float, type(None)):
-            raise ValueError(f"last_evaluation is {state['last_evaluation']!r}, expected a number")
+        check_like(vars(Result()), state)
         vars(self).update(state)
 
 
@@ -138,6 +140,8 @@ def train(
         CheckpointError: the run folder has checkpoints, and none of them fits.
     """
     loop = _Loop(pipeline, run, stopping or StoppingRule(), progress)
+    if pipeline.environments is not None and checkpoint_every is not None:
+        pipeline.environments.note_actions()
     run.restore(loop.state)
     if checkpoint_first:
         loop.checkpoint()
@@ -161,7 +165,11 @@ class _Loop:
         self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
         self.result, self.line, self.before = Result(), _Line(), 0
         own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
+        if taken := sorted(set(own) & set(pipeline.state)):
+            raise ValueError(f"the pipeline's state has {taken[0]!r}, a name that train keeps for itself; use another")
         self.state = {**pipeline.state, **own}
+        self.score: float | None = None
+        check_savable(self.state)
 
     def step(self, batches: Iterator[TensorDictBase], log_every: int, checkpoint_every: int | None) -> bool:
         """Collect a batch and learn from it; false if there is none."""
@@ -173,7 +181,7 @@ class _Loop:
         if batch is None:
             return False
         returns, lengths = finished_episodes(batch)
-        self.before, result.frames = result.frames, result.frames + batch.numel()
+        self.before, result.frames, self.score = result.frames, result.frames + batch.numel(), None
         if environments is not None and self.due(checkpoint_every):
             environments.cut(batch)
         learned = {key: value.item() for key, value in self.pipeline.learn(batch).items()}
@@ -193,7 +201,8 @@ class _Loop:
     def _suspect_policy(self, error: TrainingError) -> TrainingError:
         """An environment that failed, or else the policy that asked it for what no environment does."""
         weights = [each for each in self.pipeline.policy.state_dict().values() if isinstance(each, Tensor)]
-        largest = max((weight.abs().max().item() for weight in weights if weight.numel()), default=0.0)
+        numbers = [weight for weight in weights if weight.numel() and weight.is_floating_point()]
+        largest = max((weight.abs().max().item() for weight in numbers), default=0.0)
         if largest < _DIVERGED:
             return error
         return TrainingError(
@@ -207,7 +216,7 @@ class _Loop:
     def evaluate(self, judge: Callable[[], Evaluation]) -> None:
         """Evaluate and take note."""
         evaluation = judge()
-        self.result.last_evaluation = evaluation.mean
+        self.score = evaluation.mean
         self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
         self.stopping.after_evaluation(evaluation.mean)
 
@@ -228,13 +237,29 @@ class _Loop:
             if isinstance(weight, Tensor) and not weight.isfinite().all():
                 raise _diverged(self.result.frames, f"weight {name}", "not finite", self.run)
         self.result.stopped_by = self.stopping.reason
-        self.run.checkpoint(self.result.frames, self.state, score=self.result.last_evaluation)
+        self.run.checkpoint(self.result.frames, self.state, score=self.score)
 
     def finish(self) -> Result:
         """Write what is left; after the checkpoint, because a run that goes on from it has not yet come to its end."""
         self.checkpoint()
         self.write()
         return self.result
+
+
+def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result, Evaluation | None]:
+    """How far the run in a folder came, and its final evaluation; one that has not come to its end has none."""
+    result, newest = Result(), newest_checkpoint(folder)
+    if newest is None:
+        return result, None
+    try:
+        check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
+        load_checkpoint(newest, {"progress": result})
+        row = read_lines(folder / "evaluations.jsonl")[-1]
+        final = Evaluation(tuple(row["returns"]), tuple(row["lengths"]))
+        return result, final if row["final"] is True and row["frames"] == result.frames else None
+    except (CheckpointError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        # to continue it tells what is wrong
+        return Result(), None
 
 
 def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:

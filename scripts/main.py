@@ -66,6 +66,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"rlpipe: error: {printable(what)}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("rlpipe: error: there is not enough memory", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("rlpipe: interrupted", file=sys.stderr)
         return 130

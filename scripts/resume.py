@@ -14,7 +14,7 @@ from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
 
-USAGE = "usage: rlpipe resume RUN [--total-frames N] [--json] [--quiet]\n"
+USAGE = "usage: rlpipe resume RUN [--total-frames N] [--trust-module NAME] [--json] [--quiet]\n"
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,40 @@ def main(arguments: Sequence[str]) -> int:
     helped = [path] if path.startswith("-") else rest
     options = parse(Options, helped, prog="rlpipe resume RUN", description=description)
     folder = Path(path)
+    if (folder / "checkpoint.json").exists():
+        raise ConfigError(f"{folder} is a checkpoint; name the run folder that it lies in")
     described = read_description(folder, [options.trust_module] if options.trust_module else [])
 
     from rlpipe.pipelines.config import config_from_json
+    from rlpipe.pipelines.training import read_end
 
     config = config_from_json(config_class(described["algorithm"]), described["config"])
-    if options.total_frames is not None:
-        if options.total_frames < config.total_frames:
-            raise ConfigError(
-                f"total_frames is {options.total_frames}, and {folder} was begun for {config.total_frames}; "
-                "it can only be raised"
-            )
-        config = replace(config, total_frames=options.total_frames)
+    longer = config if options.total_frames is None else replace(config, total_frames=options.total_frames)
+    if longer.total_frames < config.total_frames:
+        raise ConfigError(
+            f"total_frames is {longer.total_frames}, and {folder} was begun for {config.total_frames}; "
+            "it can only be raised"
+        )
+    result, evaluation = read_end(folder, described["algorithm"], config)
+    if result.stopped_by and longer != config:
+        raise ConfigError(f"run {folder} was ended by {result.stopped_by}, which more frames do not change")
 
-    from rlpipe.scripts.session import Session, describe
+    from rlpipe.scripts.session import Session, describe, summarise
 
-    session = Session(described["recipe"], described["algorithm"], config, folder, resume=True, quiet=options.quiet)
-    summary = session.run()
+    pictures = ("curve.png", *(["agent.gif"] if config.gif else []))
+    if evaluation is not None and longer == config and all((folder / name).is_file() for name in pictures):
+        summary = summarise(described["recipe"], config, result, evaluation, folder)
+    else:
+        session = Session(
+            described["recipe"],
+            described["algorithm"],
+            longer,
+            folder,
+            resume=True,
+            quiet=options.quiet,
+            start_from=described.get("start_from"),
+        )
+        summary = session.run()
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
 

@@ -37,6 +37,7 @@ class Session:
         folder: of the run.
         resume: continue what is in the folder.
         quiet: show no progress bar.
+        start_from: the run or checkpoint that it began with, as the user named it.
     """
 
     recipe: str
@@ -45,6 +46,7 @@ class Session:
     folder: Path
     resume: bool = False
     quiet: bool = False
+    start_from: str | None = None
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
         """Train, evaluate, and return the summary.
@@ -74,7 +76,15 @@ class Session:
         if weights is not None:
             load_weights(weights, pipeline)
         kind = None if pipeline.environments is None else pipeline.environments.kind
-        folder = Run(self.folder, self.recipe, self.algorithm, config, environments=kind, resume=self.resume)
+        folder = Run(
+            self.folder,
+            self.recipe,
+            self.algorithm,
+            config,
+            environments=kind,
+            start_from=self.start_from,
+            resume=self.resume,
+        )
         written = stack.enter_context(contextlib.closing(folder))
         bar = stack.enter_context(contextlib.closing(ProgressBar(self.recipe, config.total_frames, quiet=self.quiet)))
         try:
@@ -123,6 +133,8 @@ class Session:
         if config.gif:
             seed = Seeds(config.seed).integer("gif")
             frames, fps = record_episode(pipeline.policy, config.eval_env, seed=seed, transforms=pipeline.transforms)
+            # a run that had come this far before draws the same once more
+            (written.folder / "agent.gif").unlink(missing_ok=True)
             write_gif(written.folder / "agent.gif", frames, fps)
         written.draw()
         return summarise(self.recipe, config, result, evaluation, self.folder)

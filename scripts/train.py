@@ -103,7 +103,9 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     if os.path.exists(folder):
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
     weights = None if options.start_from is None else _find_weights(options.start_from, recipe, config)
-    return Session(recipe.name, recipe.algorithm, config, folder, quiet=options.quiet).run(weights)
+    start_from = None if options.start_from is None else str(options.start_from)
+    session = Session(recipe.name, recipe.algorithm, config, folder, quiet=options.quiet, start_from=start_from)
+    return session.run(weights)
 
 
 def _find_weights(path: Path, recipe: Recipe, config: TrainConfig) -> Path:

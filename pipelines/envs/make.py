@@ -18,6 +18,7 @@ from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
+from rlpipe.pipelines.folder import module_of
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
@@ -63,10 +64,9 @@ def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         ConfigError: there is none; names the nearest ids.
     """
     try:
-        module, _, plain = env_id.rpartition(":")
-        if module:
+        if module := module_of(env_id):
             importlib.import_module(module)
-        return gym.spec(plain)
+        return gym.spec(env_id.rpartition(":")[-1])
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
