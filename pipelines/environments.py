@@ -86,7 +86,7 @@ class Environments:
         """Continue from a `state_dict`.
 
         Raises:
-            ValueError: the environments do not come to where they were; they depend on more than seeds and actions.
+            ValueError: it is a state of other environments.
         """
         if state["kind"] != self.kind:
             raise ValueError(f"environments were {state['kind']}, and are {self.kind} now")
