@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from rlpipe.errors import ConfigError
-from rlpipe.pipelines.folder import read_run
+from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.folder import module_of, read_run
 from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
@@ -110,8 +110,11 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
 
 def _find_weights(path: Path, recipe: Recipe, config: TrainConfig) -> Path:
     """The checkpoint to start from, of a run whose networks are those of `config`."""
-    # what the user asks to train on is trusted
-    described, checkpoint = read_run(path, [config.env_id.partition(":")[0]])
+    # the environment that the user asks to train on is trusted
+    try:
+        described, checkpoint = read_run(path, [module_of(config.env_id)])
+    except CheckpointError as error:
+        raise CheckpointError(f"start-from {path} cannot be used: {error}") from error
     if described["algorithm"] != recipe.algorithm:
         raise ConfigError(
             f"start-from {path} is a run of {described['algorithm']}, and the recipe {recipe.name} is one of "
