@@ -104,6 +104,12 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
                 raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
+        frames = self.num_envs * self.rollout_steps
+        if frames > self.buffer_size:
+            raise ConfigError(
+                f"buffer_size is {self.buffer_size}; allowed is {frames} or more, the frames of a batch (num_envs * "
+                "rollout_steps)"
+            )
         if self.warmup_frames > self.total_frames:
             raise ConfigError(
                 f"warmup_frames is {self.warmup_frames}; allowed is at most {self.total_frames}, the total_frames"

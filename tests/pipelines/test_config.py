@@ -52,6 +52,10 @@ def test_bad_values_are_named(field, value, message):
     [
         ({"minibatch_size": 200, "buffer_size": 100, "warmup_frames": 1}, "minibatch_size is 200; .* at most 100"),
         ({"warmup_frames": 200, "buffer_size": 100, "minibatch_size": 1}, "warmup_frames is 200; .* at most 100"),
+        (
+            {"num_envs": 40, "rollout_steps": 4, "buffer_size": 128, "warmup_frames": 1, "minibatch_size": 1},
+            "buffer_size is 128; allowed is 160 or more",
+        ),
         ({"warmup_frames": 200, "total_frames": 100}, "warmup_frames is 200; allowed is at most 100, the total_frames"),
         ({"n_steps": 5, "rollout_steps": 4}, "n_steps is 5; allowed is at most 4, the rollout_steps"),
         ({"double": True, "target_network": False}, "double is True, which needs target_network to be True"),
