@@ -225,13 +225,12 @@ SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminate
 
 
 def test_a_signal_is_followed_by_a_checkpoint_and_the_command_that_goes_on(tmp_path, never_killed):
-    options, pairs = [*DQN.replace("--quiet", "").split(), "--run-dir", "run"], []
-    for _, _, word in SIGNALS:
+    options, resumed = [*DQN.replace("--quiet", "").split(), "--run-dir", "run"], []
+    for number, code, word in SIGNALS:
+        # one after the other: nobody reads the terminal of one that waits
         terminal, folder = Terminal(), tmp_path / word
         folder.mkdir()
-        pairs.append((Command(folder, "train", *options, stderr=terminal.screen, stdin=terminal.screen), terminal))
-    resumed = []
-    for (command, terminal), (number, code, word) in zip(pairs, SIGNALS, strict=True):
+        command = Command(folder, "train", *options, stderr=terminal.screen, stdin=terminal.screen)
         command.wait_for(lambda command=command: len(lines(command.metrics)) > 60)
         command.process.send_signal(number)
         assert command.end()[:2] == (code, ""), terminal.all()
