@@ -13,9 +13,9 @@ from typing import Any
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import parse
+from rlpipe.scripts.options import parse_run
 
-USAGE = "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--json]\n"
+USAGE = "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--trust-module NAME] [--json]\n"
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,13 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    path, *rest = arguments
-    if path.startswith("-") and path not in ("-h", "--help"):
-        raise ConfigError(f"the run comes before the options, got {path!r}; {USAGE.strip()}")
     description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
-    helped = [path] if path.startswith("-") else rest
-    options = parse(Options, helped, prog="rlpipe evaluate RUN", description=description)
-    if options.episodes < 1:
-        raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more")
+    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe evaluate RUN", description=description)
+    if not 1 <= options.episodes <= 1_000_000:
+        raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more and at most 1000000")
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
-    summary = _evaluate(Path(path), options)
+    summary = _evaluate(path, options)
     print(json.dumps(summary) if options.json else _describe(summary))
     return 0
 

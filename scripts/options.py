@@ -9,6 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rlpipe.errors import ConfigError
@@ -44,6 +45,25 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
             sys.stderr.write(complaint.getvalue())
             raise
         raise ConfigError(_in_one_line(complaint.getvalue())) from None
+
+
+def parse_run(kind: type[T], arguments: Sequence[str], *, usage: str, prog: str, description: str) -> tuple[Path, T]:
+    """Parse the path of a run, and the options behind it; `--help` prints and exits.
+
+    Args:
+        kind: a dataclass of the options.
+        arguments: of the command line, at least one.
+        usage: for whoever names no run first.
+        prog: the command, for help.
+        description: the first paragraph of the help.
+
+    Raises:
+        ConfigError: an option in place of the run, and as `parse`.
+    """
+    path, *rest = arguments
+    if path.startswith("-") and path not in ("-h", "--help"):
+        raise ConfigError(f"the run comes before the options, got {path!r}; {usage.strip()}")
+    return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 
 
 def _option_names(holder: Any) -> list[str]:

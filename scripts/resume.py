@@ -6,13 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.folder import read_description
 from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import parse
+from rlpipe.scripts.options import parse_run
 
 USAGE = "usage: rlpipe resume RUN [--total-frames N] [--trust-module NAME] [--json] [--quiet]\n"
 
@@ -36,13 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    path, *rest = arguments
-    if path.startswith("-") and path not in ("-h", "--help"):
-        raise ConfigError(f"the run comes before the options, got {path!r}; {USAGE.strip()}")
     description = "RUN is a run folder; it is continued from its newest complete checkpoint, with its own config."
-    helped = [path] if path.startswith("-") else rest
-    options = parse(Options, helped, prog="rlpipe resume RUN", description=description)
-    folder = Path(path)
+    folder, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe resume RUN", description=description)
     if (folder / "checkpoint.json").exists():
         raise ConfigError(f"{folder} is a checkpoint; name the run folder that it lies in")
     described = read_description(folder, [options.trust_module] if options.trust_module else [])
