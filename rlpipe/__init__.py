@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy
     from rlpipe.pipelines.recipes import find_recipe
     from rlpipe.pipelines.run import Run
+    from rlpipe.pipelines.session import run_recipe
+    from rlpipe.pipelines.trained import trained
     from rlpipe.pipelines.training import train
 
 __version__ = "0.1.0"
@@ -48,7 +50,9 @@ __all__ = [
     "make_env",
     "off_policy",
     "on_policy",
+    "run_recipe",
     "train",
+    "trained",
 ]
 
 _HOMES = (
@@ -61,6 +65,8 @@ _HOMES = (
     "pipelines.pipeline",
     "pipelines.recipes",
     "pipelines.run",
+    "pipelines.session",
+    "pipelines.trained",
     "pipelines.training",
 )
 

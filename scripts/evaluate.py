@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,39 +51,29 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(path: Path, options: Options) -> dict[str, Any]:
-    described, checkpoint = read_run(path, [options.trust_module] if options.trust_module else [])
+    trusted = [options.trust_module] if options.trust_module else []
+    # refused at once, before anything heavy is imported
+    read_run(path, trusted)
 
-    import torch
-
-    from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint
-    from rlpipe.pipelines.config import config_from_json
     from rlpipe.pipelines.evaluation import evaluate
-    from rlpipe.pipelines.recipes import builder, config_class
     from rlpipe.pipelines.seeding import Seeds
+    from rlpipe.pipelines.trained import trained
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    config = config_from_json(config_class(described["algorithm"]), described["config"])
-    check_identity(checkpoint, identity(described["algorithm"], described["config"]))
-    torch.set_num_threads(config.threads)
-    pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
-    try:
-        # what the policy sees depends on the statistics of its observations as well
-        load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
-        seed = Seeds(config.seed).integer("final evaluation") if options.seed is None else options.seed
+    with trained(path, trusted) as agent:
+        seed = Seeds(agent.config.seed).integer("final evaluation") if options.seed is None else options.seed
         evaluation = evaluate(
-            pipeline.policy,
-            config.eval_env,
+            agent.policy,
+            agent.config.eval_env,
             episodes=options.episodes,
             seed=seed,
             stochastic=options.stochastic,
-            transforms=pipeline.transforms,
+            transforms=agent.transforms,
         )
-    finally:
-        pipeline.close()
     return {
-        "recipe": described["recipe"],
-        "env_id": config.eval_env.env_id,
-        "checkpoint": str(checkpoint),
+        "recipe": agent.recipe,
+        "env_id": agent.config.eval_env.env_id,
+        "checkpoint": str(agent.checkpoint),
         "stochastic": options.stochastic,
         "evaluation": evaluation.summary(),
     }

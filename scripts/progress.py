@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from rlpipe.pipelines.config import TrainConfig
 
 _SHOWN = {"epsilon": "epsilon", "approx_kl": "KL"}
 
@@ -20,6 +24,8 @@ class ProgressBar:
     """
 
     def __init__(self, name: str, total_frames: int, *, quiet: bool) -> None:
+        from tqdm import tqdm
+
         # where stderr is a file, a line every ten seconds is enough
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
@@ -37,3 +43,8 @@ class ProgressBar:
     def close(self) -> None:
         """Leave the bar as it is, and end its line."""
         self._bar.close()
+
+
+def bar(recipe: str, config: TrainConfig, *, quiet: bool) -> Callable[[], AbstractContextManager[ProgressBar]]:
+    """What a `Session` makes its display with: a progress bar of a run."""
+    return lambda: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))

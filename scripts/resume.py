@@ -12,6 +12,8 @@ from rlpipe.pipelines.folder import read_description
 from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse_run
+from rlpipe.scripts.progress import bar
+from rlpipe.scripts.summary import describe
 
 USAGE = "usage: rlpipe resume RUN [--total-frames N] [--trust-module NAME] [--json] [--quiet]\n"
 
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if result.stopped_by and longer != config:
         raise ConfigError(f"run {folder} was ended by {result.stopped_by}, which more frames do not change")
 
-    from rlpipe.scripts.session import Session, describe, summarise
+    from rlpipe.pipelines.session import Session, summarise
 
     pictures = ("curve.png", *(["agent.gif"] if config.gif else []))
     if evaluation is not None and longer == config and all((folder / name).is_file() for name in pictures):
@@ -67,8 +69,8 @@ def main(arguments: Sequence[str]) -> int:
             longer,
             folder,
             resume=True,
-            quiet=options.quiet,
             start_from=described.get("start_from"),
+            display=bar(described["recipe"], longer, quiet=options.quiet),
         )
         summary = session.run()
     print(json.dumps(summary) if options.json else describe(summary))

@@ -16,7 +16,9 @@ from rlpipe.pipelines.folder import module_of, read_run
 from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
+from rlpipe.scripts.progress import bar
 from rlpipe.scripts.resume import main as resume
+from rlpipe.scripts.summary import describe
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
@@ -87,16 +89,13 @@ def main(arguments: Sequence[str]) -> int:
         default=Options(default),
     )
     summary = _train(recipe, options)
-
-    from rlpipe.scripts.session import describe
-
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
 
 
 def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     from rlpipe.pipelines.run import default_folder
-    from rlpipe.scripts.session import Session
+    from rlpipe.pipelines.session import Session
 
     config = options.config
     folder = options.run_dir or default_folder(recipe.name, config.seed)
@@ -104,7 +103,8 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
     weights = None if options.start_from is None else _find_weights(options.start_from, recipe, config)
     start_from = None if options.start_from is None else str(options.start_from)
-    session = Session(recipe.name, recipe.algorithm, config, folder, quiet=options.quiet, start_from=start_from)
+    display = bar(recipe.name, config, quiet=options.quiet)
+    session = Session(recipe.name, recipe.algorithm, config, folder, start_from=start_from, display=display)
     return session.run(weights)
 
 

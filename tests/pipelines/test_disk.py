@@ -99,7 +99,7 @@ LIMITED = """
 import resource, signal, sys
 from rlpipe.scripts import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import torch, torchrl, rlpipe.pipelines.a2c, rlpipe.scripts.session
+import torch, torchrl, rlpipe.pipelines.a2c, rlpipe.pipelines.session
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.exit(main.run(sys.argv[2:]))

@@ -104,7 +104,7 @@ def test_a_finished_run_only_says_again_how_it_ended(capsys, monkeypatch):
     assert run([*BINS, "--json"]) == 0
     said = capsys.readouterr().out
     before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
-    monkeypatch.setattr("rlpipe.scripts.session.Session.run", None)
+    monkeypatch.setattr("rlpipe.pipelines.session.Session.run", None)
     assert run(["resume", "here", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(said)
     assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before

@@ -111,7 +111,7 @@ def evaluations(monkeypatch):
         made.append(options)
         return evaluate(policy, env_config, **options)
 
-    for module in ("pipelines.evaluation", "scripts.session"):
+    for module in ("pipelines.evaluation", "pipelines.session"):
         monkeypatch.setattr(f"rlpipe.{module}.evaluate", record)
     return made
 
@@ -255,7 +255,7 @@ def test_interrupt_ends_with_one_line_and_exit_code_130(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlpipe.scripts.session.train", interrupt)
+    monkeypatch.setattr("rlpipe.pipelines.session.train", interrupt)
     assert run(["train", "ppo", *PPO, "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

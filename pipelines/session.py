@@ -1,29 +1,31 @@
-"""A training run from the command line: pipeline, run folder, progress bar, signals, and the summary at the end."""
+"""A training run from its config to its summary: pipeline, run folder, signals, evaluation, pictures."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlpipe.errors import InterruptedRunError, RlpipeError
+from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.build import load_weights
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.recipes import builder
+from rlpipe.pipelines.recipes import builder, find_recipe
 from rlpipe.pipelines.render import check_drawable, record_episode, write_gif
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.run import Run, default_folder
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
-from rlpipe.pipelines.training import Result, train
-from rlpipe.scripts.progress import ProgressBar
+from rlpipe.pipelines.training import Progress, Result, train
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Session:
         config: what it is built from.
         folder: of the run.
         resume: continue what is in the folder.
-        quiet: show no progress bar.
         start_from: the run or checkpoint that it began with, as the user named it.
+        display: makes what shows the progress, entered while it trains; by default nothing.
     """
 
     recipe: str
@@ -45,8 +47,8 @@ class Session:
     config: TrainConfig
     folder: Path
     resume: bool = False
-    quiet: bool = False
     start_from: str | None = None
+    display: Callable[[], AbstractContextManager[Progress | None]] = contextlib.nullcontext
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
         """Train, evaluate, and return the summary.
@@ -86,28 +88,20 @@ class Session:
             resume=self.resume,
         )
         written = stack.enter_context(contextlib.closing(folder))
-        bar = stack.enter_context(contextlib.closing(ProgressBar(self.recipe, config.total_frames, quiet=self.quiet)))
         try:
-            result = self._train(pipeline, written, bar, interruption, checkpoint_first=weights is not None)
+            with self.display() as progress:
+                result = self._train(pipeline, written, progress, interruption, first=weights is not None)
         except InterruptedRunError:
-            bar.close()
             # a picture is no reason to end otherwise
             with contextlib.suppress(RlpipeError):
                 written.draw()
             raise
-        bar.close()
         if interruption.signal is not None:
             raise InterruptedRunError(interruption.word, interruption.exit_code)
         return self._finish(pipeline, written, result)
 
     def _train(
-        self,
-        pipeline: Pipeline,
-        written: Run,
-        bar: ProgressBar,
-        interruption: Interruption,
-        *,
-        checkpoint_first: bool,
+        self, pipeline: Pipeline, written: Run, progress: Progress | None, interruption: Interruption, *, first: bool
     ) -> Result:
         config = self.config
         return train(
@@ -120,9 +114,9 @@ class Session:
             checkpoint_every=config.checkpoint_every,
             stopping=config.stopping,
             log_every=config.log_every,
-            progress=bar,
+            progress=progress,
             interruption=interruption,
-            checkpoint_first=checkpoint_first,
+            checkpoint_first=first,
         )
 
     def _finish(self, pipeline: Pipeline, written: Run, result: Result) -> dict[str, Any]:
@@ -176,21 +170,33 @@ def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Eval
     }
 
 
-def describe(summary: Mapping[str, Any]) -> str:
-    """The summary of a run for people."""
-    evaluation = summary["evaluation"]
-    where = "" if summary["eval_env_id"] == summary["env_id"] else f" of {summary['eval_env_id']}"
-    lines = [
-        f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}",
-        f"  return   {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over {evaluation['episodes']} greedy episodes"
-        f"{where} ({evaluation['min']:.1f} to {evaluation['max']:.1f})",
-        f"  frames   {summary['frames']:,} in {summary['seconds']:.1f} s of training"
-        f" ({summary['frames_per_second']:,.0f} a second), {summary['episodes']:,} episodes,"
-        f" {summary['updates']:,} updates",
-    ]
-    if summary["stopped_early"]:
-        lines.append(f"  stopped  by {summary['stopped_by']}")
-    if summary["longest_streak"] is not None:
-        lines.append(f"  streak   {summary['longest_streak']} successes in a row at most")
-    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / 'curve.png'}"]
-    return "\n".join(lines)
+def run_recipe(
+    name: str, *, folder: Path | str | None = None, progress: Progress | None = None, **options: Any
+) -> dict[str, Any]:
+    """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
+
+    Args:
+        name: of the recipe.
+        folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`.
+        progress: told with each line of metrics.
+        options: fields of the recipe's Config.
+
+    Returns:
+        The summary that `rlpipe train --json` prints: `run`, its folder, and `evaluation`, of the greedy policy, in it.
+
+    Raises:
+        ConfigError: there is no such recipe or option, a value is not allowed, or the folder exists already.
+        TrainingError: the run came to grief.
+        InterruptedRunError: by Ctrl-C or SIGTERM; says how to go on.
+    """
+    recipe = find_recipe(name)
+    config = recipe.config()
+    names = [field.name for field in dataclasses.fields(config)]
+    for option in options:
+        if option not in names:
+            near = difflib.get_close_matches(option, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise ConfigError(f"{name} has no option {option!r}; {hint}")
+    config = dataclasses.replace(config, **options)
+    path = default_folder(recipe.name, config.seed) if folder is None else Path(folder)
+    return Session(recipe.name, recipe.algorithm, config, path, display=lambda: contextlib.nullcontext(progress)).run()

@@ -1,0 +1,68 @@
+"""What a run has learned, read back from its folder: to evaluate it, draw it, export it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import Transform
+
+from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint
+from rlpipe.pipelines.config import TrainConfig, config_from_json
+from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.recipes import builder, config_class
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's agent.
+
+    Args:
+        recipe: name of the recipe.
+        config: of the run.
+        checkpoint: that it was read from.
+        pipeline: built anew, on the CPU, with what the checkpoint says of policy and observation statistics.
+    """
+
+    recipe: str
+    config: TrainConfig
+    checkpoint: Path
+    pipeline: Pipeline
+
+    @property
+    def policy(self) -> TensorDictModuleBase:
+        """Greedy under `ExplorationType.DETERMINISTIC`."""
+        return self.pipeline.policy
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What the policy's environment is transformed by, the observation statistics of the run in them."""
+        return tuple(self.pipeline.transforms)
+
+
+@contextlib.contextmanager
+def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
+    """Load the agent of a run; its environments are closed at the end of the block.
+
+    Args:
+        path: a run folder, for its newest checkpoint, or a checkpoint in one.
+        trusted: modules that its environment may come from (`module:Env-v0`).
+
+    Raises:
+        CheckpointError: the path is no run, or its checkpoint is damaged or of another run.
+        ConfigError: the environment cannot be had.
+    """
+    described, checkpoint = read_run(Path(path), trusted)
+    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    check_identity(checkpoint, identity(described["algorithm"], described["config"]))
+    torch.set_num_threads(config.threads)
+    pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
+    with contextlib.closing(pipeline):
+        # what the policy sees depends on the statistics of its observations as well
+        load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
+        yield Trained(described["recipe"], config, checkpoint, pipeline)

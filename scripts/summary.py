@@ -1,0 +1,27 @@
+"""The summary of a run, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """The summary of a run for people."""
+    evaluation = summary["evaluation"]
+    where = "" if summary["eval_env_id"] == summary["env_id"] else f" of {summary['eval_env_id']}"
+    lines = [
+        f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}",
+        f"  return   {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over {evaluation['episodes']} greedy episodes"
+        f"{where} ({evaluation['min']:.1f} to {evaluation['max']:.1f})",
+        f"  frames   {summary['frames']:,} in {summary['seconds']:.1f} s of training"
+        f" ({summary['frames_per_second']:,.0f} a second), {summary['episodes']:,} episodes,"
+        f" {summary['updates']:,} updates",
+    ]
+    if summary["stopped_early"]:
+        lines.append(f"  stopped  by {summary['stopped_by']}")
+    if summary["longest_streak"] is not None:
+        lines.append(f"  streak   {summary['longest_streak']} successes in a row at most")
+    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / 'curve.png'}"]
+    return "\n".join(lines)

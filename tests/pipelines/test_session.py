@@ -1,0 +1,45 @@
+"""A recipe trained from Python, and its agent read back."""
+
+import json
+
+import pytest
+
+from rlpipe import ConfigError, EnvConfig, evaluate, run_recipe, trained
+from rlpipe.errors import CheckpointError
+from rlpipe.pipelines.seeding import Seeds
+
+SHORT = {"total_frames": 2048, "eval_every": 2048, "final_eval_episodes": 5}
+
+
+def test_a_recipe_trained_from_python_is_the_run_of_the_command_line(tmp_path):
+    told = []
+    summary = run_recipe(
+        "ppo", seed=3, lr=1e-3, folder=tmp_path / "run", progress=lambda *line: told.append(line), **SHORT
+    )
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (described["recipe"], described["config"]["seed"], described["config"]["lr"]) == ("ppo", 3, 1e-3)
+    assert summary["frames"] == 2048
+    assert summary["evaluation"]["episodes"] == 5
+    assert [line[0] for line in told] == [1024, 2048]
+
+
+def test_its_agent_is_the_one_that_was_evaluated(tmp_path):
+    summary = run_recipe("ppo", folder=tmp_path / "run", **SHORT)
+    with trained(tmp_path / "run") as agent:
+        seed = Seeds(0).integer("final evaluation")
+        again = evaluate(agent.policy, EnvConfig("CartPole-v1"), episodes=5, seed=seed, transforms=agent.transforms)
+    assert again.summary() == summary["evaluation"]
+    assert agent.checkpoint.name == "frames-000000002048"
+
+
+def test_an_option_that_there_is_not_is_named_with_its_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="ppo has no option 'learning_rat'; .*"):
+        run_recipe("ppo", folder=tmp_path / "run", learning_rat=1)
+    with pytest.raises(ConfigError, match="ppo has no option 'total_frame'; did you mean total_frames?"):
+        run_recipe("ppo", folder=tmp_path / "run", total_frame=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_has_no_agent(tmp_path):
+    with pytest.raises(CheckpointError, match="is no run"), trained(tmp_path):
+        pass
