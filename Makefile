@@ -1,12 +1,12 @@
 # Needs Python and make; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# CI adds envpool, which is several hundred megabytes
-EXTRAS ?= dev,mujoco,box2d,benchmark
+# what the tests need; CI adds envpool, which is several hundred megabytes. To train needs none of them
+EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,optuna,docs
 
 .PHONY: train test soak lint bench format clean
 
-train: .venv/.installed
+train: .venv/.core
 	$(BIN)/rlpipe train ppo
 
 test: .venv/.installed
@@ -39,7 +39,13 @@ format: .venv/.installed
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-.venv/.installed: setup.cfg pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv/.core: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	$(PIP) -e .
+	touch $@
+
+.venv/.installed: .venv/.core
+	$(PIP) -e ".[$(EXTRAS)]"
 	touch $@
