@@ -4,7 +4,7 @@ BIN := .venv/bin
 # what the tests need; CI adds envpool, which is several hundred megabytes. To train needs none of them
 EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,optuna,docs
 
-.PHONY: train test soak lint bench format clean
+.PHONY: train test soak lint bench package format clean
 
 train: .venv/.core
 	$(BIN)/rlpipe train ppo
@@ -31,6 +31,16 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	for what in collect update solve scale breakdown; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
+
+# the last two lines are what a user does: an empty environment, and a folder that is not this one
+package: .venv/.installed
+	rm -rf build/dist build/empty build/elsewhere
+	$(BIN)/python -m build --outdir build/dist .
+	$(BIN)/twine check --strict build/dist/*
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build/dist/*.whl
+	mkdir build/elsewhere
+	cd build/elsewhere && ../empty/bin/rlpipe train ppo --total-frames 2000 --quiet
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
