@@ -26,7 +26,7 @@ from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.build import load_weights
 from rlpipe.pipelines.checkpoint import read_manifest
 from rlpipe.pipelines.folder import checkpoints, frames_of, newest_checkpoint
-from rlpipe.pipelines.recipes import builder
+from rlpipe.pipelines.recipes import RECIPES, builder
 
 BOTH = ["cartpole", "frozen-lake"]
 """An environment that is captured, and one that is synchronised."""
@@ -48,6 +48,10 @@ SMALL = [
     # SWIG's types, which Box2D brings, have no module
     pytest.param("reinforce", "box2d", marks=pytest.mark.filterwarnings("ignore:builtin type .* has no __module__")),
 ]
+
+
+def test_no_algorithm_is_forgotten_here():
+    assert set(ALGORITHMS) == {recipe.algorithm for recipe in RECIPES.values()}
 
 
 @pytest.mark.parametrize(("algorithm", "kind"), SMALL)

@@ -7,6 +7,7 @@ import torch
 
 from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
 from rlpipe.pipelines.config import OptimizerConfig
+from rlpipe.pipelines.recipes import RECIPES
 
 # fields of the loop around a pipeline: tests/pipelines/test_training.py, test_stopping.py and tests/scripts have these
 LOOP = {
@@ -175,6 +176,10 @@ def test_every_field_changes_the_run(module, name, value, traces):
     if key not in traces:
         traces[key] = trace(module, **beside)
     assert trace(module, **{**beside, name: value}) != traces[key]
+
+
+def test_no_algorithm_is_forgotten_here():
+    assert {module.__name__.split(".")[-1] for module in FIELDS} == {recipe.algorithm for recipe in RECIPES.values()}
 
 
 @pytest.mark.parametrize("module", FIELDS)

@@ -127,7 +127,7 @@ def test_a_table_stops_when_its_values_stand_still(capsys):
 
 
 def test_evaluations_during_training_may_sample_and_the_last_one_is_greedy(monkeypatch):
-    from rlpipe.scripts import session
+    from rlpipe.pipelines import session
 
     asked = []
     true = session.evaluate
