@@ -28,7 +28,7 @@ RUNS = {
     # the baseline adds metrics of its own
     "reinforce": [("reinforce", {"total_frames": 2048, "baseline": True, **DEEP})],
     "tabular": [
-        (name, {"total_frames": 2000, **DEEP}) for name in ("q-learning/maze", "sarsa/maze", "policy-gradient/maze")
+        (name, {"total_frames": 500, **DEEP}) for name in ("q-learning/maze", "sarsa/maze", "policy-gradient/maze")
     ],
 }
 
