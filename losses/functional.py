@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Regression = Literal["mse", "smooth_l1"]
+"""How a value is regressed on its target, as PyTorch defines the two: no factor 0.5 in `mse`."""
 
 
 def q_learning_target(

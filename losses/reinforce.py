@@ -15,6 +15,7 @@ from rlpipe.losses.checks import column
 from rlpipe.losses.terms import policy_terms, standardized, value_terms
 
 Normalization = Literal["none", "batch", "episode"]
+"""Over what returns are brought to mean 0 and standard deviation 1."""
 
 
 class ReinforceLoss(LossModule):

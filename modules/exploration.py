@@ -68,6 +68,7 @@ class Harmonic:
 
 
 ScheduleKind = Literal["linear", "exponential", "geometric", "harmonic"]
+"""Schedules by name, see `make_schedule`."""
 
 
 def make_schedule(kind: ScheduleKind, start: float, end: float, *, frames: int, factor: float) -> Schedule:

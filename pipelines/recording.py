@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 Execution = Literal["eager", "recorded", "compiled"]
+"""How a gradient is computed, see `make_gradient`."""
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
 """The gradient of each parameter, `None` where it takes no part; and the loss's entries by name, detached."""
 

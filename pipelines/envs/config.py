@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Backend = Literal["auto", "sync", "async", "envpool"]
+"""How environments are stepped: `auto` and `sync` in this process, `async` in a process each, `envpool` in C++."""
 
 
 @dataclass(frozen=True)
