@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, recipes are all there, the complete example runs."""
+"""What the documents say is so: links lead somewhere, recipes are all there, messages are the code's."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 def test_links_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+            path = page.parent / target.split("#")[0]
+            assert target.startswith("https://") or path.exists(), f"{page.name}: {target}"
 
 
 def test_readme_names_each_recipe_and_how_to_train_it():
@@ -19,15 +20,6 @@ def test_readme_names_each_recipe_and_how_to_train_it():
     for name in RECIPES:
         assert f"\nrlpipe train {name} " in readme
         assert re.search(rf"\| `{name}` \|.*\| yes \|", readme)
-
-
-def test_the_complete_example_runs():
-    page = (ROOT / "docs" / "compose.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
-    # a batch instead of forty
-    names = {}
-    exec(code.replace("total_frames=40_960", "total_frames=1024"), names)
-    assert names["batch"].shape == (16, 64)
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code():
