@@ -4,7 +4,7 @@ BIN := .venv/bin
 # what the tests need; CI adds envpool, which is several hundred megabytes. To train needs none of them
 EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,optuna,docs
 
-.PHONY: train test soak lint bench package format clean
+.PHONY: train test soak lint docs bench package format clean
 
 train: .venv/.core
 	$(BIN)/rlpipe train ppo
@@ -28,6 +28,10 @@ lint: .venv/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/lint .
 	cd build/lint && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../setup.cfg -p rlpipe
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../setup.cfg
+
+# the site, in build/site; fails at a link or an anchor that leads nowhere. Material's makers warn of MkDocs 2 in each build
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: .venv/.installed
 	for what in collect update solve scale breakdown; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done

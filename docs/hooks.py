@@ -1,0 +1,158 @@
+"""What MkDocs alone does not do: pages from outside docs/, links between them, equations, and the packages' layout.
+
+Links in the documents are those of the repository, as GitHub shows it. In the site they lead to the same file's page; a
+source file has one if something links to it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import posixpath
+import re
+import shutil
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from xml.etree import ElementTree
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
+OUTSIDE = {
+    "index.md": "README.md",
+    "examples.md": "examples/README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+}
+"""Pages of the site that lie outside docs/, and where: the first, and the folder it stands in, is the start page."""
+
+_TEX = {
+    r"\\(begin|end)\{(aligned|split)\}": r"\\\1{align*}",
+    r"\\arg\s*\\(max|min)": r"\\operatorname{arg \1}",
+    r"\\operatorname\*?\{arg\\,\s*(max|min)\}": r"\\operatorname{arg \1}",
+    r"\\operatorname\*": r"\\operatorname",
+}
+"""What latex2mathml does not know, and what it knows instead."""
+_UNDER = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
+_LIMITS = ("\u2211", "\u220f", "max", "min", "arg max", "arg min")
+"""Operators that in a line of their own have their limits above and below."""
+_CACHES = shutil.ignore_patterns("__pycache__")
+_LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
+_MATHS = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Lay the packages out as a wheel has them; mkdocstrings reads their source there."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    stage = ROOT / "build" / "package"
+    shutil.rmtree(stage, ignore_errors=True)
+    for line in settings["options"]["package_dir"].split("\n"):
+        if line:
+            package, folder = line.split(" = ")
+            shutil.copytree(ROOT / folder, stage.joinpath(*package.split(".")), ignore=_CACHES, dirs_exist_ok=True)
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from outside docs/, and one for each source file or folder that a page links to."""
+    for uri, source in OUTSIDE.items():
+        if (ROOT / source).is_file():
+            files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
+    linked = {
+        source
+        for page in files.documentation_pages()
+        for prose in _prose(page.content_string)
+        for target, _ in _LINK.findall(prose)
+        if (source := _in_repository(page.src_uri, target)) is not None
+    }
+    for source in sorted(linked):
+        uri = _page_of(source)
+        if files.get_file_from_path(uri) is None:
+            content = _listing(source) if (ROOT / source).is_dir() else _code(source)
+            files.append(File.generated(config, uri, content=content, inclusion=InclusionLevel.NOT_IN_NAV))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links in the repository into links in the site."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def in_site(link: re.Match[str]) -> str:
+        source = _in_repository(page.file.src_uri, link[1])
+        return link[0] if source is None else posixpath.relpath(_page_of(source), folder) + (link[2] or "")
+
+    for prose in set(_prose(markdown)):
+        # GitHub has two ways to write an equation in a line
+        markdown = markdown.replace(prose, re.sub(r"\$`([^`]+)`\$", r"$\1$", _LINK.sub(in_site, prose)))
+    return markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Set equations as MathML, which browsers show without a script."""
+
+    def as_mathml(found: re.Match[str]) -> str:
+        tex = unescape(found[2]).strip()
+        try:
+            return _mathml(tex, is_block=found[1] == "div")
+        except Exception as error:
+            raise PluginError(f"{page.file.src_uri}: cannot set {tex!r}: {error!r}") from error
+
+    return _MATHS.sub(as_mathml, html)
+
+
+def _mathml(tex: str, *, is_block: bool) -> str:
+    for pattern, instead in _TEX.items():
+        tex = re.sub(pattern, instead, tex)
+    root = ElementTree.fromstring(convert(tex, display="block" if is_block else "inline"))
+    for element in root.iter():
+        if (element.text or "").startswith("\\"):
+            raise ValueError(f"{element.text} is not known")
+        name = element.tag.rpartition("}")[2]
+        if is_block and name in _UNDER and (element[0].text or "").replace("\xa0", " ") in _LIMITS:
+            element.tag = element.tag.replace(name, _UNDER[name])
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _in_repository(uri: str, target: str) -> str | None:
+    """The path in the repository that a page's link leads to; none for one that leads to another site or nowhere."""
+    home = posixpath.dirname(OUTSIDE.get(uri, f"docs/{uri}"))
+    source = posixpath.normpath(posixpath.join(home, target))
+    return source if (ROOT / source).exists() else None
+
+
+def _page_of(source: str) -> str:
+    """The site's page of a file of the repository, or of a folder."""
+    for uri, outside in OUTSIDE.items():
+        if source in (outside, posixpath.dirname(outside) or "."):
+            return uri
+    if source.startswith("docs/") and (ROOT / source).is_file():
+        return source.removeprefix("docs/")
+    return f"source/{source}.md"
+
+
+def _prose(markdown: str) -> Iterator[str]:
+    """The lines that are not in a fenced block."""
+    fenced = False
+    for line in markdown.splitlines(keepends=True):
+        fence = line.lstrip().startswith("```")
+        if not (fenced or fence):
+            yield line
+        fenced ^= fence
+
+
+def _code(source: str) -> str:
+    language = {".py": "python", ".cfg": "ini", ".toml": "toml", ".yml": "yaml"}.get(posixpath.splitext(source)[1], "")
+    return f"# `{source}`\n\n````{language}\n{(ROOT / source).read_text()}\n````\n"
+
+
+def _listing(source: str) -> str:
+    folder = posixpath.dirname(_page_of(source))
+    pages = sorted(f"{source}/{page.name}" for page in (ROOT / source).glob("*.md"))
+    links = [f"- [{page}]({posixpath.relpath(_page_of(page), folder)})" for page in pages]
+    return f"# `{source}`\n\n" + "\n".join(links)
