@@ -31,7 +31,7 @@ lint: .venv/.installed
 
 # the site, in build/site; fails at a link or an anchor that leads nowhere. Material's makers warn of MkDocs 2 in each build
 docs: .venv/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench: .venv/.installed
 	for what in collect update solve scale breakdown; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done

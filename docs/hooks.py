@@ -116,7 +116,8 @@ def _mathml(tex: str, *, is_block: bool) -> str:
         name = element.tag.rpartition("}")[2]
         if is_block and name in _UNDER and (element[0].text or "").replace("\xa0", " ") in _LIMITS:
             element.tag = element.tag.replace(name, _UNDER[name])
-    return ElementTree.tostring(root, encoding="unicode")
+    mathml = ElementTree.tostring(root, encoding="unicode")
+    return f'<div class="equation">{mathml}</div>' if is_block else mathml
 
 
 def _in_repository(uri: str, target: str) -> str | None:
