@@ -29,7 +29,7 @@ OUTSIDE = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
-"""Pages of the site that lie outside docs/, and where: the first, and the folder it stands in, is the start page."""
+"""Pages of the site that lie outside docs/, and where; a link to the folder of one leads to it as well."""
 
 _TEX = {
     r"\\(begin|end)\{(aligned|split)\}": r"\\\1{align*}",
