@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -19,10 +19,14 @@ class Interruption:
 
     Outside `held_back`, a signal is a `KeyboardInterrupt`. Within, it is only taken note of, in `signal`. A second one
     ends the process, with the exit code that shells give: 128 and the signal's number.
+
+    `announce` gets the one line that says so. Whoever draws on the terminal meanwhile may put another function there;
+    it is called in the signal's handler, hence must not write into a buffered stream.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.announce: Callable[[str], None] = write_at_once
         self._held_back = False
         self._before: dict[int, Any] = {}
 
@@ -57,10 +61,14 @@ class Interruption:
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             # nothing of Python's own way out: it might wait for what is stuck
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nrlpipe: stopped at once\n")
+            write_at_once("rlpipe: stopped at once")
             os._exit(128 + number)
         self.signal = number
         if not self._held_back:
             raise KeyboardInterrupt
-        note = f"\nrlpipe: {self.word}: finishing the batch and writing a checkpoint; once more stops at once\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, note.encode())
+        self.announce(f"rlpipe: {self.word}: finishing the batch and writing a checkpoint; once more stops at once")
+
+
+def write_at_once(text: str) -> None:
+    """Write a line of its own to the process's stderr, past every buffer."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

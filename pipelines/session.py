@@ -21,11 +21,15 @@ from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.recipes import builder, find_recipe
 from rlpipe.pipelines.render import check_drawable, record_episode, write_gif
 from rlpipe.pipelines.run import Run, default_folder
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
-from rlpipe.pipelines.training import Progress, Result, train
+from rlpipe.pipelines.training import Result, train
+
+Display = Callable[[Interruption], AbstractContextManager[Listener | None]]
+"""Makes what shows the progress of a run, entered while it trains; it may say itself that a signal came."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Session:
         folder: of the run.
         resume: continue what is in the folder.
         start_from: the run or checkpoint that it began with, as the user named it.
-        display: makes what shows the progress, entered while it trains; by default nothing.
+        display: shows the progress; by default nothing does.
     """
 
     recipe: str
@@ -48,7 +52,7 @@ class Session:
     folder: Path
     resume: bool = False
     start_from: str | None = None
-    display: Callable[[], AbstractContextManager[Progress | None]] = contextlib.nullcontext
+    display: Display = lambda _: contextlib.nullcontext()
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
         """Train, evaluate, and return the summary.
@@ -89,19 +93,20 @@ class Session:
         )
         written = stack.enter_context(contextlib.closing(folder))
         try:
-            with self.display() as progress:
+            with self.display(interruption) as progress:
                 result = self._train(pipeline, written, progress, interruption, first=weights is not None)
+                evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
         except InterruptedRunError:
             # a picture is no reason to end otherwise
             with contextlib.suppress(RlpipeError):
                 written.draw()
             raise
-        if interruption.signal is not None:
+        if evaluation is None:
             raise InterruptedRunError(interruption.word, interruption.exit_code)
-        return self._finish(pipeline, written, result)
+        return self._finish(pipeline, written, result, evaluation)
 
     def _train(
-        self, pipeline: Pipeline, written: Run, progress: Progress | None, interruption: Interruption, *, first: bool
+        self, pipeline: Pipeline, written: Run, progress: Listener | None, interruption: Interruption, *, first: bool
     ) -> Result:
         config = self.config
         return train(
@@ -119,11 +124,17 @@ class Session:
             checkpoint_first=first,
         )
 
-    def _finish(self, pipeline: Pipeline, written: Run, result: Result) -> dict[str, Any]:
-        """Evaluate what was trained, and draw."""
-        config = self.config
+    def _judge_finally(self, pipeline: Pipeline, written: Run, result: Result, progress: Listener | None) -> Evaluation:
+        config, tell = self.config, progress or (lambda _: None)
+        tell(result.progress("evaluating", final=True))
         evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation")
         written.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
+        tell(result.progress("evaluated", evaluation=evaluation, final=True))
+        return evaluation
+
+    def _finish(self, pipeline: Pipeline, written: Run, result: Result, evaluation: Evaluation) -> dict[str, Any]:
+        """Draw what was trained, and sum it up."""
+        config = self.config
         if config.gif:
             seed = Seeds(config.seed).integer("gif")
             frames, fps = record_episode(pipeline.policy, config.eval_env, seed=seed, transforms=pipeline.transforms)
@@ -171,14 +182,15 @@ def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Eval
 
 
 def run_recipe(
-    name: str, *, folder: Path | str | None = None, progress: Progress | None = None, **options: Any
+    name: str, *, folder: Path | str | None = None, progress: Listener | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
 
     Args:
         name: of the recipe.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`.
-        progress: told with each line of metrics.
+        progress: told at the start, with each line of metrics, and before and after each evaluation:
+            `progress=lambda now: print(now.frames, now.scalars)`.
         options: fields of the recipe's Config.
 
     Returns:
@@ -199,4 +211,5 @@ def run_recipe(
             raise ConfigError(f"{name} has no option {option!r}; {hint}")
     config = dataclasses.replace(config, **options)
     path = default_folder(recipe.name, config.seed) if folder is None else Path(folder)
-    return Session(recipe.name, recipe.algorithm, config, path, display=lambda: contextlib.nullcontext(progress)).run()
+    session = Session(recipe.name, recipe.algorithm, config, path, display=lambda _: contextlib.nullcontext(progress))
+    return session.run()

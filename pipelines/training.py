@@ -23,13 +23,10 @@ from rlpipe.pipelines.fitting import check_like, check_numbers
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.progress import Listener, Progress, Stage
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
-
-Progress = Callable[[int, Mapping[str, float], list[float]], None]
-"""Told with each line of metrics: frames so far, its scalars, and the returns of the episodes that ended."""
-
 
 _DIVERGED = 1e6
 """A weight of which no policy has any use."""
@@ -59,6 +56,10 @@ class Result:
     def frames_per_second(self) -> float:
         """Frames over training seconds."""
         return self.frames / self.seconds if self.seconds else 0.0
+
+    def progress(self, stage: Stage, **new: Any) -> Progress:
+        """The counters, and what is new, as they are told."""
+        return Progress(stage, self.frames, self.updates, self.episodes, self.seconds, **new)
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, for a checkpoint."""
@@ -113,7 +114,7 @@ def train(
     checkpoint_every: int | None = None,
     stopping: StoppingRule | None = None,
     log_every: int = 1,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     interruption: Interruption | None = None,
     checkpoint_first: bool = False,
 ) -> Result:
@@ -129,7 +130,7 @@ def train(
         checkpoint_every: frames from one checkpoint to the next; there is always one at the end.
         stopping: ends the run before its frames do; by default nothing does.
         log_every: frames from one line of metrics to the next, at least a batch.
-        progress: told with each line.
+        progress: told at the start, with each line, and before and after each evaluation.
         interruption: entered already; a signal is then followed by a last checkpoint.
         checkpoint_first: write one before the first batch, because the pipeline is not as its config alone makes it.
 
@@ -143,6 +144,7 @@ def train(
     if pipeline.environments is not None and checkpoint_every is not None:
         pipeline.environments.note_actions()
     run.restore(loop.state)
+    loop.tell("starting")
     if checkpoint_first:
         loop.checkpoint()
     batches = iter(pipeline.collector)
@@ -161,7 +163,7 @@ def train(
 class _Loop:
     """What `train` keeps from one batch to the next, and the steps that it consists of."""
 
-    def __init__(self, pipeline: Pipeline, run: Run, stopping: StoppingRule, progress: Progress | None) -> None:
+    def __init__(self, pipeline: Pipeline, run: Run, stopping: StoppingRule, progress: Listener | None) -> None:
         self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
         self.result, self.line, self.before = Result(), _Line(), 0
         own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
@@ -215,10 +217,17 @@ class _Loop:
 
     def evaluate(self, judge: Callable[[], Evaluation]) -> None:
         """Evaluate and take note."""
+        self.tell("evaluating")
         evaluation = judge()
         self.score = evaluation.mean
         self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
         self.stopping.after_evaluation(evaluation.mean)
+        self.tell("evaluated", evaluation=evaluation)
+
+    def tell(self, stage: Stage, **new: Any) -> None:
+        """Tell whoever listens."""
+        if self.progress is not None:
+            self.progress(self.result.progress(stage, **new))
 
     def write(self) -> None:
         """Write a line of metrics, if there is anything in it, and begin the next."""
@@ -227,8 +236,7 @@ class _Loop:
         result, line = self.result, self.line
         scalars = {**line.means(), "seconds": result.seconds, "frames_per_second": result.frames_per_second}
         self.run.log_batch(result.frames, scalars, line.returns, line.lengths)
-        if self.progress is not None:
-            self.progress(result.frames, scalars, line.returns)
+        self.tell("training", scalars=scalars, returns=line.returns, lengths=line.lengths)
         line.clear()
 
     def checkpoint(self) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
     from rlpipe.pipelines.evaluation import Evaluation, evaluate
     from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy
+    from rlpipe.pipelines.progress import Progress
     from rlpipe.pipelines.recipes import find_recipe
     from rlpipe.pipelines.run import Run
     from rlpipe.pipelines.session import run_recipe
@@ -37,6 +38,7 @@ __all__ = [
     "Evaluation",
     "GaussianActor",
     "Pipeline",
+    "Progress",
     "QActor",
     "RlpipeError",
     "Run",
@@ -63,6 +65,7 @@ _HOMES = (
     "pipelines.envs",
     "pipelines.evaluation",
     "pipelines.pipeline",
+    "pipelines.progress",
     "pipelines.recipes",
     "pipelines.run",
     "pipelines.session",

@@ -1,21 +1,32 @@
-"""The progress bar."""
+"""What shows the progress of a run on stderr: a bar, a live view, plain lines, or nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rlpipe.errors import ConfigError
+from rlpipe.scripts.facts import Facts, clock, describe_evaluation, number
+from rlpipe.scripts.watch import history, watching
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
+    from rlpipe.pipelines.interruption import Interruption
+    from rlpipe.pipelines.progress import Listener, Progress
+    from rlpipe.pipelines.session import Display
 
 _SHOWN = {"epsilon": "epsilon", "approx_kl": "KL"}
+_LINE_EVERY = 5.0
 
 
 class ProgressBar:
-    """A tqdm bar on stderr, told of each batch by `train`: frames a second, latest return, epsilon or KL.
+    """A tqdm bar on stderr: frames a second, latest return, last evaluation, epsilon or KL.
 
     Args:
         name: in front of the bar.
@@ -33,18 +44,96 @@ class ProgressBar:
         )
         self._notes: dict[str, str] = {}
 
-    def __call__(self, frames: int, scalars: Mapping[str, float], returns: list[float]) -> None:
-        if returns:
-            self._notes["return"] = f"{sum(returns) / len(returns):.1f}"
+    def __call__(self, progress: Progress) -> None:
+        """Show what is new."""
+        if progress.stage == "starting":
+            # what a resumed run had is no work of now
+            self._bar.initial = self._bar.n = progress.frames
+        if progress.returns:
+            self._notes["return"] = f"{sum(progress.returns) / len(progress.returns):.1f}"
+        if progress.evaluation is not None:
+            self._notes["evaluation"] = f"{progress.evaluation.mean:.1f}"
+        scalars = progress.scalars
         self._notes.update({name: f"{scalars[key]:.3f}" for key, name in _SHOWN.items() if key in scalars})
         self._bar.set_postfix(self._notes, refresh=False)
-        self._bar.update(min(frames, self._bar.total) - self._bar.n)
+        self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
 
     def close(self) -> None:
         """Leave the bar as it is, and end its line."""
         self._bar.close()
 
 
-def bar(recipe: str, config: TrainConfig, *, quiet: bool) -> Callable[[], AbstractContextManager[ProgressBar]]:
-    """What a `Session` makes its display with: a progress bar of a run."""
-    return lambda: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
+class PlainLines:
+    """A line every few seconds and one an evaluation, where there is no terminal to draw on.
+
+    Args:
+        name: in front of each.
+        facts: what is known of the run.
+        now: the clock, in seconds.
+    """
+
+    def __init__(self, name: str, facts: Facts, now: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._facts, self._now = name, facts, now
+        self._next, self._new = now() + _LINE_EVERY, False
+
+    def __call__(self, progress: Progress) -> None:
+        """Print what is new, if it is time."""
+        self._facts.add(progress, self._now())
+        if progress.evaluation is not None:
+            kind = "final evaluation" if progress.final else "evaluation"
+            self._print(f"{kind} {describe_evaluation(progress.frames, progress.evaluation)}")
+        self._new = self._new or progress.stage == "training"
+        if progress.stage == "training" and self._now() >= self._next:
+            self._print_progress()
+
+    def close(self) -> None:
+        """Print how far it came, unless the last line has said so."""
+        if self._new:
+            self._print_progress()
+
+    def _print_progress(self) -> None:
+        facts, told = self._facts, self._facts.now
+        if told is None:
+            return
+        speed = facts.speed.now
+        mean = f"return {number(facts.mean_return)}" if facts.recent_episodes else "no episode has ended yet"
+        rate = "" if speed is None else f", {speed:,.0f} frames a second, {clock(facts.left)} left"
+        self._print(f"{told.frames:,} of {facts.total_frames:,} frames, {mean}{rate}")
+        self._next, self._new = self._now() + _LINE_EVERY, False
+
+    def _print(self, text: str) -> None:
+        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+
+def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quiet: bool) -> Display:
+    """What a `Session` shows a run with.
+
+    Args:
+        recipe: its name.
+        config: of the run.
+        folder: of the run.
+        watch: a live view, or where stderr is no terminal plain lines, in place of the bar.
+        quiet: show nothing.
+
+    Raises:
+        ConfigError: `watch` and `quiet` together.
+    """
+    if watch and quiet:
+        raise ConfigError("--watch shows the training and --quiet shows nothing; give one of them")
+    if not watch:
+        return lambda _: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
+    title = f"{recipe} on {config.env_id}, seed {config.seed}"
+
+    def watched(interruption: Interruption) -> AbstractContextManager[Listener]:
+        facts = Facts(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
+        if not _can_draw():
+            return contextlib.closing(PlainLines(recipe, facts))
+        from rich.console import Console
+
+        return watching(facts, Console(stderr=True), interruption)
+
+    return watched
+
+
+def _can_draw() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

@@ -12,10 +12,10 @@ from rlpipe.pipelines.folder import read_description
 from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse_run
-from rlpipe.scripts.progress import bar
+from rlpipe.scripts.progress import display
 from rlpipe.scripts.summary import describe
 
-USAGE = "usage: rlpipe resume RUN [--total-frames N] [--trust-module NAME] [--json] [--quiet]\n"
+USAGE = "usage: rlpipe resume RUN [--total-frames N] [--trust-module NAME] [--json] [--quiet | --watch]\n"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Options:
     """Print the summary as one JSON object."""
     quiet: bool = False
     """No progress bar."""
+    watch: bool = False
+    """A live view of the training in the terminal, in place of the progress bar."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             f"total_frames is {longer.total_frames}, and {folder} was begun for {config.total_frames}; "
             "it can only be raised"
         )
+    shown = display(described["recipe"], longer, folder, watch=options.watch, quiet=options.quiet)
     result, evaluation = read_end(folder, described["algorithm"], config)
     if result.stopped_by and longer != config:
         raise ConfigError(f"run {folder} was ended by {result.stopped_by}, which more frames do not change")
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
             folder,
             resume=True,
             start_from=described.get("start_from"),
-            display=bar(described["recipe"], longer, quiet=options.quiet),
+            display=shown,
         )
         summary = session.run()
     print(json.dumps(summary) if options.json else describe(summary))

@@ -16,7 +16,7 @@ from rlpipe.pipelines.folder import module_of, read_run
 from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
-from rlpipe.scripts.progress import bar
+from rlpipe.scripts.progress import display
 from rlpipe.scripts.resume import main as resume
 from rlpipe.scripts.summary import describe
 
@@ -66,6 +66,8 @@ class Options(Generic[C]):
     """Print the summary as one JSON object."""
     quiet: bool = False
     """No progress bar."""
+    watch: bool = False
+    """A live view of the training in the terminal, in place of the progress bar."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,8 +105,8 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
     weights = None if options.start_from is None else _find_weights(options.start_from, recipe, config)
     start_from = None if options.start_from is None else str(options.start_from)
-    display = bar(recipe.name, config, quiet=options.quiet)
-    session = Session(recipe.name, recipe.algorithm, config, folder, start_from=start_from, display=display)
+    shown = display(recipe.name, config, folder, watch=options.watch, quiet=options.quiet)
+    session = Session(recipe.name, recipe.algorithm, config, folder, start_from=start_from, display=shown)
     return session.run(weights)
 
 

@@ -13,14 +13,22 @@ SHORT = {"total_frames": 2048, "eval_every": 2048, "final_eval_episodes": 5}
 
 def test_a_recipe_trained_from_python_is_the_run_of_the_command_line(tmp_path):
     told = []
-    summary = run_recipe(
-        "ppo", seed=3, lr=1e-3, folder=tmp_path / "run", progress=lambda *line: told.append(line), **SHORT
-    )
+    summary = run_recipe("ppo", seed=3, lr=1e-3, folder=tmp_path / "run", progress=told.append, **SHORT)
     described = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (described["recipe"], described["config"]["seed"], described["config"]["lr"]) == ("ppo", 3, 1e-3)
     assert summary["frames"] == 2048
     assert summary["evaluation"]["episodes"] == 5
-    assert [line[0] for line in told] == [1024, 2048]
+    assert [(now.stage, now.frames, now.final) for now in told] == [
+        ("starting", 0, False),
+        ("training", 1024, False),
+        ("training", 2048, False),
+        ("evaluating", 2048, False),
+        ("evaluated", 2048, False),
+        ("evaluating", 2048, True),
+        ("evaluated", 2048, True),
+    ]
+    assert told[-1].evaluation.summary() == summary["evaluation"]
+    assert (told[-1].updates, told[-1].episodes) == (summary["updates"], summary["episodes"])
 
 
 def test_its_agent_is_the_one_that_was_evaluated(tmp_path):

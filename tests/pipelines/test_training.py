@@ -82,8 +82,16 @@ def test_counts_and_intervals(tmp_path):
         "ppo",
         eval_every=150,
         checkpoint_every=300,
-        progress=lambda frames, scalars, returns: told.append(frames),
+        progress=told.append,
     )
+    evaluated = [(now.frames, now.evaluation.returns) for now in told if now.stage == "evaluated"]
+    assert [now.frames for now in told if now.stage == "evaluating"] == [frames for frames, _ in evaluated]
+    assert evaluated == [(row["frames"], tuple(row["returns"])) for row in lines(tmp_path / "run", "evaluations.jsonl")]
+    told = [now for now in told if now.stage == "training"]
+    rows = [(row["loss_policy"], row["returns"], row["lengths"]) for row in lines(tmp_path / "run")]
+    assert [(now.scalars["loss_policy"], now.returns, now.lengths) for now in told] == rows
+    assert (told[-1].updates, told[-1].episodes, told[-1].seconds) == (40, result.episodes, result.seconds)
+    told = [now.frames for now in told]
     assert (result.frames, result.updates, result.stopped_by) == (640, 40, "")
     assert told == list(range(64, 641, 64))
     assert [row["frames"] for row in lines(tmp_path / "run")] == told
@@ -142,7 +150,8 @@ def test_stops_after_episodes(tmp_path):
 def test_a_line_of_metrics_may_cover_several_batches(tmp_path):
     told = []
     run_small(tmp_path / "each", "dqn")
-    run_small(tmp_path / "few", "dqn", log_every=250, progress=lambda frames, *_: told.append(frames))
+    run_small(tmp_path / "few", "dqn", log_every=250, progress=told.append)
+    told = [now.frames for now in told if now.stage == "training"]
     each, few = lines(tmp_path / "each"), lines(tmp_path / "few")
     # the first batch at or after each multiple, and the last one
     assert [row["frames"] for row in few] == told == [256, 512, 640]

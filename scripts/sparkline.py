@@ -1,0 +1,105 @@
+"""Curves of block characters."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = ".:-=+*#@"
+"""Eight levels for a terminal that has no others; higher is darker."""
+
+Point = tuple[int, float]
+
+
+class Series:
+    """Values against frames, in bounded memory: when there are too many points, neighbours become their mean.
+
+    Args:
+        at_most: points that are kept; an even number.
+    """
+
+    def __init__(self, at_most: int = 512) -> None:
+        self._at_most, self._stride = at_most, 1
+        self._points: list[Point] = []
+        self._waiting: list[Point] = []
+        self._ends: list[Point] = []
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, frames: int, value: float) -> None:
+        """Add a value at a frame that is not before the last one's."""
+        self._ends = [(self._ends or [(frames, value)])[0], (frames, value)]
+        if math.isfinite(value):
+            self.low, self.high = min(self.low, value), max(self.high, value)
+        self._waiting.append((frames, value))
+        if len(self._waiting) == self._stride:
+            self._points.append(_mean(self._waiting))
+            self._waiting = []
+        if len(self._points) == self._at_most:
+            self._points = [_mean(self._points[index : index + 2]) for index in range(0, self._at_most, 2)]
+            self._stride *= 2
+
+    def points(self) -> list[Point]:
+        """Frames and values in their order; the first and the last are as they were added."""
+        points = self._points + ([_mean(self._waiting)] if self._waiting else [])
+        if points:
+            points[0], points[-1] = self._ends
+        return points
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    return points[-1][0], sum(value for _, value in points) / len(points)
+
+
+def resample(points: Sequence[Point], width: int, until: int) -> list[float]:
+    """The values of `width` equal spans of the frames up to `until`; NaN where there is no value yet.
+
+    A span has the mean of its points, or where it has none the value before. The first value of all and the last one
+    are kept as they are.
+    """
+    frames = [each for each, _ in points]
+    cells: list[float] = []
+    for index in range(width):
+        start, stop = (bisect_right(frames, until * edge / width) for edge in (index, index + 1))
+        start = 0 if index == 0 else start
+        if start < stop:
+            cells.append(sum(value for _, value in points[start:stop]) / (stop - start))
+        else:
+            cells.append(cells[-1] if cells else math.nan)
+    begins = next((index for index, value in enumerate(cells) if not math.isnan(value)), None)
+    if points and begins is not None:
+        cells[begins] = points[0][1]
+        cells[-1] = points[-1][1]
+    return cells
+
+
+def sparkline(values: Sequence[float], rows: int = 1, marks: str = BLOCKS) -> list[str]:
+    """Draw a column a value, from the top row to the bottom one, in `rows` times eight levels.
+
+    The lowest value has the lowest mark and the highest the highest; where all are equal, the middle. What is not
+    finite has none.
+
+    Args:
+        values: one a column.
+        rows: height.
+        marks: of eight levels.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    top = rows * len(marks)
+    levels = [_level(value, low, high, top) for value in values]
+    lines = []
+    for row in reversed(range(rows)):
+        above = [min(max(level - row * len(marks), 0), len(marks)) for level in levels]
+        lines.append("".join(marks[each - 1] if each else " " for each in above))
+    return lines
+
+
+def _level(value: float, low: float, high: float, top: int) -> int:
+    """From 1 to `top`; 0 for what is not finite."""
+    if not math.isfinite(value):
+        return 0
+    # halves, because the difference of two large numbers may be infinite
+    share = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
+    return 1 + round(share * (top - 1))
