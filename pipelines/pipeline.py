@@ -33,14 +33,14 @@ class Pipeline:
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The `environments` of a lean collector are added.
+            The `environments` of a lean collector are added. Training without a run needs none.
         transforms: what the policy's environment is transformed by, for its evaluation.
     """
 
     collector: Iterable[TensorDictBase]
     learn: Update
     policy: TensorDictModuleBase
-    state: dict[str, Any]
+    state: dict[str, Any] = field(default_factory=dict)
     transforms: Sequence[Transform] = field(default_factory=tuple)
     environments: Environments | None = field(default=None, init=False)
 

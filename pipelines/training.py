@@ -107,7 +107,7 @@ class _Line:
 
 def train(
     pipeline: Pipeline,
-    run: Run,
+    run: Run | None = None,
     *,
     evaluate: Callable[[], Evaluation] | None = None,
     eval_every: int | None = None,
@@ -120,14 +120,15 @@ def train(
 ) -> Result:
     """Collect, learn, log, and at intervals evaluate and checkpoint, until the collector has its frames.
 
-    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it.
+    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it. Without
+    a run nothing is written.
 
     Args:
         pipeline: what to train; its collector knows the total number of frames.
-        run: the folder to write into.
+        run: the folder to write into; `None` writes nothing, and can checkpoint nothing.
         evaluate: evaluates the pipeline's policy.
         eval_every: frames from one evaluation to the next.
-        checkpoint_every: frames from one checkpoint to the next; there is always one at the end.
+        checkpoint_every: frames from one checkpoint to the next; a run always has one at the end.
         stopping: ends the run before its frames do; by default nothing does.
         log_every: frames from one line of metrics to the next, at least a batch.
         progress: told at the start, with each line, and before and after each evaluation.
@@ -139,11 +140,15 @@ def train(
             the run folder cannot be written.
         InterruptedRunError: after the checkpoint of an `interruption`.
         CheckpointError: the run folder has checkpoints, and none of them fits.
+        ValueError: checkpoints are asked for, and there is no run.
     """
+    if run is None and (checkpoint_every is not None or checkpoint_first):
+        raise ValueError("checkpoints are written into a run, and there is none; pass a Run")
     loop = _Loop(pipeline, run, stopping or StoppingRule(), progress)
     if pipeline.environments is not None and checkpoint_every is not None:
         pipeline.environments.note_actions()
-    run.restore(loop.state)
+    if run is not None:
+        run.restore(loop.state)
     loop.tell("starting")
     if checkpoint_first:
         loop.checkpoint()
@@ -163,7 +168,7 @@ def train(
 class _Loop:
     """What `train` keeps from one batch to the next, and the steps that it consists of."""
 
-    def __init__(self, pipeline: Pipeline, run: Run, stopping: StoppingRule, progress: Listener | None) -> None:
+    def __init__(self, pipeline: Pipeline, run: Run | None, stopping: StoppingRule, progress: Listener | None) -> None:
         self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
         self.result, self.line, self.before = Result(), _Line(), 0
         own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
@@ -171,7 +176,8 @@ class _Loop:
             raise ValueError(f"the pipeline's state has {taken[0]!r}, a name that train keeps for itself; use another")
         self.state = {**pipeline.state, **own}
         self.score: float | None = None
-        check_savable(self.state)
+        if run is not None:
+            check_savable(self.state)
 
     def step(self, batches: Iterator[TensorDictBase], log_every: int, checkpoint_every: int | None) -> bool:
         """Collect a batch and learn from it; false if there is none."""
@@ -220,7 +226,8 @@ class _Loop:
         self.tell("evaluating")
         evaluation = judge()
         self.score = evaluation.mean
-        self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
+        if self.run is not None:
+            self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
         self.stopping.after_evaluation(evaluation.mean)
         self.tell("evaluated", evaluation=evaluation)
 
@@ -235,17 +242,19 @@ class _Loop:
             return
         result, line = self.result, self.line
         scalars = {**line.means(), "seconds": result.seconds, "frames_per_second": result.frames_per_second}
-        self.run.log_batch(result.frames, scalars, line.returns, line.lengths)
+        if self.run is not None:
+            self.run.log_batch(result.frames, scalars, line.returns, line.lengths)
         self.tell("training", scalars=scalars, returns=line.returns, lengths=line.lengths)
         line.clear()
 
     def checkpoint(self) -> None:
-        """Write a checkpoint, but none of weights that the last gradient step has ruined."""
+        """Write a checkpoint into the run, if there is one; refuse weights that the last gradient step has ruined."""
         for name, weight in self.pipeline.policy.state_dict().items():
             if isinstance(weight, Tensor) and not weight.isfinite().all():
                 raise _diverged(self.result.frames, f"weight {name}", "not finite", self.run)
         self.result.stopped_by = self.stopping.reason
-        self.run.checkpoint(self.result.frames, self.state, score=self.score)
+        if self.run is not None:
+            self.run.checkpoint(self.result.frames, self.state, score=self.score)
 
     def finish(self) -> Result:
         """Write what is left; after the checkpoint, because a run that goes on from it has not yet come to its end."""
@@ -283,13 +292,16 @@ def _due(before: int, now: int, every: int | None) -> bool:
     return every is not None and now // every > before // every
 
 
-def _check_finite(scalars: Mapping[str, float], frames: int, run: Run) -> None:
+def _check_finite(scalars: Mapping[str, float], frames: int, run: Run | None) -> None:
     for key, value in scalars.items():
         if not math.isfinite(value):
             raise _diverged(frames, key, str(value), run)
 
 
-def _diverged(frames: int, what: str, value: str, run: Run) -> TrainingError:
+def _diverged(frames: int, what: str, value: str, run: Run | None) -> TrainingError:
+    message = f"training stopped at frame {frames}: {what} is {value}"
+    if run is None:
+        return TrainingError(message)
     last = run.last_checkpoint()
     kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-    return TrainingError(f"training stopped at frame {frames}: {what} is {value}; {kept}")
+    return TrainingError(f"{message}; {kept}")

@@ -10,6 +10,7 @@ import torch
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
+from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.recipes import RECIPES, find_recipe
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.stopping import StoppingRule
@@ -201,6 +202,41 @@ def test_a_loss_that_becomes_nan_stops_training(tmp_path, checkpoint_every, kept
     with pytest.raises(TrainingError, match=f"training stopped at frame 192: loss_\\w+ is nan; {kept}"):
         train(pipeline, run, checkpoint_every=checkpoint_every)
     run.close()
+    pipeline.close()
+
+
+def test_without_a_run_the_same_is_learned_and_nothing_is_written(tmp_path, monkeypatch):
+    result, written = run_small(tmp_path / "run", "ppo", eval_every=150)
+    monkeypatch.chdir(tmp_path / "run")
+    files, told, judged = sorted(tmp_path.rglob("*")), [], []
+    module, settings = SMALL["ppo"]
+    built = module.build(module.Config(**settings))
+    pipeline = Pipeline(built.collector, built.learn, built.policy)
+
+    def judge():
+        judged.append(1)
+        return Evaluation((1.0,), (1,))
+
+    alone = train(pipeline, evaluate=judge, eval_every=150, progress=lambda frames, *_: told.append(frames))
+    pipeline.close()
+    assert torch.equal(weights(pipeline), weights(written))
+    assert (alone.frames, alone.updates, alone.episodes) == (result.frames, result.updates, result.episodes)
+    assert told == list(range(64, 641, 64))
+    assert len(judged) == 4
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_without_a_run_training_stops_and_fails_as_ever():
+    module, settings = SMALL["ppo"]
+    pipeline = module.build(module.Config(**settings))
+    with pytest.raises(ValueError, match="checkpoints are written into a run, and there is none; pass a Run"):
+        train(pipeline, checkpoint_every=100)
+    assert train(pipeline, stopping=StoppingRule(total_episodes=1)).stopped_by == "1 episodes"
+    pipeline.close()
+    pipeline = module.build(module.Config(**settings))
+    pipeline.state["loss"].critic.network.append(Poison(10))
+    with pytest.raises(TrainingError, match=r"training stopped at frame 192: loss_\w+ is nan$"):
+        train(pipeline)
     pipeline.close()
 
 
