@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.collectors import Collector
 from torchrl.envs import DoubleToFloat, EnvBase, Transform, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
@@ -40,6 +40,9 @@ class SyncDataCollector(Collector):
 
     def __init__(self, create_env_fn: Any, policy: Any = None, **options: Any) -> None:
         _check_parts(create_env_fn, policy)
+        if isinstance(policy, nn.Module) and tensor_modules(policy) is not None:
+            # it keeps nothing from step to step that a transform would have to reset, and TorchRL warns unless told so
+            options.setdefault("auto_register_policy_transforms", False)
         super().__init__(create_env_fn, policy, **options)
 
     def rollout(self) -> TensorDictBase | None:

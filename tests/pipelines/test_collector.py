@@ -325,3 +325,10 @@ def test_output_keys_can_be_selected():
     out = selecting(make_policy(env))(env.reset())
     assert "action" in out.keys()
     assert "action_log_prob" not in out.keys()
+
+
+def test_a_policy_without_a_state_of_its_own_needs_no_option():
+    # TorchRL would warn that it wants to add a transform, and warnings are errors here
+    env = make_env(EnvConfig("CartPole-v1", 2), seed=0)
+    collector = SyncDataCollector(env, make_policy(env), frames_per_batch=20, total_frames=20)
+    assert [batch.shape for batch in collector] == [(2, 10)]
