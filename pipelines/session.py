@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import logging
 import shlex
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from rlpipe.pipelines.training import Result, train
 
 Display = Callable[[Interruption], AbstractContextManager[Listener | None]]
 """Makes what shows the progress of a run, entered while it trains; it may say itself that a signal came."""
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,14 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
 
+    Called in several threads, the runs wait for one another: whether policies explore is one setting of the process.
+
     Args:
         name: of the recipe.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`.
         progress: told at the start, with each line of metrics, and before and after each evaluation:
-            `progress=lambda now: print(now.frames, now.scalars)`.
+            `progress=lambda now: print(now.frames, now.scalars)`. What it raises ends the run, such as Optuna's
+            `TrialPruned`.
         options: fields of the recipe's Config.
 
     Returns:
@@ -210,6 +216,10 @@ def run_recipe(
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             raise ConfigError(f"{name} has no option {option!r}; {hint}")
     config = dataclasses.replace(config, **options)
-    path = default_folder(recipe.name, config.seed) if folder is None else Path(folder)
-    session = Session(recipe.name, recipe.algorithm, config, path, display=lambda _: contextlib.nullcontext(progress))
-    return session.run()
+    # one that explores must not become greedy while another is evaluated
+    with _ONE_AT_A_TIME:
+        path = default_folder(recipe.name, config.seed) if folder is None else Path(folder)
+        session = Session(
+            recipe.name, recipe.algorithm, config, path, display=lambda _: contextlib.nullcontext(progress)
+        )
+        return session.run()

@@ -1,6 +1,7 @@
 """A recipe trained from Python, and its agent read back."""
 
 import json
+import threading
 
 import pytest
 
@@ -51,3 +52,34 @@ def test_an_option_that_there_is_not_is_named_with_its_nearest(tmp_path):
 def test_what_is_no_run_has_no_agent(tmp_path):
     with pytest.raises(CheckpointError, match="is no run"), trained(tmp_path):
         pass
+
+
+def test_what_progress_raises_ends_the_run(tmp_path):
+    class PrunedError(Exception):
+        pass
+
+    def prune(frames, *_):
+        if frames >= 1024:
+            raise PrunedError
+
+    with pytest.raises(PrunedError):
+        run_recipe("ppo", folder=tmp_path / "run", progress=prune, **SHORT)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    # nobody holds the folder, nor the next run
+    summary = run_recipe("ppo", folder=tmp_path / "next", **SHORT)
+    assert summary["frames"] == 2048
+
+
+def test_runs_in_threads_are_what_they_are_alone(tmp_path):
+    def run(name):
+        summaries[name] = run_recipe("ppo", folder=tmp_path / name, **{**SHORT, "eval_every": 1024})
+
+    summaries = {}
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run("alone")
+    returns = [summaries[name]["evaluation"] for name in ("first", "second", "alone")]
+    assert returns[0] == returns[1] == returns[2]
