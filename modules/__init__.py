@@ -1,6 +1,6 @@
 """What is learned, and what acts: TensorDictModules on TorchRL's key names."""
 
-from rlpipe.modules.actors import CategoricalActor, Critic, GaussianActor, QActor, only_allowed
+from rlpipe.modules.actors import ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 from rlpipe.modules.advantage import GAE
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.distributions import Categorical, TanhNormal
@@ -21,6 +21,7 @@ from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 __all__ = [
     "GAE",
     "MLP",
+    "ActionValueCritic",
     "ActionValueTable",
     "Activation",
     "Categorical",

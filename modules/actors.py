@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
 from torch import Tensor, nn
-from torchrl.data import Bounded, TensorSpec
+from torchrl.data import Bounded, TensorSpec, Unbounded
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
@@ -241,3 +241,47 @@ class Critic(TensorModule):
     def compute(self, observation: Tensor) -> tuple[Tensor]:
         """See the class."""
         return (self.through(self.network, observation),)
+
+
+class ActionValueCritic(TensorModule):
+    """Value of one action, `Q(s, a)`: writes `state_action_value` `[*B, 1]`, the key of TorchRL's `ValueOperator`.
+
+    Unlike `QActor`, whose network gives a value for every Discrete action, it reads the action, which may be a Box.
+
+    Args:
+        network: observation and action side by side, `[*B, O + D]`, to `[*B, 1]`; D is the number of elements of an
+            action.
+        action_spec: the environment's, batch dimensions included; must be a Box.
+        batch_dims: how many of the spec's leading dimensions are the environment's batch.
+
+    Raises:
+        ValueError: any other action spec.
+    """
+
+    def __init__(self, network: nn.Module, action_spec: TensorSpec, batch_dims: int = 1) -> None:
+        super().__init__()
+        if not isinstance(action_spec, (Bounded, Unbounded)):
+            raise ValueError(
+                f"ActionValueCritic needs Box actions, got {type(action_spec).__name__}; for Discrete actions there is "
+                "QActor"
+            )
+        self.shape = action_spec.shape[batch_dims:]
+        self.in_keys = ["observation", "action"]
+        self.out_keys = ["state_action_value"]
+        self.network = network
+
+    def compute(self, observation: Tensor, action: Tensor) -> tuple[Tensor]:
+        """See the class.
+
+        Raises:
+            ValueError: the action has not the spec's shape, or the network cannot take the two.
+        """
+        batch = action.shape[: action.ndim - len(self.shape)]
+        if action.shape[len(batch) :] != self.shape or observation.shape[:-1] != batch:
+            raise ValueError(
+                f"key 'action' has shape {list(action.shape)}, expected {[*observation.shape[:-1], *self.shape]} with "
+                f"key 'observation' of shape {list(observation.shape)}, whose last dimension is its features"
+            )
+        flat = action.reshape(*batch, self.shape.numel()).to(observation.dtype)
+        together = torch.cat([observation, flat], -1)
+        return (self.through(self.network, together, "keys 'observation' and 'action' side by side,"),)

@@ -87,11 +87,24 @@ class TanhNormal(Distribution):
         noise = torch.randn((*sample_shape, *self.normal_mean.shape), dtype=self.normal_mean.dtype)
         return self._squash(self.normal_mean + self.normal_std * noise.to(self.normal_mean.device))
 
+    def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
+        """A reparameterised action `[*B, *D]` and its log-probability `[*B]`, both with gradients to mean and std.
+
+        The log-probability is that of the `u` which was drawn. `log_prob` has to find it again from the action, which
+        near the bounds it cannot, and there its gradient is wrong.
+        """
+        noise = torch.randn_like(self.normal_mean)
+        u = self.normal_mean + self.normal_std * noise
+        return self._squash(u), self._log_prob(noise, u)
+
     def log_prob(self, value: Tensor) -> Tensor:
         # an action on the very bound has u = inf; one float32 step inside it is the largest u that can be told apart
         limit = 1.0 - torch.finfo(value.dtype).eps
         u = torch.atanh(((value - self.center) / self.half).clamp(-limit, limit))
-        standard = (u - self.normal_mean) / self.normal_std
+        return self._log_prob((u - self.normal_mean) / self.normal_std, u)
+
+    def _log_prob(self, standard: Tensor, u: Tensor) -> Tensor:
+        """Of the action of `u`, which is `mean + std * standard`."""
         normal = -0.5 * standard.square() - self.normal_std.log() - 0.5 * math.log(2 * math.pi)
         return self._sum(normal - self._log_slope(u))
 

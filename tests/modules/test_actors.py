@@ -9,7 +9,7 @@ from torch import nn
 from torchrl.data import Bounded, Categorical, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
+from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 
 DISCRETE = Categorical(3, (64,))
 # every mask of three actions, under every order of their scores
@@ -216,3 +216,30 @@ def test_a_network_too_narrow_for_a_std_of_its_own_is_refused():
         actor = GaussianActor(nn.Linear(4, width), BOX, state_dependent_std=True)
         with pytest.raises((RuntimeError, ValueError)):
             actor.get_dist(observations())
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3), ()])
+def test_an_action_value_critic_takes_actions_of_any_shape(shape):
+    spec = Bounded(-torch.ones(64, *shape), torch.ones(64, *shape), (64, *shape))
+    critic = ActionValueCritic(MLP(4 + spec.shape[1:].numel(), 1, (8,)), spec)
+    batch = observations().set("action", spec.rand().requires_grad_())
+    value = critic(batch)["state_action_value"]
+    assert value.shape == (64, 1)
+    flat = batch["action"].reshape(64, -1)
+    assert torch.equal(value, critic.network(torch.cat([batch["observation"], flat], -1)))
+    (gradient,) = torch.autograd.grad(value.sum(), batch["action"])
+    assert (gradient != 0).all()
+    # any leading shape
+    torch.testing.assert_close(critic(batch.detach().reshape(8, 8))["state_action_value"], value.reshape(8, 8, 1))
+
+
+def test_an_action_value_critic_says_what_it_cannot_take():
+    with pytest.raises(ValueError, match="ActionValueCritic needs Box actions, got Categorical; .* there is QActor"):
+        ActionValueCritic(MLP(6, 1), DISCRETE)
+    critic = ActionValueCritic(MLP(6, 1), BOX)
+    with pytest.raises(ValueError, match=r"key 'action' has shape \[64\], expected \[64, 2\] with key 'observation'"):
+        critic(observations().set("action", torch.zeros(64)))
+    with pytest.raises(
+        ValueError, match=r"keys 'observation' and 'action' side by side, of shape \[64, 6\] .*build it"
+    ):
+        ActionValueCritic(MLP(5, 1), BOX)(observations().set("action", torch.zeros(64, 2)))

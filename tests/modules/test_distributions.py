@@ -76,3 +76,21 @@ def test_tanh_normal_gradients_reach_mean_and_std():
     (distribution.log_prob(action).sum() + distribution.entropy().sum()).backward()
     assert mean.grad.isfinite().all()
     assert (std.grad != 0).all()
+
+
+def test_a_reparameterised_action_comes_with_its_log_probability():
+    distribution, _, _ = make_tanh_normal()
+    torch.manual_seed(3)
+    action, log_prob = distribution.rsample_and_log_prob()
+    assert (action.shape, log_prob.shape) == ((6, 2), (6,))
+    torch.testing.assert_close(log_prob, distribution.log_prob(action), atol=1e-4, rtol=1e-4)
+    torch.manual_seed(3)
+    assert torch.equal(distribution.rsample(), action)
+
+
+def test_its_gradient_is_right_where_the_action_is_at_its_bound():
+    # far out, log p(a) = -log std - u^2 / 2 - log slope with a slope of 4 exp(-2 u), so that d log p / d mean = 2
+    mean, std = torch.full((5, 1), 12.0, requires_grad=True), torch.ones(5, 1)
+    _, log_prob = TanhNormal(mean, std, tensor([-1.0]), tensor([1.0])).rsample_and_log_prob()
+    log_prob.sum().backward()
+    torch.testing.assert_close(mean.grad, torch.full((5, 1), 2.0))
