@@ -2,10 +2,12 @@
 
 from rlpipe.losses import functional
 from rlpipe.losses.a2c import A2CLoss
+from rlpipe.losses.checks import column, discrete_action, nested, read, scalar
 from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.ppo import ClipPPOLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
-from rlpipe.losses.target import TargetUpdate, frozen_copy
+from rlpipe.losses.target import TargetUpdate, frozen, frozen_copy
+from rlpipe.losses.terms import policy_terms, standardized, value_terms
 
 __all__ = [
     "A2CLoss",
@@ -14,6 +16,15 @@ __all__ = [
     "Normalization",
     "ReinforceLoss",
     "TargetUpdate",
+    "column",
+    "discrete_action",
+    "frozen",
     "frozen_copy",
     "functional",
+    "nested",
+    "policy_terms",
+    "read",
+    "scalar",
+    "standardized",
+    "value_terms",
 ]

@@ -221,6 +221,22 @@ def policy_gradient(log_prob: Tensor, weight: Tensor) -> Tensor:
     return -log_prob * weight.detach()
 
 
+def surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """The importance-weighted surrogate as a loss, Schulman et al. 2017, equation 6 (negated).
+
+    `-ratio * A` with `ratio = exp(log_prob - old_log_prob)`.
+
+    Args:
+        log_prob: under the policy that learns, `[*B]`.
+        old_log_prob: under the policy that collected, `[*B]`.
+        advantage: `[*B]`.
+
+    Returns:
+        `[*B]`.
+    """
+    return -(log_prob - old_log_prob).exp() * advantage
+
+
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's clipped surrogate as a loss, Schulman et al. 2017, equation 7 (negated).
 

@@ -1,7 +1,9 @@
-"""Target networks: a frozen copy of a network, and the rule by which it follows."""
+"""Networks without gradients: a frozen copy that follows its source, and one that is frozen for a while."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
 
@@ -14,6 +16,22 @@ Network = TypeVar("Network", bound=nn.Module)
 def frozen_copy(network: Network) -> Network:
     """A deep copy of `network` whose parameters take no gradient."""
     return deepcopy(network).requires_grad_(False)
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Within, the parameters of `networks` take no gradient; their inputs still do.
+
+    So an actor's loss goes through a critic without teaching it, and all losses of a step can be minimised as one sum.
+    """
+    parameters = [each for network in networks for each in network.parameters() if each.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class TargetUpdate:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.recipes import find_recipe
     from rlpipe.pipelines.run import Run
     from rlpipe.pipelines.session import run_recipe
+    from rlpipe.pipelines.stopping import StoppingRule
     from rlpipe.pipelines.trained import trained
     from rlpipe.pipelines.training import train
 
@@ -42,6 +43,7 @@ __all__ = [
     "QActor",
     "RlpipeError",
     "Run",
+    "StoppingRule",
     "SyncDataCollector",
     "TargetUpdate",
     "VectorEnv",
@@ -69,6 +71,7 @@ _HOMES = (
     "pipelines.recipes",
     "pipelines.run",
     "pipelines.session",
+    "pipelines.stopping",
     "pipelines.trained",
     "pipelines.training",
 )

@@ -144,6 +144,10 @@ def test_clipped_surrogate_in_all_four_cases():
     close(F.clipped_surrogate(ratio.log(), torch.zeros(4), advantage, 0.2), [-2.4, 3.0, -1.0, 1.6])
 
 
+def test_surrogate():
+    close(F.surrogate(tensor([1.5, 0.5]).log(), torch.zeros(2), tensor([2.0, -2.0])), [-3.0, 1.0])
+
+
 def test_approximate_kl():
     ratio = tensor([2.0, 0.5, 1.0])
     close(F.approximate_kl(ratio.log(), torch.zeros(3)), [1 - math.log(2), math.log(2) - 0.5, 0.0])

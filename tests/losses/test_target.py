@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlpipe.losses import TargetUpdate, frozen_copy
+from rlpipe.losses import TargetUpdate, frozen, frozen_copy
 
 
 def make_pair():
@@ -62,3 +62,21 @@ def test_state_places_the_next_copy():
 def test_messages(options, message):
     with pytest.raises(ValueError, match=message):
         TargetUpdate(*make_pair(), **options)
+
+
+def test_gradients_pass_through_what_is_frozen_and_leave_it_alone():
+    source, other = nn.Linear(2, 1), frozen_copy(nn.Linear(2, 1))
+    x = torch.ones(3, 2, requires_grad=True)
+    with frozen(source, other):
+        (source(x) + other(x)).sum().backward()
+    assert (x.grad != 0).all()
+    assert source.weight.grad is None
+    assert source.weight.requires_grad
+    assert not other.weight.requires_grad
+
+
+def test_what_was_frozen_learns_again_after_an_error():
+    source = nn.Linear(2, 1)
+    with pytest.raises(RuntimeError), frozen(source):
+        source(torch.ones(3))
+    assert all(parameter.requires_grad for parameter in source.parameters())
