@@ -284,4 +284,4 @@ class ActionValueCritic(TensorModule):
             )
         flat = action.reshape(*batch, self.shape.numel()).to(observation.dtype)
         together = torch.cat([observation, flat], -1)
-        return (self.through(self.network, together, "keys 'observation' and 'action' side by side,"),)
+        return (self.through(self.network, together, ", with the action's numbers behind its own,"),)

@@ -42,8 +42,8 @@ class TensorModule(TensorDictModuleBase):
                 raise KeyError(f"{type(self).__name__} reads key {key!r}, and the TensorDict has only {there}")
         return inputs
 
-    def through(self, network: nn.Module, observation: Tensor, key: str = "key 'observation'") -> Tensor:
-        """What `network` makes of the observation, or whatever `key` calls it.
+    def through(self, network: nn.Module, observation: Tensor, beside: str = "") -> Tensor:
+        """What `network` makes of the observation, in which there may be something `beside` it, to be named.
 
         Raises:
             ValueError: it cannot take it; names the shape and dtype.
@@ -55,9 +55,9 @@ class TensorModule(TensorDictModuleBase):
             if type(error) not in (RuntimeError, IndexError):
                 raise
             raise ValueError(
-                f"the network of {type(self).__name__} cannot take {key} of shape "
-                f"{list(observation.shape)} and dtype {observation.dtype}: {error}; build it for the environment's "
-                "observation_spec, as rlpipe.modules.encoder does"
+                f"the network of {type(self).__name__} cannot take key 'observation' of shape "
+                f"{list(observation.shape)}{beside} and dtype {observation.dtype}: {error}; build it for the "
+                "environment's observation_spec, as rlpipe.modules.encoder does"
             ) from error
 
 

@@ -124,7 +124,7 @@ def test_without_optuna_its_example_says_so_in_a_line(monkeypatch):
 
 @pytest.mark.learning
 def test_sac_learns_pendulum():
-    assert load("sac").main().mean > -250
+    assert load("sac").main().mean > -220
 
 
 @pytest.mark.learning
@@ -145,9 +145,9 @@ def test_the_search_finds_the_learning_rate_that_learns(tmp_path, monkeypatch, c
     pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
     search = load("optuna_search")
-    means = search.main(seeds=2, rates=(1e-5, 3e-3), frames=16_384)
-    assert means[3e-3] > 5 * means[1e-5]
-    assert "best: lr 0.003" in capsys.readouterr().out
+    means = search.main(seeds=2, rates=(1e-6, 1e-3))
+    assert means[1e-3] > 250
+    assert "best is lr 0.001" in capsys.readouterr().out
     # once more into a folder of its own
-    search.main(seeds=1, rates=(3e-3,), frames=1024)
+    search.main(seeds=1, rates=(1e-3,), frames=1024)
     assert len(list((tmp_path / "runs" / "optuna").iterdir())) == 2
