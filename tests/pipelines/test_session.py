@@ -58,8 +58,8 @@ def test_what_progress_raises_ends_the_run(tmp_path):
     class PrunedError(Exception):
         pass
 
-    def prune(frames, *_):
-        if frames >= 1024:
+    def prune(now):
+        if now.frames >= 1024:
             raise PrunedError
 
     with pytest.raises(PrunedError):
