@@ -97,7 +97,7 @@ def evaluate(
         trust_policy=True,
     )
     quotas = [episodes // num_envs + (index < episodes % num_envs) for index in range(num_envs)]
-    with _evaluating(policy, seed):
+    with evaluating(policy, seed):
         try:
             return _run_episodes(collector, quotas)
         finally:
@@ -121,7 +121,7 @@ def _run_episodes(collector: SyncDataCollector, quotas: list[int]) -> Evaluation
 
 
 @contextlib.contextmanager
-def _evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
+def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
     """Put the policy into evaluation mode, with a generator of its own wherever it has one."""
     training = policy.training
     holders = [module for module in policy.modules() if isinstance(getattr(module, "generator", None), torch.Generator)]

@@ -1,59 +1,172 @@
-"""An episode as a GIF."""
+"""Episodes as films: played, drawn by their environment, and written with the return so far."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torchrl.envs import Transform
+from torchrl.envs import Transform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.captions import SIZE, Caption, figures
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.evaluation import evaluating
+from rlpipe.pipelines.movies import RATES, Film, new_movie
+from rlpipe.pipelines.seeding import Seeds
 
-MAX_FRAMES = 1_000
-"""Where a recording ends, if its episode does not."""
+MAX_STEPS = 1_000
+"""Where an episode is cut, if it does not end."""
+HOLD = 1.0
+"""Seconds for which the end of an episode stays to be read."""
 
 
-def record_episode(
-    policy: TensorDictModuleBase, env_config: EnvConfig, *, seed: int, transforms: Sequence[Transform] = ()
-) -> tuple[list[np.ndarray], float]:
-    """Run one greedy episode and draw each state in which an action is taken.
+@dataclass(frozen=True)
+class Moment:
+    """A state of an episode.
 
     Args:
-        policy: any TensorDictModule that reads the environment's observation.
-        env_config: the environment; one of it is made.
-        seed: of its reset.
-        transforms: of the environment that the policy was trained in.
-
-    Returns:
-        Frames, uint8 `[height, width, 3]` each, at most `MAX_FRAMES`; and frames a second.
-
-    Raises:
-        ConfigError: the environment draws no `rgb_array`, or not on this machine.
+        image: as the environment draws it, uint8 `[height, width, 3]`.
+        episode: from 1.
+        step: steps taken so far.
+        earned: the return so far.
+        last: the episode ends with it, or is cut.
     """
-    one = replace(env_config, num_envs=1, backend="sync")
-    check_drawable(one)
-    env = make_env(one, seed=seed, transforms=[each.clone() for each in transforms], render_mode="rgb_array")
-    device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
-    frames: list[np.ndarray] = []
-    try:
-        envs = env.base_env.envs
-        with set_exploration_type(ExplorationType.DETERMINISTIC), torch.inference_mode():
-            now = env.reset()
-            while len(frames) < MAX_FRAMES:
-                frames += _draw(envs, env_config.env_id)
-                step, now = env.step_and_maybe_reset(policy(now.to(device)).to("cpu"))
-                if step.get(("next", "done")).all():
-                    break
-        return frames, float(envs.metadata.get("render_fps") or 30)
-    finally:
-        env.close()
+
+    image: np.ndarray
+    episode: int
+    step: int
+    earned: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that was played: its return, its steps, and whether it was cut before its end."""
+
+    earned: float
+    steps: int
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Player:
+    """What plays, and how.
+
+    Args:
+        env_config: the environment; one of it is made.
+        policy: any TensorDictModule that reads the environment's observation; `None` draws actions at random, among
+            the allowed ones.
+        seed: of the resets, and of the actions if they are drawn.
+        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        stochastic: sample actions instead of taking the greedy ones.
+        episodes: how many.
+        max_steps: cut each here.
+    """
+
+    env_config: EnvConfig
+    policy: TensorDictModuleBase | None
+    seed: int
+    transforms: Sequence[Transform] = ()
+    stochastic: bool = False
+    episodes: int = 1
+    max_steps: int = MAX_STEPS
+
+    def play(self, show: Callable[[Moment], bool], chosen: Callable[[int], bool] = lambda _: True) -> list[Episode]:
+        """Play the episodes.
+
+        Args:
+            show: told of each moment that is drawn; stops the play by returning False.
+            chosen: whether to draw the state after so many steps; the last one of an episode is always drawn.
+
+        Raises:
+            ConfigError: the environment draws no `rgb_array`, or not on this machine.
+        """
+        copies = [each.clone() for each in self.transforms]
+        env = _make_drawn(self.env_config, seed=self.seed, transforms=copies)
+        kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
+        try:
+            with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
+                return self._play(env, _Camera.of(env, self.env_config.env_id), show, chosen)
+        finally:
+            env.close()
+
+    def _play(
+        self, env: TransformedEnv, camera: _Camera, show: Callable[[Moment], bool], chosen: Callable[[int], bool]
+    ) -> list[Episode]:
+        episodes: list[Episode] = []
+        now = env.reset()
+        for number in range(1, self.episodes + 1):
+            going, steps, earned, done = show(Moment(camera.take(), number, 0, 0.0, False)), 0, 0.0, False
+            while going and not done and steps < self.max_steps:
+                steps += 1
+                camera.armed = chosen(steps)
+                step, now = env.step_and_maybe_reset(self._act(env, now))
+                done = bool(step.get(("next", "done")).all())
+                earned = float(step.get(("next", "episode_reward")))
+                last = done or steps == self.max_steps
+                if camera.armed or last:
+                    # the environment has begun anew where the episode is done
+                    going = show(Moment(camera.seen if done else camera.take(), number, steps, earned, last))
+            episodes.append(Episode(earned, steps, not done))
+            if not going:
+                break
+            if not done:
+                now = env.reset()
+        return episodes
+
+    def _act(self, env: TransformedEnv, now: TensorDictBase) -> TensorDictBase:
+        if self.policy is None:
+            return env.rand_action(now)
+        device = next((parameter.device for parameter in self.policy.parameters()), torch.device("cpu"))
+        return self.policy(now.to(device)).to("cpu")
+
+
+class _Camera(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the drawing of an episode's last state, which is gone once the environment has begun anew."""
+
+    def __init__(self, env: gym.Env[Any, Any], env_id: str) -> None:
+        super().__init__(env)
+        self._env_id = env_id
+        self.armed = True
+        self.seen = np.zeros((1, 1, 3), np.uint8)
+
+    @classmethod
+    def of(cls, env: TransformedEnv, env_id: str) -> _Camera:
+        """Put it around the one environment of a vector environment."""
+        envs = env.base_env.envs.envs
+        envs[0] = camera = cls(envs[0], env_id)
+        return camera
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        result = self.env.step(action)
+        if result[2] or result[3]:
+            self.seen = self.take()
+        return result
+
+    def take(self) -> np.ndarray:
+        """Draw the present state, uint8 `[height, width, 3]`."""
+        try:
+            image = self.env.render()
+        except Exception as error:  # each environment has its own, such as for a display that is missing
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl()}") from error
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ConfigError(
+                f"env-id {self._env_id!r} draws no images: render() gave {found}, expected uint8 [height, width, 3]"
+            )
+        return image
 
 
 def check_drawable(env_config: EnvConfig) -> None:
@@ -62,40 +175,149 @@ def check_drawable(env_config: EnvConfig) -> None:
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
+    Player(env_config, None, 0).play(lambda _: False)
+
+
+def _make_drawn(env_config: EnvConfig, *, seed: int, transforms: Sequence[Transform]) -> TransformedEnv:
     one = replace(env_config, num_envs=1, backend="sync")
-    env = make_env(one)
-    modes = env.base_env.envs.metadata.get("render_modes", [])
-    env.close()
+    modes = _metadata(one).get("render_modes", [])
     if "rgb_array" not in modes:
         has = f"only {', '.join(modes)}" if modes else "no render mode at all"
-        raise ConfigError(f"env-id {env_config.env_id!r} draws no images: it has {has}, and a GIF needs rgb_array")
-    env = make_env(one, render_mode="rgb_array")
+        raise ConfigError(f"env-id {one.env_id!r} draws no images: it has {has}, and a GIF needs rgb_array")
+    _choose_opengl()
+    return make_env(one, seed=seed, transforms=transforms, render_mode="rgb_array")
+
+
+def _metadata(env_config: EnvConfig) -> dict[str, Any]:
+    env = make_env(replace(env_config, num_envs=1, backend="sync"))
     try:
-        env.reset()
-        _draw(env.base_env.envs, env_config.env_id)
+        return dict(env.base_env.envs.metadata)
     finally:
         env.close()
 
 
-def _draw(envs: Any, env_id: str) -> list[np.ndarray]:
-    try:
-        return list(envs.render())
-    except Exception as error:  # each environment has its own, such as for a display that is missing
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"env-id {env_id!r} cannot be drawn here: {reason}") from error
+def _choose_opengl() -> None:
+    """Without a display MuJoCo would try to draw into a window all the same, and fail."""
+    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform == "linux" and not shown:
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def write_gif(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
-    """Write frames `[height, width, 3]` as a GIF that repeats.
+def _opengl() -> str:
+    if "mujoco" not in sys.modules:
+        return ""
+    return (
+        f"; MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')}: without a display it must be egl or osmesa, and the "
+        "library for it installed (on Debian libegl1 or libosmesa6)"
+    )
+
+
+@contextlib.contextmanager
+def _seeded(policy: TensorDictModuleBase | None, seed: int) -> Iterator[None]:
+    with Seeds(seed).torch_seeded("global") if policy is None else evaluating(policy, seed):
+        yield
+
+
+class Screen(Protocol):
+    """Where a film is shown while it is made."""
+
+    def show(self, image: np.ndarray, seconds: float) -> bool:
+        """Show an image for so long; False once there is nobody to see it."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What became of a film: its images, their size, and the episodes that were played."""
+
+    images: int
+    size: tuple[int, int]
+    rate: float
+    episodes: list[Episode]
+
+
+def record(
+    player: Player,
+    path: Path | None,
+    *,
+    screen: Screen | None = None,
+    fps: float | None = None,
+    hold: float = HOLD,
+    size: int = SIZE,
+    progress: Callable[[Moment], None] = lambda _: None,
+) -> Recording:
+    """Play episodes, and write or show them.
+
+    Args:
+        player: what plays.
+        path: the new file, `.gif` or `.mp4`.
+        screen: where to show them, instead or at the same time.
+        fps: steps a second; by default those of the environment. What is faster than a file can show leaves out steps.
+        hold: seconds for which the end of an episode stays.
+        size: the longest side of the picture, in pixels.
+        progress: told of each moment.
 
     Raises:
-        ConfigError: there is a file already.
+        ConfigError: the environment draws no `rgb_array`, or not on this machine, or the file exists already.
+        RlpipeError: the file cannot be written.
     """
-    from PIL import Image  # noqa: PLC0415 - only needed here
+    fps = fps or float(_metadata(player.env_config).get("render_fps") or 30)
+    rate = min(fps, RATES[".mp4" if path is None else path.suffix.lower()])
+    with contextlib.ExitStack() as stack:
+        cutter = _Cutter(player, path, screen, rate, hold, size, stack, progress)
+        episodes = player.play(cutter.show, lambda step: int(step * rate / fps) > int((step - 1) * rate / fps))
+    return Recording(cutter.images, cutter.size, rate, episodes)
 
-    if path.exists():
-        raise ConfigError(f"{path} exists already; nothing was overwritten")
-    # GIF viewers slow down anything shorter than 20 ms a frame
-    keep = max(1, round(fps / 50))
-    images = [Image.fromarray(frame).quantize(64) for frame in frames[::keep]]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 * keep / fps), loop=0)
+
+class _Cutter:
+    """Makes a film of moments; its file is begun with the first one, whose size it has."""
+
+    def __init__(
+        self,
+        player: Player,
+        path: Path | None,
+        screen: Screen | None,
+        rate: float,
+        hold: float,
+        size: int,
+        stack: contextlib.ExitStack,
+        progress: Callable[[Moment], None],
+    ) -> None:
+        self._player, self._path, self._screen, self._stack = player, path, screen, stack
+        self._rate, self._hold, self._longest_side, self._progress = rate, hold, size, progress
+        self._caption: Caption | None = None
+        self._film: Film | None = None
+        self._shape: tuple[int, ...] = ()
+        self.images, self.size = 0, (0, 0)
+
+    def show(self, moment: Moment) -> bool:
+        """Add a moment; False once nobody wants more."""
+        if self._caption is None:
+            self._begin(moment)
+        assert self._caption is not None
+        if moment.image.shape != self._shape:
+            raise ConfigError(
+                f"env-id {self._player.env_config.env_id!r} draws images of several sizes: {list(self._shape)}, and "
+                f"{list(moment.image.shape)} at step {moment.step}"
+            )
+        image = self._caption.draw(moment.image, self._texts(moment))
+        ticks = 1 + (round(self._hold * self._rate) if moment.last else 0)
+        self.images += 1
+        if self._film is not None:
+            self._film.add(image, ticks)
+        self._progress(moment)
+        watched = self._screen is not None and self._screen.show(image, ticks / self._rate)
+        return watched or self._film is not None
+
+    def _begin(self, moment: Moment) -> None:
+        steps = min(self._player.max_steps, self._player.env_config.max_episode_steps or self._player.max_steps)
+        widest = self._texts(replace(moment, episode=self._player.episodes, step=steps, earned=-88_888.8))
+        self._shape = moment.image.shape
+        self._caption = Caption((self._shape[0], self._shape[1]), widest, self._longest_side)
+        self.size = self._caption.size
+        if self._path is not None:
+            self._film = self._stack.enter_context(new_movie(self._path, self.size, self._rate))
+
+    def _texts(self, moment: Moment) -> tuple[str, ...]:
+        texts = (f"return {figures(moment.earned)}", f"step {moment.step}")
+        several = self._player.episodes > 1
+        return (*texts, f"episode {moment.episode} of {self._player.episodes}") if several else texts

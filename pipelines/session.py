@@ -24,7 +24,7 @@ from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.recipes import builder, find_recipe
-from rlpipe.pipelines.render import check_drawable, record_episode, write_gif
+from rlpipe.pipelines.render import Player, check_drawable, record
 from rlpipe.pipelines.run import Run, default_folder
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training import Result, train
@@ -140,10 +140,9 @@ class Session:
         config = self.config
         if config.gif:
             seed = Seeds(config.seed).integer("gif")
-            frames, fps = record_episode(pipeline.policy, config.eval_env, seed=seed, transforms=pipeline.transforms)
             # a run that had come this far before draws the same once more
             (written.folder / "agent.gif").unlink(missing_ok=True)
-            write_gif(written.folder / "agent.gif", frames, fps)
+            record(Player(config.eval_env, pipeline.policy, seed, pipeline.transforms), written.folder / "agent.gif")
         written.draw()
         return summarise(self.recipe, config, result, evaluation, self.folder)
 

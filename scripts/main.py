@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
     "resume": "continue a run that was stopped or killed",
     "evaluate": "evaluate a run or a checkpoint",
+    "render": "draw episodes of a run, or of a random agent, into a GIF or MP4",
     "table": "make a table of results over seeds, from run folders",
     "recipes": "list the recipes",
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",

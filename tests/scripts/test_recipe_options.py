@@ -179,8 +179,8 @@ def test_exploration_begins_anew_where_a_run_starts_from_another(capsys):
 def test_a_gif_of_an_episode():
     run(["train", "sarsa/maze", "--gif", "--run-dir", "run", *SHORT])
     with Image.open("run/agent.gif") as image:
-        assert image.n_frames == 6
-        assert image.size == (240, 240)
+        assert image.n_frames == 7
+        assert image.size == (480, 506)
 
 
 def test_the_curve_has_the_window_that_was_asked_for(monkeypatch):

@@ -1,0 +1,245 @@
+"""`rlpipe render RUN`: draw episodes of a run, or of a random agent, into a GIF or an MP4."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlpipe.errors import ConfigError, InterruptedRunError
+from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.interruption import Interruption
+from rlpipe.pipelines.movies import check_movie
+from rlpipe.scripts.main import run
+from rlpipe.scripts.options import parse, parse_run
+
+if TYPE_CHECKING:
+    from rlpipe.pipelines.render import Moment, Player, Recording
+    from rlpipe.scripts.window import Window
+
+USAGE = """usage: rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
+                         [--max-steps 1000] [--stochastic] [--screen] [--trust-module NAME] [--json] [--quiet]
+       rlpipe render --random ENV_ID [the same options]
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `rlpipe render` takes beside the run."""
+
+    out: Path | None = None
+    """The new file, a GIF or an MP4 by its ending; by default agent.gif, and none with --screen."""
+    episodes: int = 1
+    """How many episodes, one after the other."""
+    seed: int | None = None
+    """Of the environment's resets and of sampled actions; by default that of the run's own agent.gif."""
+    fps: float | None = None
+    """Steps a second; by default as many as the environment says."""
+    hold: float = 1.0
+    """Seconds for which the end of an episode stays to be read."""
+    size: int = 480
+    """The longest side of the picture in pixels; a line below it has the return."""
+    max_steps: int = 1000
+    """Cut an episode after so many steps."""
+    stochastic: bool = False
+    """Sample actions instead of taking the greedy ones."""
+    random: str | None = None
+    """Instead of a run: the environment in which an agent acts at random."""
+    screen: bool = False
+    """Show the episodes in a window."""
+    trust_module: str | None = None
+    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    json: bool = False
+    """Print one JSON object."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play, draw, and print what was drawn."""
+    if not arguments:
+        print(USAGE, end="")
+        return 0
+    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
+    if arguments[0].split("=")[0] == "--random":
+        path, options = None, parse(Options, arguments, prog="rlpipe render", description=description)
+    else:
+        usage = "usage: rlpipe render RUN [options], or rlpipe render --random ENV_ID [options]"
+        path, options = parse_run(Options, arguments, usage=usage, prog="rlpipe render RUN", description=description)
+        if options.random is not None:
+            raise ConfigError(f"random is {options.random!r}, which takes the place of the run; leave out {path}")
+    _check(options)
+    summary = _render(path, options)
+    print(json.dumps(summary) if options.json else _describe(summary))
+    return 0
+
+
+def _check(options: Options) -> None:
+    limits = {"episodes": (1, 1000), "fps": (0.1, 1000), "hold": (0, 60), "size": (32, 4096), "max_steps": (1, 1000000)}
+    for name, (least, most) in limits.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"{name} is {value}; allowed is {least} or more and at most {most}")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
+
+
+def _render(path: Path | None, options: Options) -> dict[str, Any]:
+    out = options.out or (None if options.screen else Path("agent.gif"))
+    if out is not None:
+        check_movie(out)
+    trusted = [options.trust_module] if options.trust_module else []
+    if path is not None:
+        # refused at once, before anything heavy is imported
+        read_run(path, trusted)
+    _check_opengl()
+    if not options.screen:
+        # drawing into memory needs neither, and SDL complains where they are missing
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+    with Interruption() as interruption:
+        try:
+            with _screen(shown=options.screen) as screen, _player(path, trusted, options) as (player, who):
+                return _film(player, who, out, screen, options)
+        except KeyboardInterrupt:
+            word = f"{interruption.word}; nothing was written"
+            raise InterruptedRunError(word, interruption.exit_code) from None
+
+
+def _check_opengl() -> None:
+    """MuJoCo, which TorchRL imports where it is installed, fails to be imported with an OpenGL that is not there."""
+    chosen = os.environ.get("MUJOCO_GL")
+    if not chosen or importlib.util.find_spec("mujoco") is None:
+        return
+    try:
+        importlib.import_module("mujoco")
+    except Exception as error:  # of several libraries
+        raise ConfigError(
+            f"MUJOCO_GL is {chosen!r}, with which MuJoCo cannot draw here ({error}); without a display set it to egl or "
+            "osmesa, and install the library for it (on Debian libegl1 or libosmesa6)"
+        ) from error
+
+
+@contextlib.contextmanager
+def _screen(*, shown: bool) -> Iterator[Window | None]:
+    if not shown:
+        yield None
+        return
+    from rlpipe.scripts.window import Window
+
+    with contextlib.closing(Window("rlpipe")) as window:
+        yield window
+
+
+@contextlib.contextmanager
+def _player(path: Path | None, trusted: list[str], options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
+    """What plays, and what a summary says of it."""
+    from rlpipe.pipelines.config import config_from_json
+    from rlpipe.pipelines.envs import EnvConfig
+    from rlpipe.pipelines.recipes import config_class
+    from rlpipe.pipelines.render import Player, check_drawable
+    from rlpipe.pipelines.seeding import Seeds
+    from rlpipe.pipelines.trained import trained
+
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    played: dict[str, Any] = {
+        "episodes": options.episodes,
+        "max_steps": options.max_steps,
+        "stochastic": options.stochastic,
+    }
+    if path is None:
+        env = EnvConfig(str(options.random))
+        check_drawable(env)
+        yield Player(env, None, options.seed or 0, **played), {"recipe": None, "env_id": env.env_id, "checkpoint": None}
+        return
+    described, checkpoint = read_run(path, trusted)
+    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    check_drawable(config.eval_env)
+    # of the very checkpoint, should another appear meanwhile
+    with trained(checkpoint, trusted) as agent:
+        seed = Seeds(config.seed).integer("gif") if options.seed is None else options.seed
+        who = {"recipe": agent.recipe, "env_id": config.eval_env.env_id, "checkpoint": str(agent.checkpoint)}
+        yield Player(config.eval_env, agent.policy, seed, agent.transforms, **played), who
+
+
+def _film(
+    player: Player, who: dict[str, Any], out: Path | None, screen: Window | None, options: Options
+) -> dict[str, Any]:
+    from rlpipe.pipelines.render import record
+
+    with _progress(player, quiet=options.quiet) as progress:
+        made = record(
+            player,
+            out,
+            screen=screen,
+            fps=options.fps,
+            hold=options.hold,
+            size=options.size,
+            progress=progress,
+        )
+    return {**who, "stochastic": options.stochastic, "seed": player.seed, **_summary(made, out)}
+
+
+def _summary(made: Recording, out: Path | None) -> dict[str, Any]:
+    return {
+        "out": None if out is None else str(out),
+        "bytes": None if out is None else out.stat().st_size,
+        "frames": made.images,
+        "width": made.size[0],
+        "height": made.size[1],
+        "returns": [episode.earned for episode in made.episodes],
+        "lengths": [episode.steps for episode in made.episodes],
+        "cut": [episode.cut for episode in made.episodes],
+    }
+
+
+def _describe(summary: dict[str, Any]) -> str:
+    from rlpipe.pipelines.captions import figures
+
+    where = "shown on the screen"
+    if summary["out"] is not None:
+        where = f"{summary['out']}, {summary['bytes'] / 1000:,.0f} kB"
+    ended = zip(summary["returns"], summary["lengths"], summary["cut"], strict=True)
+    episodes = [f"{figures(each)}{f' (cut at step {steps})' if cut else ''}" for each, steps, cut in ended]
+    return (
+        f"{where}: {summary['recipe'] or 'a random agent'} on {summary['env_id']}, {summary['frames']:,} frames of "
+        f"{summary['width']} x {summary['height']}, return {', '.join(episodes)}"
+    )
+
+
+@contextlib.contextmanager
+def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], None]]:
+    """A bar of the steps; an episode that ends early has done all of its own."""
+    from tqdm import tqdm
+
+    from rlpipe.pipelines.envs.make import env_spec
+
+    limits = (
+        player.max_steps,
+        player.env_config.max_episode_steps,
+        env_spec(player.env_config.env_id).max_episode_steps,
+    )
+    steps = min(limit for limit in limits if limit is not None)
+    # where stderr is a file, a line every ten seconds is enough
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        total=player.episodes * steps, desc="render", unit=" steps", disable=quiet, delay=1.0, mininterval=interval
+    ) as bar:
+
+        def tell(moment: Moment) -> None:
+            at = moment.episode * steps if moment.last else (moment.episode - 1) * steps + moment.step
+            bar.update(at - bar.n)
+
+        yield tell
+
+
+if __name__ == "__main__":
+    sys.exit(run(["render", *sys.argv[1:]]))
