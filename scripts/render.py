@@ -123,8 +123,8 @@ def _check_opengl() -> None:
         importlib.import_module("mujoco")
     except Exception as error:  # of several libraries
         raise ConfigError(
-            f"MUJOCO_GL is {chosen!r}, with which MuJoCo cannot draw here ({error}); without a display set it to egl or "
-            "osmesa, and install the library for it (on Debian libegl1 or libosmesa6)"
+            f"MUJOCO_GL is {chosen!r}, with which MuJoCo cannot draw here ({error}); without a display set it to egl "
+            "or osmesa, and install the library for it (on Debian libegl1 or libosmesa6)"
         ) from error
 
 
