@@ -175,10 +175,15 @@ def check_drawable(env_config: EnvConfig) -> None:
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
-    Player(env_config, None, 0).play(lambda _: False)
+    env = _make_drawn(env_config, seed=None)
+    try:
+        env.reset()
+        _Camera.of(env, env_config.env_id).take()
+    finally:
+        env.close()
 
 
-def _make_drawn(env_config: EnvConfig, *, seed: int, transforms: Sequence[Transform]) -> TransformedEnv:
+def _make_drawn(env_config: EnvConfig, *, seed: int | None, transforms: Sequence[Transform] = ()) -> TransformedEnv:
     one = replace(env_config, num_envs=1, backend="sync")
     modes = _metadata(one).get("render_modes", [])
     if "rgb_array" not in modes:
