@@ -75,6 +75,6 @@ def literal(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text).replace("$", r"\$")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file."""
-    return [json.loads(line) for line in read_plain(path).splitlines()]
+def read_lines(path: Path, at_most: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a `.jsonl` file of at most so many bytes."""
+    return [json.loads(line) for line in read_plain(path, at_most).splitlines()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import math
 import os
 import re
 import shlex
@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.files import read_plain
 from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.statistics import interquartile_mean
+from rlpipe.pipelines.unfinished import LARGEST_LINES, UnfinishedRun, read_unfinished
 
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 _LARGEST_CONFIG = 1_000_000
+_LARGEST_NUMBER = 1e100
+_WITHOUT_EFFECT = {"seed", "gif"}
+"""Config fields in which runs of one group may differ."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in nothing but the seed.
+    """The runs that differ in nothing but the seed, and whether an episode was recorded.
 
     Args:
         recipe: name of the recipe.
@@ -78,32 +82,56 @@ class Row:
     high: float | None
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Everything that there is below some paths.
+
+    Args:
+        rows: one for each group of finished runs, in the order of `RECIPES` and then of labels.
+        unfinished: the others that can be read, in the order of their folders.
+        notes: for people, on what was left out.
+    """
+
+    rows: list[Row]
+    unfinished: list[UnfinishedRun]
+    notes: list[str]
+
+
 def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
-    """Make a row of each group of runs, in the order of `RECIPES` and then of labels.
+    """The rows of `survey`, and its notes; runs without a final evaluation are in the notes.
+
+    Raises:
+        ConfigError: a path is no folder, or there is no finished run.
+    """
+    found = survey(paths)
+    notes = _note("left out, without a final evaluation", [run.folder for run in found.unfinished]) + found.notes
+    if not found.rows:
+        raise ConfigError(f"no finished run found in {_words(paths)}; {'; '.join(notes)}")
+    return found.rows, notes
+
+
+def survey(paths: Sequence[Path]) -> Survey:
+    """Read all runs, and make a row of each group of finished ones.
 
     Of several runs of one seed in a group the newest counts.
 
     Args:
         paths: run folders, or folders that contain run folders at any depth.
 
-    Returns:
-        The rows, and notes for people on what was left out.
-
     Raises:
-        ConfigError: a path is no folder, or there is no finished run.
+        ConfigError: a path is no folder, or there is no run.
     """
-    finished, notes = _read_all(find_runs(paths))
+    finished, unfinished, notes = _read_all(find_runs(paths))
     chosen = [_newest_of_each_seed(group) for group in _grouped(finished)]
     kept = {run.folder for group in chosen for run in group}
     older = [run.folder for run in finished if run.folder not in kept]
     notes += _note("passed over for a newer run of its seed", older)
-    if not chosen:
-        raise ConfigError(f"no finished run found in {_words(paths)}; {'; '.join(notes)}")
     rows = [_summarise(group) for group in chosen]
     foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
     notes += _note("shown without options, of a recipe or version that is not this one's", foreign)
     order = list(RECIPES)
-    return sorted(rows, key=lambda row: (_position(order, row.recipe), row.recipe, row.label)), notes
+    rows.sort(key=lambda row: (_position(order, row.recipe), row.recipe, row.label))
+    return Survey(rows, unfinished, notes)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -139,19 +167,21 @@ def read_finished(folder: Path) -> FinishedRun | None:
         One of `_DAMAGE`: a file in it is missing or damaged.
     """
     described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
-    evaluations = read_lines(folder / "evaluations.jsonl")
+    evaluations = read_lines(folder / "evaluations.jsonl", LARGEST_LINES)
     scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
     if not scores:
         return None
-    if not all(map(math.isfinite, scores)):
-        raise ValueError(f"a return in {folder} is no finite number")
-    metrics = [(row["frames"], float(row["seconds"])) for row in read_lines(folder / "metrics.jsonl")]
+    lines = read_lines(folder / "metrics.jsonl", LARGEST_LINES)
+    metrics = [(row["frames"], float(row["seconds"])) for row in lines]
     frames, seconds = metrics[-1]
     # where the last evaluation of training and the final one coincide, the final one has more episodes
     returns = {row["frames"]: statistics.fmean(row["returns"]) for row in evaluations}
     evaluated = sorted(returns)
     # a line of metrics may stand for several batches, and an evaluation come between two lines
     seconds_then = np.interp(evaluated, *np.transpose([(0, 0.0), *metrics]))
+    curve = np.column_stack([evaluated, seconds_then, [returns[at] for at in evaluated]])
+    if not (np.abs([*curve.flat, *scores, seconds]) < _LARGEST_NUMBER).all():
+        raise ValueError(f"a return or a time in {folder} is no number, infinite, or too large for means")
     config = dict(described["config"])
     return FinishedRun(
         folder=folder,
@@ -162,32 +192,8 @@ def read_finished(folder: Path) -> FinishedRun | None:
         frames=int(frames),
         seconds=seconds,
         score=scores[-1],
-        curve=np.column_stack([evaluated, seconds_then, [returns[at] for at in evaluated]]),
+        curve=curve,
     )
-
-
-def interquartile_mean(scores: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Interquartile mean, and the ends of its 95 % percentile bootstrap interval; Agarwal et al. 2021.
-
-    They resample seeds within each environment, a stratum; the runs of a row share one environment, so there is one
-    stratum. SciPy cuts whole scores off: with fewer than four, none, and the result is the plain mean.
-
-    Args:
-        scores: `[seeds]`; one gives no interval.
-    """
-    if min(scores) == max(scores):
-        # a mean of equal numbers may be off in its last digit, and some intervals are undefined
-        ends = None if len(scores) == 1 else scores[0]
-        return scores[0], ends, ends
-    interval = stats.bootstrap(
-        (np.asarray(scores),),
-        lambda values, axis: stats.trim_mean(values, 0.25, axis=axis),
-        confidence_level=0.95,
-        method="percentile",
-        vectorized=True,
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return float(stats.trim_mean(scores, 0.25)), float(interval.low), float(interval.high)
 
 
 def over_seeds(runs: Sequence[FinishedRun], column: int) -> tuple[np.ndarray, np.ndarray]:
@@ -207,28 +213,36 @@ def over_seeds(runs: Sequence[FinishedRun], column: int) -> tuple[np.ndarray, np
     return positions, np.array([np.interp(positions, run.curve[:, column], run.curve[:, 2]) for run in runs])
 
 
-def _read_all(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
+def _read_all(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[UnfinishedRun], list[str]]:
     finished: list[FinishedRun] = []
-    unfinished: list[Path] = []
+    unfinished: list[UnfinishedRun] = []
     damaged: list[Path] = []
     for folder in folders:
-        try:
-            run = read_finished(folder)
-        except _DAMAGE:
-            damaged.append(folder)
-            continue
-        if run is None:
-            unfinished.append(folder)
-        else:
+        run = _read(folder)
+        if isinstance(run, FinishedRun):
             finished.append(run)
-    return finished, _note("left out, without a final evaluation", unfinished) + _note("left out, damaged", damaged)
+        elif run is not None:
+            unfinished.append(run)
+        else:
+            damaged.append(folder)
+    return finished, unfinished, _note("left out, damaged", damaged)
+
+
+def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
+    """A run; `None` where it is damaged."""
+    for read in (read_finished, read_unfinished):
+        with contextlib.suppress(*_DAMAGE):
+            if run := read(folder):
+                return run
+    return None
 
 
 def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
     """Group by equality, not by hash or text: a config holds lists, and 1 is 1.0."""
     groups: list[tuple[Any, list[FinishedRun]]] = []
     for run in runs:
-        what = (run.recipe, run.algorithm, run.config)
+        config = {name: value for name, value in run.config.items() if name not in _WITHOUT_EFFECT}
+        what = (run.recipe, run.algorithm, config)
         group = next((group for key, group in groups if key == what), None)
         if group is None:
             groups.append((what, [run]))
@@ -268,7 +282,8 @@ def _options(run: FinishedRun) -> list[str] | None:
     default = json.loads(json.dumps(dataclasses.asdict(recipe.config())))
     if default.keys() - {"seed"} != run.config.keys():
         return None
-    return [_option(name, run.config[name]) for name in default if name != "seed" and run.config[name] != default[name]]
+    named = [name for name in default if name not in _WITHOUT_EFFECT]
+    return [_option(name, run.config[name]) for name in named if run.config[name] != default[name]]
 
 
 def _option(name: str, value: Any) -> str:
