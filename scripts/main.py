@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "evaluate a run or a checkpoint",
     "render": "draw episodes of a run, or of a random agent, into a GIF or MP4",
     "table": "make a table of results over seeds, from run folders",
+    "report": "write a page that compares runs, from run folders",
     "recipes": "list the recipes",
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }

@@ -1,0 +1,154 @@
+"""What is on the page of `rlpipe report`, as plain numbers and texts.
+
+Whoever wrote the run folders has chosen the texts: each is cut, and in one line; and no number is infinite or NaN.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpipe.pipelines.files import read_plain
+from rlpipe.pipelines.results import FinishedRun, Row, Survey, over_seeds
+from rlpipe.pipelines.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
+from rlpipe.scripts.reports.aggregate import across_environments
+from rlpipe.scripts.reports.gifs import Gifs
+from rlpipe.scripts.reports.plain import number, text
+
+_LARGEST_VERSIONS = 1_000_000
+_MOST_FIELDS = 300
+_MOST_POSITIONS = 200
+_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError)
+
+
+def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
+    """Everything that the page shows of the runs.
+
+    Args:
+        survey: the runs.
+        gifs: takes those of their GIFs that fit.
+
+    Returns:
+        What `page.js` reads. Runs and groups are numbered in their order; statistics are of all seeds of a group.
+    """
+    runs = [run for row in survey.rows for run in row.runs]
+    numbers = {run.folder: number for number, run in enumerate(runs)}
+    for run in runs:
+        gifs.add(run.folder)
+    return {
+        "groups": [_group(row, numbers) for row in survey.rows],
+        "pairs": list(_pairs(survey.rows)),
+        "across": across_environments(survey.rows),
+        "unfinished": [
+            {
+                "recipe": text(run.recipe),
+                "environment": text(run.env_id),
+                "seed": text(run.seed),
+                "frames": number(run.frames),
+                "total": number(run.total_frames),
+                "state": text(run.state),
+                "folder": text(run.folder),
+            }
+            for run in survey.unfinished
+        ],
+        "fields": _fields([_describe(run) for run in runs]),
+        "gifs": [{"run": numbers[folder], "source": source} for folder, source in gifs.taken.items()],
+        "notes": [text(note, 2_000) for note in [*survey.notes, *gifs.notes]],
+        "resamples": {"table": RESAMPLES, "band": BAND_RESAMPLES},
+    }
+
+
+def _group(row: Row, numbers: Mapping[Path, int]) -> dict[str, Any]:
+    return {
+        "label": text(row.label),
+        "environment": text(row.env_id),
+        "iqm": number(row.iqm),
+        "low": number(row.low),
+        "high": number(row.high),
+        "runs": [
+            {
+                "number": numbers[run.folder],
+                "seed": text(run.seed),
+                "frames": number(run.frames),
+                "seconds": number(run.seconds),
+                "score": number(run.score),
+                "folder": text(run.folder),
+            }
+            for run in row.runs
+        ],
+        "curves": {"frames": _curve(row.runs, 0), "seconds": _curve(row.runs, 1)},
+    }
+
+
+def _curve(runs: Sequence[FinishedRun], column: int) -> dict[str, Any]:
+    at, returns = over_seeds(runs, column)
+    if len(at) > _MOST_POSITIONS:
+        # of runs of different speed there is a position for each evaluation of each
+        even = np.linspace(at[0], at[-1], _MOST_POSITIONS)
+        at, returns = even, np.array([np.interp(even, at, each) for each in returns])
+    center, low, high = interquartile_band(returns)
+    return {
+        "at": _numbers(at),
+        "seeds": [_numbers(each) for each in returns],
+        "iqm": _numbers(center),
+        "low": None if low is None else _numbers(low),
+        "high": None if high is None else _numbers(high),
+    }
+
+
+def _numbers(values: Iterable[float]) -> list[float | int | None]:
+    return [number(value) for value in values]
+
+
+def _pairs(rows: Sequence[Row]) -> Iterable[dict[str, Any]]:
+    """The probability that the first group is above the second, for each two groups of one environment."""
+    for (first, above), (second, below) in combinations(enumerate(rows), 2):
+        if above.env_id == below.env_id:
+            scores = [[run.score for run in row.runs] for row in (above, below)]
+            p, low, high = map(number, probability_of_improvement(*scores))
+            yield {"first": first, "second": second, "p": p, "low": low, "high": high}
+
+
+def _describe(run: FinishedRun) -> dict[tuple[str, str], str]:
+    """Config and versions of a run; a field is a section and a name."""
+    described = {("config", "recipe"): text(run.recipe)}
+    described |= {("config", text(key)): _value(value) for key, value in run.config.items()}
+    try:
+        versions = json.loads(read_plain(run.folder / "versions.json", _LARGEST_VERSIONS))
+        described |= {("versions", text(key)): _value(value) for key, value in _flat(versions)}
+    except _DAMAGE:
+        described["versions", "versions.json"] = "missing or damaged"
+    return described
+
+
+def _flat(nested: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}: {name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
+def _value(value: Any) -> str:
+    return text(value if isinstance(value, str) else json.dumps(value))
+
+
+def _fields(described: Sequence[Mapping[tuple[str, str], str]]) -> list[dict[str, Any]]:
+    """A line for each field of any run, in the order of their first appearance, with the value of each run."""
+    fields = list(dict.fromkeys(field for each in described for field in each))
+    # the few lines of versions first; Python's sort keeps the order within a section
+    fields.sort(key=lambda field: field[0] != "versions")
+    return [
+        {
+            "section": section,
+            "name": name,
+            "always": section == "versions" and name.startswith(("commit", "machine")),
+            "values": [each.get((section, name)) for each in described],
+        }
+        for section, name in fields[:_MOST_FIELDS]
+    ]

@@ -1,0 +1,57 @@
+"""The page of `rlpipe report`: one file that fetches nothing.
+
+Its security policy allows the page's own scripts by their digests, pictures that are in it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from importlib import resources
+from string import Template
+from typing import Any
+
+SCRIPTS = ("numbers.js", "tables.js", "curves.js", "page.js")
+
+
+def make_page(data: Mapping[str, Any], plotly: str) -> str:
+    """Fill in `page.html`.
+
+    Args:
+        data: what `make_data` gives, and `title`, `command`, `date` and `version`.
+        plotly: the source of plotly.js.
+    """
+    scripts = [_script(plotly), _script("\n".join(map(_read, SCRIPTS)))]
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    return Template(_read("page.html")).substitute(
+        policy=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'",
+        title=html.escape(data["title"]),
+        style=_read("page.css"),
+        plotly=scripts[0],
+        scripts=scripts[1],
+        data=as_json(data),
+    )
+
+
+def as_json(data: Mapping[str, Any]) -> str:
+    """JSON that ends no `<script>` element, and begins no comment in one: without `<`, `>` and `&`."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+
+
+def _script(source: str) -> str:
+    """JavaScript that ends no `<script>` element; browsers read every line end as a newline before they digest it."""
+    lines = source.replace("\r\n", "\n").replace("\r", "\n")
+    return lines.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _read(name: str) -> str:
+    return (resources.files("rlpipe.scripts.reports") / name).read_text(encoding="utf-8")

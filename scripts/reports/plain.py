@@ -1,0 +1,29 @@
+"""Texts and numbers of run folders in a form that is safe to hand on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rlpipe.scripts.main import printable
+
+_LONGEST = 300
+
+
+def text(value: Any, longest: int = _LONGEST) -> str:
+    """Something from a run folder in one line, at most so many characters."""
+    line = printable(str(value))
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def number(value: Any) -> float | int | None:
+    """A number as JSON and JavaScript have it, with eight digits; `None` where it is none, infinite or NaN."""
+    if value is None:
+        return None
+    try:
+        close = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(close):
+        return None
+    return int(close) if close.is_integer() and abs(close) < 2**53 else float(f"{close:.8g}")
