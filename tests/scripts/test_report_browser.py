@@ -152,13 +152,11 @@ def test_hostile_names_are_texts(page):
     assert page.locator("h1").inner_text() == HOSTILE
     assert page.locator("#table").get_by_text(HOSTILE, exact=True).count() == 1
     assert page.locator("#choices legend", has_text=HOSTILE).count() == 1
-    # plotly reads some HTML in its texts: when the pointer is on the curve it shows the name
+    # plotly reads some HTML in its texts, and shows the name of a curve that is pointed at
     plot = page.locator("figure", has_text=f"{HOSTILE}-v0").locator(".plot")
-    plot.scroll_into_view_if_needed()
-    box = plot.locator(".nsewdrag").bounding_box()
-    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + box["height"] / 2)
-    page.wait_for_selector(".hoverlayer .legendtext, .hoverlayer text")
-    assert "<b>" in "".join(plot.locator(".hoverlayer text").all_text_contents())
+    plot.evaluate("plot => Plotly.Fx.hover(plot, [{curveNumber: 0, pointNumber: 1}])")
+    plot.locator(".hoverlayer text").first.wait_for(state="attached")
+    assert HOSTILE in plot.locator(".hoverlayer text").all_text_contents()
     assert page.evaluate("globalThis.broken") is None
 
 
