@@ -7,50 +7,54 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlpipe.errors import TrainingError
-
 
 class Board:
     """Writes scalars into `tensorboard/` of a run folder, through TorchRL's logger.
 
+    The hyperparameters are those of TensorBoard's HParams page. Only a session's start and end are written, and no
+    list of hyperparameters and metrics: TensorBoard takes one run's list for that of all, and else makes one of all.
+
     Args:
         folder: of the run.
+        hyperparameters: of the run, by name.
         resumed_at: frames at which a run goes on; TensorBoard then forgets what it was told of later ones.
+
+    Raises:
+        OSError: nothing can be written there.
     """
 
-    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, hyperparameters: Mapping[str, bool | float | str], resumed_at: int | None = None
+    ) -> None:
         # slow to import, and not needed to read a run
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # noqa: PLC0415
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
         from torchrl.record import TensorboardLogger  # noqa: PLC0415
 
-        self._folder = folder / "tensorboard"
-        try:
-            self._logger = TensorboardLogger("tensorboard", log_dir=str(folder))
-            if resumed_at is not None:
-                self._logger.experiment.close()
-                self._logger.experiment = SummaryWriter(str(self._folder), purge_step=resumed_at + 1)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._logger = TensorboardLogger("tensorboard", log_dir=str(folder))
+        if resumed_at is not None:
+            self._logger.experiment.close()
+            self._logger.experiment = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
         _keep_writers_quiet()
+        # once more where a run goes on: what was written before it was killed may not have reached the disk
+        self._logger.experiment.file_writer.add_summary(hparams_pb(dict(hyperparameters), trial_id=str(folder)))
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:
         """Write scalars by their names.
 
         Raises:
-            TrainingError: an earlier one could not be written.
+            OSError: an earlier one could not be written.
         """
-        try:
-            self._logger.log_metrics(dict(scalars), step=frames)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._logger.log_metrics(dict(scalars), step=frames)
 
-    def close(self) -> None:
-        """Write what is left, if it can be written."""
-        with contextlib.suppress(OSError):
-            self._logger.experiment.close()
+    def close(self, *, finished: bool) -> None:
+        """Write what is left; of a run that came to its end, also that it did."""
+        from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415
 
-    def _unwritable(self, error: OSError) -> TrainingError:
-        return TrainingError(f"{self._folder} cannot be written: {error.strerror}")
+        with contextlib.closing(self._logger.experiment) as writer:
+            if finished:
+                *_, ended = hparams({}, {})
+                writer.file_writer.add_summary(ended)
 
 
 def _keep_writers_quiet() -> None:

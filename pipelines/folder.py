@@ -15,6 +15,8 @@ from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.files import read_plain
 
 _LARGEST_CONFIG = 1_000_000
+_OLD_LOGS = "wandb/*/logs/*.log"
+"""Links that W&B makes; to continue a run makes another folder beside theirs."""
 _CHECKPOINT = re.compile(r"frames-(\d+)")
 
 
@@ -121,6 +123,8 @@ def check_plain(folder: Path) -> None:
         CheckpointError: names the first.
     """
     for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.match(_OLD_LOGS):
+            continue
         if path.is_symlink():
             raise CheckpointError(
                 f"{path} is a symbolic link, and a run that goes on would write where it points; put a copy there"

@@ -9,18 +9,18 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError, TrainingError
-from rlpipe.pipelines.board import Board
 from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint, read_manifest, save_checkpoint
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.files import Journal, read_plain, replace_synced, sync
 from rlpipe.pipelines.folder import check_plain, checkpoints, lock, newest_checkpoint
+from rlpipe.pipelines.loggers import DEFAULT, Kind, Logged, Loggers, batch_scalars
 from rlpipe.pipelines.versions import versions
 
 _LOG = logging.getLogger("rlpipe")
@@ -43,8 +43,8 @@ class Run:
     """A run folder, open for writing by one process.
 
     `config.json`, `versions.json`, `metrics.jsonl` (a line a batch, or as `log_every` says), `evaluations.jsonl` (raw
-    returns and lengths), `checkpoints/`, TensorBoard events in `tensorboard/`, `resumes.jsonl` if it was continued, and
-    at the end `curve.png`.
+    returns and lengths), `checkpoints/`, what loggers keep in it, `resumes.jsonl` if it was continued, and at the end
+    `curve.png`.
 
     Args:
         folder: to make, or to continue.
@@ -53,10 +53,12 @@ class Run:
         config: what it is built from.
         start_from: what the run begins with, if not with what its config makes; its first checkpoint then holds that.
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
+        loggers: where metrics go beside the journals.
         resume: continue what is there; `restore` then brings it back to its newest checkpoint.
 
     Raises:
-        ConfigError: the folder exists already, or cannot be made; or another process is writing it.
+        ConfigError: the folder exists already, or cannot be made; or another process is writing it; or a logger cannot
+            be opened, and then there is no folder.
         CheckpointError: with `resume`, the folder holds links.
     """
 
@@ -69,16 +71,25 @@ class Run:
         *,
         start_from: str | None = None,
         environments: str | None = None,
+        loggers: Sequence[Kind] = DEFAULT,
         resume: bool = False,
     ) -> None:
         self.folder, self._window, self._resumed = folder, config.curve_window, resume
-        self._identity = identity(algorithm, dataclasses.asdict(config))
+        self._config = dataclasses.asdict(config)
+        self._identity = identity(algorithm, self._config)
         if resume:
             check_plain(folder)
         else:
             self._make_folder()
-        described = {"recipe": recipe, "algorithm": algorithm, "config": dataclasses.asdict(config)}
-        self._described = {**described, "start_from": start_from, "environments": environments}
+        described = {"recipe": recipe, "algorithm": algorithm, "config": self._config}
+        self._described = {
+            **described,
+            "start_from": start_from,
+            "environments": environments,
+            "loggers": list(loggers),
+        }
+        self._kinds, self._finished = tuple(loggers), False
+        self._loggers: Loggers | None = None
         with contextlib.ExitStack() as opened, self._naming_failures():
             opened.enter_context(lock(folder))
             if not resume:
@@ -88,19 +99,21 @@ class Run:
             self._evaluations = opened.enter_context(contextlib.closing(Journal(folder / "evaluations.jsonl")))
             sync(folder)
             sync(folder.parent)
-            self._board: Board | None = None if resume else Board(folder)
             self._opened = opened.pop_all()
+        if not resume:
+            try:
+                self._open_loggers()
+            except BaseException:
+                self.close()
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     def log_batch(self, frames: int, scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> None:
         """Write one line of metrics: scalars, and the episodes that ended in the batch, in their order."""
         line = {"frames": frames, **scalars, "returns": returns, "lengths": lengths}
-        board = {_board_name(key): value for key, value in scalars.items()}
-        if returns:
-            board["train/return"] = sum(returns) / len(returns)
-            board["train/length"] = sum(lengths) / len(lengths)
         with self._naming_failures():
             self._metrics.append(line)
-            self._open_board().log(board, frames)
+        self._log(batch_scalars(scalars, returns, lengths), frames)
 
     def log_evaluation(self, frames: int, evaluation: Evaluation, *, seconds: float, final: bool = False) -> None:
         """Write every episode of an evaluation after so many training seconds; `final` marks the one after training."""
@@ -113,7 +126,9 @@ class Run:
         }
         with self._naming_failures():
             self._evaluations.append(line)
-            self._open_board().log({"eval/final_return" if final else "eval/return": evaluation.mean}, frames)
+        kind, length = "final_" * final, sum(evaluation.lengths) / len(evaluation.lengths)
+        self._log({f"eval/{kind}return": evaluation.mean, f"eval/{kind}length": length}, frames)
+        self._finished = self._finished or final
 
     def checkpoint(self, frames: int, state: Mapping[str, Any], *, score: float | None = None) -> Path:
         """Write a checkpoint named after the frames trained so far, unless there is one already.
@@ -171,7 +186,7 @@ class Run:
         for left in (self.folder / "checkpoints").glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
         self._write_json("config.json", self._described)
-        self._board = Board(self.folder, resumed_at=metadata["frames"])
+        self._open_loggers(metadata["frames"])
         self._note_resume(metadata["frames"])
 
     def _load(self, path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,16 +208,21 @@ class Run:
 
     def close(self) -> None:
         """Close the files."""
-        if self._board is not None:
-            self._board.close()
+        if self._loggers is not None:
+            self._loggers.close(finished=self._finished)
         # what could not be written has been told of already
         with contextlib.suppress(OSError):
             self._opened.close()
 
-    def _open_board(self) -> Board:
-        if self._board is None:
+    def _open_loggers(self, resumed_at: int | None = None) -> None:
+        told = Logged(self.folder, str(self._described["recipe"]), self._config, resumed_at)
+        with self._naming_failures():
+            self._loggers = Loggers(self._kinds, told)
+
+    def _log(self, scalars: Mapping[str, float], frames: int) -> None:
+        if self._loggers is None:
             raise ConfigError(f"run {self.folder} was opened to continue it; call restore first")
-        return self._board
+        self._loggers.log(scalars, frames)
 
     def _make_folder(self) -> None:
         try:
@@ -282,9 +302,3 @@ def _free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
-
-
-def _board_name(key: str) -> str:
-    if key.startswith("loss_"):
-        return f"loss/{key.removeprefix('loss_')}"
-    return f"{'time' if key in ('seconds', 'frames_per_second') else 'train'}/{key}"

@@ -8,7 +8,7 @@ import difflib
 import logging
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from rlpipe.pipelines.build import load_weights
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.interruption import Interruption
+from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.recipes import builder, find_recipe
@@ -47,6 +48,7 @@ class Session:
         resume: continue what is in the folder.
         start_from: the run or checkpoint that it began with, as the user named it.
         display: shows the progress; by default nothing does.
+        loggers: where metrics go beside the journals.
     """
 
     recipe: str
@@ -56,6 +58,7 @@ class Session:
     resume: bool = False
     start_from: str | None = None
     display: Display = lambda _: contextlib.nullcontext()
+    loggers: tuple[Kind, ...] = DEFAULT
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
         """Train, evaluate, and return the summary.
@@ -92,6 +95,7 @@ class Session:
             config,
             environments=kind,
             start_from=self.start_from,
+            loggers=self.loggers,
             resume=self.resume,
         )
         written = stack.enter_context(contextlib.closing(folder))
@@ -184,7 +188,12 @@ def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Eval
 
 
 def run_recipe(
-    name: str, *, folder: Path | str | None = None, progress: Listener | None = None, **options: Any
+    name: str,
+    *,
+    folder: Path | str | None = None,
+    progress: Listener | None = None,
+    loggers: Sequence[str] = DEFAULT,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
 
@@ -196,6 +205,7 @@ def run_recipe(
         progress: told at the start, with each line of metrics, and before and after each evaluation:
             `progress=lambda now: print(now.frames, now.scalars)`. What it raises ends the run, such as Optuna's
             `TrialPruned`.
+        loggers: of `tensorboard`, `wandb` and `mlflow`, any or none.
         options: fields of the recipe's Config.
 
     Returns:
@@ -219,6 +229,11 @@ def run_recipe(
     with _ONE_AT_A_TIME:
         path = default_folder(recipe.name, config.seed) if folder is None else Path(folder)
         session = Session(
-            recipe.name, recipe.algorithm, config, path, display=lambda _: contextlib.nullcontext(progress)
+            recipe.name,
+            recipe.algorithm,
+            config,
+            path,
+            display=lambda _: contextlib.nullcontext(progress),
+            loggers=check_loggers(loggers),
         )
         return session.run()

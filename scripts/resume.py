@@ -6,16 +6,20 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.folder import read_description
+from rlpipe.pipelines.loggers import DEFAULT, KINDS, Kind, check_loggers
 from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse_run
 from rlpipe.scripts.progress import display
 from rlpipe.scripts.summary import describe
 
-USAGE = "usage: rlpipe resume RUN [--total-frames N] [--trust-module NAME] [--json] [--quiet | --watch]\n"
+USAGE = """usage: rlpipe resume RUN [--total-frames N] [--logger NAME ...] [--trust-module NAME] [--json] [--quiet | --watch]
+"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Options:
 
     total_frames: int | None = None
     """Train for more environment steps than the run was begun for."""
+    logger: tuple[Kind, ...] | None = ()
+    """Other loggers than the run was begun with: one, several or none."""
     trust_module: str | None = None
     """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
     json: bool = False
@@ -60,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     if result.stopped_by and longer != config:
         raise ConfigError(f"run {folder} was ended by {result.stopped_by}, which more frames do not change")
 
+    loggers = _loggers(folder, described, options)
+
     from rlpipe.pipelines.session import Session, summarise
 
     pictures = ("curve.png", *(["agent.gif"] if config.gif else []))
@@ -74,10 +82,21 @@ def main(arguments: Sequence[str]) -> int:
             resume=True,
             start_from=described.get("start_from"),
             display=shown,
+            loggers=loggers,
         )
         summary = session.run()
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
+
+
+def _loggers(folder: Path, described: dict[str, Any], options: Options) -> tuple[Kind, ...]:
+    """Those of the run, unless other ones are asked for."""
+    if options.logger != ():
+        return check_loggers(options.logger or ())
+    kinds = described.get("loggers", DEFAULT)
+    if not (isinstance(kinds, (list, tuple)) and all(kind in KINDS for kind in kinds)):
+        raise CheckpointError(f"{folder / 'config.json'} names loggers that there are not; add --logger tensorboard")
+    return check_loggers(kinds)
 
 
 if __name__ == "__main__":

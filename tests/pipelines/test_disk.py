@@ -150,10 +150,9 @@ def limit():
 
 
 @needs_limits
-@pytest.mark.parametrize("file", ["metrics.jsonl", "evaluations.jsonl", "tensorboard"])
+@pytest.mark.parametrize("file", ["metrics.jsonl", "evaluations.jsonl"])
 def test_a_metric_that_cannot_be_written(here, monkeypatch, capsys, expected, limit, file):
-    if file != "tensorboard":
-        monkeypatch.setattr("rlpipe.pipelines.board.Board.log", lambda *_: None)
+    monkeypatch.setattr("rlpipe.pipelines.board.Board.log", lambda *_: None)
     if file != "metrics.jsonl":
         append = Journal.append
         monkeypatch.setattr(Journal, "append", lambda self, line: self.path.name == file and append(self, line))
