@@ -21,6 +21,7 @@ COMMANDS = {
     "resume": "continue a run that was stopped or killed",
     "evaluate": "evaluate a run or a checkpoint",
     "render": "draw episodes of a run, or of a random agent, into a GIF or MP4",
+    "export": "write a run's policy as ONNX, torch.export or safetensors",
     "table": "make a table of results over seeds, from run folders",
     "report": "write a page that compares runs, from run folders",
     "recipes": "list the recipes",

@@ -18,8 +18,10 @@ from rlpipe.scripts.options import parse_run
 from rlpipe.scripts.progress import display
 from rlpipe.scripts.summary import describe
 
-USAGE = """usage: rlpipe resume RUN [--total-frames N] [--logger NAME ...] [--trust-module NAME] [--json] [--quiet | --watch]
-"""
+USAGE = (
+    "usage: rlpipe resume RUN [--total-frames N] [--logger NAME ...] [--trust-module NAME] [--json] "
+    "[--quiet | --watch]\n"
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""`rlpipe export RUN`: write what a run has learned into a file that needs no rlpipe."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.folder import read_run
+from rlpipe.scripts.main import run
+from rlpipe.scripts.options import parse_run
+
+USAGE = "usage: rlpipe export RUN [--format {onnx,torch,safetensors}] [--out FILE] [--trust-module NAME] [--json]\n"
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `rlpipe export` takes beside the run."""
+
+    format: Literal["onnx", "torch", "safetensors"] = "safetensors"
+    """onnx and torch are the greedy policy as a program, safetensors its weights."""
+    out: Path | None = None
+    """The file to make; by default RECIPE-SEED-FRAMES in the current folder."""
+    trust_module: str | None = None
+    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export, and print what was written."""
+    if not arguments:
+        print(USAGE, end="")
+        return 0
+    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
+    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe export RUN", description=description)
+    trusted = [options.trust_module] if options.trust_module else []
+    # refused at once, before anything heavy is imported
+    described, checkpoint = read_run(path, trusted)
+    out = options.out or _default_name(described, checkpoint, SUFFIXES[options.format])
+    if os.path.lexists(out):
+        raise ConfigError(f"out {out} exists already; nothing was overwritten, name a new one")
+    if not out.parent.is_dir():
+        raise ConfigError(f"out {out} cannot be made: there is no folder {out.parent}")
+
+    from rlpipe.pipelines.exporting import check_format, export
+    from rlpipe.pipelines.trained import trained
+
+    check_format(options.format)
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    with trained(path, trusted) as agent:
+        written = export(agent, options.format, out)
+    print(json.dumps(written) if options.json else _describe(written))
+    return 0
+
+
+def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> Path:
+    # a recipe is a stranger's text
+    recipe = "".join(each if each.isalnum() or each in "-_" else "-" for each in described["recipe"])[:80]
+    frames = checkpoint.name.removeprefix("frames-").lstrip("0") or "0"
+    return Path(f"{recipe}-{int(described['config'].get('seed', 0))}-{frames}{suffix}")
+
+
+def _describe(written: dict[str, Any]) -> str:
+    lines = [f"{written['path']}, {written['bytes']:,} bytes, {written['format']}"]
+    for what in ("inputs", "outputs", "tensors"):
+        for each in written.get(what, []):
+            shape = ", ".join(map(str, each["shape"]))
+            lines.append(f"  {what.removesuffix('s'):<8} {each['name']} [{shape}] {each['dtype']}")
+    if written["format"] == "safetensors":
+        lines.append("  checked  read back: every tensor is the policy's")
+    else:
+        lines.append(f"  checked  acts as the policy does on {written['checked']} observations")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run(["export", *sys.argv[1:]]))
