@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, discrete_action, nested, observed, read
+from rlpipe.losses.checks import column, discrete_action, nested, observed, read, scalar
 from rlpipe.losses.target import frozen_copy
 
 
@@ -19,7 +19,9 @@ class DQNLoss(LossModule):
     `[*B, 1]`; with `n_step`, `discount` `[*B, 1]` instead of `terminated`, as `NStep` writes it. Truncation does not
     cut the bootstrap. Writes nothing into its input.
 
-    Returns `loss_td` (a scalar), and detached: `td_error`, the mean absolute error, and `q_mean`.
+    Returns `loss_td` (a scalar), and detached: `td_error`, the mean absolute error, and `q_mean`. With `prioritized`,
+    also reads `priority_weight` `[*B]`, by which each sample's loss is multiplied, and returns `priority` `[*B]`: its
+    absolute error, for the replay buffer (Schaul et al. 2016, Algorithm 1).
 
     Args:
         q_network: writes `action_value` `[*B, A]`; ours or TorchRL's `QValueActor` with categorical actions.
@@ -29,6 +31,7 @@ class DQNLoss(LossModule):
         target_network: keep a frozen copy, `self.target_network`, for the bootstrap; follow it with `TargetUpdate`.
             Without it the online network bootstraps itself.
         n_step: read the discount of the bootstrap from the batch; `gamma` is not used.
+        prioritized: for minibatches drawn by priority, see above; `off_policy` does the rest.
 
     Raises:
         ValueError: `double` without a target network.
@@ -43,6 +46,7 @@ class DQNLoss(LossModule):
         double: bool = False,
         target_network: bool = True,
         n_step: bool = False,
+        prioritized: bool = False,
     ) -> None:
         super().__init__()
         if double and not target_network:
@@ -50,9 +54,13 @@ class DQNLoss(LossModule):
         self.q_network = q_network
         self.target_network = frozen_copy(q_network) if target_network else None
         self.gamma, self.kind, self.double, self.n_step = gamma, kind, double, n_step
+        self.prioritized = prioritized
         keys = list(q_network.in_keys)
         self.in_keys = ["action", *keys, *nested([*keys, "reward", "discount" if n_step else "terminated"])]
         self.out_keys = ["loss_td", "td_error", "q_mean"]
+        if prioritized:
+            self.in_keys = [*self.in_keys, "priority_weight"]
+            self.out_keys = [*self.out_keys, "priority"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
         """See the class."""
@@ -61,9 +69,11 @@ class DQNLoss(LossModule):
             target = self._target(read(batch, "next"))
         action = discrete_action(batch)
         chosen = F.chosen_value(action_value, action)
-        loss = F.regression(chosen, target, self.kind).mean()
-        error = F.td_error(action_value.detach(), action, target).abs().mean()
-        return TensorDict({"loss_td": loss, "td_error": error, "q_mean": chosen.detach().mean()})
+        loss = F.regression(chosen, target, self.kind)
+        error = F.td_error(action_value.detach(), action, target).abs()
+        weighted = loss * scalar(batch, "priority_weight") if self.prioritized else loss
+        out = TensorDict({"loss_td": weighted.mean(), "td_error": error.mean(), "q_mean": chosen.detach().mean()})
+        return out.set("priority", error) if self.prioritized else out
 
     def _target(self, after: TensorDictBase) -> torch.Tensor:
         network = self.target_network if self.target_network is not None else self.q_network

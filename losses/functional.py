@@ -76,6 +76,29 @@ def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
     return target - chosen_value(action_value, action)
 
 
+def categorical_projection(probability: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
+    """Distribution of `r + discount * Z(s')` over the atoms that Z is over, Bellemare et al. 2017, equation 7.
+
+    Each atom is shifted, clamped to the ends of the grid, and its probability divided between its two neighbours there,
+    the nearer one getting the more. Where `discount` is 0, all of it goes to the reward.
+
+    Args:
+        probability: of each atom in the next state, `[*B, N]`.
+        reward: `[*B]`.
+        discount: `[*B]`.
+        atoms: the values, ascending and equally spaced, `[N]` with N of 2 or more.
+
+    Returns:
+        `[*B, N]`; sums to what `probability` does.
+    """
+    shifted = reward.unsqueeze(-1) + discount.unsqueeze(-1) * atoms
+    shifted = torch.minimum(torch.maximum(shifted, atoms[0]), atoms[-1])
+    spacing = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
+    # [*B, N, N]: the share that each atom of the grid has in each shifted one
+    share = (1.0 - (shifted.unsqueeze(-2) - atoms.unsqueeze(-1)).abs() / spacing).clamp_min(0.0)
+    return (share @ probability.unsqueeze(-1)).squeeze(-1)
+
+
 def regression(prediction: Tensor, target: Tensor, kind: Regression = "mse") -> Tensor:
     """Distance of a prediction from its target, element by element.
 

@@ -14,7 +14,7 @@ from rlpipe.modules.exploration import (
     ScheduleKind,
     make_schedule,
 )
-from rlpipe.modules.networks import MLP, Activation, DuelingHead, Flatten, Initialization, OneHot, encoder
+from rlpipe.modules.networks import MLP, Activation, DuelingHead, Flatten, Initialization, OneHot, Pixels, encoder
 from rlpipe.modules.returns import NStep, ReturnToGo
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 
@@ -38,6 +38,7 @@ __all__ = [
     "Linear",
     "NStep",
     "OneHot",
+    "Pixels",
     "PreferenceTable",
     "QActor",
     "ReturnToGo",

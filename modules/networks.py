@@ -71,6 +71,13 @@ class OneHot(nn.Module):
         return zeros.scatter_(-1, observation.unsqueeze(-1), 1.0)
 
 
+class Pixels(nn.Module):
+    """Scale images of bytes to 0 to 1, channels first, for convolutions: `[*B, H, W, C]` to `[*B, C, H, W]`."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return observation.movedim(-1, -3).to(torch.get_default_dtype()) / 255
+
+
 def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None = None) -> Flatten | OneHot:
     """The first layer for an observation of this spec: `OneHot` for Discrete, `Flatten` for Box.
 

@@ -40,8 +40,8 @@ class SyncDataCollector(Collector):
 
     def __init__(self, create_env_fn: Any, policy: Any = None, **options: Any) -> None:
         _check_parts(create_env_fn, policy)
-        if isinstance(policy, nn.Module) and tensor_modules(policy) is not None:
-            # it keeps nothing from step to step that a transform would have to reset, and TorchRL warns unless told so
+        if not _is_recurrent(policy):
+            # there is nothing to register, and TorchRL would warn of that
             options.setdefault("auto_register_policy_transforms", False)
         super().__init__(create_env_fn, policy, **options)
 
@@ -183,7 +183,7 @@ def _check_parts(env: Any, policy: Any) -> None:
         return
     reads = getattr(policy, "in_keys", None)
     # a recurrent policy's own state is added by TorchRL
-    if reads is None or any(hasattr(module, "make_tensordict_primer") for module in policy.modules()):
+    if reads is None or _is_recurrent(policy):
         return
     specs = (env.full_observation_spec, env.full_state_spec, env.full_done_spec, env.full_action_spec)
     has = {key for spec in specs if spec is not None for key in spec.keys(True, True)}
@@ -193,6 +193,11 @@ def _check_parts(env: Any, policy: Any) -> None:
             f"the policy {type(policy).__name__} reads {missing}, which the environment does not have; it has "
             f"{sorted(map(str, has))}; change the policy's in_keys, or add a transform that writes them"
         )
+
+
+def _is_recurrent(policy: Any) -> bool:
+    modules = policy.modules() if isinstance(policy, nn.Module) else ()
+    return any(hasattr(module, "make_tensordict_primer") for module in modules)
 
 
 def _is_pointwise(transform: Transform) -> bool:

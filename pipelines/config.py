@@ -6,6 +6,7 @@ Each algorithm's own Config is in its file; here is what all of them share.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -213,6 +214,26 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
         raise ConfigError(f"the config has {what} field {wrong[0]!r}")
     read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return cls(**read)
+
+
+def check_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of a run of one's own, in JSON form.
+
+    Raises:
+        ConfigError: there are none, `env_id` or `seed` is missing, or a value is none that JSON knows.
+    """
+    values = dict(settings or {})
+    for name, kind in (("env_id", str), ("seed", int)):
+        if type(values.get(name)) is not kind:
+            raise ConfigError(
+                f"a run of one's own needs settings with env_id (text) and seed (a whole number); {name} is "
+                f"{values.get(name)!r}"
+            )
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"settings must be JSON values (numbers, text, lists, None): {error}") from error
+    return plain
 
 
 def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:

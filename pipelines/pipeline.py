@@ -13,11 +13,13 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.data import ReplayBuffer
+from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 from torchrl.envs import Transform
 
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.environments import Environments
+from rlpipe.pipelines.priorities import PrioritizedSampler
 from rlpipe.pipelines.recording import Execution, make_gradient
 
 Update = Callable[[TensorDictBase], TensorDictBase]
@@ -165,22 +167,56 @@ def once(update: Update, *, keys: Sequence[NestedKey], advantage: Update | None 
 def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: int, keys: Sequence[NestedKey]) -> Update:
     """Learn from replay: store each batch, then draw minibatches from all that is stored.
 
+    With a `PrioritizedSampler`, minibatches have the importance weights as `priority_weight` `[B]`, and what the update
+    returns as `priority` `[B]` (as those of `DQNLoss(prioritized=True)` do) becomes the samples' priority.
+
     Args:
         buffer: draws minibatches of its own `batch_size`.
         update: one gradient step.
         updates: gradient steps a collected batch.
         warmup: frames to store before the first update.
         keys: what the update reads; the rest is not stored.
+
+    Raises:
+        ValueError: the update reads `priority_weight`, and the buffer does not draw by priority.
     """
+    prioritized = isinstance(buffer.sampler, (PrioritizedSampler, StockPrioritizedSampler))
+    if "priority_weight" in keys and not prioritized:
+        raise ValueError(
+            "the loss reads 'priority_weight', which a buffer with a PrioritizedSampler gives; this one has a "
+            f"{type(buffer.sampler).__name__}"
+        )
+    stored = [key for key in keys if key != "priority_weight"]
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         _check_fits(buffer, batch)
-        buffer.extend(batch.select(*keys).reshape(-1))
+        buffer.extend(batch.select(*stored).reshape(-1))
         if len(buffer) < warmup:
             return mean_of([])
+        if prioritized:
+            return mean_of([_update_by_priority(buffer, update) for _ in range(updates)])
         return mean_of([update(buffer.sample()) for _ in range(updates)])
 
     return learn
+
+
+def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
+    """One gradient step on a minibatch drawn by priority, which is then set anew; returns the rest of its scalars.
+
+    Raises:
+        ValueError: the update returns no `priority`.
+    """
+    minibatch, drawn = buffer.sample(return_info=True)
+    scalars = update(minibatch.set("priority_weight", drawn["priority_weight"]))
+    # TorchRL's losses write theirs into the minibatch
+    priority = scalars.pop("priority", minibatch.get("td_error", None))
+    if priority is None:
+        raise ValueError(
+            "the buffer draws by priority, and the loss returns no 'priority': DQNLoss(prioritized=True) does, and so "
+            "can one of your own, [B] and detached"
+        )
+    buffer.update_priority(drawn["index"], priority)
+    return scalars
 
 
 def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:

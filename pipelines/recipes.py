@@ -120,5 +120,8 @@ def builder(algorithm: str) -> Callable[[Any], Pipeline]:
 def _algorithm(name: str) -> Any:
     known = sorted({recipe.algorithm for recipe in RECIPES.values()})
     if name not in known:
-        raise ConfigError(f"no algorithm is called {name!r}; there are {', '.join(known)}")
+        raise ConfigError(
+            f"no algorithm is called {name!r}; there are {', '.join(known)}. A run of one's own is resumed and "
+            "evaluated by the program that trained it"
+        )
     return importlib.import_module(f"rlpipe.pipelines.{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torchrl.envs.utils import exploration_type
 
 Execution = Literal["eager", "recorded", "compiled"]
 """How a gradient is computed, see `make_gradient`."""
@@ -96,8 +98,10 @@ class _Recorder:
             *((entry.shape, entry.stride(), entry.dtype, entry.device) for entry in entries),
             *(module.training for module in self._modules),
             *(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self._modules),
-            *(value for value in vars(self.loss).values() if isinstance(value, (int, float, str))),
+            *(value for value in vars(self.loss).values() if isinstance(value, (int, float, str, Enum))),
             torch.is_autocast_enabled(entries[0].device.type),
+            # of which the layers of a noisy network take note
+            exploration_type(),
         )
 
     def _record(self, kind: tuple[Any, ...], batch: TensorDict, entries: list[Tensor]) -> Gradient:

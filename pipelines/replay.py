@@ -6,39 +6,52 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensordict import TensorDict
-from torchrl.data import ReplayBuffer
+from torchrl.data import ReplayBuffer, TensorDictReplayBuffer
 
 from rlpipe.pipelines.fitting import Kind, check_like, check_rows
+from rlpipe.pipelines.priorities import PrioritizedSampler
 
 
 class ReplayState:
-    """The transitions that a replay buffer holds, no more, and where it writes next.
+    """The transitions that a replay buffer holds, no more, where it writes next, and their priorities if it has them.
 
     Its random generator is a stream of the run's `Seeds`, and saved there.
 
     Args:
-        buffer: with a tensor storage and a writer that goes round.
-        kinds: what a transition consists of.
+        buffer: with a tensor storage and a writer that goes round; draws uniformly or by rlpipe's `PrioritizedSampler`.
+        kinds: what a transition consists of, to refuse a state of others; by default any will do.
     """
 
-    def __init__(self, buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> None:
+    def __init__(self, buffer: ReplayBuffer, kinds: Mapping[Any, Kind] | None = None) -> None:
         self.buffer, self._kinds = buffer, kinds
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; the tensors are views of the buffer's own."""
-        held = self.buffer[:].to_dict() if len(self.buffer) else None
-        return {"held": held, "writer": self.buffer.writer.state_dict()}
+        held = self.buffer[:] if len(self.buffer) else None
+        if held is not None and isinstance(self.buffer, TensorDictReplayBuffer):
+            # their places, by which it numbers them itself
+            held = held.exclude("index")
+        state = {"held": None if held is None else held.to_dict(), "writer": self.buffer.writer.state_dict()}
+        return {**state, **self._priorities()}
+
+    def _priorities(self) -> dict[str, Any]:
+        sampler = self.buffer.sampler
+        return {"priorities": sampler.state_dict()} if isinstance(sampler, PrioritizedSampler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
 
         Raises:
-            ValueError: it holds more than the buffer does, or other transitions.
+            ValueError: it holds more than the buffer does, or other transitions, or priorities where that has none.
         """
         self.buffer.empty()
+        own = {"held", "writer", *self._priorities()}
+        if set(state) != own:
+            raise ValueError(f"the state has {sorted(state)}, expected {sorted(own)}")
         if state["held"] is None:
             return
-        check_rows(state["held"], self._kinds, "held")
+        if self._kinds is not None:
+            check_rows(state["held"], self._kinds, "held")
         check_like(self.buffer.writer.state_dict(), state["writer"], "writer")
         held = TensorDict(state["held"]).auto_batch_size_(1)
         limit = self.buffer.storage.max_size
@@ -46,3 +59,5 @@ class ReplayState:
             raise ValueError(f"{len(held)} transitions, written next at {state['writer']['_cursor']}, of {limit}")
         self.buffer.extend(held)
         self.buffer.writer.load_state_dict(state["writer"])
+        if "priorities" in state:
+            self.buffer.sampler.load_state_dict(state["priorities"])

@@ -275,7 +275,12 @@ def _summarise(runs: Sequence[FinishedRun]) -> Row:
 
 
 def _options(run: FinishedRun) -> list[str] | None:
-    """The options that differ from the recipe's own; `None` where this version has no such recipe or fields."""
+    """The options that differ from the recipe's own; `None` where this version has no such recipe or fields.
+
+    A run of one's own has no defaults to differ from, so that its settings are shown as they are.
+    """
+    if run.recipe not in RECIPES and run.algorithm not in {each.algorithm for each in RECIPES.values()}:
+        return [_option(name, value) for name, value in run.config.items() if name != "env_id"]
     recipe = RECIPES.get(run.recipe)
     if recipe is None or recipe.algorithm != run.algorithm:
         return None

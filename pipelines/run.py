@@ -15,7 +15,7 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError, TrainingError
 from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint, read_manifest, save_checkpoint
-from rlpipe.pipelines.config import TrainConfig
+from rlpipe.pipelines.config import TrainConfig, check_settings
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.files import Journal, read_plain, replace_synced, sync
@@ -46,36 +46,43 @@ class Run:
     returns and lengths), `checkpoints/`, what loggers keep in it, `resumes.jsonl` if it was continued, and at the end
     `curve.png`.
 
+    It closes at the end of a `with` block. A run of one's own, `Run(folder, "c51", settings={...})`, has settings in
+    place of a recipe's algorithm and config; `rlpipe table` shows it, and the program that trained it resumes it.
+
     Args:
         folder: to make, or to continue.
-        recipe: name of the recipe.
-        algorithm: name of the module in `rlpipe.pipelines` that builds it.
+        recipe: name of the recipe, or of an algorithm of one's own.
+        algorithm: name of the module in `rlpipe.pipelines` that builds it; by default `recipe`.
         config: what it is built from.
+        settings: of a run of one's own: JSON values by name, `env_id` and `seed` among them. All but `total_frames` are
+            part of what the run is, and must be the same when it is continued.
         start_from: what the run begins with, if not with what its config makes; its first checkpoint then holds that.
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         loggers: where metrics go beside the journals.
         resume: continue what is there; `restore` then brings it back to its newest checkpoint.
 
     Raises:
-        ConfigError: the folder exists already, or cannot be made; or another process is writing it; or a logger cannot
-            be opened, and then there is no folder.
+        ConfigError: the folder exists already, or cannot be made; or another process is writing it; or the settings
+            lack something; or a logger cannot be opened, and then there is no folder.
         CheckpointError: with `resume`, the folder holds links.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         recipe: str,
-        algorithm: str,
-        config: TrainConfig,
+        algorithm: str | None = None,
+        config: TrainConfig | None = None,
         *,
+        settings: Mapping[str, Any] | None = None,
         start_from: str | None = None,
         environments: str | None = None,
         loggers: Sequence[Kind] = DEFAULT,
         resume: bool = False,
     ) -> None:
-        self.folder, self._window, self._resumed = folder, config.curve_window, resume
-        self._config = dataclasses.asdict(config)
+        self.folder, self._resumed, algorithm = (folder := Path(folder)), resume, algorithm or recipe
+        self._config = check_settings(settings) if config is None else dataclasses.asdict(config)
+        self._window = TrainConfig.curve_window if config is None else config.curve_window
         self._identity = identity(algorithm, self._config)
         if resume:
             check_plain(folder)
@@ -213,6 +220,12 @@ class Run:
         # what could not be written has been told of already
         with contextlib.suppress(OSError):
             self._opened.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def _open_loggers(self, resumed_at: int | None = None) -> None:
         told = Logged(self.folder, str(self._described["recipe"]), self._config, resumed_at)

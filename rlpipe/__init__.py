@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.collector import SyncDataCollector
     from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
     from rlpipe.pipelines.evaluation import Evaluation, evaluate
-    from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy
+    from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy, once
+    from rlpipe.pipelines.priorities import PrioritizedSampler
     from rlpipe.pipelines.progress import Progress
     from rlpipe.pipelines.recipes import find_recipe
+    from rlpipe.pipelines.replay import ReplayState
     from rlpipe.pipelines.run import Run
+    from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
     from rlpipe.pipelines.trained import trained
@@ -39,10 +42,13 @@ __all__ = [
     "Evaluation",
     "GaussianActor",
     "Pipeline",
+    "PrioritizedSampler",
     "Progress",
     "QActor",
+    "ReplayState",
     "RlpipeError",
     "Run",
+    "Seeds",
     "StoppingRule",
     "SyncDataCollector",
     "TargetUpdate",
@@ -54,6 +60,7 @@ __all__ = [
     "make_env",
     "off_policy",
     "on_policy",
+    "once",
     "run_recipe",
     "train",
     "trained",
@@ -67,9 +74,12 @@ _HOMES = (
     "pipelines.envs",
     "pipelines.evaluation",
     "pipelines.pipeline",
+    "pipelines.priorities",
     "pipelines.progress",
     "pipelines.recipes",
+    "pipelines.replay",
     "pipelines.run",
+    "pipelines.seeding",
     "pipelines.session",
     "pipelines.stopping",
     "pipelines.trained",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 Backend = Literal["auto", "sync", "async", "envpool"]
 """How environments are stepped: `auto` and `sync` in this process, `async` in a process each, `envpool` in C++."""
@@ -14,7 +17,7 @@ class EnvConfig:
     """What `make_env` builds.
 
     Args:
-        env_id: a Gymnasium id.
+        env_id: a Gymnasium id; or an environment's class, which need not be registered.
         num_envs: how many environments step together.
         backend: `auto` takes the environment's own vectorised implementation where rlpipe knows it to be correct and
             else steps one after the other; `sync` always does that; `async` steps each in a process of its own;
@@ -22,7 +25,7 @@ class EnvConfig:
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
     """
 
-    env_id: str
+    env_id: str | type[gym.Env]
     num_envs: int = 1
     backend: Backend = "auto"
     max_episode_steps: int | None = None

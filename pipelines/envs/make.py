@@ -57,12 +57,14 @@ def make_env(
     return env
 
 
-def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """Gymnasium's entry for an id; of one of a module (`module:Env-v0`), after importing that.
+def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
+    """Gymnasium's entry for an id; of one of a module (`module:Env-v0`), after importing that; or one for a class.
 
     Raises:
         ConfigError: there is none; names the nearest ids.
     """
+    if isinstance(env_id, type):
+        return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=env_id)
     try:
         if module := module_of(env_id):
             importlib.import_module(module)

@@ -199,3 +199,48 @@ def test_messages():
         loss(one_hot)
     with pytest.raises(KeyError, match="no key 'next'"):
         loss(random_batch(16).exclude("next"))
+
+
+def test_weights_and_priorities_of_three_transitions():
+    network = QActor(Table([[0.0, 1.0], [4.0, 9.0]]), Categorical(2, (3,)))
+    loss = DQNLoss(network, gamma=0.5, prioritized=True)
+    batch = torch.cat([transition(), transition(terminated=True), transition(terminated=True)])
+    batch["next", "reward"] = tensor([[2.0], [2.0], [-3.0]])
+    batch["priority_weight"] = tensor([0.5, 1.0, 0.25])
+    out = loss(batch)
+    # errors 2 + 0.5 * 9 - 1, 2 - 1, -3 - 1
+    assert out["priority"].tolist() == [5.5, 1.0, 4.0]
+    assert out["loss_td"].item() == pytest.approx((0.5 * 5.5**2 + 1.0 + 0.25 * 16) / 3)
+    assert out["td_error"].item() == 3.5
+    assert not out["priority"].requires_grad
+    assert set(out.keys()) == set(loss.out_keys)
+    # the gradient of (1 - target)^2 weighted, by Q(s, a) = 1
+    out["loss_td"].backward()
+    gradient = network.network.values.grad[0, 1].item()
+    assert gradient == pytest.approx(2 * (-0.5 * 5.5 - 1.0 + 0.25 * 4.0) / 3)
+
+
+def test_weights_are_read_by_a_prioritised_loss_only():
+    plain, prioritized = (DQNLoss(QActor(make_network(), ACTIONS), prioritized=each) for each in (False, True))
+    batch = random_batch(16)
+    with pytest.raises(KeyError, match="no key 'priority_weight'"):
+        prioritized(batch)
+    batch["priority_weight"] = torch.ones(16)
+    assert torch.equal(plain(batch)["loss_td"], prioritized(batch)["loss_td"])
+    assert "priority" not in plain(batch)
+
+
+@pytest.mark.filterwarnings("ignore:No target network updater")
+def test_weighted_value_equals_torchrl_but_for_its_sum_of_weights():
+    ours = DQNLoss(QActor(make_network(), ACTIONS), gamma=0.9, prioritized=True)
+    stock_actor = QValueActor(make_network(), in_keys=["observation"], action_space="categorical")
+    stock = StockDQNLoss(stock_actor, loss_function="l2", delay_value=True, action_space="categorical")
+    stock.make_value_estimator(gamma=0.9)
+    batch = random_batch(16)
+    weight = batch["priority_weight"] = torch.rand(16, generator=torch.Generator().manual_seed(2))
+    theirs = batch.clone()
+    expected = stock(theirs)["loss"] * weight.mean()
+    out = ours(batch)
+    torch.testing.assert_close(out["loss_td"], expected, rtol=0, atol=1e-5)
+    # which takes the square for a priority
+    torch.testing.assert_close(out["priority"].square(), theirs["td_error"].squeeze(-1), rtol=0, atol=1e-5)
