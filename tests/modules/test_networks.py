@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchrl.data import Bounded, Categorical
 
-from rlpipe.modules import MLP, DuelingHead, Flatten, OneHot, encoder
+from rlpipe.modules import MLP, DuelingHead, Flatten, OneHot, Pixels, encoder
 from rlpipe.modules.networks import Tanh
 
 
@@ -98,3 +98,13 @@ def test_tanh(dtype):
     torch.testing.assert_close(Tanh()(x), x.tanh(), rtol=0, atol=2e-7)
     torch.testing.assert_close(gradient, 1 - x.tanh().square(), rtol=0, atol=1e-6)
     assert not Tanh().state_dict()
+
+
+def test_pixels_are_scaled_and_channels_first():
+    image = torch.zeros(2, 3, 4, 5, 3, dtype=torch.uint8)
+    image[1, 2, 3, 4, 0], image[..., 1] = 255, 51
+    out = Pixels()(image)
+    assert (out.shape, out.dtype) == ((2, 3, 3, 4, 5), torch.float32)
+    assert out[1, 2, 0, 3, 4] == 1.0
+    assert out[:, :, 0].sum() == 1.0
+    torch.testing.assert_close(out[:, :, 1], torch.full((2, 3, 4, 5), 0.2))

@@ -13,7 +13,9 @@ from torchrl.envs import StepCounter, Transform
 from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules import MLP, QActor
 from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, ShapeReward, VectorEnv, make_env
+from rlpipe.pipelines.evaluation import evaluate
 
 ENVS = [
     ("CartPole-v1", "auto"),
@@ -250,3 +252,12 @@ def test_next_step_autoreset_is_refused():
     assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     with pytest.raises(ConfigError, match="needs AutoresetMode.SAME_STEP"):
         VectorEnv(envs)
+
+
+def test_a_class_in_place_of_an_id(identical):
+    from conftest import Counter
+
+    by_class = make_env(EnvConfig(Counter, 3, max_episode_steps=2), seed=0)
+    by_id = make_env(EnvConfig("tests/Counter-v0", 3, max_episode_steps=2), seed=0)
+    identical(by_class.rollout(5, break_when_any_done=False), by_id.rollout(5, break_when_any_done=False))
+    assert evaluate(QActor(MLP(1, 2), by_class.action_spec), EnvConfig(Counter), episodes=2, seed=0).lengths == (3, 3)

@@ -183,3 +183,29 @@ def test_priorities_and_none_do_not_go_together(tmp_path):
     uniform = ReplayBuffer(storage=LazyTensorStorage(100), batch_size=4)
     with pytest.raises(CheckpointError, match=r"the state has \['held', 'priorities', 'writer'\]"):
         load_checkpoint(tmp_path / "one", {"replay": ReplayState(uniform)})
+
+
+def test_a_noisy_network_is_recorded_with_its_draws_to_the_bit():
+    from torchrl.envs.utils import ExplorationType
+    from torchrl.modules import NoisyLinear, reset_noise
+
+    def weights(execution):
+        env = make_env(EnvConfig("CartPole-v1", 4), seed=0)
+        torch.manual_seed(0)
+        actor = QActor(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), NoisyLinear(8, 2)), env.action_spec)
+        loss = DQNLoss(actor)
+        optimizer = torch.optim.Adam(actor.parameters(), lr=0.1)
+        update = gradient_step(loss, optimizer, after=[lambda: loss.apply(reset_noise)], execution=execution)
+        batch = env.rollout(16, break_when_any_done=False).reshape(-1)
+        for number in range(40):
+            # the mean at first and at the end, which is another kind of update
+            noisy = 10 < number < 30
+            loss.deterministic_sampling_mode = ExplorationType.RANDOM if noisy else ExplorationType.DETERMINISTIC
+            update(batch)
+            if number in (5, 20):
+                yield actor.network[-1].weight_sigma.clone()
+        yield torch.cat([each.flatten() for each in actor.parameters()])
+
+    (before, during, ours), (*_, theirs) = list(weights("recorded")), list(weights("eager"))
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(before, during)

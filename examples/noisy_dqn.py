@@ -1,0 +1,44 @@
+"""DQN whose exploration is a noise that it learns: NoisyNet, Fortunato et al. 2018, on CartPole-v1.
+
+The noisy layers' weights are drawn anew after each update, and so before each step of the eight environments. The noise
+is there in collecting and in the loss, not in evaluation; a draw is written into buffers, so that recorded updates see
+it. RESULT
+"""
+
+import torch
+from torch import nn
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.envs.utils import ExplorationType
+from torchrl.modules import NoisyLinear, reset_noise
+
+from rlpipe import EnvConfig, SyncDataCollector, evaluate, gradient_step, make_env, off_policy
+from rlpipe.losses import DQNLoss, TargetUpdate
+from rlpipe.modules import QActor
+
+
+def main(seed: int = 0, total_frames: int = 24_576):
+    torch.manual_seed(seed)
+    env_config = EnvConfig("CartPole-v1", num_envs=8)
+    env = make_env(env_config, seed=seed)
+    network = nn.Sequential(nn.Linear(4, 128), nn.ReLU(), NoisyLinear(128, 128), nn.ReLU(), NoisyLinear(128, 2))
+    actor = QActor(network, env.action_spec)
+
+    loss = DQNLoss(actor, gamma=0.99, kind="smooth_l1", double=True)
+    # TorchRL's losses take what is stochastic at its mean, unless they are told otherwise
+    loss.deterministic_sampling_mode = ExplorationType.RANDOM
+    optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_frames // 8)
+    follow = TargetUpdate(loss.q_network, loss.target_network, tau=0.02)
+    after = [follow, schedule.step, lambda: loss.apply(reset_noise)]
+    update = gradient_step(loss, optimizer, max_norm=10.0, after=after, execution="recorded")
+
+    buffer = ReplayBuffer(storage=LazyTensorStorage(50_000), batch_size=128)
+    learn = off_policy(buffer, update, updates=1, warmup=1_000, keys=loss.in_keys)
+    for batch in SyncDataCollector(env, actor, frames_per_batch=8, total_frames=total_frames):
+        learn(batch)
+    return evaluate(actor, env_config, episodes=50, seed=1_000 + seed)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(f"mean return {main().mean:.1f} over 50 greedy episodes; at random 22")
