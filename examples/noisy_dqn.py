@@ -13,14 +13,16 @@ from torchrl.modules import NoisyLinear, reset_noise
 
 from rlpipe import EnvConfig, SyncDataCollector, evaluate, gradient_step, make_env, off_policy
 from rlpipe.losses import DQNLoss, TargetUpdate
-from rlpipe.modules import QActor
+from rlpipe.modules import MLP, QActor
 
 
 def main(seed: int = 0, total_frames: int = 24_576):
     torch.manual_seed(seed)
     env_config = EnvConfig("CartPole-v1", num_envs=8)
     env = make_env(env_config, seed=seed)
-    network = nn.Sequential(nn.Linear(4, 128), nn.ReLU(), NoisyLinear(128, 128), nn.ReLU(), NoisyLinear(128, 2))
+    network = nn.Sequential(
+        MLP(4, None, (128,), layer_norm=True), NoisyLinear(128, 128), nn.ReLU(), NoisyLinear(128, 2)
+    )
     actor = QActor(network, env.action_spec)
 
     loss = DQNLoss(actor, gamma=0.99, kind="smooth_l1", double=True)

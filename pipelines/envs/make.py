@@ -64,7 +64,8 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
         ConfigError: there is none; names the nearest ids.
     """
     if isinstance(env_id, type):
-        return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=env_id)
+        creator: Any = env_id
+        return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=creator)
     try:
         if module := module_of(env_id):
             importlib.import_module(module)

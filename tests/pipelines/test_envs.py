@@ -257,7 +257,10 @@ def test_next_step_autoreset_is_refused():
 def test_a_class_in_place_of_an_id(identical):
     from conftest import Counter
 
-    by_class = make_env(EnvConfig(Counter, 3, max_episode_steps=2), seed=0)
-    by_id = make_env(EnvConfig("tests/Counter-v0", 3, max_episode_steps=2), seed=0)
-    identical(by_class.rollout(5, break_when_any_done=False), by_id.rollout(5, break_when_any_done=False))
-    assert evaluate(QActor(MLP(1, 2), by_class.action_spec), EnvConfig(Counter), episodes=2, seed=0).lengths == (3, 3)
+    rollouts = []
+    for env_id in (Counter, "tests/Counter-v0"):
+        torch.manual_seed(0)
+        env = make_env(EnvConfig(env_id, 3, max_episode_steps=2), seed=0)
+        rollouts.append(env.rollout(5, break_when_any_done=False))
+    identical(*rollouts)
+    assert evaluate(QActor(MLP(1, 2), env.action_spec), EnvConfig(Counter), episodes=2, seed=0).lengths == (3, 3)
