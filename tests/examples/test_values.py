@@ -32,7 +32,7 @@ def test_it_learns(name):
 
 @pytest.mark.learning
 def test_dueling_double_dqn_learns(tmp_path):
-    assert load("dueling_double_dqn").main(folder=tmp_path).mean >= 150.0
+    assert load("dueling_double_dqn").main(folder=tmp_path).mean >= 200.0
     (folder,) = tmp_path.iterdir()
     assert json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])["final"]
 
