@@ -133,6 +133,8 @@ def test_ppo_with_a_kl_penalty_learns_cartpole():
 
 
 @pytest.mark.learning
+# TorchRL's trainer about its own hook
+@pytest.mark.filterwarnings("ignore:The 'post_loss' hook stage:FutureWarning")
 def test_losses_exchanged_with_torchrl_learn_cartpole():
     inside, outside = load("torchrl_exchange").main()
     assert inside.mean > 150
