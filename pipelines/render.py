@@ -135,14 +135,14 @@ class Player:
 class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     """Keeps the drawing of an episode's last state, which is gone once the environment has begun anew."""
 
-    def __init__(self, env: gym.Env[Any, Any], env_id: str) -> None:
+    def __init__(self, env: gym.Env[Any, Any], env_id: object) -> None:
         super().__init__(env)
         self._env_id = env_id
         self.armed = True
         self.seen = np.zeros((1, 1, 3), np.uint8)
 
     @classmethod
-    def of(cls, env: TransformedEnv, env_id: str) -> _Camera:
+    def of(cls, env: TransformedEnv, env_id: object) -> _Camera:
         """Put it around the one environment of a vector environment."""
         envs = env.base_env.envs.envs
         envs[0] = camera = cls(envs[0], env_id)
