@@ -100,12 +100,12 @@ def test_the_options_are_all_there_with_their_defaults(page):
     assert stated == options
 
 
-def test_each_recipe_has_its_result_on_its_page_as_in_the_readme():
+def test_each_recipe_has_its_result_on_its_page_as_in_the_results():
     """The same returns; a row may say more about its seconds."""
-    readme = (ROOT / "README.md").read_text()
+    results = text("results.md")
     for name in RECIPES:
         page = next(page for page, group in ALGORITHMS.items() if find_recipe(name).algorithm in group)
-        row = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| ([^|]+) \|$", readme, re.MULTILINE)
+        row = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| ([^|]+) \|$", results, re.MULTILINE)
         stated = re.search(rf"^\| `rlpipe train {name} --seed S` \|.*$", text(f"algorithms/{page}.md"), re.MULTILINE)
         assert stated, f"{page}.md has no result of {name}"
         assert all(figure in stated.group() for figure in row.groups()), f"{page}.md, {name}: {row.group()}"

@@ -121,16 +121,7 @@ class EnoughError(Exception):
     """The options of a command could be read; it goes no further."""
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=[pytest.mark.xfail(reason="its PPO is an abridged excerpt")])
-        if page == ROOT / "README.md"
-        else page
-        for page in PAGES
-    ],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_runs(page):
     names = {"__name__": "__main__"}
     for block in blocks_of(page):
@@ -170,6 +161,8 @@ def test_commands_are_ones(page, trained, monkeypatch, capsys):
         elif program == "make":
             targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert {word for word in rest if "=" not in word} <= set(targets), f"{page.name}: {name}"
+        elif program in ("python", "python3") and rest[0] == "-c":
+            compile(rest[1], name, "exec")
         elif program in ("python", "python3") and rest[0] != "-m":
             assert (ROOT / rest[0]).is_file(), f"{page.name}: {name}: there is no such file"
         elif program in ("python", "python3") and rest[1] not in ("pip", "venv"):

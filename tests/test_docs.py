@@ -15,11 +15,13 @@ def test_links_lead_somewhere():
             assert target.startswith("https://") or path.exists(), f"{page.name}: {target}"
 
 
-def test_readme_names_each_recipe_and_how_to_train_it():
-    readme = (ROOT / "README.md").read_text()
+def test_each_recipe_is_in_the_readme_with_the_figures_of_the_results():
+    readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
     for name in RECIPES:
-        assert f"\nrlpipe train {name} " in readme
-        assert re.search(rf"\| `{name}` \|.*\| yes \|", readme)
+        assert f"\nrlpipe train {name} " in results
+        short = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| ([^|]+) \| ([^|]+) \| yes \|$", readme, re.MULTILINE)
+        full = re.search(rf"^\| `{name}` \| [^|]+ \| [^|]+ \|(.*)\|$", results, re.MULTILINE)
+        assert full[1].startswith(f" {short[1]} | {short[2]} | {short[3]} |"), name
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code():
