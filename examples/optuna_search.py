@@ -17,13 +17,13 @@ except ImportError:
     raise SystemExit('optuna_search.py needs optuna: pip install "rlpipe[optuna]"') from None
 
 
-def main(seed=0, seeds=3, rates=(1e-4, 1e-3, 3e-3), frames=20_480, folder=None):
+def main(seed=0, total_frames=20_480, seeds=3, rates=(1e-4, 1e-3, 3e-3), folder=None):
     folder = Path(folder or f"runs/optuna/{datetime.now():%Y%m%d-%H%M%S-%f}")
     grid = {"lr": rates, "seed": range(seed, seed + seeds)}
 
     def objective(trial):
         options = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
-        summary = run_recipe("ppo", folder=folder / f"trial-{trial.number}", total_frames=frames, **options)
+        summary = run_recipe("ppo", folder=folder / f"trial-{trial.number}", total_frames=total_frames, **options)
         return summary["evaluation"]["mean"]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -37,7 +37,7 @@ def main(seed=0, seeds=3, rates=(1e-4, 1e-3, 3e-3), frames=20_480, folder=None):
     for lr, values in returns.items():
         print(f"{lr:<8g} {means[lr]:7.1f}  ", *(f"{value:6.1f}" for value in values))
     best = max(means, key=means.get)
-    print(f"best is lr {best:g}: {means[best]:.1f} on CartPole-v1 after {frames} frames; the runs are in {folder}")
+    print(f"best is lr {best:g}: {means[best]:.1f} on CartPole-v1 after {total_frames} frames; runs in {folder}")
     return means
 
 

@@ -35,7 +35,7 @@ class KLPenaltyPPOLoss(LossModule):
         return float(self.beta)
 
 
-def main(seed=0, frames=81_920):
+def main(seed=0, total_frames=81_920):
     torch.manual_seed(seed)
     config = EnvConfig("CartPole-v1", num_envs=16)
     env = make_env(config, seed=seed)
@@ -46,11 +46,11 @@ def main(seed=0, frames=81_920):
     learn = on_policy(GAE(critic), buffer, update, epochs=4, keys=loss.in_keys)
     before = evaluate(actor, config, episodes=50, seed=seed, stochastic=True)
     betas = []
-    for batch in SyncDataCollector(env, actor, frames_per_batch=1024, total_frames=frames):
+    for batch in SyncDataCollector(env, actor, frames_per_batch=1024, total_frames=total_frames):
         learn(batch)
         betas.append(loss.adapt(batch))
     after = evaluate(actor, config, episodes=50, seed=seed)
-    print(f"PPO with a KL penalty on CartPole-v1: {after.mean:.1f} after {frames} frames, {before.mean:.1f} untrained")
+    print(f"KL-penalised PPO on CartPole-v1: {after.mean:.1f} after {total_frames} frames, {before.mean:.1f} untrained")
     print("beta after every tenth batch:", *(f"{beta:g}" for beta in betas[::10]))
     return after
 

@@ -37,7 +37,7 @@ class SACLoss(torch.nn.Module):
         return torch.cat([critic.compute(observation, action)[0] for critic in critics], -1)
 
 
-def main(seed=0, frames=9600):
+def main(seed=0, total_frames=9600):
     torch.manual_seed(seed)
     config = EnvConfig("Pendulum-v1", num_envs=8)
     env = make_env(config, seed=seed)
@@ -46,12 +46,12 @@ def main(seed=0, frames=9600):
     optimizer = torch.optim.Adam(loss.parameters(), lr=2e-3, fused=True)
     follow = TargetUpdate(loss.critics, loss.targets, tau=0.01)
     update = gradient_step(loss, optimizer, after=[follow], execution="recorded")
-    buffer = ReplayBuffer(storage=LazyTensorStorage(frames), batch_size=128)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(total_frames), batch_size=128)
     learn = off_policy(buffer, update, updates=16, warmup=1000, keys=loss.in_keys)
     before = evaluate(actor, config, episodes=20, seed=seed, stochastic=True)
-    train(Pipeline(SyncDataCollector(env, actor, frames_per_batch=32, total_frames=frames), learn, actor))
+    train(Pipeline(SyncDataCollector(env, actor, frames_per_batch=32, total_frames=total_frames), learn, actor))
     after = evaluate(actor, config, episodes=50, seed=seed)
-    print(f"SAC on Pendulum-v1: {after.mean:.0f} after {frames} frames, {before.mean:.0f} untrained")
+    print(f"SAC on Pendulum-v1: {after.mean:.0f} after {total_frames} frames, {before.mean:.0f} untrained")
     return after
 
 

@@ -47,8 +47,8 @@ def our_loss_in_stock_trainer(seed, frames):
     return evaluate(actor, CONFIG, episodes=50, seed=seed)
 
 
-def main(seed=0, frames=20_480):
-    inside, outside = stock_loss_in_our_loop(seed, frames), our_loss_in_stock_trainer(seed, frames)
+def main(seed=0, total_frames=20_480):
+    inside, outside = stock_loss_in_our_loop(seed, total_frames), our_loss_in_stock_trainer(seed, total_frames)
     print(
         f"CartPole-v1: TorchRL's loss here {inside.mean:.1f}, rlpipe's loss there {outside.mean:.1f}, random about 22"
     )

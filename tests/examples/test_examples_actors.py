@@ -150,5 +150,5 @@ def test_the_search_finds_the_learning_rate_that_learns(tmp_path, monkeypatch, c
     assert means[1e-3] > 250
     assert "best is lr 0.001" in capsys.readouterr().out
     # once more into a folder of its own
-    search.main(seeds=1, rates=(1e-3,), frames=1024)
+    search.main(seeds=1, rates=(1e-3,), total_frames=1024)
     assert len(list((tmp_path / "runs" / "optuna").iterdir())) == 2
