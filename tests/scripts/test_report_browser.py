@@ -122,7 +122,8 @@ def open_page(browser, path, viewport, **options):
 
 def rows(page):
     """The last word of each row's first column; the hostile run of its own has its settings quoted there."""
-    return [text.strip().split("\n")[-1].split(" ")[-1].strip("'") for text in page.locator("#table tbody th").all_inner_texts()]
+    texts = page.locator("#table tbody th").all_inner_texts()
+    return [text.strip().split("\n")[-1].split(" ")[-1].strip("'") for text in texts]
 
 
 def cells(page, label, column):
@@ -286,7 +287,11 @@ def test_colors_follow_the_scheme(page):
     paint = "[...document.querySelectorAll('.plot')].at(-1).data.at(-1).line.color"
     light = page.evaluate(f"[{color}, {paint}]")
     page.emulate_media(color_scheme="dark")
-    dark = page.evaluate(f"[{color}, {paint}]")
+    # the browser tells the page of it a little later
+    for _ in range(100):
+        if (dark := page.evaluate(f"[{color}, {paint}]"))[1] != light[1]:
+            break
+        page.wait_for_timeout(50)
     # paper is light
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     printed = page.evaluate(f"[{color}, {paint}]")
