@@ -46,8 +46,8 @@ _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 _MATHS = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lay the packages out as a wheel has them; mkdocstrings reads their source there."""
+def on_startup(*, command: str, dirty: bool) -> None:
+    """Lay the packages out as a wheel has them; mkdocstrings reads their source there, and wants to find the folder."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     stage = ROOT / "build" / "package"
@@ -56,7 +56,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         if line:
             package, folder = line.split(" = ")
             shutil.copytree(ROOT / folder, stage.joinpath(*package.split(".")), ignore=_CACHES, dirs_exist_ok=True)
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
