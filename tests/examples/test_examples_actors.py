@@ -49,6 +49,22 @@ def test_each_of_the_three_losses_reaches_its_own_parameters_only():
         assert reached == {name for name, _ in loss.named_parameters() if name.startswith(owner)}, term
 
 
+def test_the_target_of_q_by_hand():
+    """What is terminal has no value; a truncation has, since nothing but `terminated` is read."""
+    loss, batch = make_sac_loss(), sac_batch()
+    with torch.no_grad():
+        loss.log_alpha.fill_(-1.0)
+        torch.manual_seed(1)
+        action, log_prob = loss.actor.get_dist(batch["next"]).rsample_and_log_prob()
+        values = [each.compute(batch["next", "observation"], action)[0].squeeze(-1) for each in loss.targets]
+        soft = torch.minimum(*values) - torch.tensor(-1.0).exp() * log_prob
+        reward, terminated = (batch["next", key].squeeze(-1) for key in ("reward", "terminated"))
+        target = torch.where(terminated, reward, reward + 0.99 * soft)
+        errors = [each.compute(batch["observation"], batch["action"])[0].squeeze(-1) - target for each in loss.critics]
+        torch.manual_seed(1)
+        torch.testing.assert_close(loss(batch)["loss_q"], sum(error.square().mean() for error in errors))
+
+
 def test_one_optimizer_on_the_sum_is_three_optimizers():
     together, apart = make_sac_loss(), make_sac_loss()
     update = gradient_step(together, torch.optim.Adam(together.parameters(), lr=0.01))
@@ -96,13 +112,13 @@ def make_kl_loss():
     return load("ppo_kl").KLPenaltyPPOLoss(actor, critic), batch
 
 
-@pytest.mark.parametrize(("target", "beta"), [(1e-9, 2.0), (1e9, 0.5)])
-def test_the_coefficient_doubles_above_its_target_and_halves_below(target, beta):
+@pytest.mark.parametrize(("share", "beta"), [(1.6, 2.0), (1.4, 1.0), (1 / 1.4, 1.0), (1 / 1.6, 0.5)])
+def test_the_coefficient_doubles_above_its_target_and_halves_below(share, beta):
+    """Section 4 of the paper: by 1.5 times the target, and by its share of 1.5."""
     loss, batch = make_kl_loss()
     batch["action_log_prob"] -= 0.1
-    assert loss.adapt(batch, target) == beta
     kl = torch.tensor(0.1).expm1() - 0.1
-    assert loss.adapt(batch, float(kl)) == beta
+    assert loss.adapt(batch, float(kl) / share) == beta
 
 
 def test_the_page_about_them_shows_what_runs():

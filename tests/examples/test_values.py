@@ -68,3 +68,12 @@ def test_dueling_double_dqn_resumes_to_the_bit(tmp_path, monkeypatch):
     for manifest in manifests:
         del manifest["progress"], manifest["line"]
     assert manifests[0] == manifests[1]
+
+
+def test_dueling_double_dqn_goes_on_learning_beyond_its_first_end(tmp_path):
+    main, frames = load("dueling_double_dqn").main, 2_048
+    main(total_frames=frames, folder=tmp_path)
+    main(total_frames=2 * frames, folder=tmp_path)
+    manifest = json.loads((newest_checkpoint(tmp_path / "0") / "checkpoint.json").read_text())["content"]
+    # the last batch's, of sixteen
+    assert json.dumps(manifest["components"]["optimizer"]).count(str(2e-3 / 16)) == 1
