@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -108,6 +109,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
             elif isinstance(state[name], LRScheduler):
                 # PyTorch takes anything
                 check_like(state[name].state_dict(), decoded)
+                _check_horizon(state[name], decoded)
             state[name].load_state_dict(decoded)
         except (MemoryError, TrainingError):
             raise
@@ -116,6 +118,17 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
             raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
     metadata: dict[str, Any] = manifest["metadata"]
     return metadata
+
+
+def _check_horizon(schedule: LRScheduler, saved: Mapping[str, Any]) -> None:
+    """Refuse a schedule that would bring its old length back into a run that goes on to more frames."""
+    for name in ("total_iters", "T_max", "total_steps"):
+        now = schedule.state_dict().get(name)
+        if saved.get(name) != now:
+            raise ValueError(
+                f"{type(schedule).__name__} had {name} {saved.get(name)} and has {now} now; it would go on with the "
+                "old one, so set the learning rate as a function of the frames instead"
+            )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -251,3 +264,12 @@ def _digest(file: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
         return f"{stream.tell()}-{digest.hexdigest()}"
+
+
+def score_of(checkpoint: Path) -> float | None:
+    """The score of a checkpoint; `None` if it has none that can be compared, or is damaged."""
+    try:
+        score = read_manifest(checkpoint)["metadata"].get("score")
+    except CheckpointError:
+        return None
+    return score if type(score) in (int, float) and -math.inf < score < math.inf else None

@@ -116,6 +116,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next(iter(checkpoints(folder)), None)
 
 
+def free_name(path: Path) -> Path:
+    """The path, with a number behind it if it is taken already."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
 def check_plain(folder: Path) -> None:
     """Refuse a run folder with links, pipes or devices in it: to continue a run writes to its files.
 

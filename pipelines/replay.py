@@ -7,6 +7,7 @@ from typing import Any
 
 from tensordict import TensorDict
 from torchrl.data import ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
 
 from rlpipe.pipelines.fitting import Kind, check_like, check_rows
 from rlpipe.pipelines.priorities import PrioritizedSampler
@@ -20,9 +21,16 @@ class ReplayState:
     Args:
         buffer: with a tensor storage and a writer that goes round; draws uniformly or by rlpipe's `PrioritizedSampler`.
         kinds: what a transition consists of, to refuse a state of others; by default any will do.
+
+    Raises:
+        ValueError: it draws by TorchRL's `PrioritizedSampler`.
     """
 
     def __init__(self, buffer: ReplayBuffer, kinds: Mapping[Any, Kind] | None = None) -> None:
+        if isinstance(buffer.sampler, StockPrioritizedSampler):
+            raise ValueError(
+                "no checkpoint holds the priorities of TorchRL's sampler; rlpipe's PrioritizedSampler has them"
+            )
         self.buffer, self._kinds = buffer, kinds
 
     def state_dict(self) -> dict[str, Any]:

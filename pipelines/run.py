@@ -7,19 +7,25 @@ import dataclasses
 import datetime
 import json
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError, TrainingError
-from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint, read_manifest, save_checkpoint
+from rlpipe.pipelines.checkpoint import (
+    check_identity,
+    identity,
+    load_checkpoint,
+    read_manifest,
+    save_checkpoint,
+    score_of,
+)
 from rlpipe.pipelines.config import TrainConfig, check_settings
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.files import Journal, read_plain, replace_synced, sync
-from rlpipe.pipelines.folder import check_plain, checkpoints, lock, newest_checkpoint
+from rlpipe.pipelines.folder import check_plain, checkpoints, free_name, lock, newest_checkpoint
 from rlpipe.pipelines.loggers import DEFAULT, Kind, Logged, Loggers, batch_scalars
 from rlpipe.pipelines.versions import versions
 
@@ -186,7 +192,7 @@ class Run:
         if found and len(failures) == len(found):
             raise failures[0][1]
         for path, failure in failures:
-            path.rename(_free_name(path.with_name(f"{path.name}.damaged")))
+            path.rename(free_name(path.with_name(f"{path.name}.damaged")))
             _LOG.warning("rlpipe: %s; going on from an older one", failure)
         self._metrics.cut(metadata["lengths"]["metrics"])
         self._evaluations.cut(metadata["lengths"]["evaluations"])
@@ -199,6 +205,8 @@ class Run:
     def _load(self, path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         """Load a checkpoint that is this run's, and fits its journals; returns its metadata."""
         check_identity(path, self._identity)
+        if more := sorted(set(read_manifest(path)["components"]) - set(state)):
+            raise CheckpointError(f"checkpoint {path} has a component {more[0]!r}, which the pipeline's state lacks")
         metadata = load_checkpoint(path, state)
         self._metrics.check(metadata["lengths"]["metrics"])
         self._evaluations.check(metadata["lengths"]["evaluations"])
@@ -254,7 +262,7 @@ class Run:
     def _remove_old(self) -> None:
         """Remove every checkpoint but the newest ones and the best; of two equals the newer one is better."""
         found = checkpoints(self.folder)
-        scores = {path: score for path in found if (score := _score(path)) is not None}
+        scores = {path: score for path in found if (score := score_of(path)) is not None}
         best = max(scores, key=lambda path: scores[path], default=None)
         for path in found[KEPT:]:
             if path != best:
@@ -297,21 +305,3 @@ class Run:
             return "the run folder has gone"
         last = self.last_checkpoint()
         return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-
-
-def _score(checkpoint: Path) -> float | None:
-    """The score of a checkpoint; `None` if it has none that can be compared, or is damaged."""
-    try:
-        score = read_manifest(checkpoint)["metadata"].get("score")
-    except CheckpointError:
-        return None
-    return score if type(score) in (int, float) and -math.inf < score < math.inf else None
-
-
-def _free_name(path: Path) -> Path:
-    """The path, with a number behind it if it is taken already."""
-    free, number = path, 1
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free

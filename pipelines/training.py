@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity,
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.fitting import check_like, check_numbers
+from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.interruption import Interruption
+from rlpipe.pipelines.line import Line
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener, Progress, Stage
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
 
+_LOG = logging.getLogger("rlpipe")
 _DIVERGED = 1e6
 """A weight of which no policy has any use."""
 
@@ -69,40 +72,6 @@ class Result:
         """Continue from a `state_dict`."""
         check_like(vars(Result()), state)
         vars(self).update(state)
-
-
-@dataclass
-class _Line:
-    """What one line of metrics is made of: some batches in a row."""
-
-    scalars: list[dict[str, float]] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-
-    def add(self, scalars: dict[str, float], returns: list[float], lengths: list[int]) -> None:
-        self.scalars.append(scalars)
-        self.returns += returns
-        self.lengths += lengths
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        check_like(vars(_Line()), state)
-        for name in ("returns", "lengths"):
-            check_numbers(state[name], name)
-        for row in state["scalars"]:
-            check_numbers(list(row.values()), "a row of scalars")
-        vars(self).update(state)
-
-    def clear(self) -> None:
-        self.scalars, self.returns, self.lengths = [], [], []
-
-    def means(self) -> dict[str, float]:
-        """Each scalar's mean over the batches that have it; updates are counted together."""
-        keys = dict.fromkeys(key for row in self.scalars for key in row)
-        columns = {key: [row[key] for row in self.scalars if key in row] for key in keys}
-        return {key: sum(column) if key == "updates" else sum(column) / len(column) for key, column in columns.items()}
 
 
 def train(
@@ -149,6 +118,11 @@ def train(
         pipeline.environments.note_actions()
     if run is not None:
         run.restore(loop.state)
+        if loop.result.frames and pipeline.environments is None:
+            _LOG.warning(
+                "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and not "
+                "to the bit; SyncDataCollector's are held, with transforms that change each step by itself"
+            )
     loop.tell("starting")
     if checkpoint_first:
         loop.checkpoint()
@@ -170,17 +144,23 @@ class _Loop:
 
     def __init__(self, pipeline: Pipeline, run: Run | None, stopping: StoppingRule, progress: Listener | None) -> None:
         self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
-        self.result, self.line, self.before = Result(), _Line(), 0
+        self.result, self.line, self.before = Result(), Line(), 0
         own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
         if taken := sorted(set(own) & set(pipeline.state)):
             raise ValueError(f"the pipeline's state has {taken[0]!r}, a name that train keeps for itself; use another")
         self.state = {**pipeline.state, **own}
         self.score: float | None = None
         if run is not None:
+            if "policy" not in pipeline.state:
+                raise ValueError("the pipeline's state has no 'policy', without which no checkpoint is of any use")
             check_savable(self.state)
+        limit = getattr(pipeline.collector, "total_frames", None)
+        self.limit = math.inf if limit is None or limit < 0 else limit
 
     def step(self, batches: Iterator[TensorDictBase], log_every: int, checkpoint_every: int | None) -> bool:
-        """Collect a batch and learn from it; false if there is none."""
+        """Collect a batch and learn from it; false if there is none, or a resumed run has had its frames."""
+        if self.result.frames >= self.limit:
+            return False
         started, result, environments = time.perf_counter(), self.result, self.pipeline.environments
         try:
             batch = next(batches, None)
@@ -192,7 +172,7 @@ class _Loop:
         self.before, result.frames, self.score = result.frames, result.frames + batch.numel(), None
         if environments is not None and self.due(checkpoint_every):
             environments.cut(batch)
-        learned = {key: value.item() for key, value in self.pipeline.learn(batch).items()}
+        learned = _numbers(self.pipeline.learn(batch))
         result.updates += int(learned["updates"])
         result.episodes += len(returns)
         _check_finite(learned, result.frames, self.run)
@@ -285,6 +265,21 @@ def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
     ended = after.get("done").squeeze(-1)
     returns, lengths = after.get("episode_reward")[ended], after.get("step_count")[ended]
     return returns.flatten().tolist(), lengths.flatten().tolist()
+
+
+def _numbers(scalars: TensorDictBase) -> dict[str, float]:
+    """What `learn` returned, as numbers.
+
+    Raises:
+        ValueError: it is none that the loop can log and count by.
+    """
+    if not isinstance(scalars, TensorDictBase) or "updates" not in scalars.keys():  # noqa: SIM118 - no Mapping
+        found = sorted(scalars.keys()) if isinstance(scalars, TensorDictBase) else type(scalars).__name__
+        raise ValueError(f"learn returned {found}, expected a TensorDict of scalars with 'updates' among them")
+    for key, value in scalars.items():
+        if value.numel() != 1:
+            raise ValueError(f"learn returned {key!r} of shape {list(value.shape)}, expected a scalar")
+    return {key: value.item() for key, value in scalars.items()}
 
 
 def _due(before: int, now: int, every: int | None) -> bool:

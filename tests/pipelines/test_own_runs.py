@@ -5,21 +5,24 @@ import json
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.collectors import Collector
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.modules import MLP, QActor
+from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.training import train
 from rlpipe.scripts.main import run as command
 
 SETTINGS = {"env_id": "CartPole-v1", "seed": 3, "total_frames": 256, "step": 0.5}
 
 
-def go(folder, *, resume=False, **changes):
+def go(folder, *, resume=False, state=(), make_collector=SyncDataCollector, killed_at=None, **changes):
     """Train something that learns nothing, and write what a run has."""
     settings = {**SETTINGS, **changes}
     env_config = EnvConfig("CartPole-v1", 4)
@@ -28,11 +31,17 @@ def go(folder, *, resume=False, **changes):
     policy = QActor(MLP(4, 2), env.action_spec)
 
     def learn(batch):
+        nonlocal seen
+        seen += batch.numel()
+        if killed_at is not None and seen > killed_at:
+            raise KeyboardInterrupt
         return TensorDict({"loss_x": batch["observation"].abs().mean(), "updates": torch.tensor(1)})
 
-    collector = SyncDataCollector(env, policy, frames_per_batch=64, total_frames=settings["total_frames"])
+    collector = make_collector(env, policy, frames_per_batch=64, total_frames=settings["total_frames"])
+    parts, seen = {"policy": policy, "random": Seeds(3), **dict(state)}, 0
+    parts = {name: part for name, part in parts.items() if part is not None}
     with Run(folder, "mine", settings=settings, resume=resume) as run:
-        result = train(Pipeline(collector, learn, policy, {"policy": policy}), run, checkpoint_every=128)
+        result = train(Pipeline(collector, learn, policy, parts), run, checkpoint_every=128)
         evaluation = evaluate(policy, env_config, episodes=3, seed=1)
         run.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
         run.draw()
@@ -103,3 +112,47 @@ def test_settings_that_are_none(settings, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         Run(tmp_path / "run", "mine", settings=settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_state_without_the_policy_is_refused_before_anything_is_learned(tmp_path):
+    with pytest.raises(ValueError, match="the pipeline's state has no 'policy'"):
+        go(tmp_path / "run", state={"policy": None})
+
+
+def test_a_part_that_the_state_no_longer_names_is_told_of(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", killed_at=128)
+    with pytest.raises(CheckpointError, match="has a component 'random', which the pipeline's state lacks"):
+        go(tmp_path / "run", resume=True, state={"random": None})
+    assert go(tmp_path / "run", resume=True).frames == 256
+
+
+def test_a_collector_whose_environments_no_checkpoint_holds_gets_its_frames_and_a_warning(tmp_path, caplog):
+    def stock(env, policy, **options):
+        return Collector(env, policy, auto_register_policy_transforms=False, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", make_collector=stock, killed_at=128)
+    assert "environments" not in caplog.text
+    assert go(tmp_path / "run", make_collector=stock, resume=True).frames == 256
+    assert "a checkpoint holds no environments of this collector" in caplog.text
+
+
+@pytest.mark.parametrize("made", [None, {"updates": 1}, TensorDict(), TensorDict(updates=torch.ones(2), batch_size=[])])
+def test_what_learn_must_not_return(made):
+    env = make_env(EnvConfig("CartPole-v1", 4), seed=0)
+    policy = QActor(MLP(4, 2), env.action_spec)
+    collector = SyncDataCollector(env, policy, frames_per_batch=64, total_frames=64)
+    with pytest.raises(ValueError, match="learn returned .*, expected a"):
+        train(Pipeline(collector, lambda _: made, policy))
+
+
+def test_a_schedule_does_not_bring_its_old_length_back(tmp_path):
+    def schedule(steps):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        return torch.optim.lr_scheduler.LinearLR(torch.optim.Adam([parameter]), 1.0, 0.0, steps)
+
+    save_checkpoint(tmp_path / "frames-000000000001", {"schedule": schedule(10)}, {"frames": 1})
+    load_checkpoint(tmp_path / "frames-000000000001", {"schedule": schedule(10)})
+    with pytest.raises(CheckpointError, match="LinearLR had total_iters 10 and has 20 now"):
+        load_checkpoint(tmp_path / "frames-000000000001", {"schedule": schedule(20)})

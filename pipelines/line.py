@@ -1,0 +1,43 @@
+"""A line of metrics while it is being put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlpipe.pipelines.fitting import check_like, check_numbers
+
+
+@dataclass
+class Line:
+    """What one line of metrics is made of: some batches in a row."""
+
+    scalars: list[dict[str, float]] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, scalars: dict[str, float], returns: list[float], lengths: list[int]) -> None:
+        self.scalars.append(scalars)
+        self.returns += returns
+        self.lengths += lengths
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_like(vars(Line()), state)
+        for name in ("returns", "lengths"):
+            check_numbers(state[name], name)
+        for row in state["scalars"]:
+            check_numbers(list(row.values()), "a row of scalars")
+        vars(self).update(state)
+
+    def clear(self) -> None:
+        self.scalars, self.returns, self.lengths = [], [], []
+
+    def means(self) -> dict[str, float]:
+        """Each scalar's mean over the batches that have it; updates are counted together."""
+        keys = dict.fromkeys(key for row in self.scalars for key in row)
+        columns = {key: [row[key] for row in self.scalars if key in row] for key in keys}
+        return {key: sum(column) if key == "updates" else sum(column) / len(column) for key, column in columns.items()}
