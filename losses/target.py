@@ -47,7 +47,7 @@ class TargetUpdate:
         every: calls from one update to the next.
 
     Raises:
-        ValueError: `tau` or `every` out of range.
+        ValueError: `tau` or `every` out of range, or two networks that differ.
     """
 
     def __init__(self, source: nn.Module, target: nn.Module, *, tau: float = 1.0, every: int = 1) -> None:
@@ -58,6 +58,9 @@ class TargetUpdate:
         self.tau, self.every, self.calls = tau, every, 0
         self._sources: list[torch.Tensor] = list(source.parameters())
         self._targets: list[torch.Tensor] = list(target.parameters())
+        shapes = [[each.shape for each in both] for both in (self._sources, self._targets)]
+        if shapes[0] != shapes[1]:
+            raise ValueError("source and target are different networks; make the target by frozen_copy(source)")
         self._buffers = list(zip(target.buffers(), source.buffers(), strict=True))
 
     @torch.no_grad()

@@ -21,10 +21,15 @@ class NStep(TensorDictModuleBase):
     Args:
         gamma: discount per step.
         n: how many steps; 1 only adds `discount`.
+
+    Raises:
+        ValueError: one of them is out of range.
     """
 
     def __init__(self, *, gamma: float, n: int) -> None:
         super().__init__()
+        if n < 1 or not 0.0 <= gamma <= 1.0:
+            raise ValueError(f"n is {n} and gamma {gamma}; allowed are 1 or more, and 0 to 1")
         self.gamma, self.n = gamma, n
         self.in_keys = [("next", "reward"), ("next", "done"), ("next", "terminated")]
         self.out_keys = [("next", "reward"), ("next", "discount")]

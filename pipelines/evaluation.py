@@ -13,8 +13,10 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Transform
 from torchrl.envs.utils import ExplorationType
 
+from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
+from rlpipe.pipelines.envs.make import check_is_config
 from rlpipe.pipelines.seeding import Seeds
 
 MAX_ENVS = 100
@@ -73,7 +75,14 @@ def evaluate(
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
         transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+
+    Raises:
+        TypeError: the environment is no `EnvConfig`.
+        ConfigError: no episodes, or an environment that cannot be had.
     """
+    check_is_config(env_config)
+    if episodes < 1:
+        raise ConfigError(f"episodes is {episodes}; allowed is 1 or more")
     num_envs = min(episodes, MAX_ENVS)
     limit = env_config.max_episode_steps
     if limit is None and env_spec(env_config.env_id).max_episode_steps is None:

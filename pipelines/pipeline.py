@@ -178,8 +178,18 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
         keys: what the update reads; the rest is not stored.
 
     Raises:
-        ValueError: the update reads `priority_weight`, and the buffer does not draw by priority.
+        ValueError: a number that is out of range, a buffer that never holds the warm-up, a sampler that does not fit.
     """
+    capacity = getattr(buffer.storage, "max_size", math.inf)
+    if updates < 1 or warmup < 0 or warmup > capacity:
+        raise ValueError(
+            f"updates is {updates} and warmup {warmup}; allowed are 1 or more, and 0 to {capacity}, what the "
+            "buffer holds"
+        )
+    if isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.capacity < capacity:
+        raise ValueError(
+            f"the sampler is made for {buffer.sampler.capacity} transitions, and the buffer has {capacity}"
+        )
     prioritized = isinstance(buffer.sampler, (PrioritizedSampler, StockPrioritizedSampler))
     if "priority_weight" in keys and not prioritized:
         raise ValueError(

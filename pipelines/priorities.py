@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,17 @@ class PrioritizedSampler(Sampler):
     """
 
     def __init__(self, max_capacity: int, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6) -> None:
-        if alpha < 0 or beta < 0 or eps <= 0:
+        if not (0 <= alpha < math.inf and 0 <= beta < math.inf and 0 < eps < math.inf):
             raise ValueError(f"alpha, beta and eps are {alpha}, {beta}, {eps}; allowed are 0 or more, and eps above 0")
         self.alpha, self.beta, self.eps = alpha, beta, eps
         self._rows = np.zeros((-(-max_capacity // _ROW), _ROW))
         self._raised = self._rows.reshape(-1)[:max_capacity]
         self._empty()
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that it can know of."""
+        return len(self._raised)
 
     def _empty(self) -> None:
         self._raised[:] = 0.0
@@ -52,6 +58,8 @@ class PrioritizedSampler(Sampler):
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw the places of a minibatch `[B]`, with their `priority_weight`; by the buffer's generator."""
         raised = self._raised[: len(storage)]
+        if not len(raised):
+            raise ValueError("the buffer is empty; there is nothing to draw")
         if not raised.all():
             raise ValueError(f"{type(self).__name__} knows of fewer transitions than the {len(storage)} that are held")
         # first the row, then the place in it, for which no other row need be added up
@@ -89,7 +97,7 @@ class PrioritizedSampler(Sampler):
             ValueError: not one number a transition, or one that is negative, infinite or NaN.
         """
         places, values = np.asarray(index).reshape(-1), np.asarray(torch.as_tensor(priority).detach().cpu(), np.float64)
-        if values.size not in (1, places.size):
+        if values.size != places.size:
             raise ValueError(f"priority has shape {list(values.shape)}, expected [{places.size}]: one a transition")
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError("priority has numbers that are negative, infinite or NaN; pass the absolute TD error")

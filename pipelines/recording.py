@@ -22,6 +22,7 @@ Execution = Literal["eager", "recorded", "compiled"]
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
 """The gradient of each parameter, `None` where it takes no part; and the loss's entries by name, detached."""
 
+_SETTING = (int, float, str, Enum)
 _REPEATS = 10
 """Minibatches of a kind before it is worth recording."""
 _MOST_KINDS = 4
@@ -37,13 +38,14 @@ def make_gradient(
 
     Args:
         loss: a loss module, ours or TorchRL's. To be recorded or compiled it must be a pure function of its `in_keys`,
-            parameters, buffers and own numbers, as ours are, and write nothing into the minibatch.
+            parameters, buffers and modules' own numbers, as ours are, and write nothing into the minibatch. Numbers in
+            lists or other objects stay what they were; draws of PyTorch's global generator are drawn anew each time.
         parameters: to differentiate by.
         execution: `"eager"` is autograd at each call. `"recorded"` notes the tensor operations of loss and gradient
             when a kind of minibatch (its shapes and types) has come ten times, and from then on runs these alone: the
             same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
-            is set to may change (its numbers, training mode, parameters); it is then recorded anew. `"compiled"` has
-            PyTorch's compiler make code of the operations, which takes a while, and rounds differently.
+            is set to may change (numbers, training mode, parameters of its modules); it is then recorded anew.
+            `"compiled"` has PyTorch's compiler make code of the operations, which takes a while and rounds differently.
 
     Raises:
         ValueError: an unknown `execution`.
@@ -56,7 +58,13 @@ def make_gradient(
 
 
 def _differentiate(loss: nn.Module, parameters: Sequence[nn.Parameter], minibatch: TensorDictBase) -> Gradient:
-    terms = dict(loss(minibatch).items())
+    output = loss(minibatch)
+    if not isinstance(output, TensorDictBase):
+        raise TypeError(f"{type(loss).__name__} returns a {type(output).__name__}, expected a TensorDict of scalars")
+    terms = dict(output.items())
+    for key, term in terms.items():
+        if key.startswith("loss") and term.numel() != 1:
+            raise ValueError(f"{type(loss).__name__} returns {key!r} of shape {list(term.shape)}, expected a scalar")
     total = [term for key, term in terms.items() if key.startswith("loss") and term.requires_grad]
     gradient = torch.autograd.grad(total, parameters, allow_unused=True)
     return list(gradient), {key: term.detach() for key, term in terms.items()}
@@ -67,6 +75,8 @@ class _Recorder:
 
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], execution: Execution) -> None:
         self.loss, self.parameters, self.execution = loss, parameters, execution
+        if not hasattr(loss, "in_keys"):
+            raise ValueError(f"{type(loss).__name__} has no in_keys, which name what it reads; without, leave it eager")
         self.keys: list[NestedKey] = list(loss.in_keys)  # type: ignore[arg-type]
         self._begin()
 
@@ -74,6 +84,8 @@ class _Recorder:
         self._modules = list(self.loss.modules())
         holders = [holder for module in self._modules for holder in (module._parameters, module._buffers)]
         self._tensors = [(holder, name, tensor) for holder in holders for name, tensor in holder.items()]
+        others = [vars(module) for module in self._modules if module is not self.loss]
+        self._numbers = [(own, name) for own in others for name, value in own.items() if isinstance(value, _SETTING)]
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: dict[tuple[Any, ...], Callable[..., Gradient]] = {}
 
@@ -96,9 +108,9 @@ class _Recorder:
         """All that decides which operations there are."""
         return (
             *((entry.shape, entry.stride(), entry.dtype, entry.device) for entry in entries),
-            *(module.training for module in self._modules),
+            *(own.get(name) for own, name in self._numbers),
             *(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self._modules),
-            *(value for value in vars(self.loss).values() if isinstance(value, (int, float, str, Enum))),
+            *(value for value in vars(self.loss).values() if isinstance(value, _SETTING)),
             torch.is_autocast_enabled(entries[0].device.type),
             # of which the layers of a noisy network take note
             exploration_type(),

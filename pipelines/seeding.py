@@ -58,7 +58,8 @@ class Seeds:
 class GlobalRandom:
     """The process's own generators, of PyTorch, NumPy and Python, as a component of checkpoints.
 
-    Nothing of rlpipe draws from them while it trains; a network with dropout, or somebody's environment, may.
+    No recipe draws from them while it trains; a reparameterised sample, a network with dropout or noise, or somebody's
+    environment may.
     """
 
     def seed(self, seed: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
+
+from rlpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -23,9 +25,21 @@ class EnvConfig:
             else steps one after the other; `sync` always does that; `async` steps each in a process of its own;
             `envpool` steps the environments that it has in C++, on threads, and needs the extra of that name.
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
+
+    Raises:
+        ConfigError: a value that is not allowed.
     """
 
     env_id: str | type[gym.Env]
     num_envs: int = 1
     backend: Backend = "auto"
     max_episode_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.env_id, (str, type)):
+            raise ConfigError(f"env_id is {self.env_id!r}; expected a Gymnasium id, or an environment's class")
+        if self.backend not in get_args(Backend):
+            raise ConfigError(f"backend is {self.backend!r}; allowed are {', '.join(get_args(Backend))}")
+        for name, value in (("num_envs", self.num_envs), ("max_episode_steps", self.max_episode_steps)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} is {value!r}; allowed is a whole number, 1 or more")

@@ -42,9 +42,11 @@ def make_env(
         render_mode: of the environments, one that they have; `env.base_env.envs.render()` then draws them.
 
     Raises:
+        TypeError: the config is no `EnvConfig`.
         ConfigError: no such environment, one that needs an extra or that the backend does not have, or spaces that
             rlpipe does not take.
     """
+    check_is_config(config)
     envs = _make_vector_env(config, render_mode)
     try:
         base = VectorEnv(envs, seed=seed)
@@ -55,6 +57,16 @@ def make_env(
         envs.close()
         raise
     return env
+
+
+def check_is_config(config: object) -> None:
+    """Refuse an id in place of a config.
+
+    Raises:
+        TypeError: it is no `EnvConfig`.
+    """
+    if not isinstance(config, EnvConfig):
+        raise TypeError(f"got {config!r}, expected an EnvConfig, such as EnvConfig('CartPole-v1')")
 
 
 def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:

@@ -80,3 +80,8 @@ def test_what_was_frozen_learns_again_after_an_error():
     with pytest.raises(RuntimeError), frozen(source):
         source(torch.ones(3))
     assert all(parameter.requires_grad for parameter in source.parameters())
+
+
+def test_networks_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"make the target by frozen_copy\(source\)"):
+        TargetUpdate(nn.Linear(2, 3), nn.Linear(3, 2))

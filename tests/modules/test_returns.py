@@ -131,3 +131,9 @@ def test_return_to_go_equals_a_plain_loop(shape):
             # a row's end is an episode's end too, so that no two rows share a number
             number += bool(row["next", "done"][step].item() or step == 11)
     assert rows["episode"].flatten().tolist() == numbers
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0, "gamma": 0.9}, {"n": 1, "gamma": 1.5}])
+def test_steps_and_discounts_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="allowed are 1 or more, and 0 to 1"):
+        NStep(**wrong)

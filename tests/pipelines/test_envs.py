@@ -264,3 +264,23 @@ def test_a_class_in_place_of_an_id(identical):
         rollouts.append(env.rollout(5, break_when_any_done=False))
     identical(*rollouts)
     assert evaluate(QActor(MLP(1, 2), env.action_spec), EnvConfig(Counter), episodes=2, seed=0).lengths == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "asinc"}, "backend is 'asinc'; allowed are auto"),
+        ({"num_envs": 0}, "num_envs is 0; allowed is a whole number, 1 or more"),
+        ({"num_envs": True}, "num_envs is True"),
+        ({"max_episode_steps": -1}, "max_episode_steps is -1"),
+        ({"env_id": None}, "env_id is None; expected a Gymnasium id, or an environment's class"),
+    ],
+)
+def test_configs_that_cannot_be(options, message):
+    with pytest.raises(ConfigError, match=message):
+        EnvConfig(**{"env_id": "CartPole-v1", **options})
+
+
+def test_an_id_in_place_of_a_config():
+    with pytest.raises(TypeError, match=r"got 'CartPole-v1', expected an EnvConfig"):
+        make_env("CartPole-v1")

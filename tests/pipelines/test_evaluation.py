@@ -3,7 +3,9 @@
 import pytest
 import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
 
+from rlpipe.errors import ConfigError
 from rlpipe.modules import MLP, CategoricalActor, EpsilonGreedy, Linear, QActor
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, ShapeReward, make_env
 from rlpipe.pipelines.evaluation import MAX_EPISODE_STEPS, Evaluation, evaluate
@@ -129,3 +131,8 @@ def test_an_endless_environment_is_truncated():
 def test_summary():
     summary = Evaluation((1.0, 3.0), (1, 3)).summary()
     assert summary == {"episodes": 2, "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0}
+
+
+def test_no_episodes_are_refused():
+    with pytest.raises(ConfigError, match="episodes is 0; allowed is 1 or more"):
+        evaluate(nn.Identity(), EnvConfig("CartPole-v1"), episodes=0, seed=0)

@@ -6,6 +6,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
 from torchrl.objectives import DQNLoss as StockDQNLoss
 
 from rlpipe.errors import CheckpointError
@@ -209,3 +210,40 @@ def test_a_noisy_network_is_recorded_with_its_draws_to_the_bit():
     (before, during, ours), (*_, theirs) = list(weights("recorded")), list(weights("eager"))
     assert torch.equal(ours, theirs)
     assert not torch.equal(before, during)
+
+
+@pytest.mark.parametrize(("size", "numbers"), [(100, (1, 101)), (100, (0, 10)), (100, (-3, 10)), (100, (1, -1))])
+def test_updates_and_warmup_that_cannot_be(size, numbers):
+    updates, warmup = numbers
+    with pytest.raises(ValueError, match=f"updates is {updates} and warmup {warmup}; allowed are"):
+        off_policy(make_buffer(size), lambda batch: batch, updates=updates, warmup=warmup, keys=["x"])
+
+
+def test_a_sampler_that_is_too_small_for_its_buffer():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(200), sampler=PrioritizedSampler(100), batch_size=8)
+    with pytest.raises(ValueError, match="the sampler is made for 100 transitions, and the buffer has 200"):
+        off_policy(buffer, lambda batch: batch, updates=1, warmup=0, keys=["x"])
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": float("nan")}, {"beta": float("inf")}, {"eps": 0.0}, {"alpha": -1.0}])
+def test_exponents_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="alpha, beta and eps are"):
+        PrioritizedSampler(10, **wrong)
+
+
+def test_one_priority_for_many_transitions_is_refused():
+    buffer = make_buffer()
+    buffer.extend(numbers(0, 10))
+    with pytest.raises(ValueError, match="expected .10.: one a transition"):
+        buffer.update_priority(torch.arange(10), torch.tensor(0.5))
+
+
+def test_no_checkpoint_is_promised_for_the_priorities_of_another_sampler():
+    class Stock(StockPrioritizedSampler):
+        def __init__(self):  # its own wants compiled code
+            pass
+
+    buffer = make_buffer()
+    buffer._sampler = Stock()
+    with pytest.raises(ValueError, match="no checkpoint holds the priorities of TorchRL's sampler"):
+        ReplayState(buffer)

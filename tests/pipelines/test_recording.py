@@ -349,3 +349,51 @@ def test_a_missing_key_is_named_as_ever():
 def test_an_unknown_execution_is_refused():
     with pytest.raises(ValueError, match="execution is 'fast'; allowed are 'eager', 'recorded', 'compiled'"):
         make_gradient(Cubic(), [], "fast")
+
+
+class Scaled(nn.Module):
+    """A network with a number of its own, and what a loss may be made of it."""
+
+    in_keys = ["x"]
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 1)
+        self.inner.scale = 1.0
+        self.returns = "scalars"
+
+    def forward(self, batch):
+        error = (self.inner.scale * self.inner(batch["x"])).square()
+        return {"scalars": TensorDict(loss_x=error.mean()), "rows": TensorDict(loss_x=error), "tensor": error}[
+            self.returns
+        ]
+
+
+def test_a_number_of_an_inner_module_may_change():
+    ends = []
+    for execution in ("eager", "recorded"):
+        torch.manual_seed(0)
+        loss = Scaled()
+        update = gradient_step(loss, torch.optim.SGD(loss.parameters(), lr=0.1), execution=execution)
+        for number in range(40):
+            loss.inner.scale = 1.0 if number < 20 else 2.0
+            update(TensorDict(x=torch.ones(5, 3), batch_size=[5]))
+        ends.append(loss.inner.weight.detach())
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [("rows", r"'loss_x' of shape \[5, 1\], expected a scalar"), ("tensor", "returns a Tensor, expected a TensorDict")],
+)
+def test_what_is_no_loss(returns, message):
+    loss = Scaled()
+    loss.returns = returns
+    with pytest.raises((TypeError, ValueError), match=message):
+        gradient_step(loss, torch.optim.SGD(loss.parameters()))(TensorDict(x=torch.ones(5, 3), batch_size=[5]))
+
+
+def test_what_is_recorded_says_what_it_reads():
+    loss = nn.Linear(3, 1)
+    with pytest.raises(ValueError, match="Linear has no in_keys"):
+        gradient_step(loss, torch.optim.SGD(loss.parameters()), execution="recorded")
