@@ -19,8 +19,8 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 import rlpipe
-from rlpipe.errors import ConfigError
-from rlpipe.pipelines.files import sync
+from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.files import publish, sync
 from rlpipe.pipelines.greedy import GreedyPolicy, cases, check_action, tensors
 from rlpipe.pipelines.trained import Trained
 
@@ -44,7 +44,8 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
         (the number of observations) and `apart` (how far an action is off at most).
 
     Raises:
-        ConfigError: the file exists, cannot be made, or does not act as the policy does.
+        ConfigError: the file exists, or the policy is of a kind that cannot be exported.
+        RlpipeError: the file cannot be written, or does not act as the policy does.
     """
     if os.path.lexists(out):
         raise ConfigError(f"out {out} exists already; nothing was overwritten, name a new one")
@@ -56,13 +57,11 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
             with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC), _quiet():
                 act = write(greedy, _metadata(agent, greedy), stage)
                 checked, apart = _check(agent, greedy, act)
+            sync(stage)
+            publish(stage, out)
+            sync(out.parent)
         except OSError as error:
-            raise ConfigError(f"out {out} cannot be written: {error.strerror or error}") from error
-        sync(stage)
-        if os.path.lexists(out):
-            raise ConfigError(f"out {out} was made by somebody else meanwhile; nothing was overwritten")
-        stage.rename(out)
-        sync(out.parent)
+            raise RlpipeError(f"out {out} cannot be written: {error.strerror or error}") from error
     finally:
         stage.unlink(missing_ok=True)
     example = greedy.example(1)
@@ -118,7 +117,7 @@ def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> A
     names = ["observation", "action_mask"] if greedy.masked else ["observation"]
     made = torch.onnx.export(_program(greedy), input_names=names, output_names=["action"], dynamo=True, verbose=False)
     if made is None:
-        raise ConfigError("PyTorch made no ONNX program")
+        raise RlpipeError("PyTorch made no ONNX program")
     made.model.metadata_props.update(metadata)
     model = made.model_proto.SerializeToString()
     path.write_bytes(model)
@@ -133,15 +132,15 @@ def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> A
 
 def _write_safetensors(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:
     from safetensors import safe_open  # noqa: PLC0415
-    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from safetensors.torch import load_file, save  # noqa: PLC0415
 
     expected = tensors(greedy)
-    save_file(expected, path, metadata)
+    path.write_bytes(save(expected, metadata))
     with safe_open(path, "pt") as file:
         same = file.metadata() == metadata
     read = load_file(path)
     if not (same and read.keys() == expected.keys() and all(torch.equal(read[name], expected[name]) for name in read)):
-        raise ConfigError(f"{path} does not hold what was written to it")
+        raise RlpipeError(f"{path} does not hold what was written to it")
     return greedy
 
 

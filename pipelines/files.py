@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import CheckpointError, TrainingError
+from rlpipe.errors import CheckpointError, ConfigError, TrainingError
 
 
 def sync(path: Path) -> None:
@@ -60,6 +60,40 @@ def replace_synced(path: Path, text: str) -> None:
     write_synced(stage, text)
     os.replace(stage, path)
     sync(path.parent)
+
+
+def publish(stage: Path, path: Path) -> None:
+    """Give a file that is whole its name, unless the name is taken.
+
+    Args:
+        stage: the file, in the same folder.
+        path: its name.
+
+    Raises:
+        ConfigError: there is something of this name; the stage is left where it is.
+        OSError: the folder cannot be written.
+    """
+    try:
+        try:
+            # unlike a rename, a link never replaces what has come in between
+            os.link(stage, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            _reserve_and_move(stage, path)
+        else:
+            stage.unlink()
+    except FileExistsError:
+        raise ConfigError(f"out {path} exists already; nothing was overwritten, name a new one") from None
+
+
+def _reserve_and_move(stage: Path, path: Path) -> None:
+    path.open("xb").close()
+    try:
+        os.replace(stage, path)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _is_row(row: Any) -> bool:

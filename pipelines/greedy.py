@@ -13,7 +13,7 @@ from torchrl.data import Categorical
 from torchrl.envs import ObservationNorm, Transform
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.modules import CategoricalActor, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.pipelines.envs import BinObservation, make_env
@@ -22,7 +22,7 @@ from rlpipe.pipelines.trained import Trained
 TOLERANCE = 1e-5
 """By how much a Box action may differ, and the scores of two Discrete actions be those of a tie."""
 _RANDOM, _STEPS, _ENVS = 256, 64, 4
-_WIDEST = 10.0
+_WIDEST, _MOST = 10.0, 255
 
 
 class GreedyPolicy(nn.Module):
@@ -76,11 +76,17 @@ class GreedyPolicy(nn.Module):
             start, states = self.observation_start, int(self.spec.space.n)
             observation = torch.randint(start, start + states, (batch,))
         elif self.spec.dtype.is_floating_point:
-            low, high = self.spec.space.low.clamp_min(-_WIDEST), self.spec.space.high.clamp_max(_WIDEST)
+            low, high = self.spec.space.low, self.spec.space.high
+            # what is nearest to 0 and allowed: bounds may be infinite, or the largest number there is
+            middle = torch.zeros_like(low).clamp(low, high)
+            low, high = (middle - _WIDEST).clamp_min(low), (middle + _WIDEST).clamp_max(high)
             observation = low + (high - low) * torch.rand(batch, *self.spec.shape, dtype=self.spec.dtype)
         else:
-            least, most = int(self.spec.space.low.min()), int(self.spec.space.high.max())
-            observation = torch.randint(least, most + 1, (batch, *self.spec.shape)).to(self.spec.dtype)
+            low, high = self.spec.space.low.long(), self.spec.space.high.long()
+            middle = torch.zeros_like(low).clamp(low, high)
+            low, high = (middle - _MOST).clamp_min(low), (middle + _MOST).clamp_max(high)
+            share = torch.rand(batch, *self.spec.shape, dtype=torch.float64)
+            observation = (low + (share * (high - low + 1)).long()).to(self.spec.dtype)
         if self.actions is None or not self.masked:
             return (observation,)
         return observation, torch.rand(batch, self.actions) < 0.7
@@ -113,12 +119,12 @@ def check_action(action: Tensor, expected: Tensor, scores: Tensor | None, start:
     """How far actions are from what they should be, 0 for a Discrete one that is the same or a tie.
 
     Raises:
-        ConfigError: too far.
+        RlpipeError: too far.
     """
     if scores is None:
         apart = (action - expected).abs().max().item()
         if not apart <= TOLERANCE * max(1.0, expected.abs().max().item()):
-            raise ConfigError(f"what was exported does not act as the policy does: an action is {apart:.1e} off")
+            raise RlpipeError(f"what was exported does not act as the policy does: an action is {apart:.1e} off")
         return apart
     index = (action - start).clamp(0, scores.shape[-1] - 1).unsqueeze(-1)
     chosen, best = scores.gather(-1, index), scores.gather(-1, (expected - start).unsqueeze(-1))
@@ -126,7 +132,7 @@ def check_action(action: Tensor, expected: Tensor, scores: Tensor | None, start:
         -1
     )
     if not (tied.squeeze(-1) | (action == expected)).all():
-        raise ConfigError("what was exported does not act as the policy does: it takes another action")
+        raise RlpipeError("what was exported does not act as the policy does: it takes another action")
     return 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.files import publish
 
 RATES = {".gif": 50.0, ".mp4": 60.0}
 """The most images a second of each kind of file; GIF viewers slow down what is faster."""
@@ -27,6 +29,9 @@ class Film(Protocol):
 
     def close(self) -> None:
         """Write what is left."""
+
+    def check(self) -> None:
+        """Raise OSError unless the whole film is in its file."""
 
 
 def check_movie(path: Path) -> None:
@@ -71,22 +76,12 @@ def new_movie(path: Path, size: tuple[int, int], rate: float) -> Iterator[Film]:
                 film.close()
             raise
         film.close()
-        _publish(stage, path)
+        film.check()
+        publish(stage, path)
     except OSError as error:
         raise RlpipeError(f"{path} cannot be written: {error.strerror or 'ffmpeg failed'}") from error
     finally:
         stage.unlink(missing_ok=True)
-
-
-def _publish(stage: Path, path: Path) -> None:
-    try:
-        # unlike a rename, a link never replaces what has come in between
-        os.link(stage, path)
-    except FileExistsError:
-        check_movie(path)
-    except OSError:  # a file system without links
-        check_movie(path)
-        stage.rename(path)
 
 
 class _Gif:
@@ -115,6 +110,10 @@ class _Gif:
     def close(self) -> None:
         with self._stream:
             self._write(b";")
+
+    def check(self) -> None:
+        # each of its writes raises for itself
+        pass
 
     def _write(self, *parts: bytes) -> None:
         self._stream.write(b"".join(parts))
@@ -164,14 +163,27 @@ class _Mp4:
             codec="libx264",
             quality=None,
             macro_block_size=1,
-            ffmpeg_log_level="error",
+            ffmpeg_log_level="quiet",
             output_params=["-crf", "23", "-movflags", "+faststart"],
         )
         self._writer.send(None)
+        self._path, self._images = path, 0
 
     def add(self, image: np.ndarray, ticks: int) -> None:
         for _ in range(ticks):
             self._writer.send(np.ascontiguousarray(image))
+            self._images += 1
 
     def close(self) -> None:
         self._writer.close()
+
+    def check(self) -> None:
+        import imageio_ffmpeg  # noqa: PLC0415 - an extra
+
+        # nobody is told what ffmpeg meets while it ends the file
+        try:
+            images, _ = imageio_ffmpeg.count_frames_and_secs(str(self._path))
+        except RuntimeError as error:
+            raise OSError(errno.EIO, "ffmpeg left a file that cannot be read") from error
+        if images != self._images:
+            raise OSError(errno.EIO, f"ffmpeg left {images} of {self._images} images")

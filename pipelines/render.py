@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import gymnasium as gym
 import numpy as np
 import torch
 from tensordict import TensorDictBase
@@ -19,8 +17,9 @@ from torchrl.envs import Transform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.camera import Camera, make_drawn, metadata
 from rlpipe.pipelines.captions import SIZE, Caption, figures
-from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.evaluation import evaluating
 from rlpipe.pipelines.movies import RATES, Film, new_movie
 from rlpipe.pipelines.seeding import Seeds
@@ -93,16 +92,16 @@ class Player:
             ConfigError: the environment draws no `rgb_array`, or not on this machine.
         """
         copies = [each.clone() for each in self.transforms]
-        env = _make_drawn(self.env_config, seed=self.seed, transforms=copies)
+        env = make_drawn(self.env_config, seed=self.seed, transforms=copies)
         kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
         try:
             with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
-                return self._play(env, _Camera.of(env, self.env_config.env_id), show, chosen)
+                return self._play(env, Camera.of(env, self.env_config.env_id), show, chosen)
         finally:
             env.close()
 
     def _play(
-        self, env: TransformedEnv, camera: _Camera, show: Callable[[Moment], bool], chosen: Callable[[int], bool]
+        self, env: TransformedEnv, camera: Camera, show: Callable[[Moment], bool], chosen: Callable[[int], bool]
     ) -> list[Episode]:
         episodes: list[Episode] = []
         now = env.reset()
@@ -130,91 +129,6 @@ class Player:
             return env.rand_action(now)
         device = next((parameter.device for parameter in self.policy.parameters()), torch.device("cpu"))
         return self.policy(now.to(device)).to("cpu")
-
-
-class _Camera(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the drawing of an episode's last state, which is gone once the environment has begun anew."""
-
-    def __init__(self, env: gym.Env[Any, Any], env_id: object) -> None:
-        super().__init__(env)
-        self._env_id = env_id
-        self.armed = True
-        self.seen = np.zeros((1, 1, 3), np.uint8)
-
-    @classmethod
-    def of(cls, env: TransformedEnv, env_id: object) -> _Camera:
-        """Put it around the one environment of a vector environment."""
-        envs = env.base_env.envs.envs
-        envs[0] = camera = cls(envs[0], env_id)
-        return camera
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        result = self.env.step(action)
-        if result[2] or result[3]:
-            self.seen = self.take()
-        return result
-
-    def take(self) -> np.ndarray:
-        """Draw the present state, uint8 `[height, width, 3]`."""
-        try:
-            image = self.env.render()
-        except Exception as error:  # each environment has its own, such as for a display that is missing
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl()}") from error
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ConfigError(
-                f"env-id {self._env_id!r} draws no images: render() gave {found}, expected uint8 [height, width, 3]"
-            )
-        return image
-
-
-def check_drawable(env_config: EnvConfig) -> None:
-    """Draw one image of an environment, to learn whether it can be done.
-
-    Raises:
-        ConfigError: it has no render mode for images, or this machine cannot draw them.
-    """
-    env = _make_drawn(env_config, seed=None)
-    try:
-        env.reset()
-        _Camera.of(env, env_config.env_id).take()
-    finally:
-        env.close()
-
-
-def _make_drawn(env_config: EnvConfig, *, seed: int | None, transforms: Sequence[Transform] = ()) -> TransformedEnv:
-    one = replace(env_config, num_envs=1, backend="sync")
-    modes = _metadata(one).get("render_modes", [])
-    if "rgb_array" not in modes:
-        has = f"only {', '.join(modes)}" if modes else "no render mode at all"
-        raise ConfigError(f"env-id {one.env_id!r} draws no images: it has {has}, and a GIF needs rgb_array")
-    _choose_opengl()
-    return make_env(one, seed=seed, transforms=transforms, render_mode="rgb_array")
-
-
-def _metadata(env_config: EnvConfig) -> dict[str, Any]:
-    env = make_env(replace(env_config, num_envs=1, backend="sync"))
-    try:
-        return dict(env.base_env.envs.metadata)
-    finally:
-        env.close()
-
-
-def _choose_opengl() -> None:
-    """Without a display MuJoCo would try to draw into a window all the same, and fail."""
-    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    if sys.platform == "linux" and not shown:
-        os.environ.setdefault("MUJOCO_GL", "egl")
-
-
-def _opengl() -> str:
-    if "mujoco" not in sys.modules:
-        return ""
-    return (
-        f"; MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')}: without a display it must be egl or osmesa, and the "
-        "library for it installed (on Debian libegl1 or libosmesa6)"
-    )
 
 
 @contextlib.contextmanager
@@ -265,11 +179,13 @@ def record(
         ConfigError: the environment draws no `rgb_array`, or not on this machine, or the file exists already.
         RlpipeError: the file cannot be written.
     """
-    fps = fps or float(_metadata(player.env_config).get("render_fps") or 30)
+    fps = fps or float(metadata(player.env_config).get("render_fps") or 30)
     rate = min(fps, RATES[".mp4" if path is None else path.suffix.lower()])
+    # a quotient of floats would round some steps away
+    pace = Fraction(rate) / Fraction(fps)
     with contextlib.ExitStack() as stack:
         cutter = _Cutter(player, path, screen, rate, hold, size, stack, progress)
-        episodes = player.play(cutter.show, lambda step: int(step * rate / fps) > int((step - 1) * rate / fps))
+        episodes = player.play(cutter.show, lambda step: int(step * pace) > int((step - 1) * pace))
     return Recording(cutter.images, cutter.size, rate, episodes)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.build import load_weights
+from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.interruption import Interruption
@@ -25,7 +26,7 @@ from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.recipes import builder, find_recipe
-from rlpipe.pipelines.render import Player, check_drawable, record
+from rlpipe.pipelines.render import Player, record
 from rlpipe.pipelines.run import Run, default_folder
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training import Result, train
@@ -192,12 +193,14 @@ def run_recipe(
     *,
     folder: Path | str | None = None,
     progress: Listener | None = None,
-    loggers: Sequence[str] = DEFAULT,
+    loggers: Sequence[str] | str | None = DEFAULT,
     **options: Any,
 ) -> dict[str, Any]:
     """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
 
     Called in several threads, the runs wait for one another: whether policies explore is one setting of the process.
+    The global generators of PyTorch, NumPy and Python are seeded with the run's seed, and left as the run leaves them;
+    PyTorch has the number of threads that the recipe says while it trains, and its old one afterwards.
 
     Args:
         name: of the recipe.
@@ -205,7 +208,7 @@ def run_recipe(
         progress: told at the start, with each line of metrics, and before and after each evaluation:
             `progress=lambda now: print(now.frames, now.scalars)`. What it raises ends the run, such as Optuna's
             `TrialPruned`.
-        loggers: of `tensorboard`, `wandb` and `mlflow`, any or none.
+        loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
         options: fields of the recipe's Config.
 
     Returns:
@@ -225,6 +228,9 @@ def run_recipe(
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             raise ConfigError(f"{name} has no option {option!r}; {hint}")
     config = dataclasses.replace(config, **options)
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, or None")
+    named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     # one that explores must not become greedy while another is evaluated
     with _ONE_AT_A_TIME:
         path = default_folder(recipe.name, config.seed) if folder is None else Path(folder)
@@ -234,6 +240,10 @@ def run_recipe(
             config,
             path,
             display=lambda _: contextlib.nullcontext(progress),
-            loggers=check_loggers(loggers),
+            loggers=check_loggers(named),
         )
-        return session.run()
+        threads = torch.get_num_threads()
+        try:
+            return session.run()
+        finally:
+            torch.set_num_threads(threads)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Transform
 
+from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint
 from rlpipe.pipelines.config import TrainConfig, config_from_json
 from rlpipe.pipelines.folder import read_run
@@ -45,6 +47,18 @@ class Trained:
         return tuple(self.pipeline.transforms)
 
 
+def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
+    """The config of a run, from what `read_run` gives.
+
+    Raises:
+        CheckpointError: a field is missing, unknown or of a value that is not allowed; names the run.
+    """
+    try:
+        return config_from_json(config_class(described["algorithm"]), described["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
+
+
 @contextlib.contextmanager
 def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
     """Load the agent of a run; its environments are closed at the end of the block.
@@ -58,7 +72,7 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
         ConfigError: the environment cannot be had.
     """
     described, checkpoint = read_run(Path(path), trusted)
-    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    config = read_config(described, checkpoint)
     check_identity(checkpoint, identity(described["algorithm"], described["config"]))
     torch.set_num_threads(config.threads)
     pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))

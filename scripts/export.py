@@ -13,19 +13,21 @@ from typing import Any, Literal
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.folder import read_run
-from rlpipe.scripts.main import run
+from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import parse_run
 
-USAGE = "usage: rlpipe export RUN [--format {onnx,torch,safetensors}] [--out FILE] [--trust-module NAME] [--json]\n"
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+USAGE = "usage: rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME] [--json]\n"
+Format = Literal["onnx", "torch", "safetensors"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
 @dataclass(frozen=True)
 class Options:
     """What `rlpipe export` takes beside the run."""
 
-    format: Literal["onnx", "torch", "safetensors"] = "safetensors"
-    """onnx and torch are the greedy policy as a program, safetensors its weights."""
+    format: Format | None = None
+    """onnx and torch are the greedy policy as a program, safetensors its weights; by default what the suffix of --out
+    says (.onnx, .pt2, .safetensors), or else safetensors."""
     out: Path | None = None
     """The file to make; by default RECIPE-SEED-FRAMES in the current folder."""
     trust_module: str | None = None
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     trusted = [options.trust_module] if options.trust_module else []
     # refused at once, before anything heavy is imported
     described, checkpoint = read_run(path, trusted)
-    out = options.out or _default_name(described, checkpoint, SUFFIXES[options.format])
+    kind = _format(options)
+    out = options.out or _default_name(described, checkpoint, SUFFIXES[kind])
     if os.path.lexists(out):
         raise ConfigError(f"out {out} exists already; nothing was overwritten, name a new one")
     if not out.parent.is_dir():
@@ -53,12 +56,24 @@ def main(arguments: Sequence[str]) -> int:
     from rlpipe.pipelines.exporting import check_format, export
     from rlpipe.pipelines.trained import trained
 
-    check_format(options.format)
+    check_format(kind)
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    with trained(path, trusted) as agent:
-        written = export(agent, options.format, out)
+    # of the very checkpoint, should another appear meanwhile
+    with trained(checkpoint, trusted) as agent:
+        written = export(agent, kind, out)
     print(json.dumps(written) if options.json else _describe(written))
     return 0
+
+
+def _format(options: Options) -> Format:
+    suffix = "" if options.out is None else options.out.suffix.lower()
+    named: Format | None = next((kind for kind, each in SUFFIXES.items() if each == suffix), None)
+    if options.format and named and options.format != named:
+        raise ConfigError(
+            f"out is {options.out}, which is a name for format {named}, not {options.format}; leave out --format, or "
+            f"let out end in {SUFFIXES[options.format]}"
+        )
+    return options.format or named or "safetensors"
 
 
 def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> Path:
@@ -69,7 +84,7 @@ def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> P
 
 
 def _describe(written: dict[str, Any]) -> str:
-    lines = [f"{written['path']}, {written['bytes']:,} bytes, {written['format']}"]
+    lines = [f"{printable(written['path'])}, {written['bytes']:,} bytes, {written['format']}"]
     for what in ("inputs", "outputs", "tensors"):
         for each in written.get(what, []):
             shape = ", ".join(map(str, each["shape"]))

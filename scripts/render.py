@@ -17,7 +17,7 @@ from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.movies import check_movie
-from rlpipe.scripts.main import run
+from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import parse, parse_run
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE, end="")
         return 0
     description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
-    if arguments[0].split("=")[0] == "--random":
+    if arguments[0].startswith("-") and any(each.split("=")[0] == "--random" for each in arguments):
         path, options = None, parse(Options, arguments, prog="rlpipe render", description=description)
     else:
         usage = "usage: rlpipe render RUN [options], or rlpipe render --random ENV_ID [options]"
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"random is {options.random!r}, which takes the place of the run; leave out {path}")
     _check(options)
     summary = _render(path, options)
-    print(json.dumps(summary) if options.json else _describe(summary))
+    print(json.dumps(summary) if options.json else printable(_describe(summary)))
     return 0
 
 
@@ -101,7 +101,7 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
         read_run(path, trusted)
     _check_opengl()
     if not options.screen:
-        # drawing into memory needs neither, and SDL complains where they are missing
+        # with a display, too, drawing into memory needs neither, and SDL may complain
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
@@ -142,12 +142,11 @@ def _screen(*, shown: bool) -> Iterator[Window | None]:
 @contextlib.contextmanager
 def _player(path: Path | None, trusted: list[str], options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
     """What plays, and what a summary says of it."""
-    from rlpipe.pipelines.config import config_from_json
+    from rlpipe.pipelines.camera import check_drawable
     from rlpipe.pipelines.envs import EnvConfig
-    from rlpipe.pipelines.recipes import config_class
-    from rlpipe.pipelines.render import Player, check_drawable
+    from rlpipe.pipelines.render import Player
     from rlpipe.pipelines.seeding import Seeds
-    from rlpipe.pipelines.trained import trained
+    from rlpipe.pipelines.trained import read_config, trained
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     played: dict[str, Any] = {
@@ -161,7 +160,7 @@ def _player(path: Path | None, trusted: list[str], options: Options) -> Iterator
         yield Player(env, None, options.seed or 0, **played), {"recipe": None, "env_id": env.env_id, "checkpoint": None}
         return
     described, checkpoint = read_run(path, trusted)
-    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    config = read_config(described, checkpoint)
     check_drawable(config.eval_env)
     # of the very checkpoint, should another appear meanwhile
     with trained(checkpoint, trusted) as agent:

@@ -1,5 +1,7 @@
 """Films of episodes: what is drawn when, the files they go to, and environments that draw none."""
 
+import errno
+import os
 import sys
 
 import gymnasium as gym
@@ -9,11 +11,13 @@ import torch
 from PIL import Image
 from tensordict.nn import TensorDictModule
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.captions import Caption, figures
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, make_env
+from rlpipe.pipelines.files import publish
 from rlpipe.pipelines.movies import check_movie, new_movie
-from rlpipe.pipelines.render import Player, check_drawable, record
+from rlpipe.pipelines.render import Player, record
 
 WAY = torch.tensor([1, 1, 2, 0, 2, 3, 0, 1, 0])
 CARTPOLE, MAZE = EnvConfig("CartPole-v1", 5), EnvConfig("rlpipe/Maze-v0", 5)
@@ -62,6 +66,13 @@ class Grey(Dark):
 class Growing(Dark):
     def render(self):
         return np.zeros((8 + self._steps, 8, 3), np.uint8)
+
+
+class Watcher:
+    """A screen that somebody looks at, in no time."""
+
+    def show(self, image, seconds):
+        return True
 
 
 for kind in (Silent, Words, Dark, Black, Grey, Growing):
@@ -182,6 +193,11 @@ def test_the_speed_is_true_whatever_the_file_can_show(tmp_path, fps, images, tic
     assert abs(sum(durations[:-1]) - 10 * ticks) <= 10
 
 
+def test_a_slow_film_shows_every_step(tmp_path):
+    recording = record(Player(MAZE, None, 1, max_steps=60), None, screen=Watcher(), fps=0.7, hold=0.0)
+    assert recording.images == recording.episodes[0].steps + 1 > 10
+
+
 def test_a_long_film_does_not_drift(tmp_path):
     with new_movie(tmp_path / "long.gif", (4, 4), 30.0) as film:
         for index in range(300):
@@ -232,6 +248,27 @@ def test_the_mp4_has_all_frames(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["maze.mp4"]
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.7, 7.3, 29.97, 60.0])
+@pytest.mark.parametrize("images", [1, 2, 40])
+def test_an_mp4_is_whole_at_any_rate(tmp_path, rate, images):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    with new_movie(tmp_path / "a.mp4", (16, 16), rate) as film:
+        for index in range(images):
+            film.add(np.full((16, 16, 3), index, np.uint8), 1)
+    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[0] == images
+
+
+def test_an_mp4_that_lacks_images_gets_no_name(tmp_path, monkeypatch):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda _: (2, 0.2))
+    with (
+        pytest.raises(RlpipeError, match=r"a.mp4 cannot be written: ffmpeg left 2 of 3 images$"),
+        new_movie(tmp_path / "a.mp4", (16, 16), 10.0) as film,
+    ):
+        film.add(np.zeros((16, 16, 3), np.uint8), 3)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "shape", [(240, 240), (8, 8), (1, 1), (400, 600), (210, 160), (1000, 10), (10, 1000), (600, 600)]
 )
@@ -276,6 +313,26 @@ def test_nor_is_one_that_came_while_the_film_was_made(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["late.gif"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_gets_no_name_that_is_taken(tmp_path, monkeypatch, links):
+    def link(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", link)
+    # as if the name were taken just after somebody looked
+    monkeypatch.setattr("os.path.lexists", lambda _: False)
+    stage, path = tmp_path / ".stage", tmp_path / "film.gif"
+    stage.write_text("film")
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"film.gif exists already; nothing was overwritten, name a new one"):
+        publish(stage, path)
+    assert (path.read_text(), stage.read_text()) == ("mine", "film")
+    publish(stage, tmp_path / "other.gif")
+    assert (tmp_path / "other.gif").read_text() == "film"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["film.gif", "other.gif"]
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_what_is_interrupted_leaves_nothing(tmp_path, suffix):
     seen = []
@@ -312,6 +369,29 @@ def test_environments_that_draw_nothing_are_refused_in_one_line(env_id, message)
     assert message in str(caught.value)
     assert repr(env_id) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "MUJOCO_GL" not in str(caught.value)
+
+
+def test_what_opengl_needs_is_said_for_an_environment_of_mujocos_alone():
+    pytest.importorskip("mujoco")
+    from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+
+    class Unseen(InvertedPendulumEnv):
+        def render(self):
+            raise OSError("no OpenGL here")
+
+    with pytest.raises(ConfigError, match=r"cannot be drawn here: no OpenGL here; MUJOCO_GL is \w+: without a display"):
+        check_drawable(EnvConfig(Unseen))
+
+
+def test_without_a_display_sdl_is_told_so(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER", "SDL_AUDIODRIVER", "MUJOCO_GL"):
+        # set first, so that what is set by the code is taken back as well
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "platform", "linux")
+    check_drawable(CARTPOLE)
+    assert [os.environ.get(f"SDL_{kind}DRIVER") for kind in ("VIDEO", "AUDIO")] == ["dummy", "dummy"]
 
 
 def test_images_of_several_sizes_are_refused_and_leave_nothing(tmp_path):

@@ -1,11 +1,15 @@
 """`rlpipe export`: what is written acts as the policy does, without rlpipe, on raw observations."""
 
 import json
+import os
+import shutil
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torchrl.data import Bounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
@@ -126,9 +130,86 @@ def test_what_acts_otherwise_gets_no_name(runs, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(exporting, "_write_torch", write_another)
     for kind in ("ppo", "pendulum"):
-        assert run(["export", str(runs(kind)), "--format", "torch", "--out", str(tmp_path / "agent.pt2")]) == 2
+        assert run(["export", str(runs(kind)), "--format", "torch", "--out", str(tmp_path / "agent.pt2")]) == 1
         assert "what was exported does not act as the policy does" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
+def test_the_suffix_says_which_format(runs, tmp_path, capsys, suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    out = tmp_path / f"a\nb{suffix}"
+    assert run(["export", str(runs("maze")), "--out", str(out)]) == 0
+    kind = {".pt2": "torch"}.get(suffix, suffix[1:])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"{tmp_path}/a b{suffix}, {out.stat().st_size:,} bytes, {kind}"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert out.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
+def test_what_cannot_be_written_is_a_failure(runs, tmp_path, monkeypatch, capsys, suffix):
+    folder = runs("maze")
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        code = run(["export", str(folder), "--out", str(tmp_path / f"a{suffix}")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    said = capsys.readouterr().err
+    assert said == f"rlpipe: error: out {tmp_path}/a{suffix} cannot be written: File too large\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_came_while_it_was_written_stays(runs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "a.safetensors"
+    folder = runs("maze")
+    out.write_text("mine")
+    # as if it came just after somebody looked
+    monkeypatch.setattr("os.path.lexists", lambda _: False)
+    assert run(["export", str(folder), "--out", str(out)]) == 2
+    assert "exists already; nothing was overwritten, name a new one" in capsys.readouterr().err
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.safetensors", "mine")]
+
+
+def test_the_checkpoint_of_the_name_is_exported(runs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(runs("maze"), folder)
+    monkeypatch.chdir(tmp_path)
+    look = exporting.check_format
+
+    def train_on(kind):
+        newer = folder / "checkpoints" / "frames-000000000256"
+        newer.mkdir()
+        look(kind)
+
+    monkeypatch.setattr(exporting, "check_format", train_on)
+    assert run(["export", str(folder), "--json"]) == 0
+    with safe_open(json.loads(capsys.readouterr().out)["path"], "pt") as file:
+        assert file.metadata()["frames"] == "128"
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(100, 200), (-200, -100), (100, np.inf), (-np.inf, np.inf), (-1, 1), (-3.4e38, 3.4e38)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_random_observations_lie_in_their_space(runs, monkeypatch, low, high, dtype):
+    if dtype is np.int64:
+        low, high = (int(np.clip(each, -1000, 1000)) for each in (low, high))
+    # the second one has other bounds
+    space = gym.spaces.Box(np.array([low, 0], dtype), np.array([high, 3], dtype), dtype=dtype)
+    with trained(runs("ppo")) as agent:
+        greedy = exporting.GreedyPolicy(agent)
+    greedy.spec = Bounded(
+        torch.tensor(space.low), torch.tensor(space.high), space.shape, dtype=torch.tensor(space.low).dtype
+    )
+    (observations,) = greedy.example(64)
+    assert all(each in space for each in observations.numpy())
+    assert observations.unique(dim=0).shape[0] > 5
 
 
 def test_bad_input(runs, tmp_path, monkeypatch, capsys):
@@ -137,6 +218,7 @@ def test_bad_input(runs, tmp_path, monkeypatch, capsys):
         (["--format", "pickle"], "invalid choice 'pickle'"),
         (["--out", str(tmp_path)], "exists already"),
         (["--out", str(tmp_path / "no" / "agent")], "cannot be made: there is no folder"),
+        (["--format", "torch", "--out", str(out)], "which is a name for format onnx, not torch; leave out --format"),
         (["--fromat", "onnx"], "did you mean --format?"),
     ):
         assert run(["export", str(runs("maze")), *arguments]) == 2

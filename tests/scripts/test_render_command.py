@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rlpipe.errors import CheckpointError
+from rlpipe.pipelines.trained import trained as load
 from rlpipe.scripts.main import run
 
 SHORT = ["--total-frames", "512", "--eval-every", "512", "--eval-episodes", "1", "--final-eval-episodes", "1"]
@@ -103,6 +107,40 @@ def test_a_window_shows_it_and_a_display_that_is_missing_is_said_so(capsys, monk
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     assert "(neither DISPLAY nor WAYLAND_DISPLAY is set)" in refused(capsys, "--random", "CartPole-v1", "--screen")
+
+
+def test_random_may_stand_anywhere_and_a_name_is_printed_in_one_line(capsys):
+    options = ["--out", "a\nb.gif", "--quiet", "--random", "rlpipe/Maze-v0"]
+    assert run(["render", *options]) == 0
+    assert capsys.readouterr().out.startswith("a b.gif, ")
+    assert Path("a\nb.gif").exists()
+
+
+def test_a_damaged_config_is_named(trained, capsys):
+    shutil.copytree(trained, "run")
+    file, known = Path("run/config.json"), json.loads((trained / "config.json").read_text())
+    config = {**known["config"], "seed": "x"}
+    for damaged, said in ((config, "seed is 'x'; "), ({"env_id": "CartPole-v1"}, "the config has no field ")):
+        file.write_text(json.dumps({**known, "config": damaged}))
+        capsys.readouterr()
+        expected = f"rlpipe: error: run {Path('run').resolve()}: {said}"
+        assert refused(capsys, "run").startswith(expected)
+        with pytest.raises(CheckpointError, match=f"^run {Path('run').resolve()}: {said}"), load("run"):
+            pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are a matter of Unix")
+@pytest.mark.parametrize(("suffix", "said"), [(".gif", "File too large"), (".mp4", "ffmpeg ")])
+def test_a_disk_that_is_full_leaves_no_film(suffix, said):
+    pytest.importorskip("imageio_ffmpeg")
+    rlpipe = shlex.join([sys.executable, "-m", "rlpipe", "render", "--random", "CartPole-v1", "--quiet"])
+    # in blocks of 512 or 1,024 bytes
+    limited = f"ulimit -f 2; exec {rlpipe} --out a{suffix}"
+    done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"rlpipe: error: a{suffix} cannot be written: {said}")
+    assert done.stderr.count("\n") == 1
+    assert list(Path().iterdir()) == []
 
 
 def test_what_is_mistyped(trained, capsys):

@@ -1,0 +1,109 @@
+"""Environments that are drawn: with which drivers, and what to say where it cannot be done."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from torchrl.envs import Transform, TransformedEnv
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs import EnvConfig, make_env
+
+
+class Camera(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the drawing of an episode's last state, which is gone once the environment has begun anew."""
+
+    def __init__(self, env: gym.Env[Any, Any], env_id: object) -> None:
+        super().__init__(env)
+        self._env_id = env_id
+        self.armed = True
+        self.seen = np.zeros((1, 1, 3), np.uint8)
+
+    @classmethod
+    def of(cls, env: TransformedEnv, env_id: object) -> Camera:
+        """Put it around the one environment of a vector environment."""
+        envs = env.base_env.envs.envs
+        envs[0] = camera = cls(envs[0], env_id)
+        return camera
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        result = self.env.step(action)
+        if result[2] or result[3]:
+            self.seen = self.take()
+        return result
+
+    def take(self) -> np.ndarray:
+        """Draw the present state, uint8 `[height, width, 3]`."""
+        try:
+            image = self.env.render()
+        except Exception as error:  # each environment has its own, such as for a display that is missing
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl(self.env)}") from error
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ConfigError(
+                f"env-id {self._env_id!r} draws no images: render() gave {found}, expected uint8 [height, width, 3]"
+            )
+        return image
+
+
+def check_drawable(env_config: EnvConfig) -> None:
+    """Draw one image of an environment, to learn whether it can be done.
+
+    Raises:
+        ConfigError: it has no render mode for images, or this machine cannot draw them.
+    """
+    env = make_drawn(env_config, seed=None)
+    try:
+        env.reset()
+        Camera.of(env, env_config.env_id).take()
+    finally:
+        env.close()
+
+
+def make_drawn(env_config: EnvConfig, *, seed: int | None, transforms: Sequence[Transform] = ()) -> TransformedEnv:
+    """One environment that draws `rgb_array`.
+
+    Raises:
+        ConfigError: it has no such render mode.
+    """
+    one = replace(env_config, num_envs=1, backend="sync")
+    modes = metadata(one).get("render_modes", [])
+    if "rgb_array" not in modes:
+        has = f"only {', '.join(modes)}" if modes else "no render mode at all"
+        raise ConfigError(f"env-id {one.env_id!r} draws no images: it has {has}, and a GIF needs rgb_array")
+    _choose_drivers()
+    return make_env(one, seed=seed, transforms=transforms, render_mode="rgb_array")
+
+
+def metadata(env_config: EnvConfig) -> dict[str, Any]:
+    """What an environment says of its drawing, such as `render_fps`."""
+    env = make_env(replace(env_config, num_envs=1, backend="sync"))
+    try:
+        return dict(env.base_env.envs.metadata)
+    finally:
+        env.close()
+
+
+def _choose_drivers() -> None:
+    """Without a display MuJoCo would try to draw into a window all the same, and fail, and SDL complain."""
+    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform == "linux" and not shown:
+        for name, driver in (("MUJOCO_GL", "egl"), ("SDL_VIDEODRIVER", "dummy"), ("SDL_AUDIODRIVER", "dummy")):
+            os.environ.setdefault(name, driver)
+
+
+def _opengl(env: gym.Env[Any, Any]) -> str:
+    """What to do about OpenGL, if the environment is one of MuJoCo's."""
+    if not any("mujoco" in f"{each.__module__}.{each.__name__}".lower() for each in type(env.unwrapped).__mro__):
+        return ""
+    return (
+        f"; MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')}: without a display it must be egl or osmesa, and the "
+        "library for it installed (on Debian libegl1 or libosmesa6)"
+    )
