@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -105,17 +106,21 @@ class MLflowBoard:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        if logged.id is not None:
-            # what MLflow goes on with, once
-            os.environ["MLFLOW_RUN_ID"] = logged.id
-        try:
+        with _run_id_kept():
+            if logged.id is not None:
+                # what MLflow goes on with, once
+                os.environ["MLFLOW_RUN_ID"] = logged.id
             self._logger = MLFlowLogger(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), _tracking_uri())
-        finally:
-            os.environ.pop("MLFLOW_RUN_ID", None)
         self._mlflow, self.id = mlflow, str(self._logger.experiment.info.run_id)
-        if logged.id is None:
-            mlflow.set_tag("mlflow.runName", logged.name)
-            mlflow.log_params(logged.hyperparameters())
+        try:
+            if logged.id is None:
+                mlflow.set_tag("mlflow.runName", logged.name)
+                mlflow.log_params(logged.hyperparameters())
+        except BaseException:
+            # else the next run of this process would find it still open
+            with contextlib.suppress(Exception), _run_id_kept():
+                mlflow.end_run("FAILED")
+            raise
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:
         """Send scalars, and wait until they are there."""
@@ -123,24 +128,43 @@ class MLflowBoard:
 
     def close(self, *, finished: bool) -> None:
         """Mark the run as finished, or as one that was stopped."""
-        self._mlflow.end_run("FINISHED" if finished else "KILLED")
+        with _run_id_kept():
+            self._mlflow.end_run("FINISHED" if finished else "KILLED")
 
 
 def check_loggers(kinds: Iterable[str]) -> tuple[Kind, ...]:
-    """The loggers of these names, each once.
+    """The loggers of these names, each once; the name `none` by itself is no logger.
 
     Raises:
         ConfigError: there is none of a name, or it is not installed, or needs a login.
     """
-    found = set(kinds)
-    for kind in sorted(found):
-        if kind not in KINDS:
-            raise ConfigError(f"logger is {kind!r}; allowed are {', '.join(KINDS)}, or none")
+    found = check_names(kinds)
+    for kind in found:
         if importlib.util.find_spec(kind) is None:
             raise ConfigError(f'logger {kind} needs an extra: pip install "rlpipe[{kind}]"')
     if "wandb" in found:
         _check_login()
-    return tuple(kind for kind in KINDS if kind in found)
+    return found
+
+
+def check_names(kinds: Iterable[str]) -> tuple[Kind, ...]:
+    """As `check_loggers`, whether or not they can be used here."""
+    names = [kind.lower() if kind.lower() == "none" else kind for kind in kinds]
+    for name in names:
+        if name not in (*KINDS, "none"):
+            near = difflib.get_close_matches(name.lower(), KINDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(KINDS)}, or none"
+            raise ConfigError(f"logger is {name!r}; {hint}")
+    if "none" in names and set(names) != {"none"}:
+        raise ConfigError(f"logger is {' '.join(names)}; none stands for no logger at all, leave it or the others out")
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def check_option(names: Sequence[str]) -> tuple[Kind, ...]:
+    """As `check_names`, for what stands behind `--logger`."""
+    if not names:
+        raise ConfigError(f"--logger is empty; expected some of {', '.join(KINDS)}, or none")
+    return check_names(names)
 
 
 class Loggers:
@@ -268,6 +292,17 @@ def _check_login() -> None:
         raise _unopened("wandb", error) from error
     if not allowed:
         raise ConfigError("logger wandb needs a login: run wandb login, or set WANDB_MODE=offline to log without one")
+
+
+@contextlib.contextmanager
+def _run_id_kept() -> Iterator[None]:
+    """Leave the user's MLFLOW_RUN_ID as it was; MLflow itself forgets it with any run that it ends."""
+    before = os.environ.get("MLFLOW_RUN_ID")
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_RUN_ID", None)
+        os.environ.update({} if before is None else {"MLFLOW_RUN_ID": before})
 
 
 def _tracking_uri() -> str:

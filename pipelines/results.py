@@ -28,7 +28,7 @@ _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 _LARGEST_CONFIG = 1_000_000
 _LARGEST_NUMBER = 1e100
-_WITHOUT_EFFECT = {"seed", "gif"}
+WITHOUT_EFFECT = {"seed", "gif"}
 """Config fields in which runs of one group may differ."""
 
 
@@ -241,7 +241,7 @@ def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
     """Group by equality, not by hash or text: a config holds lists, and 1 is 1.0."""
     groups: list[tuple[Any, list[FinishedRun]]] = []
     for run in runs:
-        config = {name: value for name, value in run.config.items() if name not in _WITHOUT_EFFECT}
+        config = {name: value for name, value in run.config.items() if name not in WITHOUT_EFFECT}
         what = (run.recipe, run.algorithm, config)
         group = next((group for key, group in groups if key == what), None)
         if group is None:
@@ -287,7 +287,7 @@ def _options(run: FinishedRun) -> list[str] | None:
     default = json.loads(json.dumps(dataclasses.asdict(recipe.config())))
     if default.keys() - {"seed"} != run.config.keys():
         return None
-    named = [name for name in default if name not in _WITHOUT_EFFECT]
+    named = [name for name in default if name not in WITHOUT_EFFECT]
     return [_option(name, run.config[name]) for name in named if run.config[name] != default[name]]
 
 

@@ -9,9 +9,9 @@ two groups), never across. The draws are the same each time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 Estimate = tuple[float, float | None, float | None]
 """A statistic, and the lower and upper end of its interval; both are `None` where there is one seed."""
@@ -47,12 +47,12 @@ def stratified_interquartile_mean(strata: Sequence[Sequence[float]]) -> Estimate
         # a mean of equal numbers may be off in its last digit
         equal = float(scores[0])
         return (equal, None, None) if single else (equal, equal, equal)
-    center = float(stats.trim_mean(scores, _CUT))
+    center = float(_trimmed_mean(scores))
     if single:
         return center, None, None
     random = np.random.default_rng(0)
     drawn = [np.asarray(each, float)[random.integers(0, len(each), (RESAMPLES, len(each)))] for each in strata]
-    return center, *_ends(stats.trim_mean(np.concatenate(drawn, axis=1), _CUT, axis=1))
+    return center, *_ends(_trimmed_mean(np.concatenate(drawn, axis=1), axis=1))
 
 
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -83,13 +83,19 @@ def interquartile_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
     Returns:
         The mean and the ends of the interval, `[positions]` each; one seed has no interval.
     """
-    center = stats.trim_mean(curves, _CUT, axis=0)
+    center = _trimmed_mean(curves)
     seeds = len(curves)
     if seeds == 1:
         return center, None, None
     drawn = np.random.default_rng(0).integers(0, seeds, (BAND_RESAMPLES, seeds))
-    ends = np.array([_ends(stats.trim_mean(column[drawn], _CUT, axis=1)) for column in curves.T])
+    ends = np.array([_ends(_trimmed_mean(column[drawn], axis=1)) for column in curves.T])
     return center, ends[:, 0], ends[:, 1]
+
+
+def _trimmed_mean(values: np.ndarray, axis: int = 0) -> Any:
+    from scipy import stats  # noqa: PLC0415 - slow to import
+
+    return stats.trim_mean(values, _CUT, axis=axis)
 
 
 def _ends(resampled: np.ndarray) -> tuple[float, float]:

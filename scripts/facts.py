@@ -74,6 +74,7 @@ class Facts:
     evaluations: Series = field(default_factory=Series)
     speed: Speed = field(default_factory=Speed)
     last: tuple[int, Evaluation] | None = None
+    last_is_final: bool = False
     best: tuple[int, float] | None = None
 
     def __post_init__(self) -> None:
@@ -98,10 +99,12 @@ class Facts:
             if self._recent:
                 self.returns.add(progress.frames, self.mean_return)
         if progress.evaluation is not None:
+            self.last, self.last_is_final = (progress.frames, progress.evaluation), progress.final
             mean = progress.evaluation.mean
-            self.last = progress.frames, progress.evaluation
-            self.evaluations.add(progress.frames, mean)
-            if self.best is None or not mean <= self.best[1]:
+            # the final one has other episodes, and more of them
+            if not progress.final:
+                self.evaluations.add(progress.frames, mean)
+            if not progress.final and (self.best is None or not mean <= self.best[1]):
                 self.best = progress.frames, mean
 
     @property

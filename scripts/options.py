@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from rlpipe.errors import ConfigError
 
@@ -32,7 +32,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
     """
     import tyro
 
-    arguments = ["None" if argument.lower() == "none" else argument for argument in arguments]
+    arguments = _spell_none(arguments, _optional(kind if default is None else default))
     _check_names(arguments, _option_names(kind if default is None else default))
     complaint = io.StringIO()
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -76,6 +76,29 @@ def _option_names(holder: Any) -> list[str]:
         else:
             names.append(("no-" if default is True else "") + field.name.replace("_", "-"))
     return names
+
+
+def _optional(holder: Any) -> set[str]:
+    """The options of a dataclass that take none, those of its `config` field included."""
+    names: set[str] = set()
+    hints = get_type_hints(holder if isinstance(holder, type) else type(holder))
+    for field in dataclasses.fields(holder):
+        if field.name == "config":
+            names |= _optional(getattr(holder, field.name))
+        elif type(None) in get_args(hints[field.name]):
+            names.add(field.name.replace("_", "-"))
+    return names
+
+
+def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
+    """None as tyro reads it, behind options that take it; elsewhere it is a name like any other."""
+    spelled, option = [], ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            option = argument.removeprefix("--").replace("_", "-")
+        is_none = option in optional and argument.lower() == "none"
+        spelled.append("None" if is_none else argument)
+    return spelled
 
 
 def _check_names(arguments: Sequence[str], names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rlpipe.errors import ConfigError
 from rlpipe.scripts.facts import Facts, clock, describe_evaluation, number
-from rlpipe.scripts.watch import history, watching
+from rlpipe.scripts.watch import history, tell_of_failure, watching
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
@@ -74,10 +74,20 @@ class PlainLines:
 
     def __init__(self, name: str, facts: Facts, now: Callable[[], float] = time.monotonic) -> None:
         self._name, self._facts, self._now = name, facts, now
-        self._next, self._new = now() + _LINE_EVERY, False
+        self._next, self._new, self._failed = now() + _LINE_EVERY, False, False
 
     def __call__(self, progress: Progress) -> None:
         """Print what is new, if it is time."""
+        if self._failed:
+            return
+        # what cannot be printed is no reason for the run to fail
+        try:
+            self._tell(progress)
+        except Exception as error:
+            self._failed = True
+            tell_of_failure(error)
+
+    def _tell(self, progress: Progress) -> None:
         self._facts.add(progress, self._now())
         if progress.evaluation is not None:
             kind = "final evaluation" if progress.final else "evaluation"
@@ -88,16 +98,19 @@ class PlainLines:
 
     def close(self) -> None:
         """Print how far it came, unless the last line has said so."""
-        if self._new:
-            self._print_progress()
+        if self._new and not self._failed:
+            with contextlib.suppress(OSError):
+                self._print_progress(over=True)
 
-    def _print_progress(self) -> None:
+    def _print_progress(self, *, over: bool = False) -> None:
         facts, told = self._facts, self._facts.now
         if told is None:
             return
         speed = facts.speed.now
         mean = f"return {number(facts.mean_return)}" if facts.recent_episodes else "no episode has ended yet"
-        rate = "" if speed is None else f", {speed:,.0f} frames a second, {clock(facts.left)} left"
+        rate = "" if speed is None else f", {speed:,.0f} frames a second"
+        # a run may have ended by its own rule, far from its last frame
+        rate += "" if speed is None or over else f", {clock(facts.left)} left"
         self._print(f"{told.frames:,} of {facts.total_frames:,} frames, {mean}{rate}")
         self._next, self._new = self._now() + _LINE_EVERY, False
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from rlpipe import __version__
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import parse
 
@@ -80,17 +80,25 @@ def _check_out(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"out {path} cannot be written: {path.parent} is no folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"out {path} cannot be written: nothing may be written into {path.parent}")
+        raise RlpipeError(f"out {path} cannot be written: nothing may be written into {path.parent}")
 
 
 def _write_new(path: Path, content: bytes) -> None:
+    """Write a page that appears under its name when it is whole; else nothing of it is left."""
+    from rlpipe.pipelines.files import publish
+
+    # a name that is as long as names may be leaves no room for more
+    stage = path.with_name(f".{path.stem[:80]}.{os.getpid()}.partial")
     try:
-        with path.open("xb") as stream:
+        with stage.open("xb") as stream:
             stream.write(content)
-    except FileExistsError:
-        raise ConfigError(f"out {path} exists already; nothing was overwritten, name a new one") from None
+            stream.flush()
+            os.fsync(stream.fileno())
+        publish(stage, path)
     except OSError as error:
-        raise ConfigError(f"out {path} cannot be written: {error.strerror}") from error
+        raise RlpipeError(f"out {path} cannot be written: {error.strerror}") from error
+    finally:
+        stage.unlink(missing_ok=True)
 
 
 def _count(number: int, what: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.folder import read_description
-from rlpipe.pipelines.loggers import DEFAULT, KINDS, Kind, check_loggers
+from rlpipe.pipelines.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
 from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse_run
@@ -22,6 +22,7 @@ USAGE = (
     "usage: rlpipe resume RUN [--total-frames N] [--logger NAME ...] [--trust-module NAME] [--json] "
     "[--quiet | --watch]\n"
 )
+_UNCHANGED = ("unchanged",)
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Options:
 
     total_frames: int | None = None
     """Train for more environment steps than the run was begun for."""
-    logger: tuple[Kind, ...] | None = ()
-    """Other loggers than the run was begun with: one, several or none."""
+    logger: tuple[str, ...] = _UNCHANGED
+    """Other loggers than the run was begun with: tensorboard, wandb, mlflow, several of them, or none."""
     trust_module: str | None = None
     """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
     json: bool = False
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     from rlpipe.pipelines.config import config_from_json
     from rlpipe.pipelines.training import read_end
 
+    # what is wrong on the command line is said even if nothing is logged any more
+    other = None if options.logger == _UNCHANGED else check_option(options.logger)
     config = config_from_json(config_class(described["algorithm"]), described["config"])
     longer = config if options.total_frames is None else replace(config, total_frames=options.total_frames)
     if longer.total_frames < config.total_frames:
@@ -67,8 +70,6 @@ def main(arguments: Sequence[str]) -> int:
     result, evaluation = read_end(folder, described["algorithm"], config)
     if result.stopped_by and longer != config:
         raise ConfigError(f"run {folder} was ended by {result.stopped_by}, which more frames do not change")
-
-    loggers = _loggers(folder, described, options)
 
     from rlpipe.pipelines.session import Session, summarise
 
@@ -84,17 +85,17 @@ def main(arguments: Sequence[str]) -> int:
             resume=True,
             start_from=described.get("start_from"),
             display=shown,
-            loggers=loggers,
+            loggers=_loggers(folder, described, other),
         )
         summary = session.run()
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
 
 
-def _loggers(folder: Path, described: dict[str, Any], options: Options) -> tuple[Kind, ...]:
+def _loggers(folder: Path, described: dict[str, Any], other: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
     """Those of the run, unless other ones are asked for."""
-    if options.logger != ():
-        return check_loggers(options.logger or ())
+    if other is not None:
+        return check_loggers(other)
     kinds = described.get("loggers", DEFAULT)
     if not (isinstance(kinds, (list, tuple)) and all(kind in KINDS for kind in kinds)):
         raise CheckpointError(f"{folder / 'config.json'} names loggers that there are not; add --logger tensorboard")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.folder import module_of, read_run
-from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
+from rlpipe.pipelines.loggers import DEFAULT, check_loggers, check_option
 from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
@@ -63,8 +63,8 @@ class Options(Generic[C]):
     """The run folder to make; by default runs/RECIPE/SEED-TIME."""
     start_from: Path | None = None
     """Begin with what a run has learned (its newest checkpoint), or one of its checkpoints."""
-    logger: tuple[Kind, ...] | None = DEFAULT
-    """Where metrics go beside the run folder's own files: one, several or none."""
+    logger: tuple[str, ...] = DEFAULT
+    """Where metrics go beside the run folder's own files: tensorboard, wandb, mlflow, several of them, or none."""
     json: bool = False
     """Print the summary as one JSON object."""
     quiet: bool = False
@@ -106,7 +106,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     folder = options.run_dir or default_folder(recipe.name, config.seed)
     if os.path.exists(folder):
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
-    loggers = check_loggers(options.logger or ())
+    loggers = check_loggers(check_option(options.logger))
     weights = None if options.start_from is None else _find_weights(options.start_from, recipe, config)
     start_from = None if options.start_from is None else str(options.start_from)
     shown = display(recipe.name, config, folder, watch=options.watch, quiet=options.quiet)

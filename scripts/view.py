@@ -117,14 +117,15 @@ class View:
 
     def _evaluation(self) -> list[Fact]:
         facts = self._facts
-        if facts.last is None or facts.best is None:
+        if facts.last is None:
             return [("evaluation", "none yet")]
         frames, found = facts.last[0], summary_of(facts.last[1])
+        best = [] if facts.best is None else [("best", f"{number(facts.best[1])} at frame {facts.best[0]:,}")]
         return [
-            ("evaluation", f"{found['mean']} +- {found['std']}"),
+            ("final evaluation" if facts.last_is_final else "evaluation", f"{found['mean']} +- {found['std']}"),
             ("range", f"{found['min']} to {found['max']}"),
             ("at frame", f"{frames:,}"),
-            ("best", f"{number(facts.best[1])} at frame {facts.best[0]:,}"),
+            *best,
         ]
 
     def _curve(self, series: Series, width: int, rows: int, colour: str) -> list[Text]:

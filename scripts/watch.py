@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlpipe.scripts.facts import Facts
+from rlpipe.scripts.main import printable
 from rlpipe.scripts.view import View
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 PER_SECOND = 5
 """Redraws, whatever the number of batches."""
+_LONGEST_EPISODE = 2**53
 
 
 class Watch:
@@ -31,50 +36,71 @@ class Watch:
     Args:
         facts: what is known of the run.
         console: where to draw.
+        announce: prints a line where there is no view any more.
     """
 
-    def __init__(self, facts: Facts, console: Console) -> None:
+    def __init__(self, facts: Facts, console: Console, announce: Callable[[str], None]) -> None:
         from rich.live import Live
 
-        self._facts, self._console = facts, console
+        self._facts, self._console, self._announce = facts, console, announce
         self._view = View(facts, ascii_only=not console.encoding.lower().startswith("utf"))
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
         self._news: deque[Progress] = deque()
         self._notes: deque[str] = deque()
-        self._over = threading.Event()
+        self._over, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._redraw, name="rlpipe watch", daemon=True)
 
     def __call__(self, progress: Progress) -> None:
         """Take note; the next redraw shows it."""
-        self._news.append(progress)
+        if not self._failed:
+            self._news.append(progress)
 
     def announce(self, text: str) -> None:
         """Print a line above the view with the next redraw."""
-        self._notes.append(text)
+        if self._failed:
+            self._announce(text)
+        else:
+            self._notes.append(text)
 
     def start(self) -> None:
         """Draw the view, and again from now on."""
-        self._live.start()
-        self._console.show_cursor(True)
-        self._thread.start()
+        try:
+            self._live.start()
+            self._console.show_cursor(True)
+            self._thread.start()
+        except Exception as error:
+            self._give_up(error)
 
     def stop(self, how: str) -> None:
         """Draw the last view, say how it ended, and leave it on the screen."""
-        # a terminal that has gone is no reason for the run to fail
-        with contextlib.suppress(OSError):
-            try:
-                self._over.set()
-                self._thread.join()
-                self._facts.ended = how
-                self._draw()
-            finally:
-                self._live.stop()
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._failed:
+            return
+        try:
+            self._facts.ended = how
+            self._draw()
+            self._live.stop()
+        except Exception as error:
+            self._give_up(error)
 
     def _redraw(self) -> None:
-        # a terminal that has gone ends the view, and not the run
-        with contextlib.suppress(OSError):
+        try:
             while not self._over.wait(1.0 / PER_SECOND):
                 self._draw()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """End the view, and not the run: what cannot be drawn, or a terminal that has gone, is no reason for that."""
+        self._failed = True
+        with contextlib.suppress(Exception):
+            self._live.stop()
+        tell_of_failure(error)
+        while self._notes:
+            with contextlib.suppress(OSError):
+                self._announce(self._notes.popleft())
 
     def _draw(self) -> None:
         while self._news:
@@ -88,10 +114,11 @@ class Watch:
 @contextlib.contextmanager
 def watching(facts: Facts, console: Console, interruption: Interruption) -> Iterator[Watch]:
     """A live view of a run, on until the end; it says how that was."""
-    watch, how = Watch(facts, console), "stopped"
-    before, interruption.announce = interruption.announce, watch.announce
-    watch.start()
+    before, how = interruption.announce, "stopped"
+    watch = Watch(facts, console, before)
     try:
+        interruption.announce = watch.announce
+        watch.start()
         yield watch
         how = "finished" if interruption.signal is None else how
     finally:
@@ -99,19 +126,44 @@ def watching(facts: Facts, console: Console, interruption: Interruption) -> Iter
         watch.stop(how)
 
 
+def tell_of_failure(error: Exception) -> None:
+    """Say in one line that the progress is shown no more."""
+    reason = printable(f"{type(error).__name__}: {error}".rstrip(": "))
+    with contextlib.suppress(OSError, ValueError):
+        print(f"rlpipe: the progress is shown no more ({reason}); the run goes on", file=sys.stderr, flush=True)
+
+
 def history(folder: Path, frames: int) -> Iterator[Progress]:
-    """What a run folder tells of the frames before a resume, in order; nothing, if it cannot be read."""
-    from rlpipe.pipelines.curve import read_lines
+    """What a run folder tells of the frames before a resume, in order, without what is damaged."""
+    rows = [*_read_past(folder / "metrics.jsonl"), *_read_past(folder / "evaluations.jsonl")]
+    yield from sorted((row for row in rows if row.frames <= frames), key=lambda row: row.frames)
+
+
+def _read_past(path: Path) -> Iterator[Progress]:
+    from rlpipe.pipelines.files import read_plain
+
+    try:
+        lines = read_plain(path).splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            if (row := _past_of(json.loads(line))) is not None:
+                yield row
+
+
+def _past_of(row: dict[str, Any]) -> Progress | None:
+    """What a row of either file was when training told it; `None` where its numbers are none of a run's."""
     from rlpipe.pipelines.evaluation import Evaluation
     from rlpipe.pipelines.progress import Progress
 
-    try:
-        rows = read_lines(folder / "metrics.jsonl") + read_lines(folder / "evaluations.jsonl")
-        for row in sorted((row for row in rows if row["frames"] <= frames), key=lambda row: row["frames"]):
-            returns, lengths = tuple(map(float, row["returns"])), tuple(map(int, row["lengths"]))
-            if "final" not in row:
-                yield Progress("training", row["frames"], returns=returns, lengths=lengths)
-            elif not row["final"] and returns:
-                yield Progress("evaluated", row["frames"], evaluation=Evaluation(returns, lengths))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return
+    frames, returns, lengths = row["frames"], tuple(map(float, row["returns"])), tuple(map(int, row["lengths"]))
+    if type(frames) is not int or frames < 0 or len(returns) != len(lengths) or not all(map(math.isfinite, returns)):
+        return None
+    if not all(0 <= length <= _LONGEST_EPISODE for length in lengths):
+        return None
+    if "final" not in row:
+        return Progress("training", frames, returns=returns, lengths=lengths)
+    if row["final"] or not returns:
+        return None
+    return Progress("evaluated", frames, evaluation=Evaluation(returns, lengths))

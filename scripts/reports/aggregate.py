@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlpipe.pipelines.results import Row
+from rlpipe.pipelines.results import WITHOUT_EFFECT, Row
 from rlpipe.pipelines.statistics import stratified_interquartile_mean
 from rlpipe.scripts.reports.plain import number, text
 
@@ -45,7 +45,7 @@ def across_environments(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def _setting(row: Row) -> Any:
     run = row.runs[0]
-    config = {key: value for key, value in run.config.items() if key not in _OF_ENVIRONMENT}
+    config = {key: value for key, value in run.config.items() if key not in _OF_ENVIRONMENT | WITHOUT_EFFECT}
     return run.recipe, run.algorithm, config
 
 

@@ -91,7 +91,8 @@ function tracesOf(view, axis, thin) {
 function layoutOf(axis) {
   const line = { gridcolor: color("grid"), zerolinecolor: color("grid"), linecolor: color("line"), automargin: true };
   return {
-    margin: { l: 56, r: 12, t: 8, b: 48 },
+    // the mode bar is above the curves, not on them
+    margin: { l: 56, r: 12, t: 36, b: 48 },
     height: 360,
     autosize: true,
     paper_bgcolor: "rgba(0,0,0,0)",

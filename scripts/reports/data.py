@@ -38,6 +38,7 @@ def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
     """
     runs = [run for row in survey.rows for run in row.runs]
     numbers = {run.folder: number for number, run in enumerate(runs)}
+    fields = _fields([_describe(run) for run in runs])
     for run in runs:
         gifs.add(run.folder)
     return {
@@ -56,9 +57,9 @@ def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
             }
             for run in survey.unfinished
         ],
-        "fields": _fields([_describe(run) for run in runs]),
+        "fields": fields[:_MOST_FIELDS],
         "gifs": [{"run": numbers[folder], "source": source} for folder, source in gifs.taken.items()],
-        "notes": [text(note, 2_000) for note in [*survey.notes, *gifs.notes]],
+        "notes": [text(note, 2_000) for note in [*survey.notes, *gifs.notes, *_note_of_cut(fields)]],
         "resamples": {"table": RESAMPLES, "band": BAND_RESAMPLES},
     }
 
@@ -150,5 +151,10 @@ def _fields(described: Sequence[Mapping[tuple[str, str], str]]) -> list[dict[str
             "always": section == "versions" and name.startswith(("commit", "machine")),
             "values": [each.get((section, name)) for each in described],
         }
-        for section, name in fields[:_MOST_FIELDS]
+        for section, name in fields
     ]
+
+
+def _note_of_cut(fields: Sequence[Any]) -> list[str]:
+    cut = len(fields) - _MOST_FIELDS
+    return [f"{cut:,} settings and versions were left out: the page has the first {_MOST_FIELDS}"] if cut > 0 else []

@@ -181,7 +181,9 @@ function makeGifs() {
     const [group, run] = runs.get(number);
     const words = `${group.label} on ${group.environment}, seed ${run.seed}`;
     const image = make("img", { src: source, alt: `An episode of ${words}` });
-    const rest = `on ${group.environment}, seed ${run.seed}: return ${fixed(run.score, digitsOf([run.score]))}`;
+    // the episode drawn is none of those that the return is a mean of
+    const score = fixed(run.score, digitsOf([run.score]));
+    const rest = `on ${group.environment}, seed ${run.seed}; final return of the run (mean): ${score}`;
     const caption = make("figcaption", {}, swatch(group), named(group.label), rest);
     const figure = make("figure", {}, image, caption);
     figure.dataset.run = number;

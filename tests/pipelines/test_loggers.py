@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from dataclasses import replace
 
 import pytest
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -14,7 +16,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.board import Board
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.loggers import batch_scalars, check_loggers
+from rlpipe.pipelines.loggers import Logged, MLflowBoard, batch_scalars, check_loggers
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
@@ -126,6 +128,30 @@ def test_unknown_and_missing_loggers():
     assert check_loggers(["tensorboard", "tensorboard"]) == ("tensorboard",)
 
 
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ([], "--logger is empty; expected some of tensorboard, wandb, mlflow, or none"),
+        (["tensorbord"], "logger is 'tensorbord'; did you mean tensorboard?"),
+        (["csv"], "logger is 'csv'; allowed are tensorboard, wandb, mlflow, or none"),
+        (["wandb", "none"], "logger is wandb none; none stands for no logger at all"),
+    ],
+)
+def test_what_is_no_logger_is_refused_in_one_line(tmp_path, plain, capsys, names, complaint):
+    for command in (["train", "ppo", "--run-dir", str(tmp_path / "run")], ["resume", str(plain)]):
+        assert run([*command, "--logger", *names, "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert complaint in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_none_by_itself_is_no_logger():
+    assert check_loggers(["none"]) == check_loggers(["None"]) == ()
+    with pytest.raises(ConfigError, match="logger is tensorboard none"):
+        check_loggers(["tensorboard", "none"])
+
+
 def test_none_logs_nowhere_and_a_run_remembers_it(plain, capsys):
     assert not (plain / "tensorboard").exists()
     assert json.loads((plain / "config.json").read_text())["loggers"] == []
@@ -143,6 +169,22 @@ def test_loggers_of_a_strangers_run_are_checked(tmp_path, capsys):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**described, "loggers": wrong}))
         assert run(["resume", str(tmp_path / "run"), "--total-frames", "768"]) == 2
         assert "names loggers that there are not; add --logger tensorboard" in capsys.readouterr().err
+
+
+def test_a_finished_run_needs_no_logger(tmp_path, monkeypatch, capsys):
+    run_recipe("ppo", folder=tmp_path / "run", loggers=None, **SHORT)
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**described, "loggers": ["wandb"]}))
+
+    def ask():
+        raise ConfigError("logger wandb needs a login")
+
+    monkeypatch.setattr("rlpipe.pipelines.loggers._check_login", ask)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert run(["resume", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 512
+    assert run(["resume", str(tmp_path / "run"), "--total-frames", "768"]) == 2
+    assert "logger wandb needs a login" in capsys.readouterr().err
 
 
 def test_wandb_wants_a_login_before_anything_is_made(tmp_path, monkeypatch, capsys):
@@ -182,3 +224,23 @@ def test_mlflow_is_one_run_that_goes_on(tmp_path, monkeypatch, plain):
     assert (found.info.run_id, found.info.status, found.data.params["hidden"]) == (known, "FINISHED", "8")
     history = mlflow.MlflowClient().get_metric_history(known, "eval/return")
     assert [metric.step for metric in history] == [256, 512, 768]
+
+
+def test_mlflow_leaves_no_run_open_and_the_environment_as_it_was(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+    def fail(*_):
+        raise RuntimeError("no parameters")
+
+    told = Logged(tmp_path, "ppo", {"lr": 0.5})
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow, "log_params", fail)
+        with pytest.raises(RuntimeError, match="no parameters"):
+            MLflowBoard(told)
+    assert mlflow.active_run() is None
+    (failed,) = mlflow.search_runs(experiment_names=["rlpipe"], output_format="list")
+    assert failed.info.status == "FAILED"
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of-the-user")
+    MLflowBoard(replace(told, id=failed.info.run_id)).close(finished=True)
+    assert os.environ["MLFLOW_RUN_ID"] == "of-the-user"

@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+import torch
 
 from rlpipe import ConfigError, EnvConfig, evaluate, run_recipe, trained
 from rlpipe.errors import CheckpointError
@@ -47,6 +48,31 @@ def test_an_option_that_there_is_not_is_named_with_its_nearest(tmp_path):
     with pytest.raises(ConfigError, match="ppo has no option 'total_frame'; did you mean total_frames?"):
         run_recipe("ppo", folder=tmp_path / "run", total_frame=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_progress_and_loggers_may_be(tmp_path):
+    with pytest.raises(ConfigError, match="progress is 3; expected a function of one argument, or None"):
+        run_recipe("ppo", folder=tmp_path / "run", progress=3)
+    with pytest.raises(ConfigError, match="logger is 'tensorbord'; did you mean tensorboard?"):
+        run_recipe("ppo", folder=tmp_path / "run", loggers="tensorbord")
+    assert not (tmp_path / "run").exists()
+    tiny = {**SHORT, "total_frames": 512, "eval_every": 512, "num_envs": 4, "rollout_steps": 128}
+    for loggers, known in [("tensorboard", ["tensorboard"]), (None, []), ("none", [])]:
+        run_recipe("ppo", folder=tmp_path / str(loggers), loggers=loggers, **tiny)
+        assert json.loads((tmp_path / str(loggers) / "config.json").read_text())["loggers"] == known
+
+
+def test_a_run_gives_back_the_threads(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run_recipe("ppo", folder=tmp_path / "run", threads=1, **SHORT)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            run_recipe("ppo", folder=tmp_path / "next", threads=1, progress=lambda _: 1 / 0, **SHORT)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_is_no_run_has_no_agent(tmp_path):

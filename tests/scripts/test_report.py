@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,9 @@ def read(**options):
     return make_data(survey([Path("runs")]), Gifs(**options))
 
 
-def refused(capsys, *arguments):
+def refused(capsys, *arguments, code=2):
     before = sorted(Path().rglob("*"))
-    assert run(["report", *arguments]) == 2
+    assert run(["report", *arguments]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -63,6 +65,12 @@ def test_one_line_is_printed(capsys):
     data = data_of("mine.html")
     assert data["command"] == "rlpipe report runs --title 'A <b> & B' --out mine.html"
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d$", data["date"])
+
+
+def test_none_is_a_name_like_any_other():
+    write_run("none")
+    assert run(["report", "none", "--title", "none", "--out", "x.html"]) == 0
+    assert data_of("x.html")["title"] == "none"
 
 
 def test_groups_curves_and_pairs():
@@ -116,8 +124,12 @@ def test_across_environments():
     assert (ppo["label"], ppo["runs"], ppo["iqm"]) == ("ppo", 4, pytest.approx(0.55))
     assert (dqn["label"], dqn["iqm"], dqn["low"]) == ("dqn", 0, 0)
     assert ppo["low"] < 0.55 < ppo["high"]
-    # with other settings on one of them there is nothing to put together
+    # an episode that is recorded is no other setting
+    write_run("runs/recorded", "dqn", seed=2, score=0.0, env_id="Acrobot-v1", gif=True)
     shutil.rmtree("runs/dqn/Acrobot-v1")
+    assert sorted(read()["across"]["environments"]) == ["Acrobot-v1", "CartPole-v1"]
+    shutil.rmtree("runs/recorded")
+    # with other settings on one of them there is nothing to put together
     write_run("runs/new", "dqn", lr=0.5, env_id="Acrobot-v1")
     assert read()["across"] is None
 
@@ -146,6 +158,21 @@ def test_settings_and_versions():
     assert fields["commit"]["always"]
     assert fields["machine: cpus"]["always"]
     assert fields["versions.json"]["values"] == [None, "missing or damaged"]
+
+
+def test_settings_that_are_too_many_are_told_of():
+    folder = write_run("runs/a")
+    (folder / "versions.json").write_text("{}")
+    described = json.loads((folder / "config.json").read_text())
+    own = len(described["config"])  # with the recipe, and without the seed
+    described["config"] |= {f"more{index}": index for index in range(300 - own)}
+    (folder / "config.json").write_text(json.dumps(described))
+    assert read()["notes"][1:] == []
+    described["config"] |= {"last": 1, "very last": 2}
+    (folder / "config.json").write_text(json.dumps(described))
+    data = read()
+    assert len(data["fields"]) == 300
+    assert data["notes"][-1] == "2 settings and versions were left out: the page has the first 300"
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "null", "[" * 100_000, "\xff", "3"])
@@ -209,7 +236,45 @@ def test_refusals(capsys, monkeypatch):
 def test_a_folder_that_may_not_be_written(capsys, monkeypatch):
     # for root there is none
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert "out x.html cannot be written: nothing may be written into ." in refused(capsys, "--out", "x.html")
+    # before any work: the runs are not even looked for
+    error = refused(capsys, "nowhere", "--out", "x.html", code=1)
+    assert "out x.html cannot be written: nothing may be written into ." in error
+
+
+def test_a_page_appears_whole_or_not_at_all(capsys, monkeypatch):
+    write_run("runs/a")
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000));"
+    code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    code += "from rlpipe.scripts.main import run; sys.exit(run(['report', '--out', 'x.html']))"
+    before = sorted(Path().rglob("*"))
+    full = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (full.returncode, full.stderr) == (1, "rlpipe: error: out x.html cannot be written: File too large\n")
+    assert sorted(Path().rglob("*")) == before
+    real = os.fsync
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    def come_between(handle):
+        real(handle)
+        Path("x.html").write_text("mine")
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    assert run(["report", "--out", "x.html"]) == 130
+    assert sorted(Path().rglob("*")) == before
+    monkeypatch.setattr(os, "fsync", come_between)
+    capsys.readouterr()
+    assert run(["report", "--out", "x.html"]) == 2
+    assert "out x.html exists already; nothing was overwritten" in capsys.readouterr().err
+    assert Path("x.html").read_text() == "mine"
+    assert sorted(Path().rglob("*")) == sorted([*before, Path("x.html")])
+
+
+def test_a_path_without_runs_is_refused_at_once():
+    code = "import sys; from rlpipe.scripts.main import run;"
+    code += "run(['report', 'nowhere']); sys.exit('scipy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("no run found in nowhere")) == (0, 1)
 
 
 def test_no_name_leaves_its_script_element():

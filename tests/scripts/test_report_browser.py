@@ -265,6 +265,15 @@ def test_unfinished_runs_and_gifs(page):
     image = page.locator("#gif-list img")
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
     assert image.get_attribute("alt") == "An episode of ppo on CartPole-v1, seed 0"
+    caption = page.locator("#gif-list figcaption").inner_text()
+    assert caption.endswith("on CartPole-v1, seed 0; final return of the run (mean): 100.0")
+
+
+def test_the_mode_bar_covers_no_curve(page):
+    plot = page.locator(".plot").first
+    plot.hover()
+    bar, curves = (plot.locator(part).first.bounding_box() for part in (".modebar", ".bg, .nsewdrag"))
+    assert bar["y"] + bar["height"] <= curves["y"]
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE])

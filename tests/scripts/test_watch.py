@@ -233,8 +233,101 @@ def test_a_resumed_run_shows_what_was_before(tmp_path):
     known = told(facts(tmp_path, past=history), Progress("starting", 2000, 60, 40, 5.0))
     assert known.returns.points() == [(1000, 10.0), (2000, 15.0)]
     assert known.best == (1000, 5.0)
-    (tmp_path / "evaluations.jsonl").write_text("{}\n")
-    assert list(history(tmp_path, 2000)) == []
+
+
+DAMAGED = [
+    "{}",
+    "[]",
+    "{",
+    '{"frames": 1500, "returns": [1.0, 2.0], "lengths": [3]}',
+    '{"frames": 1500, "returns": [1.0], "lengths": [Infinity]}',
+    '{"frames": 1500, "returns": [1.0], "lengths": [-3]}',
+    '{"frames": 1500, "returns": [NaN], "lengths": [3]}',
+    f'{{"frames": 1500, "returns": [{10**400}], "lengths": [3]}}',
+    f'{{"frames": 1500, "returns": [1.0], "lengths": [{10**400}]}}',
+    '{"frames": 1500.5, "returns": [1.0], "lengths": [3]}',
+    '{"frames": -1, "returns": [1.0], "lengths": [3]}',
+    '{"frames": 1500, "final": false, "returns": [], "lengths": []}',
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_damaged_rows_of_a_resumed_run_are_left_out(tmp_path, damaged):
+    rows = [json.dumps({"frames": at, "returns": [at / 100], "lengths": [3]}) for at in (1000, 2000)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([rows[0], damaged, rows[1]]) + "\n")
+    (tmp_path / "evaluations.jsonl").write_text(f"{damaged}\n")
+    known = told(facts(tmp_path, past=history), Progress("starting", 2000, 60, 40, 5.0))
+    assert known.returns.points() == [(1000, 10.0), (2000, 15.0)]
+    assert drawn(known, 80, 24)
+
+
+def broken(*_):
+    raise ZeroDivisionError("of all things")
+
+
+@pytest.mark.parametrize("where", ["rlpipe.scripts.view.View.render", "rich.live.Live.start"])
+def test_a_view_that_breaks_ends_in_one_line_and_not_the_run(monkeypatch, where):
+    screen, interruption, told_later = io.StringIO(), Interruption(), []
+    interruption.announce = usual_way = told_later.append
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(where, broken)
+    console = Console(stderr=True, force_terminal=True, width=80, height=24)
+    with watching(facts(), console, interruption) as watch:
+        watch(line(1000, [1.0]))
+        until = time.monotonic() + 10.0
+        while "no more" not in screen.getvalue():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        interruption.announce("a signal came")
+        watch(line(2000, [1.0]))
+    assert interruption.announce == usual_way
+    assert told_later == ["a signal came"]
+    assert sys.stderr is screen
+    assert screen.getvalue().count("shown no more (ZeroDivisionError: of all things); the run goes on\n") == 1
+    assert "Traceback" not in screen.getvalue()
+
+
+def test_a_last_view_that_breaks_is_no_failure_of_the_run(monkeypatch, capsys):
+    with watching(facts(), Console(file=io.StringIO(), force_terminal=True), Interruption()):
+        monkeypatch.setattr("rlpipe.scripts.watch.Watch._draw", broken)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_view_that_is_interrupted_as_it_begins_gives_back_what_it_took(monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rich.live.Live.start", interrupt)
+    interruption = Interruption()
+    usual_way = interruption.announce
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with pytest.raises(KeyboardInterrupt), watching(facts(), console, interruption):
+        pass
+    assert interruption.announce is usual_way
+
+
+def test_lines_that_break_are_no_failure_of_the_run(capsys):
+    plain = PlainLines("ppo", facts(past=broken))
+    plain(Progress("starting", 1000))
+    plain(line(2000, [1.0]))
+    plain.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "rlpipe: the progress is shown no more (ZeroDivisionError: of all things); the run goes on"
+    ]
+
+
+def test_the_final_evaluation_is_named_and_in_no_curve():
+    known = usual()
+    known.add(Progress("evaluated", 8000, evaluation=Evaluation((900.0, 900.0), (9, 9)), final=True), 0.0)
+    assert known.best == (4000, 100.0)
+    assert known.evaluations.points() == [(4000, 100.0), (8000, 50.0)]
+    shown = " ".join(" ".join(drawn(known, 80, 24)).split())
+    assert "final evaluation 900.0 +- 0.00" in shown
+    assert "best 100.0 at frame 4,000" in shown
+    only = told(facts(), Progress("evaluated", 8000, evaluation=Evaluation((900.0,), (9,)), final=True))
+    shown = " ".join(drawn(only, 80, 24))
+    assert "final evaluation 900.0" in shown
+    assert "best" not in shown
 
 
 def test_plain_lines_come_every_five_seconds_and_with_each_evaluation(capsys):
@@ -254,7 +347,8 @@ def test_plain_lines_come_every_five_seconds_and_with_each_evaluation(capsys):
         "ppo: 2,500 of 10,000 frames, return 25.5, 1,000 frames a second, 0:08 left",
         "ppo: evaluation 100.0 +- 10.0 (90.0 to 110.0) at frame 3,500",
         "ppo: 5,000 of 10,000 frames, return 50.5, 1,000 frames a second, 0:05 left",
-        "ppo: 5,500 of 10,000 frames, return 60.5, 1,000 frames a second, 0:05 left",
+        # the end, which the run's own rule may have brought early
+        "ppo: 5,500 of 10,000 frames, return 60.5, 1,000 frames a second",
     ]
 
 
