@@ -26,7 +26,8 @@ from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.files import Journal, read_plain, replace_synced, sync
 from rlpipe.pipelines.folder import check_plain, checkpoints, free_name, lock, newest_checkpoint
-from rlpipe.pipelines.loggers import DEFAULT, Kind, Logged, Loggers, batch_scalars
+from rlpipe.pipelines.loggers import DEFAULT, Kind, Loggers, batch_scalars
+from rlpipe.pipelines.trackers import Logged
 from rlpipe.pipelines.versions import versions
 
 _LOG = logging.getLogger("rlpipe")

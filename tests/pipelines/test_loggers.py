@@ -16,9 +16,10 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.board import Board
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.loggers import Logged, MLflowBoard, batch_scalars, check_loggers
+from rlpipe.pipelines.loggers import batch_scalars, check_loggers
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.trackers import Logged, MLflowBoard
 from rlpipe.scripts.main import run
 
 SHORT = {"num_envs": 4, "rollout_steps": 64, "minibatch_size": 64, "total_frames": 512, "eval_every": 256}
