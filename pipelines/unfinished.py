@@ -48,7 +48,7 @@ def read_unfinished(folder: Path) -> UnfinishedRun | None:
         ValueError, LookupError, TypeError, ArithmeticError, RecursionError: a file is damaged.
     """
     described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
-    config = described["config"]
+    config = dict(described["config"])
     if any(row["final"] for row in _whole_lines(folder / "evaluations.jsonl")):
         return None
     metrics = _whole_lines(folder / "metrics.jsonl")

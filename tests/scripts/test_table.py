@@ -198,6 +198,14 @@ def test_damaged_runs_are_left_out(capsys, name, text):
     assert err == "rlpipe: note: 1 run left out, damaged: runs/bad\n"
 
 
+@pytest.mark.parametrize("config", ["null", "[]", "3", '"text"', "[[1, 2]]", "{}", '{"seed": null}', '{"seed": 1e999}'])
+def test_unfinished_runs_whose_config_is_damaged_are_left_out(capsys, config):
+    write_run("runs/good", score=1.0)
+    bad = write_run("runs/bad", seed=1, final=False)
+    (bad / "config.json").write_text(f'{{"recipe": "ppo", "algorithm": "ppo", "config": {config}}}')
+    assert table(capsys)[1] == "rlpipe: note: 1 run left out, damaged: runs/bad\n"
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
 def test_a_run_that_lacks_a_file_is_named(capsys, name):
     write_run("runs/good", score=1.0)
