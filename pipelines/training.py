@@ -252,9 +252,10 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
         check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
         load_checkpoint(newest, {"progress": result})
         row = read_lines(folder / "evaluations.jsonl")[-1]
-        final = Evaluation(tuple(row["returns"]), tuple(row["lengths"]))
-        return result, final if row["final"] is True and row["frames"] == result.frames else None
-    except (CheckpointError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        final = Evaluation(tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])))
+        ended = row["final"] is True and row["frames"] == result.frames and final.returns
+        return result, final if ended else None
+    except (CheckpointError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         # to continue it tells what is wrong
         return Result(), None
 

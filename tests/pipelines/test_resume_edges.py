@@ -110,6 +110,17 @@ def test_a_finished_run_only_says_again_how_it_ended(capsys, monkeypatch):
     assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("returns", ["x", [], "", ["a", 1.0], [1.0, {}], [[1.0], 2.0], None, [10**400]])
+def test_a_final_evaluation_that_is_damaged_is_made_again(returns):
+    assert run(BINS) == 0
+    file = Path("here/evaluations.jsonl")
+    good = file.read_text()
+    *lines, last = good.splitlines()
+    file.write_text("\n".join([*lines, json.dumps({**json.loads(last), "returns": returns})]) + "\n")
+    assert run(["resume", "here", "--quiet"]) == 0
+    assert json.loads(file.read_text().splitlines()[-1])["returns"] == json.loads(last)["returns"]
+
+
 def test_a_run_that_a_stopping_rule_ended_is_not_prolonged(capsys):
     assert run([*BINS, "--total-episodes", "3"]) == 0
     before = Path("here/config.json").read_text()
