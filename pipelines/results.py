@@ -172,10 +172,10 @@ def read_finished(folder: Path) -> FinishedRun | None:
     if not scores:
         return None
     lines = read_lines(folder / "metrics.jsonl", LARGEST_LINES)
-    metrics = [(row["frames"], float(row["seconds"])) for row in lines]
+    metrics = [(float(row["frames"]), float(row["seconds"])) for row in lines]
     frames, seconds = metrics[-1]
     # where the last evaluation of training and the final one coincide, the final one has more episodes
-    returns = {row["frames"]: statistics.fmean(row["returns"]) for row in evaluations}
+    returns = {float(row["frames"]): statistics.fmean(row["returns"]) for row in evaluations}
     evaluated = sorted(returns)
     # a line of metrics may stand for several batches, and an evaluation come between two lines
     seconds_then = np.interp(evaluated, *np.transpose([(0, 0.0), *metrics]))

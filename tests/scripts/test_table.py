@@ -314,6 +314,13 @@ def test_plot(capsys, monkeypatch):
     assert [text.get_text() for text in legend.get_texts()] == labels
 
 
+def test_frame_counts_beyond_64_bits_are_drawn(capsys):
+    write_run("runs/a", frames=10**30)
+    write_run("runs/b", seed=1, frames=10**25)
+    assert run(["table", "runs", "--plot", "x.png"]) == 0
+    assert Path("x.png").exists()
+
+
 def test_trained_runs(capsys):
     quick = ["--total-frames", "256", "--eval-every", "128", "--eval-episodes", "2", "--final-eval-episodes", "3"]
     small = ["--num-envs", "4", "--rollout-steps", "16", "--minibatch-size", "32", "--epochs", "1", "--hidden", "8"]
