@@ -11,6 +11,9 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError, TrainingError
 
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What it raises to read a file of JSON as what rlpipe would have written, where it holds anything else."""
+
 
 def sync(path: Path) -> None:
     """Wait until a file, or the list of a folder's entries, is on the disk."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.files import read_plain
+from rlpipe.pipelines.files import DAMAGE, read_plain
 
 _LARGEST_CONFIG = 1_000_000
 _OLD_LOGS = "wandb/*/logs/*.log"
@@ -65,7 +65,7 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         known = isinstance(described["config"], dict) and all(
             isinstance(described[key], str) and described[key].isprintable() for key in ("recipe", "algorithm")
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except DAMAGE:
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")

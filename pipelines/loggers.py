@@ -16,7 +16,7 @@ from typing import Literal, Protocol, get_args
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.board import Board
-from rlpipe.pipelines.files import read_plain, replace_synced
+from rlpipe.pipelines.files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.trackers import Logged, MLflowBoard, WandbBoard
 
 Kind = Literal["tensorboard", "wandb", "mlflow"]
@@ -173,7 +173,7 @@ def _read_ids(folder: Path) -> dict[str, str]:
     try:
         ids = json.loads(read_plain(folder / _IDS, _LARGEST))
         return {kind: ids[kind] for kind in KINDS if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", ids.get(kind, ""))}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except DAMAGE:
         return {}
 
 

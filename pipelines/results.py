@@ -19,13 +19,12 @@ import numpy as np
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.curve import read_lines
-from rlpipe.pipelines.files import read_plain
+from rlpipe.pipelines.files import DAMAGE, read_plain
 from rlpipe.pipelines.recipes import RECIPES
 from rlpipe.pipelines.statistics import interquartile_mean
 from rlpipe.pipelines.unfinished import LARGEST_LINES, UnfinishedRun, read_unfinished
 
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 _LARGEST_CONFIG = 1_000_000
 _LARGEST_NUMBER = 1e100
 WITHOUT_EFFECT = {"seed", "gif"}
@@ -164,7 +163,7 @@ def read_finished(folder: Path) -> FinishedRun | None:
     """Read a run folder; `None` where it has no final evaluation.
 
     Raises:
-        One of `_DAMAGE`: a file in it is missing or damaged.
+        One of `DAMAGE`: a file in it is missing or damaged.
     """
     described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
     evaluations = read_lines(folder / "evaluations.jsonl", LARGEST_LINES)
@@ -231,7 +230,7 @@ def _read_all(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[Unfinish
 def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
     """A run; `None` where it is damaged."""
     for read in (read_finished, read_unfinished):
-        with contextlib.suppress(*_DAMAGE):
+        with contextlib.suppress(*DAMAGE):
             if run := read(folder):
                 return run
     return None

@@ -24,7 +24,7 @@ from rlpipe.pipelines.checkpoint import (
 from rlpipe.pipelines.config import TrainConfig, check_settings
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.files import Journal, read_plain, replace_synced, sync
+from rlpipe.pipelines.files import DAMAGE, Journal, read_plain, replace_synced, sync
 from rlpipe.pipelines.folder import check_plain, checkpoints, free_name, lock, newest_checkpoint
 from rlpipe.pipelines.loggers import DEFAULT, Kind, Loggers, batch_scalars
 from rlpipe.pipelines.trackers import Logged
@@ -288,7 +288,7 @@ class Run:
         """What `versions.json` says; nothing if it is damaged, since nothing depends on it."""
         try:
             return dict(json.loads(read_plain(self.folder / "versions.json", _LARGEST_VERSIONS)))
-        except (OSError, ValueError, TypeError, RecursionError):
+        except DAMAGE:
             return {}
 
     @contextlib.contextmanager

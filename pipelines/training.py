@@ -20,6 +20,7 @@ from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity,
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.evaluation import Evaluation
+from rlpipe.pipelines.files import DAMAGE
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.interruption import Interruption
@@ -255,7 +256,7 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
         final = Evaluation(tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])))
         ended = row["final"] is True and row["frames"] == result.frames and final.returns
         return result, final if ended else None
-    except (CheckpointError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+    except (CheckpointError, *DAMAGE):
         # to continue it tells what is wrong
         return Result(), None
 

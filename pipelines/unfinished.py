@@ -44,8 +44,7 @@ def read_unfinished(folder: Path) -> UnfinishedRun | None:
     A last line of which only half was written does not count.
 
     Raises:
-        OSError: a file cannot be read.
-        ValueError, LookupError, TypeError, ArithmeticError, RecursionError: a file is damaged.
+        One of `DAMAGE`: a file in it is missing or damaged.
     """
     described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
     config = dict(described["config"])

@@ -140,14 +140,14 @@ def history(folder: Path, frames: int) -> Iterator[Progress]:
 
 
 def _read_past(path: Path) -> Iterator[Progress]:
-    from rlpipe.pipelines.files import read_plain
+    from rlpipe.pipelines.files import DAMAGE, read_plain
 
     try:
         lines = read_plain(path).splitlines()
     except (OSError, ValueError):
         return
     for line in lines:
-        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        with contextlib.suppress(*DAMAGE):
             if (row := _past_of(json.loads(line))) is not None:
                 yield row
 

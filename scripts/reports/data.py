@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlpipe.pipelines.files import read_plain
+from rlpipe.pipelines.files import DAMAGE, read_plain
 from rlpipe.pipelines.results import FinishedRun, Row, Survey, over_seeds
 from rlpipe.pipelines.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
 from rlpipe.scripts.reports.aggregate import across_environments
@@ -23,7 +23,6 @@ from rlpipe.scripts.reports.plain import number, text
 _LARGEST_VERSIONS = 1_000_000
 _MOST_FIELDS = 300
 _MOST_POSITIONS = 200
-_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def _describe(run: FinishedRun) -> dict[tuple[str, str], str]:
     try:
         versions = json.loads(read_plain(run.folder / "versions.json", _LARGEST_VERSIONS))
         described |= {("versions", text(key)): _value(value) for key, value in _flat(versions)}
-    except _DAMAGE:
+    except DAMAGE:
         described["versions", "versions.json"] = "missing or damaged"
     return described
 
