@@ -14,7 +14,10 @@ from typing import Any
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.files import DAMAGE, read_plain
 
-_LARGEST_CONFIG = 1_000_000
+LARGEST_CONFIG = 1_000_000
+"""Bytes of the largest `config.json` of a run that is read."""
+LARGEST_LINES = 500_000_000
+"""Bytes of the largest `.jsonl` file of a run that is read."""
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; to continue a run makes another folder beside theirs."""
 _CHECKPOINT = re.compile(r"frames-(\d+)")
@@ -61,7 +64,7 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
     if not file.is_file():
         raise CheckpointError(f"{path} is no run: it has no config.json, and is no checkpoint in a run folder")
     try:
-        described = json.loads(read_plain(file, _LARGEST_CONFIG))
+        described = json.loads(read_plain(file, LARGEST_CONFIG))
         known = isinstance(described["config"], dict) and all(
             isinstance(described[key], str) and described[key].isprintable() for key in ("recipe", "algorithm")
         )

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,44 +17,15 @@ from typing import Any
 import numpy as np
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.curve import read_lines
-from rlpipe.pipelines.files import DAMAGE, read_plain
+from rlpipe.pipelines.files import DAMAGE
+from rlpipe.pipelines.finished import FinishedRun, read_finished
 from rlpipe.pipelines.recipes import RECIPES
 from rlpipe.pipelines.statistics import interquartile_mean
-from rlpipe.pipelines.unfinished import LARGEST_LINES, UnfinishedRun, read_unfinished
+from rlpipe.pipelines.unfinished import UnfinishedRun, read_unfinished
 
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
-_LARGEST_CONFIG = 1_000_000
-_LARGEST_NUMBER = 1e100
 WITHOUT_EFFECT = {"seed", "gif"}
 """Config fields in which runs of one group may differ."""
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """What a run folder says of a run that has its final evaluation.
-
-    Args:
-        folder: where it is.
-        recipe: name of the recipe.
-        algorithm: name of the module in `rlpipe.pipelines`.
-        config: the JSON form of its Config, without the seed.
-        seed: of the run.
-        frames: trained for.
-        seconds: of training.
-        score: mean return of the final evaluation.
-        curve: `[evaluations, 3]`: frames, training seconds and mean return of each, in the order of frames.
-    """
-
-    folder: Path
-    recipe: str
-    algorithm: str
-    config: dict[str, Any]
-    seed: int
-    frames: int
-    seconds: float
-    score: float
-    curve: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -157,42 +127,6 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     if not found:
         raise ConfigError(f"no run found in {_words(paths)}; {advice}")
     return found
-
-
-def read_finished(folder: Path) -> FinishedRun | None:
-    """Read a run folder; `None` where it has no final evaluation.
-
-    Raises:
-        One of `DAMAGE`: a file in it is missing or damaged.
-    """
-    described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
-    evaluations = read_lines(folder / "evaluations.jsonl", LARGEST_LINES)
-    scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
-    if not scores:
-        return None
-    lines = read_lines(folder / "metrics.jsonl", LARGEST_LINES)
-    metrics = [(float(row["frames"]), float(row["seconds"])) for row in lines]
-    frames, seconds = metrics[-1]
-    # where the last evaluation of training and the final one coincide, the final one has more episodes
-    returns = {float(row["frames"]): statistics.fmean(row["returns"]) for row in evaluations}
-    evaluated = sorted(returns)
-    # a line of metrics may stand for several batches, and an evaluation come between two lines
-    seconds_then = np.interp(evaluated, *np.transpose([(0, 0.0), *metrics]))
-    curve = np.column_stack([evaluated, seconds_then, [returns[at] for at in evaluated]])
-    if not (np.abs([*curve.flat, *scores, seconds]) < _LARGEST_NUMBER).all():
-        raise ValueError(f"a return or a time in {folder} is no number, infinite, or too large for means")
-    config = dict(described["config"])
-    return FinishedRun(
-        folder=folder,
-        recipe=str(described["recipe"]),
-        algorithm=str(described["algorithm"]),
-        seed=int(config.pop("seed")),
-        config=config,
-        frames=int(frames),
-        seconds=seconds,
-        score=scores[-1],
-        curve=curve,
-    )
 
 
 def over_seeds(runs: Sequence[FinishedRun], column: int) -> tuple[np.ndarray, np.ndarray]:

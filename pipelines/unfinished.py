@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.pipelines.files import read_plain
-from rlpipe.pipelines.folder import frames_of, is_held, newest_checkpoint
-
-_LARGEST_CONFIG = 1_000_000
-LARGEST_LINES = 500_000_000
-"""Bytes of the largest `.jsonl` file of a run that is read."""
+from rlpipe.pipelines.folder import LARGEST_CONFIG, LARGEST_LINES, frames_of, is_held, newest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def read_unfinished(folder: Path) -> UnfinishedRun | None:
     Raises:
         One of `DAMAGE`: a file in it is missing or damaged.
     """
-    described = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
+    described = json.loads(read_plain(folder / "config.json", LARGEST_CONFIG))
     config = dict(described["config"])
     if any(row["final"] for row in _whole_lines(folder / "evaluations.jsonl")):
         return None

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.files import DAMAGE, read_plain
-from rlpipe.pipelines.results import FinishedRun, Row, Survey, over_seeds
+from rlpipe.pipelines.finished import FinishedRun
+from rlpipe.pipelines.results import Row, Survey, over_seeds
 from rlpipe.pipelines.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
 from rlpipe.scripts.reports.aggregate import across_environments
 from rlpipe.scripts.reports.gifs import Gifs

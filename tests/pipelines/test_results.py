@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rlpipe.pipelines.results import FinishedRun, over_seeds
+from rlpipe.pipelines.finished import FinishedRun
+from rlpipe.pipelines.results import over_seeds
 
 
 def finished(*curve):
