@@ -63,6 +63,8 @@ def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
 def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
     """Load the agent of a run; its environments are closed at the end of the block.
 
+    Within, PyTorch has the number of threads that the run had, and afterwards its old one.
+
     Args:
         path: a run folder, for its newest checkpoint, or a checkpoint in one.
         trusted: modules that its environment may come from (`module:Env-v0`).
@@ -74,9 +76,13 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
     described, checkpoint = read_run(Path(path), trusted)
     config = read_config(described, checkpoint)
     check_identity(checkpoint, identity(described["algorithm"], described["config"]))
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
-    with contextlib.closing(pipeline):
-        # what the policy sees depends on the statistics of its observations as well
-        load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
-        yield Trained(described["recipe"], config, checkpoint, pipeline)
+    try:
+        pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
+        with contextlib.closing(pipeline):
+            # what the policy sees depends on the statistics of its observations as well
+            load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
+            yield Trained(described["recipe"], config, checkpoint, pipeline)
+    finally:
+        torch.set_num_threads(threads)

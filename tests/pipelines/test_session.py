@@ -71,6 +71,9 @@ def test_a_run_gives_back_the_threads(tmp_path):
         with pytest.raises(ZeroDivisionError):
             run_recipe("ppo", folder=tmp_path / "next", threads=1, progress=lambda _: 1 / 0, **SHORT)
         assert torch.get_num_threads() == 2
+        with trained(tmp_path / "run"):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
