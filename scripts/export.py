@@ -77,10 +77,14 @@ def _format(options: Options) -> Format:
 
 
 def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> Path:
-    # a recipe is a stranger's text
-    recipe = "".join(each if each.isalnum() or each in "-_" else "-" for each in described["recipe"])[:80]
     frames = checkpoint.name.removeprefix("frames-").lstrip("0") or "0"
-    return Path(f"{recipe}-{int(described['config'].get('seed', 0))}-{frames}{suffix}")
+    recipe, seed = (_plain(str(each)) for each in (described["recipe"], described["config"].get("seed", 0)))
+    return Path(f"{recipe}-{seed}-{frames}{suffix}")
+
+
+def _plain(text: str) -> str:
+    """A stranger's text as part of a file's name."""
+    return "".join(each if each.isalnum() or each in "-_" else "-" for each in text)[:80]
 
 
 def _describe(written: dict[str, Any]) -> str:

@@ -23,7 +23,10 @@ COMMANDS = {
     "evaluate": ["evaluate", "run", "--episodes", "1"],
     "resume": ["resume", "run", "--quiet", "--total-frames", "80"],
     "table": ["table", "run"],
-    "start-from": ["train", "dqn", *SIZES, "--total-frames", "32", "--start-from", "run", "--run-dir", "new"],
+    "start-from": ["train", "dqn", *SIZES, "--total-frames", "32", "--start-from", "run", "--run-dir", "new/run"],
+    "export": ["export", "run", "--out", "new/policy.safetensors"],
+    "render": ["render", "run", "--out", "new/agent.gif", "--max-steps", "5", "--quiet"],
+    "report": ["report", "run", "--out", "new/report.html"],
 }
 
 
@@ -109,7 +112,7 @@ def payloads() -> dict[str, bytes]:
 
 
 def outside(here: Path) -> dict[str, bytes]:
-    """Every file below `here`, the two runs in it aside."""
+    """Every file below `here`, but for the run and what commands make."""
     files = [path for path in here.rglob("*") if path.is_file() and not path.is_symlink()]
     return {str(path): path.read_bytes() for path in files if path.relative_to(here).parts[0] not in ("run", "new")}
 
