@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # what the tests need; CI adds envpool, which is several hundred megabytes. To train needs none of them
-EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,mlflow,optuna,docs
+EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,mlflow,optuna,atari,ray,docs
 
 .PHONY: train test soak lint docs bench package format clean
 
