@@ -15,6 +15,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
+from torchrl.collectors import BaseCollector
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
@@ -25,8 +26,10 @@ from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import ActorConfig, ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
 from rlpipe.pipelines.envs.shaping import make_shaping
+from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.memory import check_memory, transition_bytes
 from rlpipe.pipelines.pipeline import Pipeline, Update
+from rlpipe.pipelines.processes import AsyncProcesses, SyncProcesses
 from rlpipe.pipelines.seeding import Seeds
 
 _LEAST_STEPS = 10
@@ -66,7 +69,9 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     if config.normalize_frames is not None:
         transforms.append(observation_norm(config.env, config.normalize_frames, seeds))
     with _naming("env_id", config.env_id):
-        env = make_env(config.env, seed=seeds.integer("environments"), transforms=[*transforms, *last])
+        # with others in other processes, this one is there for its specs and transforms
+        here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
+        env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
     try:
         _check_eval_env(config, env)
     except ConfigError:
@@ -265,13 +270,20 @@ def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
 
 
 def make_collector(
-    config: TrainConfig, env: EnvBase, policy: TensorDictModuleBase, frames_per_batch: int
-) -> SyncDataCollector:
-    """A collector over `env` with the settings that rlpipe's pipelines share; `total_frames` in whole batches."""
+    config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int
+) -> BaseCollector:
+    """A collector over `env`, or over others like it, as the config says; `total_frames` in whole batches.
+
+    Raises:
+        ConfigError: a batch does not fit into memory, or a collector cannot be started.
+    """
     steps = f"rollout_steps is {frames_per_batch // config.num_envs} with num_envs {config.num_envs}"
     both = [*env.observation_spec.keys(True, True), *env.done_spec.keys(True, True)]
     size = frames_per_batch * (2 * transition_bytes(env, both) + transition_bytes(env, ["action", "reward"]))
     check_memory(f"{steps}, a batch of which takes", size, torch.device(config.device))
+    total_frames = -(-config.total_frames // frames_per_batch) * frames_per_batch
+    if config.collector != "local":
+        return _make_fleet(config, env, policy, frames_per_batch, total_frames)
     device: dict[str, Any] = {}
     if config.device != "cpu":
         device = {"policy_device": config.device, "env_device": "cpu", "storing_device": config.device}
@@ -279,10 +291,28 @@ def make_collector(
         env,
         policy,
         frames_per_batch=frames_per_batch,
-        total_frames=-(-config.total_frames // frames_per_batch) * frames_per_batch,
+        total_frames=total_frames,
         auto_register_policy_transforms=False,
         track_traj_ids=False,
         use_buffers=False,
         trust_policy=True,
         **device,
     )
+
+
+def _make_fleet(
+    config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int, total_frames: int
+) -> BaseCollector:
+    kind = AsyncProcesses if config.asynchronous else SyncProcesses
+    fleet = kind(
+        shares(config.env, env, config.num_collectors),
+        policy,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        transforms=env.transform,
+        seed=Seeds(config.seed).integer("process"),
+        device=config.device,
+        threads=config.threads,
+    )
+    env.close()
+    return fleet

@@ -21,6 +21,7 @@ from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.stopping import StoppingRule
 
 C = TypeVar("C", bound="TrainConfig")
+CollectorKind = Literal["local", "processes"]
 LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 
 MOST_FRAMES = 1_000_000_000
@@ -124,6 +125,18 @@ class EnvironmentConfig:
 
 
 @dataclass(frozen=True)
+class CollectionConfig:
+    """Where environments are stepped."""
+
+    collector: CollectorKind = "local"
+    """`local`: in this process; `processes`: in `num_collectors` processes of this machine."""
+    num_collectors: int = number(1, at_least=1, at_most=MOST_PROCESSES)
+    """Collectors in processes of their own, among which `num_envs` is divided."""
+    asynchronous: bool = False
+    """Learn from one collector's batch while the others go on with an older policy; off-policy only."""
+
+
+@dataclass(frozen=True)
 class StoppingConfig:
     """How long a run is, and what may end it earlier."""
 
@@ -156,7 +169,7 @@ class StoppingConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(StoppingConfig, EnvironmentConfig):
+class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
     """What every training run has: its environment, length, seed, evaluation and checkpoints.
 
     Raises:
@@ -191,7 +204,27 @@ class TrainConfig(StoppingConfig, EnvironmentConfig):
     def __post_init__(self) -> None:
         check_fields(self)
         _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
+        self._check_collection()
         self.validate()
+
+    def _check_collection(self) -> None:
+        if self.collector == "local":
+            for name, value in (("num_collectors", self.num_collectors > 1), ("asynchronous", self.asynchronous)):
+                if value:
+                    raise ConfigError(
+                        f"{name} is {getattr(self, name)} with collector 'local', which is this process alone; set "
+                        "collector to 'processes'"
+                    )
+        check_divisible(self.num_envs, self.num_collectors)
+        if self.asynchronous and not self.is_off_policy():
+            raise ConfigError(
+                "asynchronous is True, with which batches come from older policies; this algorithm learns from its "
+                "present one (on-policy), only dqn with replay learns from any"
+            )
+
+    def is_off_policy(self) -> bool:
+        """Whether it learns from what any policy did; algorithms that do override it."""
+        return False
 
     def validate(self) -> None:
         """Check what concerns several fields at once; algorithms override it."""
@@ -234,6 +267,24 @@ def check_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"settings must be JSON values (numbers, text, lists, None): {error}") from error
     return plain
+
+
+def check_divisible(num_envs: int, collectors: int) -> None:
+    """Refuse a number of collectors among which environments cannot be divided.
+
+    Raises:
+        ConfigError: it is such a one; says which would do.
+    """
+    if collectors > num_envs:
+        raise ConfigError(
+            f"num_collectors is {collectors} with num_envs {num_envs}; each collector needs an environment: allowed "
+            f"is at most {num_envs}"
+        )
+    if num_envs % collectors:
+        raise ConfigError(
+            f"num_collectors is {collectors}, among which num_envs {num_envs} cannot be divided; with num_envs "
+            f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
+        )
 
 
 def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:

@@ -100,6 +100,10 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
         if self.double and not self.target_network:
             raise ConfigError("double is True, which needs target_network to be True; set one or the other")
 
+    def is_off_policy(self) -> bool:
+        """With replay it is."""
+        return self.replay
+
     def _validate_replay(self) -> None:
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:

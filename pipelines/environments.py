@@ -57,13 +57,9 @@ class Environments:
         self._actions = [torch.cat(actions, 1)] if len(actions) > _PIECES else actions
 
     def cut(self, batch: TensorDictBase) -> None:
-        """End every episode with the last step of a batch `[num_envs, T]`, as truncated; nothing to do if captured."""
-        if self.captured:
-            return
-        after = batch.get("next")
-        running = ~after.get("done")[:, -1]
-        for key in ("done", "truncated"):
-            after.get(key)[:, -1] |= running
+        """`cut` a batch; nothing to do if captured."""
+        if not self.captured:
+            cut(batch)
 
     def synchronise(self, frames: int | None) -> None:
         """Reset every environment, by seeds that follow from `frames`, or the first ones; nothing to do if captured."""
@@ -124,6 +120,14 @@ class Environments:
             except TrainingError:
                 return False
         return all((self._env.root[key] == array).all() for key, array in root.items())
+
+
+def cut(batch: TensorDictBase) -> None:
+    """End every episode with the last step of a batch `[num_envs, T]`, as truncated."""
+    after = batch.get("next")
+    running = ~after.get("done")[:, -1]
+    for key in ("done", "truncated"):
+        after.get(key)[:, -1] |= running
 
 
 def _can_keep(env: VectorEnv) -> bool:

@@ -19,6 +19,7 @@ from torchrl.envs import Transform
 
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.environments import Environments
+from rlpipe.pipelines.fleet import Fleet, FleetState
 from rlpipe.pipelines.priorities import PrioritizedSampler
 from rlpipe.pipelines.recording import Execution, make_gradient
 
@@ -35,7 +36,8 @@ class Pipeline:
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The `environments` of a lean collector are added. Training without a run needs none.
+            The `environments` of a lean collector, or of collectors in other processes, are added. Training without a
+            run needs none.
         transforms: what the policy's environment is transformed by, for its evaluation.
     """
 
@@ -44,13 +46,16 @@ class Pipeline:
     policy: TensorDictModuleBase
     state: dict[str, Any] = field(default_factory=dict)
     transforms: Sequence[Transform] = field(default_factory=tuple)
-    environments: Environments | None = field(default=None, init=False)
+    environments: Environments | FleetState | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.collector, SyncDataCollector) and self.collector.is_lean():
+        if isinstance(self.collector, Fleet):
+            self.environments = FleetState(self.collector)
+        elif isinstance(self.collector, SyncDataCollector) and self.collector.is_lean():
+            self.environments = Environments(self.collector)
+        if self.environments is not None:
             if "environments" in self.state:
                 raise ValueError("the state has 'environments', a name that a lean collector's are kept under")
-            self.environments = Environments(self.collector)
             self.state = {**self.state, "environments": self.environments}
 
     def close(self) -> None:

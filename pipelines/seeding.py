@@ -29,8 +29,7 @@ class Seeds:
 
     def integer(self, name: str) -> int:
         """A 63-bit seed for the stream of this name."""
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(zlib.crc32(name.encode()),))
-        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+        return spawned(self.seed, zlib.crc32(name.encode()))
 
     def generator(self, name: str, device: str | torch.device = "cpu") -> torch.Generator:
         """The torch generator of this name; the same one at every call."""
@@ -53,6 +52,12 @@ class Seeds:
         """Put the generators back where `state_dict` found them."""
         for name, value in state.items():
             self.generator(name).set_state(value.cpu())
+
+
+def spawned(seed: int, *key: int) -> int:
+    """A 63-bit seed that follows from another one and a key, and has nothing in common with those of other keys."""
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
 class GlobalRandom:

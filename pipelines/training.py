@@ -22,6 +22,7 @@ from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.files import DAMAGE
 from rlpipe.pipelines.fitting import check_like
+from rlpipe.pipelines.fleet import Fleet
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.line import Line
@@ -174,6 +175,8 @@ class _Loop:
         if environments is not None and self.due(checkpoint_every):
             environments.cut(batch)
         learned = _numbers(self.pipeline.learn(batch))
+        if isinstance(self.pipeline.collector, Fleet):
+            learned |= self.pipeline.collector.metrics(time.perf_counter() - started)
         result.updates += int(learned["updates"])
         result.episodes += len(returns)
         _check_finite(learned, result.frames, self.run)

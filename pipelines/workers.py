@@ -27,8 +27,8 @@ _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 @contextlib.contextmanager
-def _interrupts_wait(context: str | None) -> Iterator[None]:
-    """Hold Ctrl-C back; processes that start within never see it, not even before `_worker` runs."""
+def interrupts_wait(context: str | None) -> Iterator[None]:
+    """Hold Ctrl-C back; processes that start within never see it, not even before their own code runs."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -53,17 +53,22 @@ class _InWords:
         self._queue.put((index, kind.__name__, str(message), trace))
 
 
-def _worker(
-    index: int, make: Callable[[], Any], pipe: Any, parent_pipe: Any, memory: Any, queue: Any, *rest: Any
-) -> None:
-    """Gymnasium's worker, which Ctrl-C leaves to its parent to stop, and which dies with its parent."""
+def stay_with_parent() -> bool:
+    """Let this process die with its parent, which alone Ctrl-C is for; false if that has gone already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         # a worker in the middle of a long step would not notice the end of its pipe
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     # in a container, the parent that lives may be process 1 itself
-    if parent is not None and os.getppid() == 1 != parent.pid:
+    return parent is None or os.getppid() != 1 or parent.pid == 1
+
+
+def _worker(
+    index: int, make: Callable[[], Any], pipe: Any, parent_pipe: Any, memory: Any, queue: Any, *rest: Any
+) -> None:
+    """Gymnasium's worker, which Ctrl-C leaves to its parent to stop, and which dies with its parent."""
+    if not stay_with_parent():
         return
     errors: Any = _InWords(queue)
     try:
@@ -93,7 +98,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
         self._steps, self.spec = 0, spec
         try:
-            with _interrupts_wait(options.get("context")):
+            with interrupts_wait(options.get("context")):
                 self._or_name_the_lost(super().__init__, env_fns, worker=_worker, **options)
         except BaseException:
             if hasattr(self, "processes"):

@@ -171,6 +171,11 @@ class VectorEnv(EnvBase):
         restore(self.envs, state["envs"])
         self.root, self._restarted = dict(state["root"]), state["restarted"]
 
+    @property
+    def first_seed(self) -> int | None:
+        """Of the first reset."""
+        return self._seed
+
     def reseed(self, moment: int | None) -> None:
         """Make the next reset one with seeds that follow from the first seed and a moment, such as a frame count.
 

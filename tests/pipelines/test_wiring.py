@@ -28,9 +28,12 @@ LOOP = {
     "gif",
     "threads",
     "device",
-    # give the same run by another way: tests/pipelines/test_envs.py, test_recording.py
+    # give the same run by another way: tests/pipelines/test_envs.py, test_recording.py, test_processes.py
     "backend",
     "compile",
+    "collector",
+    "num_collectors",
+    "asynchronous",
 }
 ENVIRONMENT = {"env_id": "Acrobot-v1", "num_envs": 5, "max_episode_steps": 9, "seed": 1}
 SHAPING = {"reward_shaping": "outcome", "shaping_steps": 5}
