@@ -113,7 +113,9 @@ class SyncDataCollector(Collector):
             and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None
-            and not (self.init_random_frames or self.reset_at_each_iter or self.set_truncated)
+            # TorchRL's multi-process collectors say -1 for none
+            and (self.init_random_frames or 0) <= 0
+            and not (self.reset_at_each_iter or self.set_truncated)
             and not (self.return_same_td or self._compact_next_keys)
         )
 

@@ -342,4 +342,4 @@ class FleetState:
             return
         if not isinstance(state["collectors"], list) or len(state["collectors"]) != self._fleet.num_collectors:
             raise ValueError(f"expected the states of {self._fleet.num_collectors} collectors")
-        self._fleet.call_each("restore", state["collectors"])
+        self._fleet.call_each("restore", [(each,) for each in state["collectors"]])

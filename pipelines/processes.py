@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +21,8 @@ from rlpipe.pipelines.fleet import Fleet, PolicyCopy, WorkerCollector
 from rlpipe.pipelines.seeding import spawned
 from rlpipe.pipelines.workers import interrupts_wait, stay_with_parent
 
-_LOST = (RuntimeError, EOFError, BrokenPipeError, ConnectionResetError)
+# the last is what TorchRL stumbles over when it stops the others
+_LOST = (RuntimeError, EOFError, BrokenPipeError, ConnectionResetError, ValueError)
 
 
 class _Worker(WorkerCollector):
@@ -120,24 +123,31 @@ class _Processes(Fleet):
                 raise answer
         return answers
 
-    def _told(self, error: Exception) -> TrainingError:
-        """What became of a collector."""
-        index, of, words = None, f"of {self.num_collectors}", ""
-        found = re.search(r"worker (\d+) \(exit code (-?\d+)\)", str(error))
-        if found is None:
-            dead = [(at, each) for at, each in enumerate(self.procs) if not _lives(each)]
-            index, code = (dead[0][0], dead[0][1].exitcode) if dead else (None, None)
-        else:
-            index, code = int(found[1]), int(found[2])
+    def _told(self, error: Exception) -> Exception:
+        """What became of a collector; the error itself, if none has failed."""
         if not self._failures.empty():
             index, words = self._failures.get()
-            return TrainingError(f"collector {index} {of} failed: {words}")
-        if index is None:
-            return TrainingError(f"one {of} collectors failed: {error}")
+            return TrainingError(f"collector {index} of {self.num_collectors} failed: {words}")
+        # TorchRL's check forgets the processes that it has stopped
+        found = re.search(r"worker (\d+) \(exit code (-?\d+)\)", str(error))
+        dead = [(int(found[1]), int(found[2]))] if found else self._dead()
+        if not dead:
+            return error
+        index, code = dead[0]
         return TrainingError(
-            f"collector {index} {of} died (exit code {code}) without a last message; a negative code is the signal "
-            "that killed it, -9 often means that memory ran out"
+            f"collector {index} of {self.num_collectors} died (exit code {code}) without a last message; a negative "
+            "code is the signal that killed it, -9 often means that memory ran out"
         )
+
+    def _dead(self) -> list[tuple[int, int]]:
+        """Which processes have gone, and their exit codes; first those that nobody stopped."""
+        gone = []
+        for index, process in enumerate(self.procs):
+            with contextlib.suppress(ValueError):  # of one that TorchRL has put away
+                process.join(timeout=0.5)
+                if process.exitcode is not None:
+                    gone.append((index, process.exitcode))
+        return sorted(gone, key=lambda each: each[1] == -signal.SIGTERM)
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True, raise_on_error: bool = True) -> None:
         """Stop every collector, as the stock method of this name does."""
@@ -204,9 +214,3 @@ def _without_trace(error: Exception) -> Exception:
     if isinstance(error, RlpipeError):
         return type(error)(words)
     return ConfigError(f"a collector could not be started: {type(error).__name__}: {words}")
-
-
-def _lives(process: Any) -> bool:
-    # a process whose pipe has just closed may take a moment to be gone
-    process.join(timeout=0.5)
-    return bool(process.is_alive())

@@ -196,7 +196,7 @@ class _Loop:
         numbers = [weight for weight in weights if weight.numel() and weight.is_floating_point()]
         largest = max((weight.abs().max().item() for weight in numbers), default=0.0)
         if largest < _DIVERGED:
-            return error
+            return TrainingError(f"{error}{_kept(self.run)}")
         return TrainingError(
             f"{error}; but the policy has diverged, its largest weight is {largest:.0e}: try a lower lr or step_size"
         )
@@ -299,9 +299,12 @@ def _check_finite(scalars: Mapping[str, float], frames: int, run: Run | None) ->
 
 
 def _diverged(frames: int, what: str, value: str, run: Run | None) -> TrainingError:
-    message = f"training stopped at frame {frames}: {what} is {value}"
+    return TrainingError(f"training stopped at frame {frames}: {what} is {value}{_kept(run)}")
+
+
+def _kept(run: Run | None) -> str:
+    """What a message ends with that tells of the end of a run."""
     if run is None:
-        return TrainingError(message)
+        return ""
     last = run.last_checkpoint()
-    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-    return TrainingError(f"{message}; {kept}")
+    return f"; the last good checkpoint is {last}" if last else "; there is no checkpoint yet"

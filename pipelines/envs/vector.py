@@ -169,7 +169,9 @@ class VectorEnv(EnvBase):
         """
         check_like({"envs": None, "root": dict(self.root), "restarted": self._restarted}, {**state, "envs": None})
         restore(self.envs, state["envs"])
-        self.root, self._restarted = dict(state["root"]), state["restarted"]
+        # copies, because what comes through a pipe may be one array with one of the environments' own
+        self.root = {key: array.copy() for key, array in state["root"].items()}
+        self._restarted = state["restarted"].copy()
 
     @property
     def first_seed(self) -> int | None:

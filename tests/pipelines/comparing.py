@@ -9,7 +9,7 @@ import torch
 from rlpipe.pipelines.checkpoint import read_manifest
 from rlpipe.pipelines.folder import newest_checkpoint
 
-TIMES = ("seconds", "frames_per_second")
+TIMES = ("seconds", "frames_per_second", "collectors_waiting")
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -21,10 +21,19 @@ def fingerprint(folder: Path) -> dict[str, str]:
     # runs that were not begun by the command line leave the process's generators where they are
     kept = {name: content for name, content in manifest["components"].items() if name != "global_random"}
     for name, content in kept.items():
-        timeless = [pair for pair in content["dict"] if name not in ("progress", "line") or pair[0] not in TIMES]
+        timeless = _timeless(content) if name in ("progress", "line") else content
         # the digest of its tensors is in the manifest
         prints[name] = _digest([timeless, manifest["files"].get(f"{name}.safetensors")])
     return {**prints, "newest": checkpoint.name}
+
+
+def _timeless(content: object) -> object:
+    """What a component holds, without entries that are times, at any depth."""
+    if isinstance(content, list):
+        return [_timeless(each) for each in content]
+    if not isinstance(content, dict) or "dict" not in content:
+        return content
+    return {"dict": [[key, _timeless(value)] for key, value in content["dict"] if key not in TIMES]}
 
 
 def _without_times(path: Path) -> list[dict]:
