@@ -14,11 +14,22 @@ from rlpipe.modules.exploration import (
     ScheduleKind,
     make_schedule,
 )
-from rlpipe.modules.networks import MLP, Activation, DuelingHead, Flatten, Initialization, OneHot, Pixels, encoder
+from rlpipe.modules.networks import (
+    CNN,
+    MLP,
+    Activation,
+    DuelingHead,
+    Flatten,
+    Initialization,
+    OneHot,
+    Pixels,
+    encoder,
+)
 from rlpipe.modules.returns import NStep, ReturnToGo
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 
 __all__ = [
+    "CNN",
     "GAE",
     "MLP",
     "ActionValueCritic",

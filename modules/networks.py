@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torchrl.data import Categorical, Composite, TensorSpec
 Activation = Literal["relu", "tanh", "silu"]
 """Activations between layers, by name."""
 Initialization = Literal["default", "orthogonal", "xavier"]
-"""How linear layers begin; `default` is PyTorch's way, and biases are 0 with the others."""
+"""How linear and convolutional layers begin; `default` is PyTorch's way, and biases are 0 with the others."""
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class Tanh(nn.Module):
@@ -101,19 +102,70 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
     return Flatten(spec.shape[batch_dims:], scale)
 
 
-def initialize(layer: nn.Linear, kind: Initialization, gain: float = math.sqrt(2)) -> nn.Linear:
-    """Initialise a linear layer in place.
+def initialize(layer: Layer, kind: Initialization, gain: float = math.sqrt(2)) -> Layer:
+    """Initialise a linear or convolutional layer in place.
 
-    PyTorch's default, or with zero bias orthogonal (Saxe et al. 2014) or Xavier uniform (Glorot and Bengio 2010, which
-    knows no `gain` but 1).
+    PyTorch's default, or with zero bias orthogonal (Saxe et al. 2014; of a convolution, as a matrix with a row for each
+    output channel) or Xavier uniform (Glorot and Bengio 2010, which knows no `gain` but 1).
     """
     if kind == "xavier":
         nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
     if kind == "orthogonal":
         nn.init.orthogonal_(layer.weight, gain)
+    if kind != "default" and layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def _check_name(field: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+class CNN(nn.Sequential):
+    """The convolutions of the DQN papers (Mnih et al. 2015, Methods): images `[*B, C, H, W]` to `[*B, features]`.
+
+    32 filters of 8x8 with stride 4, 64 of 4x4 with stride 2, 64 of 3x3 with stride 1, a ReLU after each. Of 84x84
+    pixels it makes 3,136 features; the papers' network is `nn.Sequential(CNN((4, 84, 84)), MLP(3136, n, (512,)))`.
+
+    Takes numbers from 0 to 255, uint8 as a rule, and divides them by 255 itself, on the device where they are.
+
+    Args:
+        shape: of one image, channels first: `(C, H, W)`.
+        initialization: `"default"` is PyTorch's, `"orthogonal"` has gain sqrt(2); or `"xavier"`.
+
+    Raises:
+        ValueError: an image of fewer than 36 pixels a side, of which nothing would be left.
+    """
+
+    least = 36
+    """Pixels of height and of width."""
+
+    def __init__(self, shape: Sequence[int], initialization: Initialization = "default") -> None:
+        if not self.takes(shape):
+            raise ValueError(
+                f"an image has shape {list(shape)}; expected [channels, height, width], where height and width are "
+                f"{self.least} or more"
+            )
+        _check_name("initialization", initialization, get_args(Initialization))
+        channels, height, width = shape
+        layers: list[nn.Module] = []
+        for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            layers += [initialize(nn.Conv2d(channels, filters, size, stride), initialization), nn.ReLU()]
+            channels, height, width = filters, (height - size) // stride + 1, (width - size) // stride + 1
+        super().__init__(*layers)
+        self.features = channels * height * width
+
+    @classmethod
+    def takes(cls, shape: Sequence[int]) -> bool:
+        """Whether there can be a network for images of this shape."""
+        return len(shape) == 3 and min(shape[1:]) >= cls.least
+
+    def forward(self, observation: Tensor) -> Tensor:
+        batch, image = observation.shape[:-3], observation.shape[-3:]
+        # in place on a copy, because to allocate memory for so many numbers takes longer than to divide them
+        scaled = observation.to(torch.get_default_dtype(), copy=True).div_(255)
+        return super().forward(scaled.reshape(-1, *image)).reshape(*batch, self.features)
 
 
 class MLP(nn.Sequential):
@@ -141,12 +193,8 @@ class MLP(nn.Sequential):
         layer_norm: bool = False,
         gain: float = 1.0,
     ) -> None:
-        for name, value, kinds in (
-            ("activation", activation, get_args(Activation)),
-            ("initialization", initialization, get_args(Initialization)),
-        ):
-            if value not in kinds:
-                raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, kinds))}")
+        _check_name("activation", activation, get_args(Activation))
+        _check_name("initialization", initialization, get_args(Initialization))
         layers: list[nn.Module] = []
         for size in hidden:
             layers.append(initialize(nn.Linear(inputs, size), initialization))

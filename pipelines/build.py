@@ -20,7 +20,18 @@ from torchrl.data import Categorical
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, encoder, make_schedule
+from rlpipe.modules import (
+    CNN,
+    MLP,
+    CategoricalActor,
+    Critic,
+    EpsilonGreedy,
+    Flatten,
+    GaussianActor,
+    OneHot,
+    encoder,
+    make_schedule,
+)
 from rlpipe.pipelines.checkpoint import load_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import ActorConfig, ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
@@ -140,15 +151,16 @@ def is_masked(env: EnvBase) -> bool:
 def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
     """Observation `[*B, ...]` to the features of the last hidden layer, `[*B, config.hidden[-1]]`.
 
+    Images of bytes, channels first (`[C, H, W]`, 36 pixels a side or more), go through the convolutions of the DQN
+    papers before the hidden layers; with `hidden` of 512 that is the papers' network.
+
     Raises:
         ConfigError: `observation_scale` does not fit the observation.
     """
-    try:
-        first = encoder(env.observation_spec["observation"], len(env.batch_size), config.observation_scale)
-    except ValueError as error:
-        raise ConfigError(f"observation_{error}") from error
+    first = _make_first(config, env)
     sizes = (first.features, *config.hidden)
     weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+    weights += sum(each.numel() for each in first.parameters())
     bytes_needed = weights * _COPIES * torch.get_default_dtype().itemsize
     check_memory(f"hidden has {weights:,} weights, which to learn take", bytes_needed, torch.device("cpu"))
     layers = MLP(
@@ -160,6 +172,22 @@ def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
         layer_norm=config.layer_norm,
     )
     return nn.Sequential(first, *layers)
+
+
+def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
+    """The layers before the hidden ones."""
+    spec, dims = env.observation_spec["observation"], len(env.batch_size)
+    if spec.dtype == torch.uint8 and CNN.takes(spec.shape[dims:]):
+        if config.observation_scale is not None:
+            raise ConfigError(
+                f"observation_scale is given, and the observation is an image, {list(spec.shape[dims:])}, which the "
+                "network divides by 255 itself; --observation-scale none leaves it at that"
+            )
+        return CNN(spec.shape[dims:], config.initialization)
+    try:
+        return encoder(spec, dims, config.observation_scale)
+    except ValueError as error:
+        raise ConfigError(f"observation_{error}") from error
 
 
 def make_actor(

@@ -39,7 +39,7 @@ class NetworkConfig:
     activation: Activation = "tanh"
     """Activation between layers."""
     initialization: Initialization = "orthogonal"
-    """Of the linear layers; `default` is PyTorch's."""
+    """Of linear and convolutional layers; `default` is PyTorch's."""
     layer_norm: bool = False
     """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
     observation_scale: tuple[float, ...] | None = number(

@@ -53,7 +53,7 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     activation: Activation = "relu"
     """Activation between layers."""
     initialization: Initialization = "default"
-    """Of the linear layers; `default` is PyTorch's."""
+    """Of linear and convolutional layers; `default` is PyTorch's."""
     layer_norm: bool = True
     """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
     num_envs: int = number(32, at_least=1, at_most=1_000_000)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchrl.data import Bounded, Categorical
 
-from rlpipe.modules import MLP, DuelingHead, Flatten, OneHot, Pixels, encoder
+from rlpipe.modules import CNN, MLP, DuelingHead, Flatten, OneHot, Pixels, encoder
 from rlpipe.modules.networks import Tanh
 
 
@@ -108,3 +108,56 @@ def test_pixels_are_scaled_and_channels_first():
     assert out[1, 2, 0, 3, 4] == 1.0
     assert out[:, :, 0].sum() == 1.0
     torch.testing.assert_close(out[:, :, 1], torch.full((2, 3, 4, 5), 0.2))
+
+
+@pytest.mark.parametrize(("shape", "features"), [((4, 84, 84), 3136), ((1, 36, 47), 128), ((3, 64, 100), 2304)])
+def test_convolutions_for_images_of_any_size(shape, features):
+    network = CNN(shape)
+    assert network.features == features
+    for batch in ((), (2,), (2, 3), (0,)):
+        assert network(torch.zeros(*batch, *shape, dtype=torch.uint8)).shape == (*batch, features)
+
+
+def test_convolutions_are_those_of_the_papers():
+    network = CNN((4, 84, 84))
+    sizes = [(each.in_channels, each.out_channels, each.kernel_size[0], each.stride[0]) for each in list(network)[::2]]
+    assert sizes == [(4, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]
+    assert all(type(each) is torch.nn.ReLU for each in list(network)[1::2])
+    image = torch.randint(0, 256, (2, 5, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        by_hand = torch.nn.Sequential(*network)(image.flatten(0, 1) / 255).flatten(1).unflatten(0, (2, 5))
+        torch.testing.assert_close(network(image), by_hand, rtol=0, atol=1e-6)
+        for other in (image.float(), image.double()):
+            kept = other.clone()
+            assert torch.equal(network(other), network(image))
+            assert torch.equal(other, kept)
+
+
+@pytest.mark.parametrize("shape", [(4, 35, 84), (4, 84, 35), (84, 84), (84, 84, 3), (2, 4, 84, 84)])
+def test_images_too_small_for_convolutions(shape):
+    assert not CNN.takes(shape)
+    with pytest.raises(ValueError, match=r"\[channels, height, width\], where height and width are 36 or more"):
+        CNN(shape)
+
+
+def test_convolutions_refuse_other_channels():
+    with pytest.raises(RuntimeError, match="to have 4 channels"):
+        CNN((4, 84, 84))(torch.zeros(2, 84, 84, 4))
+
+
+def test_initialisation_of_convolutions():
+    first = CNN((1, 36, 36), "orthogonal")[0]
+    matrix = first.weight.flatten(1)
+    torch.testing.assert_close(matrix @ matrix.T, 2.0 * torch.eye(32), rtol=0, atol=1e-5)
+    assert first.bias.abs().sum() == 0
+    last = CNN((1, 36, 36), "xavier")[-2]
+    limit = math.sqrt(6 / (2 * 64 * 9))
+    assert 0.99 * limit < last.weight.abs().max() <= limit
+    assert last.bias.abs().sum() == 0
+    torch.manual_seed(0)
+    plain = CNN((1, 36, 36))[0]
+    torch.manual_seed(0)
+    assert torch.equal(plain.weight, torch.nn.Conv2d(1, 32, 8, 4).weight)
+    assert plain.bias.abs().sum() > 0
+    with pytest.raises(ValueError, match="initialization is 'x'; allowed are 'default'"):
+        CNN((1, 36, 36), "x")

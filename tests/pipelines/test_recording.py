@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from images import IMAGES
 from tensordict import LazyStackedTensorDict, TensorDict
 from torch import nn
 from torchrl.data import Categorical
@@ -30,6 +31,8 @@ CASES = [
     (dqn, {**REPLAY, **MAZE, "dueling": True, "double": False, "layer_norm": False}),
     (dqn, {**REPLAY, "env_id": "FrozenLake-v1", "kind": "mse", "max_grad_value": 0.1, "target_every": 3, "tau": 1.0}),
     (dqn, {**REPLAY, "replay": False, "target_network": False, "double": False}),
+    (dqn, {**REPLAY, "env_id": IMAGES, "updates": 2}),
+    (ppo, {**SMALL, "env_id": IMAGES, "shared_trunk": True, "epochs": 1}),
     (reinforce, {**SMALL, **WHOLE}),
     (reinforce, {**SMALL, **WHOLE, "baseline": True, "entropy_coefficient": 0.1}),
     (reinforce, {**SMALL, **WHOLE, "normalize": "episode"}),
