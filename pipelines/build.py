@@ -32,6 +32,7 @@ from rlpipe.modules import (
     encoder,
     make_schedule,
 )
+from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.checkpoint import load_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import ActorConfig, ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
@@ -84,6 +85,8 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
         env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
     try:
+        if config.from_pixels:
+            check_drawable(config.env)
         _check_eval_env(config, env)
     except ConfigError:
         env.close()
@@ -111,6 +114,8 @@ def _check_eval_env(config: TrainConfig, env: TransformedEnv) -> None:
     both = (env.base_env.envs, other.base_env.envs)
     spaces = [(each.single_observation_space, each.single_action_space) for each in both]
     other.close()
+    if config.from_pixels:
+        check_drawable(config.eval_env)
     if spaces[0] != spaces[1]:
         raise ConfigError(
             f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "

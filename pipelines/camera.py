@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,9 @@ import gymnasium as gym
 import numpy as np
 from torchrl.envs import Transform, TransformedEnv
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.pixels import check_modes, check_picture, choose_drivers
 
 
 class Camera(gym.Wrapper[Any, Any, Any, Any]):
@@ -45,12 +45,10 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:  # each environment has its own, such as for a display that is missing
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl(self.env)}") from error
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ConfigError(
-                f"env-id {self._env_id!r} draws no images: render() gave {found}, expected uint8 [height, width, 3]"
-            )
-        return image
+        try:
+            return check_picture(image)
+        except RlpipeError as error:
+            raise ConfigError(f"env-id {self._env_id!r} draws no images: {error}") from error
 
 
 def check_drawable(env_config: EnvConfig) -> None:
@@ -59,7 +57,8 @@ def check_drawable(env_config: EnvConfig) -> None:
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
-    env = make_drawn(env_config, seed=None)
+    # what is observed through pictures would fail already in its reset
+    env = make_drawn(replace(env_config, from_pixels=False), seed=None)
     try:
         env.reset()
         Camera.of(env, env_config.env_id).take()
@@ -74,11 +73,8 @@ def make_drawn(env_config: EnvConfig, *, seed: int | None, transforms: Sequence[
         ConfigError: it has no such render mode.
     """
     one = replace(env_config, num_envs=1, backend="sync")
-    modes = metadata(one).get("render_modes", [])
-    if "rgb_array" not in modes:
-        has = f"only {', '.join(modes)}" if modes else "no render mode at all"
-        raise ConfigError(f"env-id {one.env_id!r} draws no images: it has {has}, and a GIF needs rgb_array")
-    _choose_drivers()
+    check_modes(one.env_id, metadata(one), "a GIF")
+    choose_drivers()
     return make_env(one, seed=seed, transforms=transforms, render_mode="rgb_array")
 
 
@@ -89,14 +85,6 @@ def metadata(env_config: EnvConfig) -> dict[str, Any]:
         return dict(env.base_env.envs.metadata)
     finally:
         env.close()
-
-
-def _choose_drivers() -> None:
-    """Without a display MuJoCo would try to draw into a window all the same, and fail, and SDL complain."""
-    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    if sys.platform == "linux" and not shown:
-        for name, driver in (("MUJOCO_GL", "egl"), ("SDL_VIDEODRIVER", "dummy"), ("SDL_AUDIODRIVER", "dummy")):
-            os.environ.setdefault(name, driver)
 
 
 def _opengl(env: gym.Env[Any, Any]) -> str:

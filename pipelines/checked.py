@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Dict, Discrete, Space
 
 from rlpipe.errors import TrainingError
+from rlpipe.pipelines.pixels import PixelObservation
 
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
 _FLAGS = frozenset({bool, np.bool_})
@@ -28,9 +29,12 @@ class _FaultError(Exception):
     """What an environment returned, and what was expected."""
 
 
-def make_checked(spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None) -> Checked:
+def make_checked(
+    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
+) -> Checked:
     """Make an environment, `Checked` in place of Gymnasium's checker, which warns, and only of the first step."""
-    return Checked(gym.make(spec, disable_env_checker=True, **kwargs), who)
+    env = gym.make(spec, disable_env_checker=True, **kwargs)
+    return Checked(PixelObservation(env) if from_pixels else env, who)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):

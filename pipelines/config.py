@@ -117,11 +117,13 @@ class EnvironmentConfig:
     """Steps that an episode must last for the good end of `outcome` and `fall`."""
     normalize_frames: int | None = number(None, at_least=2, at_most=1_000_000)
     """Normalise observations by their mean and standard deviation over so many random frames before training."""
+    from_pixels: bool = False
+    """Observe what the environment draws instead: the last four pictures in grey, 84x84."""
 
     @property
     def env(self) -> EnvConfig:
         """What `make_env` takes."""
-        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps)
+        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps, self.from_pixels)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
         check_fields(self)
         _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
         self._check_collection()
+        _check_pixels(self)
         self.validate()
 
     def _check_collection(self) -> None:
@@ -285,6 +288,15 @@ def check_divisible(num_envs: int, collectors: int) -> None:
             f"num_collectors is {collectors}, among which num_envs {num_envs} cannot be divided; with num_envs "
             f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
         )
+def _check_pixels(config: TrainConfig) -> None:
+    if not config.from_pixels:
+        return
+    if config.reward_shaping == "balance":
+        raise ConfigError("reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it")
+    if config.normalize_frames is not None:
+        raise ConfigError("normalize_frames is given, and the network divides pixels by 255 itself; leave it out")
+    # which refuses some backends
+    _ = config.env
 
 
 def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:

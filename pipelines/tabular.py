@@ -53,7 +53,9 @@ class TabularConfig(TrainConfig):
         return replace(super().stopping, at_change=self.stop_at_change)
 
     def validate(self) -> None:
-        """Bins have their limits, and the table is on the CPU."""
+        """Bins have their limits, and the table is on the CPU; it takes no pictures."""
+        if self.from_pixels:
+            raise ConfigError("from_pixels is True, and a table takes no pictures; use ppo, a2c, reinforce or dqn")
         if self.bins is not None and (self.bin_low is None or self.bin_high is None):
             raise ConfigError(f"bins is {self.bins}, which needs bin_low and bin_high, one number a feature each")
         if self.bins is None and (self.bin_low, self.bin_high) != (None, None):

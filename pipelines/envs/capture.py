@@ -10,8 +10,11 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from rlpipe.pipelines.checked import Checked
+from rlpipe.pipelines.fitting import check_like
+from rlpipe.pipelines.pixels import PixelObservation
 
 _WITHOUT_STATE = (Checked, OrderEnforcing, PassiveEnvChecker)
+_WITH_STATE = (TimeLimit, PixelObservation)
 
 
 def can_capture(envs: VectorEnv) -> bool:
@@ -59,13 +62,18 @@ def _layers(env: gym.Env[Any, Any]) -> tuple[list[gym.Env[Any, Any]], gym.Env[An
 
 def _can_capture_one(env: gym.Env[Any, Any]) -> bool:
     wrappers, base = _layers(env)
-    return _offers_state(base) and all(type(each) in (*_WITHOUT_STATE, TimeLimit) for each in wrappers)
+    return _offers_state(base) and all(type(each) in (*_WITHOUT_STATE, *_WITH_STATE) for each in wrappers)
 
 
 def _capture_one(env: gym.Env[Any, Any]) -> dict[str, Any]:
     wrappers, base = _layers(env)
     elapsed = [each._elapsed_steps for each in wrappers if isinstance(each, TimeLimit)]
-    return {"state": base.get_state(), "random": _random_state(base), "elapsed": elapsed}  # type: ignore[attr-defined]
+    return {
+        "state": base.get_state(),  # type: ignore[attr-defined]
+        "random": _random_state(base),
+        "elapsed": elapsed,
+        "pictures": [each.pictures for each in wrappers if isinstance(each, PixelObservation)],
+    }
 
 
 def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
@@ -73,6 +81,10 @@ def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     limits = [each for each in wrappers if isinstance(each, TimeLimit)]
     for limit, elapsed in zip(limits, state["elapsed"], strict=True):
         limit._elapsed_steps = elapsed
+    observers = [each for each in wrappers if isinstance(each, PixelObservation)]
+    for observer, pictures in zip(observers, state["pictures"], strict=True):
+        check_like(observer.pictures, pictures, "pictures")
+        observer.pictures = pictures
     base.set_state(state["state"])  # type: ignore[attr-defined]
     _set_random_state(base, state["random"])
 

@@ -25,6 +25,8 @@ class EnvConfig:
             else steps one after the other; `sync` always does that; `async` steps each in a process of its own;
             `envpool` steps the environments that it has in C++, on threads, and needs the extra of that name.
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
+        from_pixels: observe what the environment draws, the last four pictures in grey, uint8 `[4, 84, 84]`, instead of
+            what it observes itself; an action mask stays beside them.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -34,6 +36,7 @@ class EnvConfig:
     num_envs: int = 1
     backend: Backend = "auto"
     max_episode_steps: int | None = None
+    from_pixels: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.env_id, (str, type)):
@@ -43,3 +46,7 @@ class EnvConfig:
         for name, value in (("num_envs", self.num_envs), ("max_episode_steps", self.max_episode_steps)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} is {value!r}; allowed is a whole number, 1 or more")
+        if type(self.from_pixels) is not bool:
+            raise ConfigError(f"from_pixels is {self.from_pixels!r}; allowed are True and False")
+        if self.from_pixels and self.backend == "envpool":
+            raise ConfigError("from_pixels is True, and backend 'envpool' draws nothing; backend 'sync' and 'async' do")

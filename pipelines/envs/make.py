@@ -19,6 +19,7 @@ from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
 from rlpipe.pipelines.folder import module_of
+from rlpipe.pipelines.pixels import check_modes, choose_drivers
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
@@ -93,25 +94,25 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
 def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.VectorEnv:
     spec = env_spec(config.env_id)
     steps = config.max_episode_steps or spec.max_episode_steps
-    kwargs: dict[str, Any] = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
-    if render_mode is not None:
-        kwargs["render_mode"] = render_mode
+    kwargs = _options(config, render_mode)
+    make_one = functools.partial(make_checked, spec, kwargs, from_pixels=config.from_pixels)
+    vectorised = config.backend == "auto" and not config.from_pixels
     autoreset: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    if config.backend == "envpool" and render_mode is not None:
-        raise ConfigError(f"render_mode is {render_mode!r}; backend 'envpool' draws nothing, backend 'sync' does")
     try:
+        if config.from_pixels:
+            _check_drawn(config, spec)
         if config.backend == "envpool":
             return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
         if config.backend == "async":
-            return WorkerVectorEnv([functools.partial(make_checked, spec, kwargs)] * config.num_envs, spec, **autoreset)
-        if config.backend == "auto" and spec.entry_point == _CARTPOLE and steps is not None:
+            return WorkerVectorEnv([make_one] * config.num_envs, spec, **autoreset)
+        if vectorised and spec.entry_point == _CARTPOLE and steps is not None:
             envs: gym.vector.VectorEnv = SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
             envs.spec = spec
             return envs
-        if config.backend == "auto" and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
+        if vectorised and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
             return gym.make_vec(spec, config.num_envs, vectorization_mode="vector_entry_point", **kwargs)
         names = [f"environment {index} of {config.num_envs} ({spec.id})" for index in range(config.num_envs)]
-        envs = SyncVectorEnv([functools.partial(make_checked, spec, kwargs, name) for name in names], **autoreset)
+        envs = SyncVectorEnv([functools.partial(make_one, name) for name in names], **autoreset)
         envs.spec = spec
         return envs
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
@@ -126,6 +127,26 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
         # Gymnasium's own say enough
         kind = "" if isinstance(error, (gym.error.Error, TypeError)) or not str(error) else f"{type(error).__name__}: "
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{_first_line(error)}") from error
+
+
+def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
+    """What Gymnasium makes an environment with."""
+    if config.from_pixels and render_mode not in (None, "rgb_array"):
+        raise ConfigError(f"render_mode is {render_mode!r}; an environment with from_pixels has rgb_array")
+    if config.backend == "envpool" and render_mode is not None:
+        raise ConfigError(f"render_mode is {render_mode!r}; backend 'envpool' draws nothing, backend 'sync' does")
+    render_mode = "rgb_array" if config.from_pixels else render_mode
+    options = {"max_episode_steps": config.max_episode_steps, "render_mode": render_mode}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None:
+    """Before an environment is made with a render mode, which not every one takes."""
+    env = gym.make(spec, disable_env_checker=True)
+    metadata = env.metadata
+    env.close()
+    check_modes(config.env_id, metadata, "--from-pixels")
+    choose_drivers()
 
 
 def _first_line(error: BaseException) -> str:

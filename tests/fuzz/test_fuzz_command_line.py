@@ -44,7 +44,7 @@ GARBAGE = [
 HUGE = ["-1", "-0.5", "1e39", "1" * 20, "9" * 400, "9" * 5000, "-" + "9" * 400, "1e400", "2.5"]
 SMALL = ["0", "1", "2", "3", "0.5", "none", "True", "1e-30"]
 # what is slow without being wrong, or is shared with the tests around
-UNTOUCHED = {"compile", "gif", "threads", "backend", "max_episode_steps"}
+UNTOUCHED = {"compile", "gif", "from_pixels", "threads", "backend", "max_episode_steps"}
 PATHS = ["new", "new/deep", ".", "", "/", "/dev/null/x", "file", "file/below", "x" * 300, "迷路", "a b", "empty", "run"]
 STRAY = [
     "stray",

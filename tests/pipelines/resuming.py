@@ -44,6 +44,15 @@ class Kind:
 
 
 _SHORT = {"num_envs": 4}
+_PIXELS = {
+    "from_pixels": True,
+    "num_envs": 2,
+    "total_frames": 320,
+    "checkpoint_every": 96,
+    "eval_every": 150,
+    "log_every": 64,
+    "max_episode_steps": 10,
+}
 KINDS = {
     "cartpole": Kind("CartPole-v1", "captured", {}),
     "family": Kind("rlpipe/CartPoleInstances-v0", "captured", {}),
@@ -57,6 +66,8 @@ KINDS = {
         "synchronised",
         {"num_envs": 2, "backend": "async", "rollout_steps": 64, "eval_every": 1400, "total_frames": 2000},
     ),
+    "pixels-maze": Kind("rlpipe/Maze-v0", "captured", _PIXELS),
+    "pixels-lake": Kind("FrozenLake-v1", "synchronised", _PIXELS),
     "envpool": Kind("CartPole-v1", "synchronised", {"backend": "envpool"}, "envpool"),
 }
 

@@ -45,6 +45,8 @@ SMALL = [
     ("dqn", "envpool"),
     ("ppo", "mujoco"),
     ("ppo", "family"),
+    ("a2c", "pixels-maze"),
+    ("a2c", "pixels-lake"),
     # SWIG's types, which Box2D brings, have no module
     pytest.param("reinforce", "box2d", marks=pytest.mark.filterwarnings("ignore:builtin type .* has no __module__")),
 ]

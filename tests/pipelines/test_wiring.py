@@ -34,6 +34,8 @@ LOOP = {
     "collector",
     "num_collectors",
     "asynchronous",
+    # tests/pipelines/test_pixels.py
+    "from_pixels",
 }
 ENVIRONMENT = {"env_id": "Acrobot-v1", "num_envs": 5, "max_episode_steps": 9, "seed": 1}
 SHAPING = {"reward_shaping": "outcome", "shaping_steps": 5}

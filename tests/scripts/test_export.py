@@ -31,6 +31,7 @@ KINDS = {
     "from-7": ("dqn", {**DQN, "env_id": "tests/IdentityFrom7-v0"}),
     "dueling": ("dqn", {**DQN, "dueling": True, "layer_norm": True, "observation_scale": (1.0, 2.0, 0.2, 3.0)}),
     "a2c": ("a2c", SMALL),
+    "pixels": ("dqn", {**DQN, "env_id": "rlpipe/Maze-v0", "from_pixels": True, "total_frames": 64, "updates": 1}),
     "reinforce": ("reinforce", {**SMALL, "rollout_steps": 250}),
     "maze": ("q-learning/maze", SHORT),
     "lake": ("q-learning/maze", {**SHORT, "env_id": "FrozenLake-v1"}),
