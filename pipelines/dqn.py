@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -38,9 +38,9 @@ from rlpipe.pipelines.build import (
 from rlpipe.pipelines.config import ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.fields import LARGEST, MANY, number
 from rlpipe.pipelines.fitting import Kind
+from rlpipe.pipelines.frame_replay import FrameReplay, make_frame_replay, replay_parts
 from rlpipe.pipelines.memory import check_memory, transition_bytes, transition_kinds
 from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, off_policy, once
-from rlpipe.pipelines.replay import ReplayState
 from rlpipe.pipelines.seeding import Seeds
 
 
@@ -68,6 +68,8 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     """Samples of one gradient step, drawn uniformly from the buffer."""
     buffer_size: int = number(50_000, at_least=1, at_most=1_000_000_000)
     """Transitions that the replay buffer holds; the oldest go first."""
+    replay_storage: Literal["transitions", "frames", "frames-on-disk"] = "transitions"
+    """What it keeps: `frames` keeps each frame of stacked pixels once, not eight times; or does so on the disk."""
     warmup_frames: int = number(1_000, at_least=1, at_most=MANY)
     """Frames collected before the first gradient step."""
     gamma: float = number(0.99, at_least=0, at_most=1)
@@ -95,6 +97,8 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
         """The buffer holds a minibatch and the warm-up, a batch the n steps; Double needs a target network."""
         if self.replay:
             self._validate_replay()
+        elif self.replay_storage != "transitions":
+            raise ConfigError(f"replay_storage is {self.replay_storage!r}, which needs replay to be True")
         if self.n_steps > self.rollout_steps:
             raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
         if self.double and not self.target_network:
@@ -147,15 +151,14 @@ def build(config: Config) -> Pipeline:
     explorer = make_explorer(config, env, seeds.generator("exploration", device))
     policy = TensorDictSequential(actor, explorer)
     loss = DQNLoss(actor, kind=config.kind, double=config.double, target_network=config.target_network, n_step=True)
-    if config.replay:
-        size = config.buffer_size * transition_bytes(env, loss.in_keys)
-        check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device)
+    buffer = make_buffer(config, env, loss, seeds, device) if config.replay else None
     kinds = transition_kinds(env, loss.in_keys)
-    learn_from, parts = make_learning(config, loss.to(device), seeds, device, kinds)
+    learn_from, parts = make_learning(config, loss.to(device), buffer, kinds)
     look_ahead = NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        scalars = learn_from(look_ahead(batch))
+        numbered = buffer.number(batch) if isinstance(buffer, FrameReplay) else batch
+        scalars = learn_from(look_ahead(numbered))
         explorer.advance(batch)
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))
 
@@ -163,15 +166,37 @@ def build(config: Config) -> Pipeline:
     return Pipeline(collector, learn, policy, make_state(policy, env, seeds, **parts), tuple(env.transform))
 
 
+def make_buffer(config: Config, env: EnvBase, loss: DQNLoss, seeds: Seeds, device: torch.device) -> ReplayBuffer:
+    """The replay buffer, empty.
+
+    Raises:
+        ConfigError: there is no room for it, or its frames are to be kept and the observations are no stacks of frames.
+    """
+    if config.replay_storage == "transitions":
+        size = config.buffer_size * transition_bytes(env, loss.in_keys)
+        check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device)
+        storage = LazyTensorStorage(config.buffer_size, device=device)
+        return ReplayBuffer(storage=storage, batch_size=config.minibatch_size, generator=seeds.generator("replay"))
+    return make_frame_replay(
+        env,
+        loss.in_keys,
+        buffer_size=config.buffer_size,
+        minibatch_size=config.minibatch_size,
+        device=device,
+        on_disk=config.replay_storage == "frames-on-disk",
+        generator=seeds.generator("replay"),
+    )
+
+
 def make_learning(
-    config: Config, loss: DQNLoss, seeds: Seeds, device: torch.device, kinds: Mapping[Any, Kind]
+    config: Config, loss: DQNLoss, buffer: ReplayBuffer | None, kinds: Mapping[Any, Kind]
 ) -> tuple[Update, dict[str, Any]]:
     """What is learned from a batch, with replay or without; and the parts of it that a checkpoint holds."""
     frames = config.num_envs * config.rollout_steps
     warmup = config.warmup_frames if config.replay else 1
     learning_batches = -(-config.total_frames // frames) - -(-warmup // frames) + 1
     optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), learning_batches, frames)
-    target, replay = None, None
+    target, replay = None, {}
     if loss.target_network is not None:
         target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
     after = [target] if target is not None else []
@@ -184,13 +209,8 @@ def make_learning(
         execution=config.execution,
     )
     learn = once(update, keys=loss.in_keys)
-    if config.replay:
-        buffer = ReplayBuffer(
-            storage=LazyTensorStorage(config.buffer_size, device=device),
-            batch_size=config.minibatch_size,
-            generator=seeds.generator("replay"),
-        )
+    if buffer is not None:
         learn = off_policy(buffer, update, updates=config.updates, warmup=warmup, keys=loss.in_keys)
-        replay = ReplayState(buffer, kinds)
-    parts = {"loss": loss, "optimizer": optimizer, "target": target, "replay": replay, "schedule": schedule}
+        replay = replay_parts(buffer, kinds)
+    parts = {"loss": loss, "optimizer": optimizer, "target": target, "schedule": schedule, **replay}
     return scheduled(learn, optimizer, schedule), parts

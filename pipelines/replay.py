@@ -35,7 +35,7 @@ class ReplayState:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; the tensors are views of the buffer's own."""
-        held = self.buffer[:] if len(self.buffer) else None
+        held = self.buffer.storage[:] if len(self.buffer) else None
         if held is not None and isinstance(self.buffer, TensorDictReplayBuffer):
             # their places, by which it numbers them itself
             held = held.exclude("index")

@@ -28,13 +28,14 @@ LOOP = {
     "gif",
     "threads",
     "device",
-    # give the same run by another way: tests/pipelines/test_envs.py, test_recording.py, test_processes.py
+    # give the same run by another way: test_envs.py, test_recording.py, test_processes.py, test_frame_replay.py
     "backend",
     "compile",
     "collector",
     "num_collectors",
     "asynchronous",
-    # tests/pipelines/test_pixels.py
+    "replay_storage",
+    # test_pixels.py
     "from_pixels",
 }
 ENVIRONMENT = {"env_id": "Acrobot-v1", "num_envs": 5, "max_episode_steps": 9, "seed": 1}
@@ -193,6 +194,8 @@ def test_no_field_is_forgotten_here(module):
     loop = LOOP | ({"total_frames", "env_id", "stop_at_change"} if BASE[module] is BINS else set())
     if not issubclass(module.Config, OptimizerConfig):
         loop = loop - {"compile"}
+    if module is not dqn:
+        loop = loop - {"replay_storage"}
     assert tried | loop == {field.name for field in dataclasses.fields(module.Config)}
 
 

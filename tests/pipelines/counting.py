@@ -1,0 +1,68 @@
+"""An environment whose frames say which environment, episode and step they are of: every stack can be checked."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+STACK, HEIGHT, WIDTH = 4, 5, 8
+
+
+def frame(environment: int, episode: int, step: int) -> np.ndarray:
+    """A picture of these three numbers; steps before the first are negative."""
+    words = np.array([environment, episode, step, 7 * environment + 3 * episode + step, 0xAB], np.int64)
+    return words.view(np.uint8).reshape(HEIGHT, WIDTH).copy()
+
+
+def read(picture: np.ndarray) -> tuple[int, int, int]:
+    """Environment, episode and step of a picture."""
+    environment, episode, step, total, mark = np.ascontiguousarray(picture).view(np.int64).reshape(-1)
+    assert (total, mark) == (7 * environment + 3 * episode + step, 0xAB)
+    return int(environment), int(episode), int(step)
+
+
+class Counting(gym.Env):
+    """Counts; the action changes nothing but the reward.
+
+    Episodes end after `lengths[k]` steps, over and over, every second time truncated.
+    """
+
+    lengths: ClassVar[tuple[int, ...]] = (5,)
+    start: ClassVar[str] = "repeated"
+    made: ClassVar[int] = 0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (STACK, HEIGHT, WIDTH), np.uint8)
+        self.action_space = gym.spaces.Discrete(3)
+        self.render_mode = render_mode
+        self.number, type(self).made = type(self).made, type(self).made + 1
+        self.episode = -1
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.episode, self.step_count = self.episode + 1, 0
+        older = {
+            "repeated": [self._frame(0)] * (STACK - 1),
+            "zeros": [np.zeros((HEIGHT, WIDTH), np.uint8)] * (STACK - 1),
+            "before": [self._frame(step) for step in range(1 - STACK, 0)],
+        }[self.start]
+        self.frames = [*older, self._frame(0)]
+        return np.stack(self.frames), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.step_count += 1
+        self.frames = [*self.frames[1:], self._frame(self.step_count)]
+        ended = self.step_count >= self.lengths[(self.number + self.episode) % len(self.lengths)]
+        truncated = self.episode % 2 == 1
+        reward = float(1000 * self.episode + self.step_count + 0.25 * int(action))
+        return np.stack(self.frames), reward, ended and not truncated, ended and truncated, {}
+
+    def _frame(self, step: int) -> np.ndarray:
+        return frame(self.number, self.episode, step)
+
+
+def counting(lengths: tuple[int, ...], start: str = "repeated") -> type[Counting]:
+    """A class of them, whose first one is number 0."""
+    return type("Counting", (Counting,), {"lengths": lengths, "start": start, "made": 0})
