@@ -2,7 +2,8 @@
 
 `checkpoint.json` holds the metadata, the state of every component as `encoding.py` has it, and a digest of every other
 file; `<component>.safetensors` its tensors. Neither format can hold code. (TorchRL's own checkpoints are not used,
-because its loader unpickles what lies beside a tensor.)
+because its loader unpickles what lies beside a tensor.) The file of a part that has not changed since the last
+checkpoint is not written again, but linked.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
     shutil.rmtree(stage, ignore_errors=True)
     try:
         stage.mkdir()
-        _write(stage, state, metadata)
+        digests = _write(stage, state, metadata)
         sync(stage)
         os.replace(stage, path)
         sync(path.parent)
+        _note_saved(path, state, digests)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(stage, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -111,6 +113,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
                 check_like(state[name].state_dict(), decoded)
                 _check_horizon(state[name], decoded)
             state[name].load_state_dict(decoded)
+            _note_saved(path, {name: state[name]}, manifest["files"])
         except (MemoryError, TrainingError):
             raise
         except Exception as error:  # a foreign state may fail in any way, and must not be taken for a bug of ours
@@ -189,16 +192,42 @@ def check_identity(path: Path, run: Mapping[str, Any]) -> None:
         raise CheckpointError(f"checkpoint {path} does not know how long the run's files were")
 
 
-def _write(folder: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    components, files = {}, {}
+def _write(folder: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Write all files of a checkpoint; returns the digests of those with tensors."""
+    components: dict[str, Any] = {}
+    files: dict[str, str] = {}
     for name, part in state.items():
         components[name], tensors = _encode_component(name, part)
-        if tensors:
-            save_file(_unshared(tensors), folder / _file(name))
-            sync(folder / _file(name))
-            files[_file(name)] = _digest(folder / _file(name))
+        file = folder / _file(name)
+        if tensors and not _link(file, part, files):
+            save_file(_unshared(tensors), file)
+            sync(file)
+            files[file.name] = _digest(file)
     content = {"format": FORMAT, "metadata": dict(metadata), "components": components, "files": files}
     write_synced(folder / _MANIFEST, _sealed(content))
+    return files
+
+
+def _link(file: Path, part: Any, files: dict[str, str]) -> bool:
+    """Give the file of an older checkpoint that holds this part as it is now a second name, if there is one.
+
+    Such a part has `saved_as()`, the path and digest of the file or `None`, and `note_saved(path, digest)`.
+    """
+    saved = part.saved_as() if hasattr(part, "saved_as") else None
+    if saved is None:
+        return False
+    try:
+        os.link(saved[0], file)
+    except OSError:  # it was removed, or the file system knows no links
+        return False
+    files[file.name] = saved[1]
+    return True
+
+
+def _note_saved(path: Path, state: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    for name, part in state.items():
+        if hasattr(part, "note_saved") and _file(name) in digests:
+            part.note_saved(path / _file(name), digests[_file(name)])
 
 
 def _encode_component(name: str, part: Any) -> tuple[Any, Tensors]:

@@ -232,6 +232,10 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
     def validate(self) -> None:
         """Check what concerns several fields at once; algorithms override it."""
 
+    def to_act(self: C) -> C:
+        """The same for a pipeline whose policy is all that is used: without what only learning needs."""
+        return dataclasses.replace(self, backend="auto", device="cpu")
+
     @property
     def eval_env(self) -> EnvConfig:
         """What evaluations run on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -107,6 +107,10 @@ class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
     def is_off_policy(self) -> bool:
         """With replay it is."""
         return self.replay
+
+    def to_act(self) -> Config:
+        """See `TrainConfig.to_act`; there need be no room for the replay buffer."""
+        return replace(super().to_act(), replay=False, replay_storage="transitions")
 
     def _validate_replay(self) -> None:
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.fields import MANY
 from rlpipe.pipelines.fitting import check_like
 
 _WORD = 8
@@ -175,9 +176,10 @@ class FrameStore:
         Raises:
             ValueError: it is none of frames like these.
         """
+        check_like({"written": 0, "tails": None}, {**state, "tails": None})
         written, tails = state["written"], state["tails"]
-        if type(written) is not int or not 0 <= written < 2**62:
-            raise ValueError(f"{written!r} frames were written, expected a whole number")
+        if not 0 <= written <= MANY:
+            raise ValueError(f"written is {written}, expected a whole number from 0 to {MANY}")
         if not isinstance(tails, Tensor) or tails.dtype is not torch.int64 or tails.shape[1:] != self.shape[:1]:
             raise ValueError(f"tails are expected to be int64 of shape [streams, {self.shape[0]}]")
         if not ((tails >= -1) & (tails < written)).all():

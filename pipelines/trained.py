@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        pipeline = builder(described["algorithm"])(replace(config, backend="auto", device="cpu"))
+        pipeline = builder(described["algorithm"])(config.to_act())
         with contextlib.closing(pipeline):
             # what the policy sees depends on the statistics of its observations as well
             load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
