@@ -49,6 +49,7 @@ class FrameReplay(ReplayBuffer):
 
     Raises:
         ConfigError: the disk has no room for it.
+        ValueError: there are fewer frames than transitions.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class FrameReplay(ReplayBuffer):
         generator: torch.Generator | None = None,
     ) -> None:
         num_frames = frames_for(capacity, shape[0]) if num_frames is None else num_frames
+        if num_frames < capacity + shape[0]:
+            raise ValueError(f"num_frames is {num_frames}; allowed is {capacity + shape[0]} or more, capacity + C")
         self.frames = FrameStore(num_frames, shape, device=device, on_disk=on_disk)
         super().__init__(
             storage=LazyTensorStorage(capacity, device=device),

@@ -32,6 +32,7 @@ class Counting(gym.Env):
     lengths: ClassVar[tuple[int, ...]] = (5,)
     start: ClassVar[str] = "repeated"
     made: ClassVar[int] = 0
+    """The number of the next one that is not seeded; the others have their seed as theirs."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = gym.spaces.Box(0, 255, (STACK, HEIGHT, WIDTH), np.uint8)
@@ -42,6 +43,8 @@ class Counting(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
+        if seed is not None:
+            self.number, self.episode = seed % 2**31, -1
         self.episode, self.step_count = self.episode + 1, 0
         older = {
             "repeated": [self._frame(0)] * (STACK - 1),
@@ -58,6 +61,14 @@ class Counting(gym.Env):
         truncated = self.episode % 2 == 1
         reward = float(1000 * self.episode + self.step_count + 0.25 * int(action))
         return np.stack(self.frames), reward, ended and not truncated, ended and truncated, {}
+
+    def get_state(self) -> dict:
+        return {name: vars(self)[name] for name in ("number", "episode", "step_count")} | {
+            "frames": np.stack(self.frames)
+        }
+
+    def set_state(self, state: dict) -> None:
+        vars(self).update({**state, "frames": list(state["frames"])})
 
     def _frame(self, step: int) -> np.ndarray:
         return frame(self.number, self.episode, step)
