@@ -234,7 +234,8 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
 
     def to_act(self: C) -> C:
         """The same for a pipeline whose policy is all that is used: without what only learning needs."""
-        return dataclasses.replace(self, backend="auto", device="cpu")
+        alone = {"collector": "local", "num_collectors": 1, "asynchronous": False}
+        return dataclasses.replace(self, backend="auto", device="cpu", **alone)
 
     @property
     def eval_env(self) -> EnvConfig:
@@ -292,6 +293,8 @@ def check_divisible(num_envs: int, collectors: int) -> None:
             f"num_collectors is {collectors}, among which num_envs {num_envs} cannot be divided; with num_envs "
             f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
         )
+
+
 def _check_pixels(config: TrainConfig) -> None:
     if not config.from_pixels:
         return
