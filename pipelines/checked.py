@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Dict, Discrete, Space
 
 from rlpipe.errors import TrainingError
+from rlpipe.pipelines.games import AtariGame, is_game
 from rlpipe.pipelines.pixels import PixelObservation
 
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
@@ -33,7 +34,7 @@ def make_checked(
     spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
 ) -> Checked:
     """Make an environment, `Checked` in place of Gymnasium's checker, which warns, and only of the first step."""
-    env = gym.make(spec, disable_env_checker=True, **kwargs)
+    env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
     return Checked(PixelObservation(env) if from_pixels else env, who)
 
 

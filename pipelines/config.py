@@ -234,8 +234,8 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
 
     def to_act(self: C) -> C:
         """The same for a pipeline whose policy is all that is used: without what only learning needs."""
-        alone = {"collector": "local", "num_collectors": 1, "asynchronous": False}
-        return dataclasses.replace(self, backend="auto", device="cpu", **alone)
+        here = dataclasses.replace(self, collector="local", num_collectors=1, asynchronous=False)
+        return dataclasses.replace(here, backend="auto", device="cpu")
 
     @property
     def eval_env(self) -> EnvConfig:

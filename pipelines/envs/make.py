@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +16,19 @@ from torchrl.envs import Compose, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.pipelines.checked import make_checked
+from rlpipe.pipelines.envs.atari import AtariGames
 from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
 from rlpipe.pipelines.folder import module_of
+from rlpipe.pipelines.games import FRAMESKIP, is_game
 from rlpipe.pipelines.pixels import check_modes, choose_drivers
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 # what an environment's package is called among rlpipe's extras
+_GAMES = "ALE/"
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
 
 
@@ -82,13 +87,23 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
     try:
         if module := module_of(env_id):
             importlib.import_module(module)
+        if env_id.startswith(_GAMES):
+            return _game_spec(env_id)
         return gym.spec(env_id.rpartition(":")[-1])
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
-        if env_id.startswith("ALE/"):
+        if env_id.startswith(_GAMES) and importlib.util.find_spec("ale_py") is None:
             hint = 'it needs an extra: pip install "rlpipe[atari]"'
         raise ConfigError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
+
+
+def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """The entry of an Atari game, with the limit that its id has in frames in steps."""
+    importlib.import_module("ale_py")
+    spec = copy.deepcopy(gym.spec(env_id))
+    spec.max_episode_steps = spec.kwargs["max_num_frames_per_episode"] // FRAMESKIP
+    return spec
 
 
 def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.VectorEnv:
@@ -105,6 +120,8 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
             return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
         if config.backend == "async":
             return WorkerVectorEnv([make_one] * config.num_envs, spec, **autoreset)
+        if vectorised and is_game(spec) and render_mode is None:
+            return AtariGames(spec, config.num_envs, config.max_episode_steps)
         if vectorised and spec.entry_point == _CARTPOLE and steps is not None:
             envs: gym.vector.VectorEnv = SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
             envs.spec = spec

@@ -18,8 +18,8 @@ from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
 from rlpipe.pipelines.fitting import check_like
 
-OBSERVED = ("observation", "action_mask")
-"""What an observation consists of; the mask is there only where the environment has one."""
+OBSERVED = ("observation", "action_mask", "lives")
+"""What an observation consists of; the mask, and lives, are there only where the environment has them."""
 
 
 class VectorEnv(EnvBase):
@@ -30,7 +30,8 @@ class VectorEnv(EnvBase):
     `episode_reward` (float32, the return so far), both `[num_envs, 1]`, as TorchRL's StepCounter and RewardSum would.
 
     An observation that is a Dict of `observation` and `action_mask` (a vector of 0 and 1, one number an action) gives
-    both entries; the mask is bool, and modules that are told of it take allowed actions only.
+    both entries; the mask is bool, and modules that are told of it take allowed actions only. A third entry may be
+    `lives`, Discrete: those that are left of a game, int64 `[num_envs]`.
 
     Underneath is an interface of NumPy arrays, `root` and `advance`, which TorchRL's `step` and our collector share.
 
@@ -201,6 +202,8 @@ class VectorEnv(EnvBase):
         read = {"observation": np.ascontiguousarray(state)}
         if "action_mask" in self.spaces:
             read["action_mask"] = arrays["action_mask"].astype(bool)
+        if "lives" in self.spaces:
+            read["lives"] = arrays["lives"]
         return read
 
     def _read_final(self, observations: np.ndarray) -> Arrays:
@@ -279,9 +282,10 @@ def _entries(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
     """The spaces of an observation by their keys."""
     if not isinstance(space, Dict):
         return {"observation": space}
-    if set(space) not in ({"observation"}, set(OBSERVED)):
+    if "observation" not in space.spaces or not set(space) <= set(OBSERVED):
         raise ConfigError(
-            f"the observation space is a Dict of {sorted(space)}; rlpipe takes one of 'observation' and 'action_mask'"
+            f"the observation space is a Dict of {sorted(space)}; rlpipe takes one of 'observation', 'action_mask' "
+            "and 'lives'"
         )
     if "action_mask" in space.spaces:
         mask = space["action_mask"]
