@@ -9,6 +9,7 @@ from torchrl.objectives import LossModule
 from rlpipe.losses import functional as F
 from rlpipe.losses.checks import column
 from rlpipe.losses.terms import policy_terms, standardized, value_terms
+from rlpipe.modules.networks import computed_once
 
 
 class A2CLoss(LossModule):
@@ -49,6 +50,10 @@ class A2CLoss(LossModule):
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
         """See the class."""
+        with computed_once(self):
+            return self._forward(batch)
+
+    def _forward(self, batch: TensorDictBase) -> TensorDict:
         advantage = column(batch, "advantage")
         if self.normalize_advantage:
             advantage = standardized(advantage)

@@ -10,6 +10,7 @@ from torchrl.objectives import LossModule
 from rlpipe.losses import functional as F
 from rlpipe.losses.checks import column, scalar
 from rlpipe.losses.terms import policy_terms, standardized, value_terms
+from rlpipe.modules.networks import computed_once
 
 
 class ClipPPOLoss(LossModule):
@@ -58,6 +59,10 @@ class ClipPPOLoss(LossModule):
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
         """See the class."""
+        with computed_once(self):
+            return self._forward(batch)
+
+    def _forward(self, batch: TensorDictBase) -> TensorDict:
         advantage = column(batch, "advantage")
         if self.normalize_advantage:
             advantage = standardized(advantage)

@@ -23,6 +23,8 @@ from rlpipe.modules.networks import (
     Initialization,
     OneHot,
     Pixels,
+    Shared,
+    computed_once,
     encoder,
 )
 from rlpipe.modules.returns import NStep, ReturnToGo
@@ -55,8 +57,10 @@ __all__ = [
     "ReturnToGo",
     "Schedule",
     "ScheduleKind",
+    "Shared",
     "TanhNormal",
     "TensorModule",
+    "computed_once",
     "encoder",
     "make_schedule",
     "only_allowed",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -206,6 +207,34 @@ class MLP(nn.Sequential):
             layers.append(initialize(nn.Linear(inputs, outputs), initialization, gain))
         super().__init__(*layers)
         self.features = inputs if outputs is None else outputs
+
+
+class Shared(nn.Sequential):
+    """Layers that several networks begin with; within `computed_once` they run once for all of these networks."""
+
+    _last: tuple[Tensor, Tensor] | None = None
+    _keeps = False
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if self._last is not None and self._last[0] is observation:
+            return self._last[1]
+        features: Tensor = super().forward(observation)
+        if self._keeps:
+            self._last = (observation, features)
+        return features
+
+
+@contextlib.contextmanager
+def computed_once(module: nn.Module) -> Iterator[None]:
+    """Within, each of the module's `Shared` computes its features of the same tensor once, by its present weights."""
+    shared = [each for each in module.modules() if isinstance(each, Shared)]
+    for each in shared:
+        each._keeps = True
+    try:
+        yield
+    finally:
+        for each in shared:
+            each._keeps, each._last = False, None
 
 
 class DuelingHead(nn.Module):

@@ -71,7 +71,7 @@ def build(config: Config) -> Pipeline:
     device, seeds = check_device(config), Seeds(config.seed)
     env = make_training_env(config, seeds)
     with seeds.torch_seeded("initialization"):
-        trunk = make_trunk(config, env)
+        trunk = make_trunk(config, env, shared=config.shared_trunk)
         actor = make_actor(config, env, trunk, seeds.generator("exploration", device))
         critic = make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))
     loss = A2CLoss(

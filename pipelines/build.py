@@ -29,13 +29,20 @@ from rlpipe.modules import (
     Flatten,
     GaussianActor,
     OneHot,
+    Shared,
     encoder,
     make_schedule,
 )
 from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.checkpoint import load_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.config import ActorConfig, ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.config import (
+    ActorConfig,
+    ExplorationConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
 from rlpipe.pipelines.envs.shaping import make_shaping
 from rlpipe.pipelines.fleet import shares
@@ -153,11 +160,16 @@ def is_masked(env: EnvBase) -> bool:
     return "action_mask" in env.observation_spec.keys()  # noqa: SIM118 - a Composite is no Mapping
 
 
-def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
+def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> nn.Sequential:
     """Observation `[*B, ...]` to the features of the last hidden layer, `[*B, config.hidden[-1]]`.
 
     Images of bytes, channels first (`[C, H, W]`, 36 pixels a side or more), go through the convolutions of the DQN
     papers before the hidden layers; with `hidden` of 512 that is the papers' network.
+
+    Args:
+        config: of the network.
+        env: whose observations it takes.
+        shared: by several networks; of an image, a loss then computes the features once.
 
     Raises:
         ConfigError: `observation_scale` does not fit the observation.
@@ -176,6 +188,8 @@ def make_trunk(config: NetworkConfig, env: EnvBase) -> nn.Sequential:
         initialization=config.initialization,
         layer_norm=config.layer_norm,
     )
+    if shared and isinstance(first, CNN):
+        return nn.Sequential(Shared(first, *layers))
     return nn.Sequential(first, *layers)
 
 

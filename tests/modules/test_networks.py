@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torchrl.data import Bounded, Categorical
 
-from rlpipe.modules import CNN, MLP, DuelingHead, Flatten, OneHot, Pixels, encoder
+from rlpipe.modules import CNN, MLP, DuelingHead, Flatten, OneHot, Pixels, Shared, computed_once, encoder
 from rlpipe.modules.networks import Tanh
 
 
@@ -161,3 +162,24 @@ def test_initialisation_of_convolutions():
     assert plain.bias.abs().sum() > 0
     with pytest.raises(ValueError, match="initialization is 'x'; allowed are 'default'"):
         CNN((1, 36, 36), "x")
+
+
+def test_shared_layers_are_computed_once_where_that_is_asked_for_and_never_with_older_weights():
+    calls, layer, x = [], nn.Linear(3, 2), torch.randn(4, 3)
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    shared = Shared(layer)
+    one, two = nn.Sequential(shared, nn.ReLU()), nn.Sequential(shared, nn.Tanh())
+    both = nn.ModuleList([one, two])
+    with computed_once(both):
+        features = one(x), two(x)
+        assert len(calls) == 1
+        assert torch.equal(one(2 * x), layer(2 * x).relu())
+    assert torch.equal(features[0], layer(x).relu())
+    assert torch.equal(features[1], layer(x).tanh())
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    with computed_once(both):
+        assert torch.equal(one(x), layer(x).relu())
+    calls.clear()
+    one(x), one(x)
+    assert len(calls) == 2
