@@ -25,7 +25,7 @@ _EMULATED_FPS = 60
 
 def is_game(spec: EnvSpec) -> bool:
     """Whether an id is one of the Arcade Learning Environment's own, such as `ALE/Pong-v5`."""
-    return spec.namespace == "ALE"
+    return spec.namespace == "ALE" and spec.entry_point == "ale_py.env:AtariEnv"
 
 
 def game_observations() -> Dict:

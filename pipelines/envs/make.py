@@ -84,25 +84,25 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
     if isinstance(env_id, type):
         creator: Any = env_id
         return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=creator)
+    name = env_id.rpartition(":")[-1]
     try:
         if module := module_of(env_id):
             importlib.import_module(module)
-        if env_id.startswith(_GAMES):
-            return _game_spec(env_id)
-        return gym.spec(env_id.rpartition(":")[-1])
+        return _game_spec(name) if name.startswith(_GAMES) else gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
-        if env_id.startswith(_GAMES) and importlib.util.find_spec("ale_py") is None:
+        if name.startswith(_GAMES) and importlib.util.find_spec("ale_py") is None:
             hint = 'it needs an extra: pip install "rlpipe[atari]"'
         raise ConfigError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
 
 
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """The entry of an Atari game, with the limit that its id has in frames in steps."""
+    """The entry of an Atari game, with the limit in steps that its id has in frames."""
     importlib.import_module("ale_py")
     spec = copy.deepcopy(gym.spec(env_id))
-    spec.max_episode_steps = spec.kwargs["max_num_frames_per_episode"] // FRAMESKIP
+    if is_game(spec):
+        spec.max_episode_steps = spec.kwargs["max_num_frames_per_episode"] // FRAMESKIP
     return spec
 
 

@@ -30,7 +30,7 @@ NO_ENVIRONMENTS = [
     "CartPole",
     "nope-v0",
     "a:b",
-    "ALE/Pong-v5",
+    "ALE/Nothing-v5",
     "Blackjack-v1",
     "größe-v1",
     "迷路",
