@@ -39,6 +39,7 @@ from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import (
     ActorConfig,
     ExplorationConfig,
+    LivesConfig,
     NetworkConfig,
     OptimizerConfig,
     TrainConfig,
@@ -288,6 +289,34 @@ def scheduled(learn: Update, optimizer: torch.optim.Optimizer, schedule: LRSched
         return scalars
 
     return learn_and_step
+
+
+def make_lives(config: LivesConfig, env: EnvBase) -> Update:
+    """From a collected batch `[num_envs, T]` to the one to learn from, as the config has it.
+
+    With `end_at_life_loss` that is a copy in which a step that costs a life, but not the last, is `terminated`: Mnih et
+    al. 2015, Methods. Nothing is reset there: the game goes on.
+
+    Raises:
+        ConfigError: lives are asked for, and the environment counts none.
+    """
+    if not config.end_at_life_loss:
+        return lambda batch: batch
+    if "lives" not in env.observation_spec.keys():  # noqa: SIM118 - a Composite is no Mapping
+        raise ConfigError(
+            "end_at_life_loss is True, which needs an environment that counts lives, such as ALE/Breakout-v5; this one "
+            "does not"
+        )
+
+    def end_at_life_loss(batch: TensorDictBase) -> TensorDictBase:
+        after = batch.get("next").copy()
+        left = after.get("lives")
+        lost = ((left < batch.get("lives")) & (left > 0)).unsqueeze(-1)
+        for key in ("terminated", "done"):
+            after.set(key, after.get(key) | lost)
+        return batch.copy().set("next", after)
+
+    return end_at_life_loss
 
 
 def make_state(policy: nn.Module, env: TransformedEnv, seeds: Seeds, **parts: Any) -> dict[str, Any]:

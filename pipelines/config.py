@@ -112,7 +112,7 @@ class EnvironmentConfig:
     max_episode_steps: int | None = number(None, at_least=1, at_most=1_000_000_000)
     """Truncate episodes here instead of at the environment's own limit."""
     reward_shaping: RewardShaping = "none"
-    """Learn from another reward, made for CartPole; the returns that are reported stay the environment's own."""
+    """Learn from a reward made for CartPole, or `clip` it to -1 to 1; reported returns stay the environment's own."""
     shaping_steps: int = number(500, at_least=1, at_most=1_000_000_000)
     """Steps that an episode must last for the good end of `outcome` and `fall`."""
     normalize_frames: int | None = number(None, at_least=2, at_most=1_000_000)
@@ -136,6 +136,14 @@ class CollectionConfig:
     """Collectors in processes of their own, among which `num_envs` is divided."""
     asynchronous: bool = False
     """Learn from one collector's batch while the others go on with an older policy; off-policy only."""
+
+
+@dataclass(frozen=True)
+class LivesConfig:
+    """What a life is in an environment that counts them, such as those of Atari games."""
+
+    end_at_life_loss: bool = False
+    """To learning, the loss of a life ends an episode; returns, and evaluations, are of whole games."""
 
 
 @dataclass(frozen=True)

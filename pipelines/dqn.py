@@ -29,13 +29,14 @@ from rlpipe.pipelines.build import (
     is_masked,
     make_collector,
     make_explorer,
+    make_lives,
     make_optimizer,
     make_state,
     make_training_env,
     make_trunk,
     scheduled,
 )
-from rlpipe.pipelines.config import ExplorationConfig, NetworkConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.config import ExplorationConfig, LivesConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.fields import LARGEST, MANY, number
 from rlpipe.pipelines.fitting import Kind
 from rlpipe.pipelines.frame_replay import FrameReplay, make_frame_replay, replay_parts
@@ -45,7 +46,7 @@ from rlpipe.pipelines.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, TrainConfig):
+class Config(ExplorationConfig, OptimizerConfig, NetworkConfig, LivesConfig, TrainConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
     hidden: tuple[int, ...] = number((120, 84), at_least=1, at_most=16_384, at_most_numbers=100)
@@ -158,11 +159,11 @@ def build(config: Config) -> Pipeline:
     buffer = make_buffer(config, env, loss, seeds, device) if config.replay else None
     kinds = transition_kinds(env, loss.in_keys)
     learn_from, parts = make_learning(config, loss.to(device), buffer, kinds)
-    look_ahead = NStep(gamma=config.gamma, n=config.n_steps)
+    lives, look_ahead = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         numbered = buffer.number(batch) if isinstance(buffer, FrameReplay) else batch
-        scalars = learn_from(look_ahead(numbered))
+        scalars = learn_from(look_ahead(lives(numbered)))
         explorer.advance(batch)
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))
 

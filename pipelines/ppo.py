@@ -16,20 +16,21 @@ from rlpipe.pipelines.build import (
     make_actor,
     make_collector,
     make_critic,
+    make_lives,
     make_optimizer,
     make_state,
     make_training_env,
     make_trunk,
     scheduled,
 )
-from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig
+from rlpipe.pipelines.config import ActorConfig, LivesConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.fields import LARGEST, number
 from rlpipe.pipelines.pipeline import Pipeline, gradient_step, on_policy
 from rlpipe.pipelines.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config(OptimizerConfig, ActorConfig, TrainConfig):
+class Config(OptimizerConfig, ActorConfig, LivesConfig, TrainConfig):
     """PPO, tuned to solve CartPole-v1 fast."""
 
     hidden: tuple[int, ...] = number((128,), at_least=1, at_most=16_384, at_most_numbers=100)
@@ -110,8 +111,8 @@ def build(config: Config) -> Pipeline:
         generator=seeds.generator("replay"),
     )
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
-    advantage = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
-    learn = on_policy(advantage, buffer, update, epochs=config.epochs, keys=loss.in_keys)
+    lives, advantage = make_lives(config, env), GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
+    learn = on_policy(lambda batch: advantage(lives(batch)), buffer, update, epochs=config.epochs, keys=loss.in_keys)
     state = make_state(actor, env, seeds, loss=loss, optimizer=optimizer, schedule=schedule)
     collector = make_collector(config, env, actor, frames)
     return Pipeline(collector, scheduled(learn, optimizer, schedule), actor, state, tuple(env.transform))

@@ -1,7 +1,7 @@
-"""Shaped rewards of CartPole recipes: functions for `ShapeReward`, by name.
+"""Shaped rewards of CartPole recipes, and the clipped ones of Atari: functions for `ShapeReward`, by name.
 
-Each takes a step's `next` entries and returns the reward to learn from, `[*B, 1]`. Observations are CartPole's: cart
-position, cart velocity, pole angle, pole velocity.
+Each takes a step's `next` entries and returns the reward to learn from, `[*B, 1]`. Observations of `balance` are
+CartPole's: cart position, cart velocity, pole angle, pole velocity.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-RewardShaping = Literal["none", "balance", "outcome", "fall"]
+RewardShaping = Literal["none", "balance", "outcome", "fall", "clip"]
 
 _ANGLE, _POSITION = 0.1, 0.3
 
@@ -38,6 +38,11 @@ def fall(after: TensorDictBase, steps: int) -> Tensor:
     return torch.where(fell, -10.0, after.get("reward"))
 
 
+def clip(after: TensorDictBase) -> Tensor:
+    """The environment's own reward, but at least -1 and at most 1: Mnih et al. 2015, Methods."""
+    return after.get("reward").clamp(-1.0, 1.0)
+
+
 def make_shaping(kind: RewardShaping, steps: int) -> Callable[[TensorDictBase], Tensor] | None:
     """A shaping by its name; `None` for the environment's own reward.
 
@@ -50,5 +55,6 @@ def make_shaping(kind: RewardShaping, steps: int) -> Callable[[TensorDictBase], 
         "balance": balance,
         "outcome": lambda after: outcome(after, steps),
         "fall": lambda after: fall(after, steps),
+        "clip": clip,
     }
     return functions[kind]

@@ -12,12 +12,12 @@ from rlpipe.pipelines.envs.shaping import make_shaping
 from rlpipe.pipelines.seeding import Seeds
 
 
-def after(position=0.0, angle=0.0, steps=7, ended=None):
+def after(position=0.0, angle=0.0, steps=7, ended=None, reward=1.0):
     """The `next` entries of one CartPole step; velocities are far from anything that matters."""
     flags = {key: torch.tensor([[key == ended]]) for key in ("terminated", "truncated")}
     entries = {
         "observation": torch.tensor([[position, 9.0, angle, 9.0]]),
-        "reward": torch.tensor([[1.0]]),
+        "reward": torch.tensor([[reward]]),
         "step_count": torch.tensor([[steps]]),
         "done": torch.tensor([[ended is not None]]),
     }
@@ -48,6 +48,9 @@ def after(position=0.0, angle=0.0, steps=7, ended=None):
         ("fall", {"steps": 49, "ended": "terminated"}, -10.0),
         ("fall", {"steps": 50, "ended": "terminated"}, 1.0),
         ("fall", {"steps": 49, "ended": "truncated"}, 1.0),
+        ("clip", {"reward": 200.0}, 1.0),
+        ("clip", {"reward": -7.0}, -1.0),
+        ("clip", {"reward": 0.0, "ended": "terminated"}, 0.0),
     ],
 )
 def test_by_hand(kind, step, expected):

@@ -1,0 +1,95 @@
+"""Learning from Atari games: lives that end episodes for learning alone, and resuming."""
+
+import json
+
+import pytest
+import torch
+from resuming import Whole, go, killed, text
+from tensordict import TensorDict
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines import dqn, ppo
+from rlpipe.pipelines.build import make_lives
+from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.training import finished_episodes
+
+SMALL = {"env_id": "ALE/Breakout-v5", "num_envs": 2, "rollout_steps": 8, "hidden": (8,), "minibatch_size": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ale():
+    """ALE, or no tests."""
+    return pytest.importorskip("ale_py", reason='needs ALE: pip install "rlpipe[atari]"')
+
+
+def test_a_lost_life_ends_an_episode_for_learning_alone():
+    env = make_env(EnvConfig(SMALL["env_id"]), seed=0)
+    before, after = [5, 5, 4, 4, 1, 0], [5, 4, 4, 3, 0, 0]
+    ends = torch.tensor([[0, 0, 0, 0, 1, 1]], dtype=torch.bool).unsqueeze(-1)
+    flags = {"terminated": ends, "truncated": torch.zeros_like(ends), "done": ends}
+    then = TensorDict({"lives": torch.tensor([after]), **flags}, [1, 6])
+    batch = TensorDict({"lives": torch.tensor([before]), "next": then}, [1, 6])
+    learned = make_lives(ppo.Config(**SMALL, end_at_life_loss=True), env)(batch)
+    for key in ("terminated", "done"):
+        assert learned["next", key].flatten().tolist() == [False, True, False, True, True, True]
+    assert batch["next", "done"].flatten().tolist() == [False] * 4 + [True] * 2
+    assert make_lives(ppo.Config(**SMALL), env)(batch) is batch
+    env.close()
+
+
+@pytest.mark.parametrize("module", [ppo, dqn])
+def test_lives_are_refused_where_there_are_none(module):
+    options = {**SMALL, "env_id": "CartPole-v1", "end_at_life_loss": True}
+    with pytest.raises(ConfigError, match="end_at_life_loss is True, which needs an environment that counts lives"):
+        module.build(module.Config(**options))
+
+
+def test_returns_are_those_of_whole_games_while_lives_end_what_is_learned():
+    options = {**SMALL, "num_envs": 4, "rollout_steps": 100, "seed": 4}
+    pipeline = ppo.build(ppo.Config(**options, end_at_life_loss=True, reward_shaping="clip"))
+    earned, returns, lost = torch.zeros(4), [], 0
+    for _, batch in zip(range(3), pipeline.collector, strict=False):
+        after = batch["next"]
+        lost += int((after["lives"] < batch["lives"]).sum())
+        returns += finished_episodes(batch)[0]
+        assert set(after["reward"].unique().tolist()) <= {0.0, 1.0}
+        earned += after["reward"].sum((1, 2))
+    assert returns
+    assert lost > 3 * len(returns)
+    running = pipeline.collector.env.base_env.root["episode_reward"]
+    # bricks of the lowest rows are worth one point each
+    assert sum(returns) + running.sum() == earned.sum()
+    pipeline.close()
+
+
+def test_dqn_stores_lost_lives_as_ends():
+    frames = {"updates": 1, "buffer_size": 2_000, "warmup_frames": 1_900, "n_steps": 1, "rollout_steps": 100}
+    pipeline = dqn.build(dqn.Config(**{**SMALL, **frames}, end_at_life_loss=True))
+    lost = ends = 0
+    for _, batch in zip(range(2), pipeline.collector, strict=False):
+        lost += int((batch["next", "lives"] < batch["lives"]).sum())
+        ends += int(batch["next", "done"].sum())
+        pipeline.learn(batch)
+    held = pipeline.state["replay"].buffer[:]
+    assert lost > ends
+    assert int((held["next", "discount"] == 0).sum()) == lost
+    assert pipeline.policy[1].episodes == ends
+    pipeline.close()
+
+
+@pytest.mark.parametrize("kill", [("collect", 5)])
+def test_a_killed_run_goes_on_to_the_bit(tmp_path_factory, tmp_path, kill):
+    options = {**SMALL, "epochs": 1, "max_episode_steps": 20, "eval_every": 64, "eval_episodes": 1}
+    config = ppo.Config(**options, total_frames=96, checkpoint_every=32, end_at_life_loss=True)
+    whole = Whole(tmp_path_factory)("ppo", config)
+    killed(tmp_path / "run", "ppo", config, *kill)
+    go(tmp_path / "run", "ppo", config)
+    for journal in ("metrics", "evaluations"):
+        lines = [text(folder, journal) for folder in (whole, tmp_path / "run")]
+        assert _without_times(lines[0]) == _without_times(lines[1])
+
+
+def _without_times(lines):
+    return [
+        {key: value for key, value in json.loads(line).items() if "second" not in key} for line in lines.splitlines()
+    ]
