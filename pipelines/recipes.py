@@ -70,6 +70,8 @@ _ALL = (
         "InvertedDoublePendulum-v5",
         settings.PENDULUM,
     ),
+    Recipe("dqn/atari", "dqn", "Atari games from pixels", "ALE/Pong-v5", settings.DQN_ATARI),
+    Recipe("ppo/atari", "ppo", "Atari games from pixels", "ALE/Pong-v5", settings.PPO_ATARI),
     Recipe("q-learning/maze", "q_learning", "tabular Q-learning on a maze", "rlpipe/Maze-v0", settings.MAZE_VALUES),
     Recipe("sarsa/maze", "sarsa", "tabular SARSA on a maze", "rlpipe/Maze-v0", settings.MAZE_VALUES),
     Recipe(

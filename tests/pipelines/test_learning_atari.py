@@ -1,5 +1,6 @@
-"""Learning from Atari games: lives that end episodes for learning alone, and resuming."""
+"""Learning from Atari games: lives that end episodes for learning alone, resuming, and the recipes' figures."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.build import make_lives
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.recipes import find_recipe
 from rlpipe.pipelines.training import finished_episodes
 
 SMALL = {"env_id": "ALE/Breakout-v5", "num_envs": 2, "rollout_steps": 8, "hidden": (8,), "minibatch_size": 8}
@@ -93,3 +95,23 @@ def _without_times(lines):
     return [
         {key: value for key, value in json.loads(line).items() if "second" not in key} for line in lines.splitlines()
     ]
+
+
+def test_the_recipes_have_their_papers_figures():
+    """Mnih et al. 2015, Extended Data Table 1; Schulman et al. 2017, Table 5."""
+    config = find_recipe("dqn/atari").config()
+    assert (config.minibatch_size, config.buffer_size, config.target_every, config.tau) == (32, 1_000_000, 10_000, 1.0)
+    assert config.num_envs * config.rollout_steps == 4 * config.updates
+    assert (config.warmup_frames, config.gamma, config.n_steps, config.double) == (50_000, 0.99, 1, False)
+    assert (config.epsilon_start, config.epsilon_end, config.epsilon_frames) == (1.0, 0.1, 1_000_000)
+    assert (config.lr, config.adam_eps, config.kind) == (6.25e-5, 1.5e-4, "smooth_l1")
+    config = find_recipe("ppo/atari").config()
+    assert (config.num_envs, config.rollout_steps, config.epochs, config.minibatch_size) == (8, 128, 3, 256)
+    assert (config.lr, config.lr_schedule, config.gamma, config.lmbda) == (2.5e-4, "linear", 0.99, 0.95)
+    assert (config.clip, config.value_coefficient, config.entropy_coefficient) == (0.1, 1.0, 0.01)
+    assert (config.shared_trunk, config.initialization, config.total_frames) == (True, "orthogonal", 10_000_000)
+    for name in ("dqn/atari", "ppo/atari"):
+        config = find_recipe(name).config()
+        assert (config.hidden, config.reward_shaping, config.end_at_life_loss) == ((512,), "clip", True)
+        # evaluation has no transforms but those of the observation, and knows no lives
+        assert dataclasses.asdict(config.eval_env)["env_id"] == "ALE/Pong-v5"
