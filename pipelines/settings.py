@@ -254,6 +254,7 @@ DQN_ATARI = {
     "updates": 8,
     "minibatch_size": 32,
     "buffer_size": 1_000_000,
+    "replay_storage": "frames",
     "warmup_frames": 50_000,
     "kind": "smooth_l1",
     "lr": 6.25e-5,

@@ -64,15 +64,23 @@ def test_returns_are_those_of_whole_games_while_lives_end_what_is_learned():
     pipeline.close()
 
 
-def test_dqn_stores_lost_lives_as_ends():
-    frames = {"updates": 1, "buffer_size": 2_000, "warmup_frames": 1_900, "n_steps": 1, "rollout_steps": 100}
+@pytest.mark.parametrize("storage", ["transitions", "frames"])
+def test_dqn_stores_lost_lives_as_ends(storage):
+    frames = {
+        "updates": 1,
+        "buffer_size": 2_000,
+        "warmup_frames": 1_900,
+        "n_steps": 1,
+        "rollout_steps": 100,
+        "replay_storage": storage,
+    }
     pipeline = dqn.build(dqn.Config(**{**SMALL, **frames}, end_at_life_loss=True))
     lost = ends = 0
     for _, batch in zip(range(2), pipeline.collector, strict=False):
         lost += int((batch["next", "lives"] < batch["lives"]).sum())
         ends += int(batch["next", "done"].sum())
         pipeline.learn(batch)
-    held = pipeline.state["replay"].buffer[:]
+    held = pipeline.state["replay"].buffer.storage[:]
     assert lost > ends
     assert int((held["next", "discount"] == 0).sum()) == lost
     assert pipeline.policy[1].episodes == ends
@@ -104,6 +112,8 @@ def test_the_recipes_have_their_papers_figures():
     assert config.num_envs * config.rollout_steps == 4 * config.updates
     assert (config.warmup_frames, config.gamma, config.n_steps, config.double) == (50_000, 0.99, 1, False)
     assert (config.epsilon_start, config.epsilon_end, config.epsilon_frames) == (1.0, 0.1, 1_000_000)
+    # a million transitions whole would take 56 GB
+    assert config.replay_storage == "frames"
     assert (config.lr, config.adam_eps, config.kind) == (6.25e-5, 1.5e-4, "smooth_l1")
     config = find_recipe("ppo/atari").config()
     assert (config.num_envs, config.rollout_steps, config.epochs, config.minibatch_size) == (8, 128, 3, 256)
