@@ -24,6 +24,7 @@ BENCHMARKS = {
     "update": "one update of each algorithm: forward, backward, clipping, optimiser, target",
     "solve": "frames and training seconds until CartPole-v1 is solved",
     "scale": "speed and memory from 1 to 4096 environments, and replay buffers of up to a million transitions",
+    "atari": "collecting from Atari games and learning from their pixels; an extra",
     "breakdown": "where the time of a step and of an update of rlpipe goes, part by part",
 }
 OTHERS = ("torchrl", "sb3")

@@ -1,0 +1,130 @@
+"""`rlpipe benchmark atari`: collecting from Atari games and learning from their pixels, with one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
+
+Part = Callable[[], object]
+Arm = tuple[Part, Part]
+"""What collects a batch, and what learns from it."""
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    # Stable-Baselines3's takes no forward pass for an action that is random
+    "dqn": {"buffer_size": 4_000, "warmup_frames": 1_024, "epsilon_start": 0.1},
+}
+"""What is measured in place of the recipes' own settings."""
+BATCHES = {"ppo": 1, "dqn": 10}
+"""In a repetition."""
+
+
+def run(*, against: Sequence[str], quick: bool, seeds: Sequence[int], progress: Callable[[str], None]) -> list[Row]:
+    """Measure milliseconds a batch of the recipes: to collect it, to learn from it, and both.
+
+    Beside rlpipe stands Stable-Baselines3 with the same settings and sizes of networks, on the same games of ALE's
+    vector environment, and on those of its own wrappers if there is OpenCV, which they need.
+
+    Args:
+        against: `sb3` or not; there is no other arm.
+        quick: 2 repetitions instead of 7.
+        seeds: the first is that of games and networks.
+        progress: told of each case that is done.
+
+    Raises:
+        ConfigError: there is no ALE.
+    """
+
+    def rows() -> Iterator[Row]:
+        for algorithm in CHANGES:
+            yield from measure(algorithm, "sb3" in against, repeats=2 if quick else 7, seed=seeds[0])
+
+    return gather(rows(), progress)
+
+
+def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int, changes: dict[str, Any] | None = None) -> list[Row]:
+    """The three rows of one recipe.
+
+    Args:
+        algorithm: `ppo` or `dqn`.
+        sb3: measure Stable-Baselines3 as well.
+        repeats: of each arm.
+        seed: of games and networks.
+        changes: to the recipe's config, beside `CHANGES`.
+    """
+    recipe = find_recipe(f"{algorithm}/atari")
+    config: Any = dataclasses.replace(recipe.config(), seed=seed, **CHANGES[algorithm], **(changes or {}))
+    frames, batches = config.num_envs * config.rollout_steps, BATCHES[algorithm]
+    times: dict[str, list[tuple[float, float]]]
+    with contextlib.ExitStack() as stack, one_thread():
+        arms = dict(_arms(algorithm, config, sb3, stack))
+        times = {name: [] for name in arms}
+        interleave({name: _timed(arm, batches, times[name]) for name, arm in arms.items()}, repeats=repeats)
+    rows = []
+    for part, seconds in (
+        (f"collecting {frames} frames", lambda pair: pair[0]),
+        (f"learning from {frames} frames", lambda pair: pair[1]),
+        (f"both, {frames} frames", sum),
+    ):
+        # the first was for warming up
+        samples = {name: [1e3 * seconds(pair) / batches for pair in pairs[1:]] for name, pairs in times.items()}
+        row = Row(f"{algorithm}/atari, {part}", "ms a batch", samples, {"frames": frames, "batches": batches})
+        row.extra["frames_per_second"] = {name: 1e3 * frames / median for name, median in row.medians.items()}
+        rows.append(row)
+    return rows
+
+
+def _timed(arm: Arm, batches: int, times: list[tuple[float, float]]) -> Part:
+    """One repetition; notes the seconds of collecting and of learning."""
+    collect, learn = arm
+
+    def repeat() -> None:
+        collecting = learning = 0.0
+        for _ in range(batches):
+            started = time.perf_counter()
+            collect()
+            between = time.perf_counter()
+            learn()
+            collecting, learning = collecting + between - started, learning + time.perf_counter() - between
+        times.append((collecting, learning))
+
+    return repeat
+
+
+def _arms(algorithm: str, config: Any, sb3: bool, stack: contextlib.ExitStack) -> Iterator[tuple[str, Arm]]:
+    """Every arm by name; `stack` closes what they hold."""
+    yield "rlpipe", _ours(algorithm, config, stack)
+    if not sb3:
+        return
+    from rlpipe.scripts.baselines_atari import SharedGames, own_games, sb3_dqn, sb3_ppo
+
+    make: Any = {"dqn": sb3_dqn, "ppo": sb3_ppo}[algorithm]
+    kinds: dict[str, Any] = {"sb3": SharedGames}
+    if importlib.util.find_spec("cv2") is not None:
+        kinds["sb3, its wrappers"] = own_games
+    for name, games in kinds.items():
+        env = games(config.env_id, config.num_envs, config.seed)
+        stack.callback(env.close)
+        yield name, make(config, env)
+
+
+def _ours(algorithm: str, config: Any, stack: contextlib.ExitStack) -> Arm:
+    pipeline = builder(algorithm)(config)
+    stack.callback(pipeline.close)
+    batches = iter(pipeline.collector)
+    held: list[Any] = []
+
+    def collect() -> None:
+        held[:] = [next(batches)]
+
+    for _ in range(getattr(config, "warmup_frames", 0) // (config.num_envs * config.rollout_steps)):
+        collect()
+        pipeline.learn(held[0])
+    return collect, lambda: pipeline.learn(held[0])
