@@ -164,9 +164,13 @@ class CNN(nn.Sequential):
 
     def forward(self, observation: Tensor) -> Tensor:
         batch, image = observation.shape[:-3], observation.shape[-3:]
+        # on CPUs a gradient takes two thirds of the time with channels last, and a forward pass alone a tenth longer
+        last = torch.is_grad_enabled() and observation.device.type == "cpu"
+        layout = torch.channels_last if last else torch.contiguous_format
+        images = observation.reshape(-1, *image)
         # in place on a copy, because to allocate memory for so many numbers takes longer than to divide them
-        scaled = observation.to(torch.get_default_dtype(), copy=True).div_(255)
-        return super().forward(scaled.reshape(-1, *image)).reshape(*batch, self.features)
+        scaled = images.to(torch.get_default_dtype(), copy=True, memory_format=layout).div_(255)
+        return super().forward(scaled).reshape(*batch, self.features)
 
 
 class MLP(nn.Sequential):
