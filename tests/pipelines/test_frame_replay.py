@@ -193,6 +193,15 @@ def test_workers_go_on_where_each_was():
     assert 0 <= ENVS * 7 * len(order) + episodes - frames.frames.written <= 3 * ENVS
 
 
+def test_frames_that_were_overwritten_are_kept_anew_even_if_they_look_alike():
+    frames, blank = framed(30, num_frames=40), Played((50,)).batch()
+    for place in (blank, blank["next"]):
+        place.set("observation", torch.zeros_like(place["observation"]))
+    for worker in (0, 1, 1, 0):
+        store(frames, blank.clone().set(("collector", "worker"), torch.full(blank.shape, worker)))
+    assert kept(frames) >= blank.numel()
+
+
 @pytest.mark.parametrize("break_off", ["reset", "leave out"])
 def test_a_broken_off_episode_is_none_that_goes_on(break_off):
     played, frames, stacks = Played((50,), "before"), framed(90), whole(90)
@@ -230,6 +239,18 @@ def test_anything_that_happens_gives_the_newest_transitions(data):
             # places go round
             age = (frames.writer.state_dict()["_cursor"] - 1 - place) % len(true)
             assert (transition == true[-1 - age]).all()
+
+
+def test_an_emptied_buffer_begins_anew():
+    frames, played = framed(60), Played((50,))
+    for _ in range(2):
+        store(frames, played.batch())
+        frames.empty()
+        assert (len(frames), frames.frames.written) == (0, 0)
+    with pytest.raises(ValueError, match="the buffer is empty"):
+        frames.sample()
+    store(frames, played.batch())
+    assert kept(frames) == len(frames) == 7 * ENVS
 
 
 def test_the_batch_is_left_as_it_is():
