@@ -95,7 +95,7 @@ def survey(paths: Sequence[Path]) -> Survey:
     kept = {run.folder for group in chosen for run in group}
     older = [run.folder for run in finished if run.folder not in kept]
     notes += _note("passed over for a newer run of its seed", older)
-    rows = [_summarise(group) for group in chosen]
+    rows = [summarise(group) for group in chosen]
     foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
     notes += _note("shown without options, of a recipe or version that is not this one's", foreign)
     order = list(RECIPES)
@@ -200,7 +200,8 @@ def _started(folder: Path) -> tuple[float, int]:
     return (folder / "config.json").stat().st_mtime, 1
 
 
-def _summarise(runs: Sequence[FinishedRun]) -> Row:
+def summarise(runs: Sequence[FinishedRun]) -> Row:
+    """The row of runs that differ in nothing but the seed, at least one."""
     first = runs[0]
     label = " ".join([first.recipe, *(_options(first) or [])])
     summary = interquartile_mean([run.score for run in runs])

@@ -28,8 +28,8 @@ COMMANDS = {
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }
 
-# Python's process that tracks semaphores takes this over; else it complains whenever a run is stopped at once
-_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
+QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
+"""Python's process that tracks semaphores takes this over; else it complains whenever a run is stopped at once."""
 
 HELP = f"""usage: rlpipe COMMAND ...
 
@@ -50,8 +50,8 @@ Then:        rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --hel
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if _QUIET_TRACKER not in sys.warnoptions:
-        sys.warnoptions.append(_QUIET_TRACKER)
+    if QUIET_TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(QUIET_TRACKER)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):

@@ -139,7 +139,7 @@ def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quie
 
     def watched(interruption: Interruption) -> AbstractContextManager[Listener]:
         facts = Facts(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
-        if not _can_draw():
+        if not can_draw():
             return contextlib.closing(PlainLines(recipe, facts))
         from rich.console import Console
 
@@ -148,5 +148,6 @@ def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quie
     return watched
 
 
-def _can_draw() -> bool:
+def can_draw() -> bool:
+    """Whether stderr is a terminal that a view can be drawn on."""
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

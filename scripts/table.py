@@ -124,24 +124,25 @@ def draw_results(rows: Sequence[Row]) -> bytes:
 def _cells(row: Row) -> tuple[str, ...]:
     seconds, scores = [each.seconds for each in row.runs], [each.score for each in row.runs]
     digits = 1 if max(map(abs, scores)) >= 10 else 2
-    interval = "one seed" if row.low is None else f"{_number(row.low, digits)} to {_number(row.high, digits)}"
+    interval = "one seed" if row.low is None else f"{number(row.low, digits)} to {number(row.high, digits)}"
     return (
         f"`{row.label}`",
         row.env_id,
         ", ".join(str(each.seed) for each in row.runs),
         _median_and_range([each.frames for each in row.runs], 0),
         _median_and_range(seconds, 1 if max(seconds) < 100 else 0),
-        f"{_number(row.iqm, digits)} ({interval})",
-        ", ".join(_number(score, digits) for score in scores),
+        f"{number(row.iqm, digits)} ({interval})",
+        ", ".join(number(score, digits) for score in scores),
     )
 
 
 def _median_and_range(values: Sequence[float], digits: int) -> str:
-    median, low, high = (_number(each, digits) for each in (statistics.median(values), min(values), max(values)))
+    median, low, high = (number(each, digits) for each in (statistics.median(values), min(values), max(values)))
     return median if low == high else f"{median} ({low} to {high})"
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """With so many digits behind the point, and spaces between thousands."""
     # adding 0 turns -0.0 into 0.0
     return f"{round(value or 0.0, digits) + 0.0:,.{digits}f}".replace(",", " ")
 

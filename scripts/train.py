@@ -15,6 +15,7 @@ from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.folder import module_of, read_run
 from rlpipe.pipelines.loggers import DEFAULT, check_loggers, check_option
 from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
+from rlpipe.scripts.jobs import main as train_seeds
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
 from rlpipe.scripts.progress import display
@@ -30,6 +31,7 @@ USAGE = f"""usage: rlpipe train RECIPE [options]
 
 Train an agent by a recipe; rlpipe train RECIPE --help lists the recipe's options.
 rlpipe train --resume RUN continues a run, see rlpipe resume --help.
+rlpipe train RECIPE --seeds 0-9 --jobs 2 trains ten seeds, two at a time, and sums up their results.
 
 recipes: {", ".join(RECIPES)}
 """
@@ -71,6 +73,10 @@ class Options(Generic[C]):
     """No progress bar."""
     watch: bool = False
     """A live view of the training in the terminal, in place of the progress bar."""
+    seeds: str | None = None
+    """Train a run for each of several seeds, such as 0-9 or 0,3,7 or 1-3,8; run-dir is then the folder for them."""
+    jobs: str | None = None
+    """With seeds: how many of them to train at once, a process each (by default 1); or ray, for tasks of Ray."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,6 +99,8 @@ def main(arguments: Sequence[str]) -> int:
         description=f"Train by the recipe {recipe.name}: {recipe.summary}.",
         default=Options(default),
     )
+    if options.seeds is not None or options.jobs is not None:
+        return train_seeds(recipe, options, arguments[1:], _weights(recipe, options))
     summary = _train(recipe, options)
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
@@ -107,7 +115,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     if os.path.exists(folder):
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
     loggers = check_loggers(check_option(options.logger))
-    weights = None if options.start_from is None else _find_weights(options.start_from, recipe, config)
+    weights = _weights(recipe, options)
     start_from = None if options.start_from is None else str(options.start_from)
     shown = display(recipe.name, config, folder, watch=options.watch, quiet=options.quiet)
     session = Session(
@@ -120,6 +128,11 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
         loggers=loggers,
     )
     return session.run(weights)
+
+
+def _weights(recipe: Recipe, options: Options[TrainConfig]) -> Path | None:
+    path = options.start_from
+    return None if path is None else _find_weights(path, recipe, options.config)
 
 
 def _find_weights(path: Path, recipe: Recipe, config: TrainConfig) -> Path:
