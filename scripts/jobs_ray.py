@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.interruption import Interruption
 
 _ANSWERS = 10.0
-_CONNECTS = 30.0
+_CONNECTS = 60.0
 _OVER = {"finished", "failed", "interrupted", "died"}
 
 
@@ -53,8 +53,8 @@ class RayTasks:
     machine of its task.
 
     Args:
-        address: of a cluster, `HOST:PORT` or `ray://HOST:PORT`; without one, Ray is started here, and shut down by
-            `close`.
+        address: of a cluster, `HOST:PORT` or `ray://HOST:PORT`; by default what `RAY_ADDRESS` says. Without any, Ray
+            is started here, and shut down by `close`.
         threads: of each run.
         device: of each run.
 
@@ -68,7 +68,7 @@ class RayTasks:
     def __init__(self, address: str | None, threads: int, device: str) -> None:
         self._opened = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
-            self._ray = _connect(address, opened)
+            self._ray = _connect(address or os.environ.get("RAY_ADDRESS"), opened)
             needed: dict[str, float] = {"CPU": threads, **({"GPU": 1} if device == "cuda" else {})}
             _check_room(self._ray, needed)
             # a new process for each run, and none again for one that has died: its folder is there already
@@ -176,7 +176,8 @@ def _connect(address: str | None, opened: contextlib.ExitStack) -> Any:
     opened.callback(ray.shutdown)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        ray.init(include_dashboard=False, **quiet)
+        # not the one that happens to run on this machine
+        ray.init(address="local", include_dashboard=False, **quiet)
     else:
         _join(ray, address, quiet)
     return ray
@@ -185,7 +186,7 @@ def _connect(address: str | None, opened: contextlib.ExitStack) -> Any:
 def _check_answers(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError(f"ray_address is {address!r}; expected HOST:PORT, such as 192.0.2.7:6379")
+        raise ConfigError(f"the address of Ray is {address!r}; expected HOST:PORT, such as 192.0.2.7:6379")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS).close()
     except (OSError, OverflowError) as error:
@@ -211,7 +212,10 @@ def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
         thread.join(_CONNECTS)
     if thread.is_alive() or failures:
         reason = f" ({' '.join(str(failures[0]).split())})" if failures else f" within {_CONNECTS:.0f} s"
-        raise ConfigError(f"what is at {address} does not let this machine join as a Ray cluster would{reason}")
+        raise ConfigError(
+            f"what is at {address} does not let this machine join as a Ray cluster would{reason}; "
+            "a cluster with authentication needs its token in RAY_AUTH_TOKEN"
+        )
 
 
 @contextlib.contextmanager

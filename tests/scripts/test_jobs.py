@@ -261,15 +261,16 @@ def test_ray_that_is_not_installed(monkeypatch):
     assert 'pip install "rlpipe[ray]"' in refused("ppo", "--seeds", "0-1", "--jobs", "ray")
 
 
-def test_a_ray_cluster_that_does_not_answer():
+def test_a_ray_cluster_that_does_not_answer(monkeypatch):
     from rlpipe.scripts.jobs_ray import RayTasks
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(ConfigError, match=f"no Ray cluster answers at 127.0.0.1:{port} within 10 s"):
         RayTasks(f"127.0.0.1:{port}", 1, "cpu")
-    with pytest.raises(ConfigError, match="ray_address is 'here'; expected HOST:PORT"):
-        RayTasks("here", 1, "cpu")
+    monkeypatch.setenv("RAY_ADDRESS", "here")
+    with pytest.raises(ConfigError, match="the address of Ray is 'here'; expected HOST:PORT"):
+        RayTasks(None, 1, "cpu")
 
 
 @pytest.mark.parametrize(
