@@ -15,7 +15,7 @@ from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from rlpipe.modules.base import TensorModule, needs_discrete
-from rlpipe.modules.distributions import Categorical, TanhNormal
+from rlpipe.modules.distributions import Categorical, TanhNormal, quadrature
 
 
 class _Drawable(Protocol):
@@ -177,6 +177,7 @@ class GaussianActor(_StochasticActor):
 
     low: Tensor
     high: Tensor
+    quadrature: Tensor
 
     def __init__(
         self,
@@ -204,6 +205,8 @@ class GaussianActor(_StochasticActor):
             )
         self.register_buffer("low", low)
         self.register_buffer("high", high)
+        # here, so that it moves with the actor and need not go to a GPU in each update
+        self.register_buffer("quadrature", quadrature(), persistent=False)
         self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
@@ -222,7 +225,7 @@ class GaussianActor(_StochasticActor):
         mean = flat.reshape(*flat.shape[:-1], *self.shape)
         if self.log_std is not None:
             std = self.log_std.exp().expand_as(mean)
-        return TanhNormal(mean, std, self.low, self.high)
+        return TanhNormal(mean, std, self.low, self.high, self.quadrature)
 
 
 class Critic(TensorModule):

@@ -54,9 +54,11 @@ class GAE(TensorDictModuleBase):
         outside &= ~terminated
         keys = self.critic.in_keys
         states = batch.select(*keys).reshape(-1)
-        others = batch.get("next").select(*keys)[outside]
+        # once, because a GPU's number of them has to be waited for
+        where = outside.nonzero(as_tuple=True)
+        others = batch.get("next").select(*keys)[where]
         values = self.critic(torch.cat([states, others])).get("state_value").squeeze(-1)
         value = values[: len(states)].reshape(batch.shape)
         next_value = value.roll(-1, -1)
-        next_value[outside] = values[len(states) :]
+        next_value[where] = values[len(states) :]
         return value, next_value

@@ -14,7 +14,7 @@ from rlpipe.losses.functional import chosen_value, entropy
 
 # Gauss-Hermite quadrature for expectations under a standard normal
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_TABLE = np.stack([_NODES, _WEIGHTS / _WEIGHTS.sum()])
 
 
 class Categorical(torch.distributions.Categorical):
@@ -47,6 +47,11 @@ class Categorical(torch.distributions.Categorical):
         return entropy(self.logits)
 
 
+def quadrature() -> Tensor:
+    """Nodes and weights of Gauss and Hermite's quadrature under a standard normal, float64 `[2, nodes]`."""
+    return torch.from_numpy(_TABLE.copy())
+
+
 class TanhNormal(Distribution):
     """A diagonal Gaussian squashed into bounds: `low + (high - low) * (tanh(u) + 1) / 2`, `u ~ N(mean, std)`.
 
@@ -59,13 +64,14 @@ class TanhNormal(Distribution):
         std: of `u`, positive, `[*B, *D]`.
         low: lower bounds of the action, `[*D]`, the shape of one action.
         high: upper bounds, `[*D]`.
+        quadrature: `quadrature()` on the device of the others, for whoever builds many; else it goes there each time.
     """
 
     arg_constraints: dict[str, torch.distributions.constraints.Constraint] = {}
     has_rsample = True
 
-    def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
-        self.normal_mean, self.normal_std = mean, std
+    def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor, quadrature: Tensor | None = None) -> None:
+        self.normal_mean, self.normal_std, self._quadrature = mean, std, quadrature
         self.low, self.high = low, high
         self.center, self.half = (high + low) / 2, (high - low) / 2
         batch = mean.shape[: mean.ndim - low.ndim]
@@ -109,8 +115,8 @@ class TanhNormal(Distribution):
         return self._sum(normal - self._log_slope(u))
 
     def entropy(self) -> Tensor:
-        nodes = torch.as_tensor(_NODES, dtype=self.normal_mean.dtype, device=self.normal_mean.device)
-        weights = torch.as_tensor(_WEIGHTS, dtype=self.normal_mean.dtype, device=self.normal_mean.device)
+        table = quadrature().to(self.normal_mean.device) if self._quadrature is None else self._quadrature
+        nodes, weights = table.to(self.normal_mean.dtype).unbind()
         u = self.normal_mean.unsqueeze(-1) + self.normal_std.unsqueeze(-1) * nodes
         slope = (self._log_slope(u, self.half.unsqueeze(-1)) * weights).sum(-1)
         normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.normal_std.log()

@@ -39,9 +39,13 @@ class Seeds:
 
     @contextlib.contextmanager
     def torch_seeded(self, name: str) -> Iterator[None]:
-        """Seed PyTorch's global CPU generator within the block, and put it back afterwards."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.integer(name))
+        """Seed PyTorch's global generators within the block, and put them back afterwards."""
+        # where no GPU is in use there is nothing to put back, and to ask for it would begin to use one
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices=devices):
+            torch.default_generator.manual_seed(self.integer(name))
+            if devices:
+                torch.cuda.manual_seed_all(self.integer(name))
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -84,5 +88,6 @@ class GlobalRandom:
         torch.set_rng_state(state["torch"])
         np.random.set_state(state["numpy"])  # noqa: NPY002 - the global one is meant
         random.setstate(state["python"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        # as many as there are on this machine; a run uses the first
+        for index, own in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(own, index)
