@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -28,6 +29,8 @@ def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Te
     distribution = actor.get_dist(observed(batch, actor))
     try:
         log_prob = distribution.log_prob(action)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"key 'action' of shape {list(action.shape)} and dtype {action.dtype} has no log-probability under "

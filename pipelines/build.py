@@ -59,14 +59,24 @@ _COPIES = 4
 
 
 def check_device(config: TrainConfig) -> torch.device:
-    """The device of a config.
+    """The device of a config; of several GPUs the one that PyTorch takes first.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none.
+        ConfigError: CUDA was asked for and there is none, or it does not work.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu")
-    return torch.device(config.device)
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu, or for a run that was trained "
+            "on one a machine that has one"
+        )
+    try:
+        # with its number, because 'cuda' and 'cuda:0' are not equal
+        return torch.device("cuda", torch.cuda.current_device())
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"device is 'cuda', and the CUDA device here does not work: {reason}") from error
 
 
 def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
@@ -356,13 +366,12 @@ def make_collector(
     steps = f"rollout_steps is {frames_per_batch // config.num_envs} with num_envs {config.num_envs}"
     both = [*env.observation_spec.keys(True, True), *env.done_spec.keys(True, True)]
     size = frames_per_batch * (2 * transition_bytes(env, both) + transition_bytes(env, ["action", "reward"]))
-    check_memory(f"{steps}, a batch of which takes", size, torch.device(config.device))
+    where = check_device(config)
+    check_memory(f"{steps}, a batch of which takes", size, where)
     total_frames = -(-config.total_frames // frames_per_batch) * frames_per_batch
     if config.collector != "local":
         return _make_fleet(config, env, policy, frames_per_batch, total_frames)
-    device: dict[str, Any] = {}
-    if config.device != "cpu":
-        device = {"policy_device": config.device, "env_device": "cpu", "storing_device": config.device}
+    device = {} if where.type == "cpu" else {"policy_device": where, "env_device": "cpu", "storing_device": where}
     return SyncDataCollector(
         env,
         policy,

@@ -114,7 +114,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
                 _check_horizon(state[name], decoded)
             state[name].load_state_dict(decoded)
             _note_saved(path, {name: state[name]}, manifest["files"])
-        except (MemoryError, TrainingError):
+        except (MemoryError, TrainingError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a foreign state may fail in any way, and must not be taken for a bug of ours
             reason = " ".join(str(error).split()) or type(error).__name__

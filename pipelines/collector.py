@@ -19,6 +19,7 @@ from rlpipe.modules import tensor_modules
 from rlpipe.pipelines.envs.guard import Arrays
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
+from rlpipe.pipelines.transfer import sent
 
 Tensors = dict[str, Tensor]
 
@@ -30,6 +31,9 @@ class SyncDataCollector(Collector):
     transforms of `POINTWISE` are then applied to the whole rollout, and at each step only to what the policy sees. The
     batch equals the stock one bit for bit. With any other environment or transform, or an option that the lean path
     does not serve, it is the stock collector. Arguments are the stock ones; batches are `[num_envs, T]`.
+
+    With a `policy_device` other than the environments', a step sends up what the policy reads and brings down its
+    actions, and nothing else; where the `storing_device` is the policy's, a rollout sends up the rest in one piece.
 
     Raises:
         ConfigError: there is no environment, or the policy reads keys that it does not have.
@@ -122,10 +126,16 @@ class SyncDataCollector(Collector):
     def _policy_keys(self) -> set[NestedKey | None]:
         return set(getattr(self.policy, "in_keys", [None]))
 
+    @property
+    def _away(self) -> torch.device | None:
+        """The policy's device, if it is not the environments'."""
+        return self.policy_device if self._cast_to_policy_device else None
+
     def _make_decide(self) -> Callable[[Tensors], Tensors]:
-        """From what is observed to what the policy writes; without TensorDicts where nothing needs them."""
+        """From what is observed to what the policy reads and writes; without TensorDicts where nothing needs them."""
         modules = tensor_modules(self.policy)
-        device = self.policy_device if self._cast_to_policy_device else None
+        device, transforms = self._away, len(self.env.transform) > 0
+        reads, both = self.policy.in_keys, [*self.policy.in_keys, *self.policy.out_keys]
 
         def compute(values: Tensors) -> Tensors:
             for module in modules or ():
@@ -134,17 +144,27 @@ class SyncDataCollector(Collector):
             return values
 
         def call(values: Tensors) -> Tensors:
-            tensordict = self._transform(TensorDict(values, batch_size=self.env.batch_size))
-            decision = self._wrapped_policy(tensordict if device is None else tensordict.to(device))
-            return {key: decision.get(key) for key in self.policy.out_keys}
+            decision = self._wrapped_policy(TensorDict(values, batch_size=self.env.batch_size, device=device))
+            return {key: decision.get(key) for key in both}
 
-        return compute if modules and device is None and not len(self.env.transform) else call
+        act = compute if modules else call
+        if device is None and not transforms:
+            return act
+
+        def prepare(values: Tensors) -> Tensors:
+            if transforms:
+                seen = self._transform(TensorDict(values, batch_size=self.env.batch_size))
+                values = {key: seen.get(key) for key in reads}
+            return act({key: values[key].to(device) for key in reads} if device is not None else values)
+
+        return prepare
 
     def _assemble(self, roots: list[Arrays], decisions: list[Tensors], steps: list[Arrays]) -> TensorDictBase:
         shape = (self.n_env, len(roots))
         rows = _stack_arrays(roots)
-        for key in self.policy.out_keys:
-            rows[key] = torch.stack([decision[key] for decision in decisions]).transpose(0, 1)
+        written = _stack_tensors(decisions, self.policy.out_keys)
+        if self._away is None:
+            rows |= written
         for key in ("done", "terminated", "truncated"):
             rows[key] = torch.zeros(*shape, 1, dtype=torch.bool)
         batch = self._transform(TensorDict(rows, batch_size=shape))
@@ -152,12 +172,24 @@ class SyncDataCollector(Collector):
         if len(self.env.transform):
             after = self.env.transform._step(batch, after)
         batch.set("next", after)
-        if self.storing_device is not None:
-            batch = batch.to(self.storing_device)
         if self.track_traj_ids:
-            batch.set(("collector", "traj_ids"), self._number_trajectories(batch.get(("next", "done")).squeeze(-1)))
+            batch.set(("collector", "traj_ids"), self._number_trajectories(after.get("done").squeeze(-1)))
+        if self._away is not None:
+            batch = self._bring_together(batch, written, decisions)
+        elif self.storing_device is not None:
+            batch = batch.to(self.storing_device)
         batch.names = [*[None] * (len(shape) - 1), "time"]
         return batch
+
+    def _bring_together(self, batch: TensorDict, written: Tensors, decisions: list[Tensors]) -> TensorDict:
+        """The batch, and what the policy wrote on a device of its own, where batches are stored."""
+        if self.storing_device is None or self.storing_device == self.env.device:
+            return batch.update({key: value.to(self.env.device) for key, value in written.items()})
+        if self.storing_device == self._away:
+            # what it read is there already
+            written = _stack_tensors(decisions, self.policy.in_keys) | written
+        stored = sent(batch.exclude(*written), self.storing_device)
+        return stored.update({key: value.to(self.storing_device) for key, value in written.items()})
 
     def _transform(self, root: TensorDict) -> TensorDict:
         transformed: TensorDict = self.env.transform._call(root) if len(self.env.transform) else root
@@ -165,15 +197,15 @@ class SyncDataCollector(Collector):
 
     def _number_trajectories(self, done: Tensor) -> Tensor:
         """Trajectory ids `[num_envs, T]`, numbered on from the last rollout's in the order in which episodes end."""
-        current = self._carrier.get(("collector", "traj_ids"))
-        pool = self._traj_pool
-        ids = torch.empty(done.shape, dtype=current.dtype, device=current.device)
-        for t, ended in enumerate(done.to(current.device).unbind(-1)):
+        carried = self._carrier.get(("collector", "traj_ids"))
+        current, pool = carried.to(done.device), self._traj_pool
+        ids = torch.empty(done.shape, dtype=current.dtype, device=done.device)
+        for t, ended in enumerate(done.unbind(-1)):
             ids[:, t] = current
             if ended.any():
-                fresh = pool.get_traj_and_increment(ended.sum(), device=current.device)
+                fresh = pool.get_traj_and_increment(ended.sum(), device=done.device)
                 current = current.masked_scatter(ended, fresh)
-        self._carrier.set(("collector", "traj_ids"), current)
+        self._carrier.set(("collector", "traj_ids"), current.to(carried.device))
         return ids
 
 
@@ -214,3 +246,8 @@ def _is_pointwise(transform: Transform) -> bool:
 def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
     """One array a step to one tensor `[num_envs, T, ...]` a key."""
     return {key: as_tensor(key, np.stack([row[key] for row in rows])).transpose(0, 1) for key in rows[0]}
+
+
+def _stack_tensors(steps: list[Tensors], keys: list[str]) -> Tensors:
+    """One tensor a step to one tensor `[num_envs, T, ...]` a key."""
+    return {key: torch.stack([step[key] for step in steps]).transpose(0, 1) for key in keys}

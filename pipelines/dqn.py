@@ -181,7 +181,9 @@ def make_buffer(config: Config, env: EnvBase, loss: DQNLoss, seeds: Seeds, devic
         size = config.buffer_size * transition_bytes(env, loss.in_keys)
         check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device)
         storage = LazyTensorStorage(config.buffer_size, device=device)
-        return ReplayBuffer(storage=storage, batch_size=config.minibatch_size, generator=seeds.generator("replay"))
+        return ReplayBuffer(
+            storage=storage, batch_size=config.minibatch_size, generator=seeds.generator("replay", device)
+        )
     return make_frame_replay(
         env,
         loss.in_keys,

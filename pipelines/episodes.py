@@ -19,6 +19,7 @@ class EpisodeBuffer:
         keys: what to keep of each step; `("next", "done")` is kept in any case.
         kinds: gives what an entry of each key is, and
         num_envs: how many environments there are; if known, a state that is loaded must agree.
+        device: of the batches, where what is loaded goes.
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class EpisodeBuffer:
         *,
         kinds: Callable[[Sequence[NestedKey]], Mapping[Any, Kind]] | None = None,
         num_envs: int | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        self._kinds, self._num_envs = kinds, num_envs
+        self._kinds, self._num_envs, self._device = kinds, num_envs, device
         self.keys = list(dict.fromkeys([*keys, ("next", "done")]))
         self._unfinished: list[list[TensorDictBase]] = []
 
@@ -45,8 +47,6 @@ class EpisodeBuffer:
         start, finished = [0] * len(batch), []
         for time, index in done.transpose(0, 1).nonzero().tolist():
             pieces = [*self._unfinished[index], batch[index, start[index] : time + 1]]
-            # those of a checkpoint are on the CPU
-            pieces = pieces if done.device.type == "cpu" else [piece.to(done.device) for piece in pieces]
             finished.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
             self._unfinished[index], start[index] = [], time + 1
         for index, first in enumerate(start):
@@ -63,7 +63,8 @@ class EpisodeBuffer:
         self._check(state["unfinished"])
         # a checkpoint gives back entries, but no batch size
         self._unfinished = [
-            [] if steps is None else [TensorDict(steps).auto_batch_size_(1)] for steps in state["unfinished"]
+            [] if steps is None else [TensorDict(steps, device=self._device).auto_batch_size_(1)]
+            for steps in state["unfinished"]
         ]
 
     def _check(self, unfinished: Any) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from tensordict.utils import NestedKey
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, GPUMemoryError
 from rlpipe.pipelines.fitting import Kind
+
+REPLAY = ("the replay buffer", "--buffer-size")
+"""What to tell, where a buffer's memory is taken when it is first written."""
 
 
 def check_memory(what: str, needed: int, device: torch.device) -> None:
@@ -36,6 +40,23 @@ def _memory(device: torch.device) -> float:
         return torch.cuda.get_device_properties(device).total_memory
     # not known on Windows
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+
+
+@contextlib.contextmanager
+def gpu_memory_for(what: str, smaller: str) -> Iterator[None]:
+    """Turn the GPU's running out of memory, within, into an error that says what to make smaller.
+
+    Args:
+        what: is done here.
+        smaller: the options to lower.
+
+    Raises:
+        GPUMemoryError: it ran out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GPUMemoryError(f"the GPU ran out of memory for {what}; lower {smaller}") from error
 
 
 def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey, Kind]:

@@ -20,8 +20,11 @@ from torchrl.envs import Transform
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.environments import Environments
 from rlpipe.pipelines.fleet import Fleet, FleetState
+from rlpipe.pipelines.memory import REPLAY, gpu_memory_for
 from rlpipe.pipelines.priorities import PrioritizedSampler
 from rlpipe.pipelines.recording import Execution, make_gradient
+
+_BATCH = "--num-envs or --rollout-steps"
 
 Update = Callable[[TensorDictBase], TensorDictBase]
 """One gradient step on one minibatch, or (then called Learn) all that is learned from one collected batch."""
@@ -145,10 +148,12 @@ def on_policy(
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         _check_fits(buffer, batch)
-        # also where the buffer is larger than a batch: what it held was collected by an older policy
-        buffer.empty()
-        buffer.extend(advantage(batch).select(*keys).reshape(-1))
-        return mean_of([update(minibatch) for _ in range(epochs) for minibatch in buffer])
+        with gpu_memory_for("the advantages of a batch", _BATCH):
+            # also where the buffer is larger than a batch: what it held was collected by an older policy
+            buffer.empty()
+            buffer.extend(advantage(batch).select(*keys).reshape(-1))
+        with gpu_memory_for("an update", "--minibatch-size"):
+            return mean_of([update(minibatch) for _ in range(epochs) for minibatch in buffer])
 
     return learn
 
@@ -163,8 +168,9 @@ def once(update: Update, *, keys: Sequence[NestedKey], advantage: Update | None 
     """
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        batch = batch if advantage is None else advantage(batch)
-        return mean_of([update(batch.select(*keys).reshape(-1))])
+        with gpu_memory_for("an update with a whole batch", _BATCH):
+            batch = batch if advantage is None else advantage(batch)
+            return mean_of([update(batch.select(*keys).reshape(-1))])
 
     return learn
 
@@ -205,12 +211,14 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         _check_fits(buffer, batch)
-        buffer.extend(batch.select(*stored).reshape(-1))
+        with gpu_memory_for(*REPLAY):
+            buffer.extend(batch.select(*stored).reshape(-1))
         if len(buffer) < warmup:
             return mean_of([])
-        if prioritized:
-            return mean_of([_update_by_priority(buffer, update) for _ in range(updates)])
-        return mean_of([update(buffer.sample()) for _ in range(updates)])
+        with gpu_memory_for("an update", "--minibatch-size"):
+            if prioritized:
+                return mean_of([_update_by_priority(buffer, update) for _ in range(updates)])
+            return mean_of([update(buffer.sample()) for _ in range(updates)])
 
     return learn
 

@@ -108,7 +108,7 @@ def build(config: Config) -> Pipeline:
         storage=LazyTensorStorage(frames, device=device),
         sampler=SamplerWithoutReplacement(),
         batch_size=config.minibatch_size,
-        generator=seeds.generator("replay"),
+        generator=seeds.generator("replay", device),
     )
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
     lives, advantage = make_lives(config, env), GAE(critic, gamma=config.gamma, lmbda=config.lmbda)

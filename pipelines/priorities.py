@@ -14,6 +14,7 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from rlpipe.pipelines.fitting import check_like
+from rlpipe.pipelines.transfer import device_of
 
 _ROW = 32
 
@@ -64,14 +65,16 @@ class PrioritizedSampler(Sampler):
             raise ValueError(f"{type(self).__name__} knows of fewer transitions than the {len(storage)} that are held")
         # first the row, then the place in it, for which no other row need be added up
         rows = np.cumsum(self._rows[: -(-len(raised) // _ROW)].sum(1))
-        lots = torch.rand(batch_size, generator=self._rng, dtype=torch.float64).numpy() * rows[-1]
+        device = "cpu" if self._rng is None else self._rng.device
+        lots = torch.rand(batch_size, generator=self._rng, dtype=torch.float64, device=device).cpu().numpy() * rows[-1]
         row = np.searchsorted(rows, lots, side="right").clip(max=len(rows) - 1)
         lots -= np.where(row > 0, rows[row - 1], 0.0)
         place = (np.cumsum(self._rows[row], 1) <= lots[:, None]).sum(1)
         # sums are rounded, so that a lot may lie beyond the last
         index = (row * _ROW + place.clip(max=_ROW - 1)).clip(max=len(raised) - 1)
         weight = (raised[index] / raised.min()) ** -self.beta
-        return torch.from_numpy(index), {"priority_weight": torch.from_numpy(weight).float()}
+        where = device_of(storage)
+        return torch.from_numpy(index).to(where), {"priority_weight": torch.from_numpy(weight).float().to(where)}
 
     def add(self, index: int | Tensor) -> None:
         """Give a new transition the largest priority."""
@@ -79,7 +82,7 @@ class PrioritizedSampler(Sampler):
 
     def extend(self, index: int | Tensor) -> None:
         """Give new transitions the largest priority."""
-        self._raised[np.asarray(index)] = (self._largest + self.eps) ** self.alpha
+        self._raised[_on_host(index)] = (self._largest + self.eps) ** self.alpha
 
     def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
         """Give transitions that were overwritten the largest priority."""
@@ -96,7 +99,7 @@ class PrioritizedSampler(Sampler):
         Raises:
             ValueError: not one number a transition, or one that is negative, infinite or NaN.
         """
-        places, values = np.asarray(index).reshape(-1), np.asarray(torch.as_tensor(priority).detach().cpu(), np.float64)
+        places, values = _on_host(index).reshape(-1), _on_host(torch.as_tensor(priority).detach()).astype(np.float64)
         if values.size != places.size:
             raise ValueError(f"priority has shape {list(values.shape)}, expected [{places.size}]: one a transition")
         if not (np.isfinite(values).all() and (values >= 0).all()):
@@ -128,3 +131,7 @@ class PrioritizedSampler(Sampler):
     def loads(self, path: str | Path) -> None:
         """Not offered: `ReplayState` holds the priorities."""
         raise NotImplementedError("put the buffer into a checkpoint by rlpipe's ReplayState")
+
+
+def _on_host(index: int | Tensor) -> np.ndarray:
+    return np.asarray(index.cpu() if isinstance(index, Tensor) else index)

@@ -28,7 +28,7 @@ from rlpipe.pipelines.config import ActorConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.episodes import EpisodeBuffer
 from rlpipe.pipelines.fields import LARGEST, MANY, number
-from rlpipe.pipelines.memory import transition_kinds
+from rlpipe.pipelines.memory import gpu_memory_for, transition_kinds
 from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, mean_of
 from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.seeding import Seeds
@@ -95,7 +95,8 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), -(-config.total_frames // frames), frames)
     returns = ReturnToGo(critic, gamma=config.gamma)
     kinds = partial(transition_kinds, env)
-    episodes = EpisodeBuffer([*returns.in_keys, *loss.actor.in_keys, "action"], kinds=kinds, num_envs=config.num_envs)
+    kept = [*returns.in_keys, *loss.actor.in_keys, "action"]
+    episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
     # the size of what `normalize="episode"` groups by depends on the batch, so it cannot be recorded
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
@@ -118,9 +119,10 @@ def on_episodes(returns: Update, episodes: EpisodeBuffer, update: Update, *, eac
     """
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        finished = episodes.extend(batch)
-        if finished and not each:
-            finished = [torch.cat(finished)]
-        return mean_of([update(returns(steps).select(*keys)) for steps in finished])
+        with gpu_memory_for("an update with whole episodes", "--num-envs or --rollout-steps"):
+            finished = episodes.extend(batch)
+            if finished and not each:
+                finished = [torch.cat(finished)]
+            return mean_of([update(returns(steps).select(*keys)) for steps in finished])
 
     return learn

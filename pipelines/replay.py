@@ -10,7 +10,9 @@ from torchrl.data import ReplayBuffer, TensorDictReplayBuffer
 from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
 
 from rlpipe.pipelines.fitting import Kind, check_like, check_rows
+from rlpipe.pipelines.memory import REPLAY, gpu_memory_for
 from rlpipe.pipelines.priorities import PrioritizedSampler
+from rlpipe.pipelines.transfer import device_of
 
 
 class ReplayState:
@@ -61,11 +63,12 @@ class ReplayState:
         if self._kinds is not None:
             check_rows(state["held"], self._kinds, "held")
         check_like(self.buffer.writer.state_dict(), state["writer"], "writer")
-        held = TensorDict(state["held"]).auto_batch_size_(1)
+        held = TensorDict(state["held"], device=device_of(self.buffer.storage)).auto_batch_size_(1)
         limit = self.buffer.storage.max_size
         if not 0 < len(held) <= limit or not 0 <= state["writer"]["_cursor"] < limit:
             raise ValueError(f"{len(held)} transitions, written next at {state['writer']['_cursor']}, of {limit}")
-        self.buffer.extend(held)
+        with gpu_memory_for(*REPLAY):
+            self.buffer.extend(held)
         self.buffer.writer.load_state_dict(state["writer"])
         if "priorities" in state:
             self.buffer.sampler.load_state_dict(state["priorities"])

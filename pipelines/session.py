@@ -21,8 +21,10 @@ from rlpipe.pipelines.build import load_weights
 from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
+from rlpipe.pipelines.failures import naming_checkpoint
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
+from rlpipe.pipelines.memory import gpu_memory_for
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.recipes import builder, find_recipe
@@ -83,7 +85,8 @@ class Session:
 
     def _run(self, stack: contextlib.ExitStack, interruption: Interruption, weights: Path | None) -> dict[str, Any]:
         config = self.config
-        pipeline = stack.enter_context(contextlib.closing(builder(self.algorithm)(config)))
+        with gpu_memory_for("the networks", "--hidden"):
+            pipeline = stack.enter_context(contextlib.closing(builder(self.algorithm)(config)))
         if config.gif:
             check_drawable(config.eval_env)
         if weights is not None:
@@ -135,7 +138,8 @@ class Session:
     def _judge_finally(self, pipeline: Pipeline, written: Run, result: Result, progress: Listener | None) -> Evaluation:
         config, tell = self.config, progress or (lambda _: None)
         tell(result.progress("evaluating", final=True))
-        evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation")
+        with naming_checkpoint(written), gpu_memory_for("the final evaluation", "--final-eval-episodes"):
+            evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation")
         written.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
         tell(result.progress("evaluated", evaluation=evaluation, final=True))
         return evaluation

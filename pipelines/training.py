@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -20,19 +21,23 @@ from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity,
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.evaluation import Evaluation
+from rlpipe.pipelines.failures import check_finite, diverged, naming_checkpoint, naming_last
 from rlpipe.pipelines.files import DAMAGE
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.fleet import Fleet
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.line import Line
+from rlpipe.pipelines.memory import gpu_memory_for
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener, Progress, Stage
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
+from rlpipe.pipelines.transfer import moved
 
 _LOG = logging.getLogger("rlpipe")
+_HOST = torch.device("cpu")
 _DIVERGED = 1e6
 """A weight of which no policy has any use."""
 
@@ -108,7 +113,7 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient became NaN or infinite; names the frame, the term and the last checkpoint. Or
-            the run folder cannot be written.
+            the run folder cannot be written, or the GPU ran out of memory (`GPUMemoryError`).
         InterruptedRunError: after the checkpoint of an `interruption`.
         CheckpointError: the run folder has checkpoints, and none of them fits.
         ValueError: checkpoints are asked for, and there is no run.
@@ -116,29 +121,31 @@ def train(
     if run is None and (checkpoint_every is not None or checkpoint_first):
         raise ValueError("checkpoints are written into a run, and there is none; pass a Run")
     loop = _Loop(pipeline, run, stopping or StoppingRule(), progress)
-    if pipeline.environments is not None and checkpoint_every is not None:
-        pipeline.environments.note_actions()
-    if run is not None:
-        run.restore(loop.state)
-        if loop.result.frames and pipeline.environments is None:
-            _LOG.warning(
-                "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and not "
-                "to the bit; SyncDataCollector's are held, with transforms that change each step by itself"
-            )
-    loop.tell("starting")
-    if checkpoint_first:
-        loop.checkpoint()
-    batches = iter(pipeline.collector)
-    with interruption.held_back() if interruption else contextlib.nullcontext():
-        while not loop.stopping.reason and loop.step(batches, log_every, checkpoint_every):
-            if evaluate is not None and loop.due(eval_every):
-                loop.evaluate(evaluate)
-            if loop.due(checkpoint_every):
-                loop.checkpoint()
-            if interruption is not None and interruption.signal is not None:
-                loop.checkpoint()
-                raise InterruptedRunError(f"{interruption.word} at frame {loop.result.frames}", interruption.exit_code)
-        return loop.finish()
+    with naming_checkpoint(run):
+        if pipeline.environments is not None and checkpoint_every is not None:
+            pipeline.environments.note_actions()
+        if run is not None:
+            run.restore(loop.state)
+            if loop.result.frames and pipeline.environments is None:
+                _LOG.warning(
+                    "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and "
+                    "not to the bit; SyncDataCollector's are held, with transforms that change each step by itself"
+                )
+        loop.tell("starting")
+        if checkpoint_first:
+            loop.checkpoint()
+        batches = iter(pipeline.collector)
+        with interruption.held_back() if interruption else contextlib.nullcontext():
+            while not loop.stopping.reason and loop.step(batches, log_every, checkpoint_every):
+                if evaluate is not None and loop.due(eval_every):
+                    loop.evaluate(evaluate)
+                if loop.due(checkpoint_every):
+                    loop.checkpoint()
+                if interruption is not None and interruption.signal is not None:
+                    loop.checkpoint()
+                    word = f"{interruption.word} at frame {loop.result.frames}"
+                    raise InterruptedRunError(word, interruption.exit_code)
+            return loop.finish()
 
 
 class _Loop:
@@ -164,22 +171,24 @@ class _Loop:
         if self.result.frames >= self.limit:
             return False
         started, result, environments = time.perf_counter(), self.result, self.pipeline.environments
-        try:
-            batch = next(batches, None)
-        except TrainingError as error:
-            raise self._suspect_policy(error) from error
+        with gpu_memory_for("the collection of a batch", "--num-envs or --rollout-steps"):
+            try:
+                batch = next(batches, None)
+            except TrainingError as error:
+                raise self._suspect_policy(error) from error
         if batch is None:
             return False
         returns, lengths = finished_episodes(batch)
         self.before, result.frames, self.score = result.frames, result.frames + batch.numel(), None
         if environments is not None and self.due(checkpoint_every):
             environments.cut(batch)
-        learned = _numbers(self.pipeline.learn(batch))
+        with gpu_memory_for("what is learned from a batch", "--num-envs or --rollout-steps"):
+            learned = _numbers(self.pipeline.learn(batch))
         if isinstance(self.pipeline.collector, Fleet):
             learned |= self.pipeline.collector.metrics(time.perf_counter() - started)
         result.updates += int(learned["updates"])
         result.episodes += len(returns)
-        _check_finite(learned, result.frames, self.run)
+        check_finite(learned, result.frames, self.run)
         self.stopping.after_batch(returns, learned)
         result.longest_streak = self.stopping.longest_streak
         self.line.add(learned, returns, lengths)
@@ -196,7 +205,7 @@ class _Loop:
         numbers = [weight for weight in weights if weight.numel() and weight.is_floating_point()]
         largest = max((weight.abs().max().item() for weight in numbers), default=0.0)
         if largest < _DIVERGED:
-            return TrainingError(f"{error}{_kept(self.run)}")
+            return TrainingError(naming_last(str(error), self.run))
         return TrainingError(
             f"{error}; but the policy has diverged, its largest weight is {largest:.0e}: try a lower lr or step_size"
         )
@@ -208,7 +217,8 @@ class _Loop:
     def evaluate(self, judge: Callable[[], Evaluation]) -> None:
         """Evaluate and take note."""
         self.tell("evaluating")
-        evaluation = judge()
+        with gpu_memory_for("an evaluation", "--eval-episodes"):
+            evaluation = judge()
         self.score = evaluation.mean
         if self.run is not None:
             self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
@@ -235,7 +245,7 @@ class _Loop:
         """Write a checkpoint into the run, if there is one; refuse weights that the last gradient step has ruined."""
         for name, weight in self.pipeline.policy.state_dict().items():
             if isinstance(weight, Tensor) and not weight.isfinite().all():
-                raise _diverged(self.result.frames, f"weight {name}", "not finite", self.run)
+                raise diverged(self.result.frames, f"weight {name}", "not finite", self.run)
         self.result.stopped_by = self.stopping.reason
         if self.run is not None:
             self.run.checkpoint(self.result.frames, self.state, score=self.score)
@@ -267,9 +277,9 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
 def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
     """Returns and lengths of the episodes that ended in a batch `[num_envs, T]`, in the order in which they ended."""
     after = batch.get("next").transpose(0, 1)
-    ended = after.get("done").squeeze(-1)
-    returns, lengths = after.get("episode_reward")[ended], after.get("step_count")[ended]
-    return returns.flatten().tolist(), lengths.flatten().tolist()
+    told = moved([after.get(key) for key in ("done", "episode_reward", "step_count")], _HOST)
+    ended = told[0].squeeze(-1)
+    return told[1][ended].flatten().tolist(), told[2][ended].flatten().tolist()
 
 
 def _numbers(scalars: TensorDictBase) -> dict[str, float]:
@@ -284,27 +294,9 @@ def _numbers(scalars: TensorDictBase) -> dict[str, float]:
     for key, value in scalars.items():
         if value.numel() != 1:
             raise ValueError(f"learn returned {key!r} of shape {list(value.shape)}, expected a scalar")
-    return {key: value.item() for key, value in scalars.items()}
+    return {key: value.item() for key, value in zip(scalars.keys(), moved(list(scalars.values()), _HOST), strict=True)}
 
 
 def _due(before: int, now: int, every: int | None) -> bool:
     """Whether a multiple of `every` lies in `(before, now]`."""
     return every is not None and now // every > before // every
-
-
-def _check_finite(scalars: Mapping[str, float], frames: int, run: Run | None) -> None:
-    for key, value in scalars.items():
-        if not math.isfinite(value):
-            raise _diverged(frames, key, str(value), run)
-
-
-def _diverged(frames: int, what: str, value: str, run: Run | None) -> TrainingError:
-    return TrainingError(f"training stopped at frame {frames}: {what} is {value}{_kept(run)}")
-
-
-def _kept(run: Run | None) -> str:
-    """What a message ends with that tells of the end of a run."""
-    if run is None:
-        return ""
-    last = run.last_checkpoint()
-    return f"; the last good checkpoint is {last}" if last else "; there is no checkpoint yet"

@@ -32,3 +32,7 @@ class InterruptedRunError(RlpipeError):
 
 class TrainingError(RlpipeError):
     """A run had to stop: a loss or a gradient became NaN or infinite, or an environment failed."""
+
+
+class GPUMemoryError(TrainingError):
+    """A run had to stop: the GPU's memory does not hold what it needs."""
