@@ -76,10 +76,14 @@ class OptimizerConfig:
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
     compile: bool = False
     """Have PyTorch's compiler make code of the update, which takes it some time at the start; needs a C++ compiler."""
+    cuda_graphs: bool = False
+    """Launch the loss and its gradient on the GPU as one CUDA graph; with device cuda."""
 
     @property
     def execution(self) -> Execution:
         """How the gradient is computed, see `make_gradient`."""
+        if self.cuda_graphs:
+            return "graphed"
         return "compiled" if self.compile else "recorded"
 
 
@@ -216,6 +220,8 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
         _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
         self._check_collection()
         _check_pixels(self)
+        if isinstance(self, OptimizerConfig) and self.cuda_graphs:
+            _check_graphs(self.device, self.compile)
         self.validate()
 
     def _check_collection(self) -> None:
@@ -242,8 +248,13 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
 
     def to_act(self: C) -> C:
         """The same for a pipeline whose policy is all that is used: without what only learning needs."""
-        here = dataclasses.replace(self, collector="local", num_collectors=1, asynchronous=False)
-        return dataclasses.replace(here, backend="auto", device="cpu")
+        here = dataclasses.replace(self.on_cpu(), collector="local", num_collectors=1, asynchronous=False)
+        return dataclasses.replace(here, backend="auto")
+
+    def on_cpu(self: C) -> C:
+        """The same config with its networks on the CPU, for what needs no GPU and may be asked where there is none."""
+        graphs: dict[str, Any] = {"cuda_graphs": False} if isinstance(self, OptimizerConfig) else {}
+        return dataclasses.replace(self, device="cpu", **graphs)
 
     @property
     def eval_env(self) -> EnvConfig:
@@ -312,6 +323,13 @@ def _check_pixels(config: TrainConfig) -> None:
         raise ConfigError("normalize_frames is given, and the network divides pixels by 255 itself; leave it out")
     # which refuses some backends
     _ = config.env
+
+
+def _check_graphs(device: str, compiled: bool) -> None:
+    if device != "cuda":
+        raise ConfigError(f"cuda_graphs is True, which needs device to be 'cuda'; it is {device!r}")
+    if compiled:
+        raise ConfigError("cuda_graphs is True, which needs compile to be False; choose one of the two")
 
 
 def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:

@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torchrl.envs.utils import exploration_type
 
-Execution = Literal["eager", "recorded", "compiled"]
+from rlpipe.pipelines.graphs import graphed
+
+Execution = Literal["eager", "recorded", "compiled", "graphed"]
 """How a gradient is computed, see `make_gradient`."""
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
 """The gradient of each parameter, `None` where it takes no part; and the loss's entries by name, detached."""
@@ -46,6 +48,7 @@ def make_gradient(
             same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
             is set to may change (numbers, training mode, parameters of its modules); it is then recorded anew.
             `"compiled"` has PyTorch's compiler make code of the operations, which takes a while and rounds differently.
+            `"graphed"` is `"recorded"`, and each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
 
     Raises:
         ValueError: an unknown `execution`.
@@ -75,6 +78,7 @@ class _Recorder:
 
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], execution: Execution) -> None:
         self.loss, self.parameters, self.execution = loss, parameters, execution
+        self._graphed = execution == "graphed"
         if not hasattr(loss, "in_keys"):
             raise ValueError(f"{type(loss).__name__} has no in_keys, which name what it reads; without, leave it eager")
         self.keys: list[NestedKey] = list(loss.in_keys)  # type: ignore[arg-type]
@@ -88,12 +92,19 @@ class _Recorder:
         self._numbers = [(own, name) for own in others for name, value in own.items() if isinstance(value, _SETTING)]
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._recordings: dict[tuple[Any, ...], Callable[..., Gradient]] = {}
+        self._addresses = self._where()
+
+    def _where(self) -> list[int]:
+        """Where the tensors are that a CUDA graph reads."""
+        return [each.data_ptr() for *_, each in self._tensors if each is not None] if self._graphed else []
 
     def __call__(self, minibatch: TensorDictBase) -> Gradient:
         entries = [minibatch.get(key, None) for key in self.keys]
         if any(entry is None for entry in entries) or len(set(map(id, entries))) < len(entries):
             return _differentiate(self.loss, self.parameters, minibatch)
-        if any(holder.get(name) is not tensor for holder, name, tensor in self._tensors):
+        if any(holder.get(name) is not tensor for holder, name, tensor in self._tensors) or (
+            self._graphed and self._where() != self._addresses
+        ):
             self._begin()
         kind = self._kind(entries)
         recording = self._recordings.get(kind)
@@ -126,6 +137,10 @@ class _Recorder:
         outputs = [*[each for each in gradient if each is not None], *terms.values()]
         tape.check({id(tensor) for tensor in [*entries, *self.loss.parameters(), *self.loss.buffers()]})
         replay = _compile(tape, entries, outputs) if self.execution == "compiled" else _script(tape, entries, outputs)
+        if self._graphed:
+            tape.check_graph()
+            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                replay = graphed(replay, entries, list(self.loss.buffers()))
         used, names = [each is not None for each in gradient], list(terms)
 
         def recording(*inputs: Tensor) -> Gradient:
@@ -173,6 +188,21 @@ class _Tape(TorchDispatchMode):
                         "in_keys, nor a parameter or buffer; leave its execution eager"
                     )
             known.update(map(id, tree_leaves(results)))
+
+    def check_graph(self) -> None:
+        """Refuse what no CUDA graph can do: copies between the host and the GPU.
+
+        Raises:
+            ValueError: there is one.
+        """
+        for function, args, _, results in self.operations:
+            if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+                source = args[0 if function is torch.ops.aten._to_copy.default else 1]
+                if source.device != results.device:
+                    raise ValueError(
+                        f"the loss copies a tensor of shape {list(source.shape)} from {source.device} to "
+                        f"{results.device}, which a CUDA graph cannot; make it a buffer, or leave cuda_graphs out"
+                    )
 
 
 def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:

@@ -62,7 +62,12 @@ class Config(OptimizerConfig, ActorConfig, TrainConfig):
     """Scale gradients down to this norm."""
 
     def validate(self) -> None:
-        """A batch has the frames of one episode at least."""
+        """A batch has the frames of one episode at least, and what depends on its numbers is no CUDA graph."""
+        if self.cuda_graphs and self.normalize == "episode":
+            raise ConfigError(
+                "cuda_graphs is True, which needs normalize to be 'batch' or 'none'; it is 'episode', whose operations "
+                "depend on the episodes' lengths"
+            )
         frames = self.num_envs * self.rollout_steps
         limit = self.max_episode_steps or env_spec(self.env_id).max_episode_steps
         if limit is not None and frames < limit:
