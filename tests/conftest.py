@@ -1,4 +1,4 @@
-"""What all tests share: one thread, quiet logs, and tiny environments."""
+"""What all tests share: one thread, quiet logs, tiny environments, and the device that they run on."""
 
 from __future__ import annotations
 
@@ -116,6 +116,52 @@ gym.register("tests/Scalar-v0", Shaped, max_episode_steps=10, kwargs={"shape": (
 gym.register("tests/Counter-v0", Counter)
 gym.register("tests/CutCounter-v0", Counter, kwargs={"terminates": False})
 gym.register("tests/Endless-v0", Identity)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda runs the tests that are marked cuda, on the GPU, and no others",
+    )
+
+
+def no_gpu():
+    """Why there is no GPU to run on, in a line; nothing if there is one."""
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} was built without CUDA; install one that was built with it"
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no CUDA device; see nvidia-smi for what the driver finds"
+    return ""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the GPU's tests to `--device cuda`, and that to them."""
+    theirs = [item for item in items if item.get_closest_marker("cuda")]
+    if config.getoption("--device") == "cuda":
+        config.hook.pytest_deselected(items=[item for item in items if item not in theirs])
+        items[:] = theirs
+        reason = no_gpu()
+    else:
+        reason = "runs on a GPU: python -m pytest --device cuda"
+    for item in theirs if reason else []:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say which GPU it was, or why there was none."""
+    if config.getoption("--device") == "cuda":
+        reason = no_gpu()
+        terminalreporter.write_line(
+            f"no test ran on a GPU: {reason}" if reason else f"ran on {torch.cuda.get_device_name()}"
+        )
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Each device in turn: a test that takes it runs on the CPU, and with `--device cuda` on the GPU."""
+    return request.param
 
 
 @pytest.fixture
