@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -388,10 +389,22 @@ def make_collector(
 def _make_fleet(
     config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int, total_frames: int
 ) -> BaseCollector:
-    kind = AsyncProcesses if config.asynchronous else SyncProcesses
-    fleet = kind(
+    elsewhere: dict[str, Any] = {}
+    if config.collector == "ray":
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError('collector is "ray", which needs Ray; install it with: pip install "rlpipe[ray]"')
+        from rlpipe.pipelines.ray_collector import AsyncRay, SyncRay  # noqa: PLC0415 - an extra
+        from rlpipe.pipelines.ray_places import Resources  # noqa: PLC0415 - an extra
+
+        kind: Any = AsyncRay if config.asynchronous else SyncRay
+        resources = Resources(config.ray_cpus, config.ray_gpus, config.ray_memory)
+        elsewhere = {"address": config.ray_address, "resources": resources}
+    else:
+        kind = AsyncProcesses if config.asynchronous else SyncProcesses
+    fleet: BaseCollector = kind(
         shares(config.env, env, config.num_collectors),
         policy,
+        **elsewhere,
         frames_per_batch=frames_per_batch,
         total_frames=total_frames,
         transforms=env.transform,

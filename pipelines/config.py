@@ -17,11 +17,12 @@ from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.envs.config import Backend, EnvConfig
 from rlpipe.pipelines.envs.shaping import RewardShaping
 from rlpipe.pipelines.fields import LARGEST, MANY, check_fields, number
+from rlpipe.pipelines.placement import RayConfig
 from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.stopping import StoppingRule
 
 C = TypeVar("C", bound="TrainConfig")
-CollectorKind = Literal["local", "processes"]
+CollectorKind = Literal["local", "processes", "ray"]
 LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 
 MOST_FRAMES = 1_000_000_000
@@ -135,7 +136,7 @@ class CollectionConfig:
     """Where environments are stepped."""
 
     collector: CollectorKind = "local"
-    """`local`: in this process; `processes`: in `num_collectors` processes of this machine."""
+    """`local`: in this process; `processes`: in `num_collectors` others of this machine; `ray`: in others by Ray."""
     num_collectors: int = number(1, at_least=1, at_most=MOST_PROCESSES)
     """Collectors in processes of their own, among which `num_envs` is divided."""
     asynchronous: bool = False
@@ -183,7 +184,7 @@ class StoppingConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
+class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig):
     """What every training run has: its environment, length, seed, evaluation and checkpoints.
 
     Raises:
@@ -232,6 +233,7 @@ class TrainConfig(StoppingConfig, CollectionConfig, EnvironmentConfig):
                         f"{name} is {getattr(self, name)} with collector 'local', which is this process alone; set "
                         "collector to 'processes'"
                     )
+        self.check_ray(self.collector)
         check_divisible(self.num_envs, self.num_collectors)
         if self.asynchronous and not self.is_off_policy():
             raise ConfigError(

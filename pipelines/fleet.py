@@ -117,7 +117,7 @@ class Fleet:
 
     def _prepare(self, policy: nn.Module, count: int, transforms: nn.Module | None, device: str) -> None:
         self.num_collectors = count
-        self._learner, self._device = policy, device
+        self._learner, self._batch_device = policy, device
         self._transforms = nn.Module() if transforms is None else transforms
         on_cpu = all(generator.device.type == "cpu" for generator in generators_of(policy))
         # so that one collector draws on where the learner stopped, and the other way round
@@ -169,7 +169,7 @@ class Fleet:
             if self._passes_streams:
                 set_streams(self._learner, reports[0]["streams"])
         self._round += 1
-        return batch if self._device == "cpu" else batch.to(self._device)
+        return batch if self._batch_device == "cpu" else batch.to(self._batch_device)
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """Of the last batch.

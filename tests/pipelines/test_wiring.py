@@ -38,6 +38,11 @@ LOOP = {
     "replay_storage",
     # test_pixels.py
     "from_pixels",
+    # where Ray places collectors: tests/pipelines/test_ray.py, test_ray_faults.py
+    "ray_address",
+    "ray_cpus",
+    "ray_gpus",
+    "ray_memory",
 }
 ENVIRONMENT = {"env_id": "Acrobot-v1", "num_envs": 5, "max_episode_steps": 9, "seed": 1}
 SHAPING = {"reward_shaping": "outcome", "shaping_steps": 5}
