@@ -321,5 +321,6 @@ def _why(error: Exception) -> str:
         return " ".join(last.replace("rlpipe.errors.", "").split())
     found = re.search(r"Worker exit detail: (.*?)(?:\. |\.?$)", text, re.DOTALL)
     if found is not None:
-        return "its process died: " + " ".join(found[1].split())
+        # of a process that was killed, Ray knows no more than that
+        return "its process died" if "connection error" in found[1] else "its process ended: " + found[1]
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
