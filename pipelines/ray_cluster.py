@@ -27,6 +27,7 @@ from rlpipe.pipelines.placement import split_address
 
 CONNECT_SECONDS = 20
 """After so long a cluster that does not answer is given up."""
+_WRONG_TOKEN = "InvalidAuthToken"
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='error'); ray.shutdown()"
 """In a process of its own, because what is no Ray would keep this one waiting for minutes, and Ray talkative."""
 
@@ -49,14 +50,15 @@ class RayConnection:
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
         if ray.is_initialized():
             options = {}
+            _check_same(address)
         elif address is not None:
             _silence()
-            _use_token()
-            _check_reachable(address)
+            check_reachable(address)
         else:
             _silence()
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-")
+            # elsewhere, the paths of its sockets may be longer than the system allows
+            self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": self._folder}
         try:
             with _keep_sigterm():
@@ -87,13 +89,6 @@ def _silence() -> None:
     stdout_deduplicator.skip_re = re.compile("")
 
 
-def _use_token() -> None:
-    """Show the cluster this machine's token, if it has one, as Ray does where it finds a cluster by itself."""
-    with contextlib.suppress(ImportError):
-        setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
-        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
 @contextlib.contextmanager
 def _keep_sigterm() -> Iterator[None]:
     """Ray puts a handler of its own in place."""
@@ -107,8 +102,20 @@ def _keep_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_reachable(address: str) -> None:
-    """Refuse an address where no Ray answers in time."""
+def _check_same(address: str | None) -> None:
+    """Refuse another cluster than the one that this process is connected to already."""
+    now = ray.get_runtime_context().gcs_address
+    # the host may have several names
+    if address is not None and split_address(address)[1] != split_address(now)[1]:
+        raise ConfigError(f"ray_address is {address}, and this process is connected to Ray at {now} already")
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address where no Ray answers in time.
+
+    Raises:
+        ConfigError: says what is there instead.
+    """
     started = time.monotonic()
     host, port = split_address(address)
     try:
@@ -124,18 +131,39 @@ def _check_reachable(address: str) -> None:
             f"ray_address is {address}, which cannot be reached: {reason}; `ray start --head` on that machine starts "
             "Ray and prints the address"
         ) from error
-    left = CONNECT_SECONDS - (time.monotonic() - started)
-    # three attempts, a second apart
-    environment = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "3"}
+    error = _probe(address, CONNECT_SECONDS - (time.monotonic() - started))
+    if _WRONG_TOKEN in error and _use_token():
+        error = _probe(address, CONNECT_SECONDS)
+    if error:
+        raise ConfigError(f"ray_address is {address}, which cannot be used: {_reason(error)}")
+
+
+def _use_token() -> bool:
+    """From now on, show clusters this machine's token, if it has one; not in vain to one that knows none."""
+    try:
+        setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
+    except ImportError:  # a Ray without tokens
+        return False
+    before = os.environ.get("RAY_AUTH_MODE")
+    return bool(setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)) and before is None
+
+
+def _probe(address: str, seconds: float) -> str:
+    """What Ray writes if it cannot connect to a cluster.
+
+    Raises:
+        ConfigError: it has not come to an end by then.
+    """
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE, address],
-            env=environment,
+            # attempts, a second apart
+            env={**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "3"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=max(1.0, left),
+            timeout=max(1.0, seconds),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -143,22 +171,21 @@ def _check_reachable(address: str) -> None:
             f"ray_address is {address}, where something listens that does not answer as Ray does: given up after "
             f"{CONNECT_SECONDS} s"
         ) from error
-    if probe.returncode:
-        raise ConfigError(f"ray_address is {address}, which cannot be used: {_reason(probe.stderr)}")
+    return (probe.stderr or "it gave no reason") if probe.returncode else ""
 
 
 def _reason(trace: str) -> str:
     """The one line that matters of what Ray wrote before it gave up."""
-    if "InvalidAuthToken" in trace or "AuthenticationError" in trace:
+    if _WRONG_TOKEN in trace:
         return (
             "the cluster asks for a token, and this machine has none or another one; copy ~/.ray/auth_token from the "
-            "head's machine, and set RAY_AUTH_MODE=token on both"
+            "head's machine"
         )
     lines = [line for line in trace.splitlines() if line.strip()]
     at = max(
         (index for index, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)), default=0
     )
-    return _in_a_line(" ".join(lines[at:])) if lines else "it gave no reason"
+    return _in_a_line(" ".join(lines[at:]))
 
 
 def _in_a_line(error: object) -> str:
