@@ -6,13 +6,14 @@ import contextlib
 import logging
 import pickle
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 from tensordict import TensorDictBase
 from torch import nn
 from torchrl.collectors.distributed import RayCollector
@@ -205,26 +206,40 @@ class _RayFleet(Fleet):
         """
         who, why = f"collector {index} of {self.num_collectors}", _why(error)
         _LOG.warning("rlpipe: %s was lost (%s); starting another one in its place, with fresh episodes", who, why)
-        ray.kill(self.remote_collectors[index])
+        until = time.monotonic() + START_SECONDS
+        while True:
+            self._start_anew(index)
+            try:
+                self._prepare_anew(index, max(0.0, until - time.monotonic()))
+                break
+            except GetTimeoutError:
+                raise TrainingError(
+                    f"{who} was lost ({why}), and Ray did not start another one within {START_SECONDS} s"
+                ) from error
+            except RayError as again:
+                # Ray may take a while to find that a machine is gone, and start it there
+                final = isinstance(again, RayTaskError) or getattr(again, "actor_init_failed", False)
+                if final or time.monotonic() > until:
+                    raise TrainingError(
+                        f"{who} was lost ({why}), and so was the one in its place ({_why(again)})"
+                    ) from error
+                time.sleep(0.5)
+        if self.asynchronous:
+            self._resting = [index]
+            self._send_policy()
+
+    def _start_anew(self, index: int) -> None:
         assert self._places is not None
+        ray.kill(self.remote_collectors[index])
         self.add_collectors(  # type: ignore[attr-defined]
             [self._create_env_fn[index]], 1, None, [self.collector_kwargs[index]], [self._places.of(index)]
         )
         self.remote_collectors[index] = self.remote_collectors.pop()
+
+    def _prepare_anew(self, index: int, seconds: float) -> None:
         now = (self.collected_frames,)
         calls = [("note_actions", ())] * self._noted + [("begin_anew", now), ("synchronise", now)]
-        try:
-            for method, arguments in calls:
-                ray.get(self._ask(index, method, pickle.dumps(arguments)), timeout=START_SECONDS)
-        except GetTimeoutError:
-            raise TrainingError(
-                f"{who} was lost ({why}), and Ray did not start another one within {START_SECONDS} s"
-            ) from error
-        except RayError as again:
-            raise TrainingError(f"{who} was lost ({why}), and so was the one in its place ({_why(again)})") from error
-        if self.asynchronous:
-            self._resting = [index]
-            self._send_policy()
+        ray.get([self._ask(index, method, pickle.dumps(each)) for method, each in calls], timeout=seconds)
 
     def shutdown(
         self,
@@ -319,6 +334,8 @@ def _why(error: Exception) -> str:
         # the last lines of a traceback
         last = re.split(r"\n(?=[\w.]+(?:Error|Exception)\b)", text)[-1]
         return " ".join(last.replace("rlpipe.errors.", "").split())
+    if isinstance(error, ActorUnavailableError) or "its node has died" in text:
+        return "its machine or process cannot be reached"
     found = re.search(r"Worker exit detail: (.*?)(?:\. |\.?$)", text, re.DOTALL)
     if found is not None:
         # of a process that was killed, Ray knows no more than that
