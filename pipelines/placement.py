@@ -29,7 +29,8 @@ class RayConfig:
             ConfigError: names the field.
         """
         for each in fields(RayConfig):
-            if collector != "ray" and getattr(self, each.name) != each.default:
+            # seeds may be tasks of a cluster (`--jobs ray`) whatever collects within them: `Session` sees to this one
+            if each.name != "ray_address" and collector != "ray" and getattr(self, each.name) != each.default:
                 raise ConfigError(
                     f"{each.name} is {getattr(self, each.name)} with collector {collector!r}; set collector to 'ray'"
                 )

@@ -71,7 +71,13 @@ class Session:
 
         Raises:
             InterruptedRunError: by Ctrl-C or SIGTERM; says how to go on.
+            ConfigError: there is an address of Ray, and nothing for Ray to do.
         """
+        if self.config.ray_address is not None and self.config.collector != "ray":
+            raise ConfigError(
+                f"ray_address is {self.config.ray_address} with collector {self.config.collector!r}; set collector to "
+                "'ray', or train several seeds with --jobs ray"
+            )
         logging.getLogger("torchrl").setLevel(logging.WARNING)
         torch.set_num_threads(self.config.threads)
         GlobalRandom().seed(Seeds(self.config.seed).integer("process"))

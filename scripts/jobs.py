@@ -8,6 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,12 @@ def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str]
     from rlpipe.pipelines.interruption import Interruption
 
     seeds, at_once = _check(options, arguments)
+    address = options.config.ray_address
+    if at_once is None and options.config.collector != "ray":
+        # of the cluster whose tasks the seeds are; each is an ordinary run there
+        options = replace(options, config=replace(options.config, ray_address=None))
     jobs = Jobs(recipe, options, weights, seeds)
-    with contextlib.closing(_engine(options.config, at_once)) as engine, Interruption() as interruption:
+    with contextlib.closing(_engine(options.config, at_once, address)) as engine, Interruption() as interruption:
         try:
             with interruption.held_back():
                 _Training(jobs, engine, interruption, options).run()
@@ -183,11 +188,11 @@ def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[lis
     return seeds, at_once
 
 
-def _engine(config: TrainConfig, at_once: int | None) -> Processes | RayTasks:
+def _engine(config: TrainConfig, at_once: int | None, address: str | None) -> Processes | RayTasks:
     if at_once is None:
         from rlpipe.scripts.jobs_ray import RayTasks
 
-        return RayTasks(getattr(config, "ray_address", None), config.threads, config.device)
+        return RayTasks(address, config.threads, config.device)
     from rlpipe.scripts.jobs_processes import Processes
 
     return Processes(at_once)
