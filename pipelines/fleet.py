@@ -118,7 +118,7 @@ class Fleet:
     def _prepare(self, policy: nn.Module, count: int, transforms: nn.Module | None, device: str) -> None:
         self.num_collectors = count
         self._learner, self._batch_device = policy, device
-        self._transforms = nn.Module() if transforms is None else transforms
+        self.transforms = nn.Module() if transforms is None else transforms
         on_cpu = all(generator.device.type == "cpu" for generator in generators_of(policy))
         # so that one collector draws on where the learner stopped, and the other way round
         self._passes_streams = on_cpu and not self.asynchronous
@@ -146,7 +146,7 @@ class Fleet:
 
     def _send_policy(self) -> None:
         """Send the learner's policy to the collectors that rest."""
-        payload = make_payload(self._learner, self._transforms, None)
+        payload = make_payload(self._learner, self.transforms, None)
         each = [(payload,)] * len(self._resting)
         if self._passes_streams:
             each[0] = ({**payload, "streams": get_streams(self._learner)},)
@@ -269,11 +269,11 @@ class EnvCopy:
     """
 
     def __init__(self, config: EnvConfig, seed: int | None, transforms: Iterable[Transform], index: int) -> None:
-        self._config, self._transforms = config, [transform.clone() for transform in transforms]
+        self._config, self.transforms = config, [transform.clone() for transform in transforms]
         self._seed = seed if seed is None or not index else spawned(seed, _OF_COLLECTORS, index)
 
     def __call__(self) -> EnvBase:
-        return make_env(self._config, seed=self._seed, transforms=self._transforms)
+        return make_env(self._config, seed=self._seed, transforms=self.transforms)
 
 
 def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Callable[[], EnvBase]]:

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "solve": "frames and training seconds until CartPole-v1 is solved",
     "scale": "speed and memory from 1 to 4096 environments, and replay buffers of up to a million transitions",
     "atari": "collecting from Atari games and learning from their pixels; an extra",
+    "collectors": "rounds collected here, in one and two other processes, and on Ray",
     "breakdown": "where the time of a step and of an update of rlpipe goes, part by part",
 }
 OTHERS = ("torchrl", "sb3")
@@ -33,7 +34,7 @@ USAGE = f"""usage: rlpipe benchmark WHAT [options]
 
 Measure rlpipe, TorchRL and Stable-Baselines3 side by side; rlpipe benchmark WHAT --help lists the options.
 
-{chr(10).join(f"  {name:<9} {summary}" for name, summary in BENCHMARKS.items())}
+{chr(10).join(f"  {name:<10} {summary}" for name, summary in BENCHMARKS.items())}
 """
 
 

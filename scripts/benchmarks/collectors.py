@@ -1,0 +1,103 @@
+"""`rlpipe benchmark collectors`: what collectors in other processes gain, and what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rlpipe.pipelines import ppo
+from rlpipe.pipelines.fleet import Fleet, get_streams, make_payload
+from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, interleave
+
+ENVIRONMENTS = ("CartPole-v1", "InvertedDoublePendulum-v5")
+KINDS: dict[str, dict[str, Any]] = {
+    REFERENCE: {},
+    "1 process": {"collector": "processes"},
+    "2 processes": {"collector": "processes", "num_collectors": 2},
+    "1 on Ray": {"collector": "ray"},
+    "2 on Ray": {"collector": "ray", "num_collectors": 2},
+}
+BATCHES = 4
+"""In a repetition."""
+
+
+def run(
+    *,
+    against: Sequence[str],
+    quick: bool,
+    seeds: Sequence[int],
+    progress: Callable[[str], None],
+    environments: Sequence[str] = ENVIRONMENTS,
+    kinds: Sequence[str] = tuple(KINDS),
+) -> list[Row]:
+    """Measure rounds of recipe `ppo` with 16 environments of 64 steps, collected here and in other processes.
+
+    Args:
+        against: not read; the arms are rlpipe's own kinds of collectors.
+        quick: 3 repetitions instead of 15.
+        seeds: the first is that of environments and networks.
+        progress: told of each case that is done.
+        environments: ids; MuJoCo's are left out where it is missing.
+        kinds: of `KINDS`; Ray's are left out where it is missing.
+    """
+    has_ray, has_mujoco = (importlib.util.find_spec(name) is not None for name in ("ray", "mujoco"))
+    there = [kind for kind in kinds if has_ray or not kind.endswith("Ray")]
+    ids = [each for each in environments if has_mujoco or "Pendulum" not in each]
+
+    def rows() -> Iterator[Row]:
+        for env_id in ids:
+            yield from measure(env_id, there, repeats=3 if quick else 15, seed=seeds[0])
+
+    return gather(rows(), progress)
+
+
+def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> Iterator[Row]:
+    """The rows of one environment: collecting, the same with learning, and what it takes to start.
+
+    Args:
+        env_id: of the environments.
+        kinds: of `KINDS`, `REFERENCE` among them.
+        repeats: timed calls of each.
+        seed: of environments and networks.
+    """
+    with contextlib.ExitStack() as stack:
+        pipelines: dict[str, Pipeline] = {}
+        starts: dict[str, list[float]] = {}
+        for kind in kinds:
+            config = ppo.Config(env_id=env_id, seed=seed, total_frames=1_000_000_000, **KINDS[kind])
+            began = time.perf_counter()
+            pipelines[kind] = stack.enter_context(contextlib.closing(ppo.build(config)))
+            starts[kind] = [time.perf_counter() - began]
+        batches = {kind: iter(pipeline.collector) for kind, pipeline in pipelines.items()}
+        frames = BATCHES * next(batches[REFERENCE]).numel()
+
+        def collecting(kind: str) -> Callable[[], object]:
+            return lambda: [next(batches[kind]) for _ in range(BATCHES)]
+
+        def training(kind: str) -> Callable[[], object]:
+            return lambda: [pipelines[kind].learn(next(batches[kind])) for _ in range(BATCHES)]
+
+        for what, of in (("collect", collecting), ("collect and learn", training)):
+            seconds = interleave({kind: of(kind) for kind in kinds}, repeats=repeats, warmup=2)
+            samples = {kind: [1e6 * each / frames for each in times] for kind, times in seconds.items()}
+            row = Row(f"{env_id}: {what}", "us a frame", samples)
+            row.extra["frames_per_second"] = {kind: 1e6 / median for kind, median in row.medians.items()}
+            yield row
+        note = _sent(env_id, pipelines)
+        yield Row(f"{env_id}: start", "s", starts, {"note": note} if note else {})
+
+
+def _sent(env_id: str, pipelines: dict[str, Pipeline]) -> str:
+    """What a round sends to each collector, and back from all."""
+    for pipeline in pipelines.values():
+        if isinstance(pipeline.collector, Fleet):
+            batch = next(iter(pipeline.collector))
+            payload = make_payload(pipeline.policy, pipeline.collector.transforms, get_streams(pipeline.policy))
+            there, back = (len(pickle.dumps(each)) for each in (payload, batch))
+            return f"{env_id}: a round of {batch.numel()} frames sends {there:,} bytes to each collector, {back:,} back"
+    return ""
