@@ -118,8 +118,8 @@ def test_json_with_wrong_fields_is_refused():
 
 
 def test_unknown_names_get_the_nearest():
-    with pytest.raises(ConfigError, match="no recipe is called 'dqn/target'; did you mean dqn/target-network"):
-        find_recipe("dqn/target")
+    with pytest.raises(ConfigError, match="no recipe is called 'dqn/target-net'; did you mean dqn/target-network"):
+        find_recipe("dqn/target-net")
     with pytest.raises(ConfigError, match="there are ppo, dqn, a2c, reinforce, dqn/online"):
         find_recipe("zzzzzz")
     with pytest.raises(ConfigError, match="no algorithm is called 'os'"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
-from rlpipe.pipelines.config import OptimizerConfig
+from rlpipe.pipelines.config import LivesConfig, OptimizerConfig
 from rlpipe.pipelines.recipes import RECIPES
 
 # fields of the loop around a pipeline: tests/pipelines/test_training.py, test_stopping.py and tests/scripts have these
@@ -200,6 +200,9 @@ def test_no_field_is_forgotten_here(module):
     loop = LOOP | ({"total_frames", "env_id", "stop_at_change"} if BASE[module] is BINS else set())
     if not issubclass(module.Config, OptimizerConfig):
         loop = loop - {"compile", "cuda_graphs"}
+    if issubclass(module.Config, LivesConfig):
+        # which CartPole has none of: tests/pipelines/test_learning_atari.py
+        loop = loop | {"end_at_life_loss"}
     if module is not dqn:
         loop = loop - {"replay_storage"}
     assert tried | loop == {field.name for field in dataclasses.fields(module.Config)}

@@ -25,9 +25,17 @@ def test_every_recipe_trains_for_a_few_hundred_frames(name, capsys):
         pytest.importorskip("mujoco")
     frames = 4 * find_recipe(name).config().rollout_steps * find_recipe(name).config().num_envs
     frames = max(400, min(frames, 2_000))
+    if name.endswith("/atari"):
+        pytest.importorskip("ale_py")
+        frames = 256
     options = ["--total-frames", str(frames), "--run-dir", "run", "--json", *SHORT]
     if getattr(find_recipe(name).config(), "replay", False):
         options += ["--warmup-frames", "64"]
+    if name.endswith("/atari"):
+        small = (
+            ["--buffer-size", "1000"] if name == "dqn/atari" else ["--rollout-steps", "16", "--minibatch-size", "64"]
+        )
+        options += ["--max-episode-steps", "20", *small]
     assert run(["train", name, *options]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["frames"] > 0
