@@ -131,11 +131,11 @@ def check_reachable(address: str) -> None:
             f"ray_address is {address}, which cannot be reached: {reason}; `ray start --head` on that machine starts "
             "Ray and prints the address"
         ) from error
-    complaint = _probe(address, CONNECT_SECONDS - (time.monotonic() - started))
-    if _WRONG_TOKEN in complaint and _use_token():
-        complaint = _probe(address, CONNECT_SECONDS)
-    if complaint:
-        raise ConfigError(f"ray_address is {address}, which cannot be used: {_reason(complaint)}")
+    said = _probe(address, CONNECT_SECONDS - (time.monotonic() - started))
+    if _WRONG_TOKEN in said and _use_token():
+        said = _probe(address, CONNECT_SECONDS)
+    if said:
+        raise ConfigError(f"ray_address is {address}, which cannot be used: {_reason(said)}")
 
 
 def _use_token() -> bool:

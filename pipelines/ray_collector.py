@@ -5,62 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-import torch
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from tensordict import TensorDictBase
 from torch import nn
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs import EnvBase
 
-from rlpipe.errors import ConfigError, RlpipeError, TrainingError
-from rlpipe.pipelines.fleet import Fleet, PolicyCopy, WorkerCollector
+from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.pipelines.fleet import Fleet, PolicyCopy
 from rlpipe.pipelines.ray_cluster import RayConnection
 from rlpipe.pipelines.ray_places import START_SECONDS, Places, Resources
-from rlpipe.pipelines.seeding import spawned
+from rlpipe.pipelines.ray_worker import WORKER, RayWorker, why_lost, worker_options
 
 MOST_LOSSES = 3
 """How often in a row, without a batch in between, collectors are replaced."""
 _LOG = logging.getLogger("rlpipe")
-_WORKER = ("collector", "worker")
-
-
-class RayWorker(WorkerCollector):
-    """A `WorkerCollector` in an actor of Ray, called with and answering pickled bytes.
-
-    (As objects, Ray would hand over arrays that cannot be written to.)
-
-    Args:
-        create_env_fn: makes the environment.
-        index: of the collector.
-        count: of collectors.
-        threads: of PyTorch.
-        options: of `WorkerCollector`.
-    """
-
-    def __init__(self, create_env_fn: Any, *, index: int, count: int, threads: int, **options: Any) -> None:
-        torch.set_num_threads(threads)
-        super().__init__(create_env_fn, **options)
-        self._index, self._count = index, count
-
-    def iterator(self) -> Iterator[TensorDictBase]:
-        """Yield batch after batch, each with `("collector", "worker")`."""
-        try:
-            for batch in super().iterator():
-                yield batch.set(_WORKER, torch.full(batch.shape, self._index))
-        except Exception as error:  # whatever it is, the learner's process tells of it
-            kind = "" if isinstance(error, RlpipeError) else f"{type(error).__name__}: "
-            raise TrainingError(f"collector {self._index} of {self._count} failed: {kind}{error}") from None
-
-    def obey(self, method: str, packed: bytes) -> bytes:
-        """Call a method with a pickled tuple of arguments, and return what it returns, pickled."""
-        return pickle.dumps(getattr(self, method)(*pickle.loads(packed)))
 
 
 class _RayFleet(Fleet):
@@ -100,7 +65,7 @@ class _RayFleet(Fleet):
                     total_frames=total_frames,
                     init_random_frames=0,
                     collector_class=RayWorker,
-                    collector_kwargs=[_options(index, count, threads, seed) for index in range(count)],
+                    collector_kwargs=[worker_options(index, count, threads, seed) for index in range(count)],
                     remote_configs=[self._places.of(index) for index in range(count)],
                     sync=not self.asynchronous,
                     update_after_each_batch=True,
@@ -147,7 +112,7 @@ class _RayFleet(Fleet):
                 self._replace_lost(error)
 
     def _received(self, batch: TensorDictBase) -> TensorDictBase:
-        index = int(batch.get(_WORKER).flatten()[0])
+        index = int(batch.get(WORKER).flatten()[0])
         batch = batch.exclude("collector")
         if self.asynchronous:
             self._comes_to_rest(index)
@@ -196,7 +161,7 @@ class _RayFleet(Fleet):
     def _count_loss(self, error: Exception) -> None:
         self._losses += 1
         if self._losses > MOST_LOSSES:
-            raise TrainingError(f"collectors were lost {self._losses} times in a row: {_why(error)}") from error
+            raise TrainingError(f"collectors were lost {self._losses} times in a row: {why_lost(error)}") from error
 
     def _replace(self, index: int, error: Exception) -> None:
         """Put another collector in place of one that is lost, with fresh episodes.
@@ -204,7 +169,7 @@ class _RayFleet(Fleet):
         Raises:
             TrainingError: Ray cannot start one.
         """
-        who, why = f"collector {index} of {self.num_collectors}", _why(error)
+        who, why = f"collector {index} of {self.num_collectors}", why_lost(error)
         _LOG.warning("rlpipe: %s was lost (%s); starting another one in its place, with fresh episodes", who, why)
         until = time.monotonic() + START_SECONDS
         while True:
@@ -221,7 +186,7 @@ class _RayFleet(Fleet):
                 final = isinstance(again, RayTaskError) or getattr(again, "actor_init_failed", False)
                 if final or time.monotonic() > until:
                     raise TrainingError(
-                        f"{who} was lost ({why}), and so was the one in its place ({_why(again)})"
+                        f"{who} was lost ({why}), and so was the one in its place ({why_lost(again)})"
                     ) from error
                 time.sleep(0.5)
         if self.asynchronous:
@@ -300,20 +265,6 @@ class AsyncRay(_RayFleet, RayCollector):
     asynchronous = True
 
 
-def _options(index: int, count: int, threads: int, seed: int | None) -> dict[str, Any]:
-    """Of a `RayWorker`."""
-    return {
-        "index": index,
-        "count": count,
-        "threads": threads,
-        "seed": seed if seed is None or not index else spawned(seed, index),
-        "track_traj_ids": False,
-        "use_buffers": False,
-        "trust_policy": True,
-        "auto_register_policy_transforms": False,
-    }
-
-
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
     """Put in words why a collector does not start; without a warning of TorchRL's that there is no policy here."""
@@ -324,20 +275,4 @@ def _starting() -> Iterator[None]:
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
-            raise ConfigError(f"a collector could not be started: {_why(error)}") from error
-
-
-def _why(error: Exception) -> str:
-    """Why Ray lost an actor, in a few words."""
-    text = str(error)
-    if getattr(error, "actor_init_failed", False):
-        # the last lines of a traceback
-        last = re.split(r"\n(?=[\w.]+(?:Error|Exception)\b)", text)[-1]
-        return " ".join(last.replace("rlpipe.errors.", "").split())
-    if isinstance(error, ActorUnavailableError) or "its node has died" in text:
-        return "its machine or process cannot be reached"
-    found = re.search(r"Worker exit detail: (.*?)(?:\. |\.?$)", text, re.DOTALL)
-    if found is not None:
-        # of a process that was killed, Ray knows no more than that
-        return "its process died" if "connection error" in found[1] else "its process ended: " + found[1]
-    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+            raise ConfigError(f"a collector could not be started: {why_lost(error)}") from error

@@ -26,6 +26,7 @@ from rlpipe.pipelines.training import train
 ray = pytest.importorskip("ray")
 
 from rlpipe.pipelines import ray_cluster, ray_collector, ray_places  # noqa: E402
+from rlpipe.pipelines.ray_worker import why_lost  # noqa: E402
 
 TOKEN = "0123456789abcdef" * 4
 TWO = {"collector": "ray", "num_collectors": 2}
@@ -33,7 +34,10 @@ TWO = {"collector": "ray", "num_collectors": 2}
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_ray():
-    connection = ray_cluster.RayConnection(None, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        # where `fragile` is
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        connection = ray_cluster.RayConnection(None, 2)
     yield
     connection.close()
     assert not ray.is_initialized()
@@ -279,22 +283,24 @@ def wait_for(what, seconds=60):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_nothing_is_left_of_a_run_that_was_stopped(number, tmp_path):
-    run = tmp_path / "run"
+def test_nothing_is_left_of_a_run_that_was_interrupted(tmp_path):
+    run, journal = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     options = ["--collector", "ray", "--total-frames", 10_000_000, "--eval-every", 10_000_000, "--logger", "none"]
     with command("train", "ppo", *options, "--run-dir", run, "--quiet") as process:
-        journal = run / "metrics.jsonl"
         wait_for(lambda: (journal.is_file() and journal.stat().st_size) or process.poll() is not None)
         # to all of the terminal's foreground processes, as the terminal does
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+        os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert re.search(r"interrupted at frame \d+; what was written is in", err)
-        assert newest_checkpoint(run) is not None
+    assert process.returncode == 130
+    assert re.search(r"interrupted at frame \d+; what was written is in", err)
+    assert newest_checkpoint(run) is not None
     assert out == ""
     wait_for(lambda: not processes_of(process.pid))
+
+
+def test_a_module_that_collectors_do_not_find_is_named():
+    died = ray.exceptions.RayError("x\n  File y\nrlpipe.errors.ConfigError: env_id names no module here")
+    assert why_lost(died).endswith("env_id names no module here")
 
 
 class Cluster:
