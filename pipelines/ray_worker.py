@@ -37,6 +37,10 @@ class RayWorker(WorkerCollector):
         super().__init__(create_env_fn, **options)
         self._index, self._count = index, count
 
+    def __bool__(self) -> bool:
+        # for Ray asks this of an actor that raised, and TorchRL's length of an endless collector is no whole number
+        return True
+
     def iterator(self) -> Iterator[TensorDictBase]:
         """Yield batch after batch, each with `("collector", "worker")`."""
         try:
