@@ -187,6 +187,8 @@ def test_an_environment_that_fails_in_a_collector_speaks_for_itself():
             train(pipeline)
     finally:
         pipeline.close()
+        for left in Path().glob("worker-*"):
+            left.unlink()
 
 
 @pytest.mark.parametrize(
