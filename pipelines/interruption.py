@@ -7,11 +7,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+_ECHO = 1.0
+"""Seconds in which another SIGTERM is the same one: `timeout` sends it to the process, and then to its group."""
 
 
 class Interruption:
@@ -27,7 +31,7 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: int | None = None
         self.announce: Callable[[str], None] = write_at_once
-        self._held_back = False
+        self._held_back, self._since = False, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -59,11 +63,13 @@ class Interruption:
         return 128 + (self.signal or signal.SIGINT)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == self.signal == signal.SIGTERM and time.monotonic() - self._since < _ECHO:
+            return
         if self.signal is not None:
             # nothing of Python's own way out: it might wait for what is stuck
             write_at_once("rlpipe: stopped at once")
             os._exit(128 + number)
-        self.signal = number
+        self.signal, self._since = number, time.monotonic()
         if not self._held_back:
             raise KeyboardInterrupt
         self.announce(f"rlpipe: {self.word}: finishing the batch and writing a checkpoint; once more stops at once")

@@ -183,3 +183,20 @@ def test_a_stock_collector_trains_and_writes_checkpoints(tmp_path):
     pipeline.close()
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["frames-000000001024", "frames-000000000512"]
     assert not same_weights(lean.policy, a2c.build(config).policy)
+
+
+def test_one_sigterm_that_comes_twice_is_one(monkeypatch):
+    # as `timeout` sends it
+    ended, told = [], []
+    monkeypatch.setattr("rlpipe.pipelines.interruption.os._exit", ended.append)
+    now = [10.0]
+    monkeypatch.setattr("rlpipe.pipelines.interruption.time.monotonic", lambda: now[0])
+    with Interruption() as interruption, interruption.held_back():
+        interruption.announce = told.append
+        for later in (0.0, 0.9):
+            now[0] = 10.0 + later
+            signal.raise_signal(signal.SIGTERM)
+        assert (len(told), ended, interruption.exit_code) == (1, [], 143)
+        now[0] = 11.5
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [143]
