@@ -10,7 +10,7 @@ train: .venv/.core
 	$(BIN)/rlpipe train ppo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # docs/resume.md says what came of it
 # the fuzz tests with twenty times as many cases, which are others each time; kills; ten million frames
