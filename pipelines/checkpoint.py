@@ -166,8 +166,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run and its checkpoints have in common, however long it is trained; in JSON form."""
-    lasting = {name: value for name, value in config.items() if name != "total_frames"}
+    """What a run and its checkpoints have in common, however long it is trained and on which cluster; in JSON form."""
+    lasting = {name: value for name, value in config.items() if name not in ("total_frames", "ray_address")}
     same: dict[str, Any] = json.loads(json.dumps({"algorithm": algorithm, "config": lasting}))
     return same
 

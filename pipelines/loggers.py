@@ -156,7 +156,7 @@ _ADVICE: dict[str, str] = {
 def _group(key: str) -> str:
     if key.startswith("loss_"):
         return f"loss/{key.removeprefix('loss_')}"
-    return f"{'time' if key in ('seconds', 'frames_per_second') else 'train'}/{key}"
+    return f"{'time' if key in ('seconds', 'frames_per_second', 'collectors_waiting') else 'train'}/{key}"
 
 
 def _unopened(kind: Kind, error: Exception) -> ConfigError:

@@ -19,8 +19,8 @@ from rlpipe.scripts.progress import display
 from rlpipe.scripts.summary import describe
 
 USAGE = (
-    "usage: rlpipe resume RUN [--total-frames N] [--logger NAME ...] [--trust-module NAME] [--json] "
-    "[--quiet | --watch]\n"
+    "usage: rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] [--trust-module NAME] "
+    "[--json] [--quiet | --watch]\n"
 )
 _UNCHANGED = ("unchanged",)
 
@@ -31,6 +31,8 @@ class Options:
 
     total_frames: int | None = None
     """Train for more environment steps than the run was begun for."""
+    ray_address: str | None = None
+    """Another address than the run was begun with, `HOST:PORT` of the head of a Ray cluster."""
     logger: tuple[str, ...] = _UNCHANGED
     """Other loggers than the run was begun with: tensorboard, wandb, mlflow, several of them, or none."""
     trust_module: str | None = None
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     # what is wrong on the command line is said even if nothing is logged any more
     other = None if options.logger == _UNCHANGED else check_option(options.logger)
     config = config_from_json(config_class(described["algorithm"]), described["config"])
+    if options.ray_address is not None:
+        config = replace(config, ray_address=options.ray_address)
     longer = config if options.total_frames is None else replace(config, total_frames=options.total_frames)
     if longer.total_frames < config.total_frames:
         raise ConfigError(
