@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import nn
-from torchrl._utils import _get_mp_ctx
-from torchrl.collectors import MultiAsyncCollector, MultiSyncCollector
+from torchrl._utils import _get_mp_ctx, _ProcessNoWarnSpawn
+from torchrl.collectors import MultiAsyncCollector, MultiSyncCollector, _multi_base
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError, RlpipeError, TrainingError
@@ -67,6 +67,7 @@ class _Processes(Fleet):
     ) -> None:
         count = len(create_env_fn)
         self._prepare(policy, count, transforms, device)
+        self.procs = []
         self._failures = _get_mp_ctx().SimpleQueue()
         seeds = [seed if seed is None or not index else spawned(seed, index) for index in range(count)]
         options: dict[str, Any] = {
@@ -86,10 +87,15 @@ class _Processes(Fleet):
             options["cat_results"] = 0
         before = torch.get_num_threads()
         try:
-            with interrupts_wait(_get_mp_ctx().get_start_method()):
+            with _starting_deaf():
                 super().__init__(list(create_env_fn), **options)  # type: ignore[call-arg]
         except Exception as error:
-            raise _without_trace(error) from error
+            raise self._without_trace(error) from error
+        except BaseException:
+            # a signal, for which TorchRL stops none of them; they may be busy with environments
+            for process in self.procs:
+                process.kill()
+            raise
         finally:
             torch.set_num_threads(before)
 
@@ -133,11 +139,22 @@ class _Processes(Fleet):
         dead = [(int(found[1]), int(found[2]))] if found else self._dead()
         if not dead:
             return error
-        index, code = dead[0]
-        return TrainingError(
-            f"collector {index} of {self.num_collectors} died (exit code {code}) without a last message; a negative "
-            "code is the signal that killed it, -9 often means that memory ran out"
-        )
+        return TrainingError(self._obituary(*dead[0]))
+
+    def _obituary(self, index: int, code: int) -> str:
+        who = f"collector {index} of {self.num_collectors} died (exit code {code}) without a last message"
+        if code >= 0:
+            return f"{who}; it ended by itself, as an environment may that calls exit"
+        return f"{who}; a negative code is the signal that killed it, -9 often means that memory ran out"
+
+    def _without_trace(self, error: Exception) -> Exception:
+        """What TorchRL says of a worker that could not be made, without the worker's traceback."""
+        words = str(error).split("\n\nWorker traceback:")[0]
+        if isinstance(error, RlpipeError):
+            return type(error)(words)
+        if dead := self._dead():
+            words = self._obituary(*dead[0])
+        return ConfigError(f"a collector could not be started: {words}")
 
     def _dead(self) -> list[tuple[int, int]]:
         """Which processes have gone, and their exit codes; first those that nobody stopped."""
@@ -147,7 +164,7 @@ class _Processes(Fleet):
                 process.join(timeout=0.5)
                 if process.exitcode is not None:
                     gone.append((index, process.exitcode))
-        return sorted(gone, key=lambda each: each[1] == -signal.SIGTERM)
+        return sorted(gone, key=lambda each: each[1] in (0, -signal.SIGTERM))
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True, raise_on_error: bool = True) -> None:
         """Stop every collector, as the stock method of this name does."""
@@ -208,9 +225,20 @@ def _begin() -> None:
         raise SystemExit(1)
 
 
-def _without_trace(error: Exception) -> Exception:
-    """What TorchRL says of a worker that could not be made, without the worker's traceback."""
-    words = str(error).split("\n\nWorker traceback:")[0]
-    if isinstance(error, RlpipeError):
-        return type(error)(words)
-    return ConfigError(f"a collector could not be started: {type(error).__name__}: {words}")
+class _Deaf(_ProcessNoWarnSpawn):
+    """TorchRL's process, to which Ctrl-C never comes, not even before its own code runs."""
+
+    def start(self) -> None:
+        with interrupts_wait("spawn"):
+            super().start()
+
+
+@contextlib.contextmanager
+def _starting_deaf() -> Iterator[None]:
+    """Have TorchRL start `_Deaf` processes; this one hears Ctrl-C while it waits for them to be ready."""
+    original = _multi_base._make_process_no_warn_cls
+    _multi_base._make_process_no_warn_cls = lambda ctx: _Deaf if ctx.get_start_method() == "spawn" else original(ctx)
+    try:
+        yield
+    finally:
+        _multi_base._make_process_no_warn_cls = original

@@ -93,6 +93,9 @@ class Session:
         config = self.config
         with gpu_memory_for("the networks", "--hidden"):
             pipeline = stack.enter_context(contextlib.closing(builder(self.algorithm)(config)))
+        if interruption.signal is not None:
+            # one that came while processes or Ray were started may have been swallowed there
+            raise KeyboardInterrupt
         if config.gif:
             check_drawable(config.eval_env)
         if weights is not None:

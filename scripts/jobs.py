@@ -49,7 +49,7 @@ def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str]
 
     seeds, at_once = _check(options, arguments)
     address = options.config.ray_address
-    if at_once is None and options.config.collector != "ray":
+    if at_once is None:
         # of the cluster whose tasks the seeds are; each is an ordinary run there
         options = replace(options, config=replace(options.config, ray_address=None))
     jobs = Jobs(recipe, options, weights, seeds)
@@ -176,6 +176,11 @@ def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[lis
     if options.watch:
         raise ConfigError("--watch shows one run, and the table of --seeds is live without it; leave it out")
     seeds, at_once = read_seeds(options.seeds), read_jobs(options.jobs or "1")
+    if at_once is None and options.config.collector == "ray":
+        raise ConfigError(
+            "--jobs ray and --collector ray would wait for one another's room on the cluster; take --jobs 1 with "
+            "--collector ray, or --jobs ray alone"
+        )
     parent = options.run_dir
     if parent is not None:
         if (parent / "config.json").exists():
@@ -192,7 +197,8 @@ def _engine(config: TrainConfig, at_once: int | None, address: str | None) -> Pr
     if at_once is None:
         from rlpipe.scripts.jobs_ray import RayTasks
 
-        return RayTasks(address, config.threads, config.device)
+        processes = 1 + (config.num_collectors if config.collector == "processes" else 0)
+        return RayTasks(address, config.threads * processes, config.device)
     from rlpipe.scripts.jobs_processes import Processes
 
     return Processes(at_once)

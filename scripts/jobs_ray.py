@@ -47,15 +47,15 @@ class Mailbox:
 
 
 class RayTasks:
-    """Trains jobs as Ray tasks, each in a fresh process that has as many CPUs as its run has threads.
+    """Trains jobs as Ray tasks, each in a fresh process that has as many CPUs as its run needs.
 
     On `device="cuda"` a task has a GPU too. Ray decides which run where and when. The folder of a run is made on the
     machine of its task.
 
     Args:
-        address: of a cluster, `HOST:PORT` or `ray://HOST:PORT`; by default what `RAY_ADDRESS` says. Without any, Ray
+        address: of a cluster, `HOST:PORT`; by default what `RAY_ADDRESS` says. Without any, Ray
             is started here, and shut down by `close`.
-        threads: of each run.
+        threads: of each run, in all its processes.
         device: of each run.
 
     Raises:
@@ -184,7 +184,7 @@ def _connect(address: str | None, opened: contextlib.ExitStack) -> Any:
 
 
 def _check_answers(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"the address of Ray is {address!r}; expected HOST:PORT, such as 192.0.2.7:6379")
     try:

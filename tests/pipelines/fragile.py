@@ -71,6 +71,19 @@ class Unmakeable(Fragile):
             raise MemoryError("no room for a cart") from None
 
 
+class Stillborn(Fragile):
+    """Kills the second worker that makes it, or keeps it busy, as `STILLBORN` says."""
+
+    def __init__(self):
+        worker = multiprocessing.parent_process() is not None
+        if worker and multiprocessing.current_process().name.endswith("-2"):
+            if os.environ["STILLBORN"] == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            Path("sleeping").touch()
+            time.sleep(60.0)
+
+
+gym.register("tests/Stillborn-v0", Stillborn)
 gym.register("tests/Fragile-v0", Fragile)
 gym.register("tests/Broken-v0", Broken, max_episode_steps=100)
 gym.register("tests/Unmakeable-v0", Unmakeable)

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +141,8 @@ def test_asynchronous_collection_is_behind_and_goes_on_after_a_stop(tmp_path):
     assert not torch.equal(starts[0], begun)
 
 
-def test_an_environment_that_fails_in_a_collector_speaks_for_itself(tmp_path):
+def test_an_environment_that_fails_in_a_collector_speaks_for_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = dqn.Config(env_id="fragile:tests/Broken-v0", total_frames=1000, num_envs=4, **TWO)
     pipeline = builder("dqn")(config)
     try:
@@ -147,6 +150,44 @@ def test_an_environment_that_fails_in_a_collector_speaks_for_itself(tmp_path):
             train(pipeline)
     finally:
         pipeline.close()
+
+
+@pytest.mark.parametrize("fate", ["dies", "sleeps"])
+def test_a_collector_that_is_never_ready(fate, tmp_path):
+    options = "--env-id fragile:tests/Stillborn-v0 --num-envs 2 --collector processes --num-collectors 2 --quiet"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlpipe", "train", "ppo", *options.split(), "--run-dir", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "STILLBORN": fate},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    if fate == "sleeps":
+        until = time.monotonic() + 60
+        while not (tmp_path / "sleeping").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        # as a terminal does it: to all of them
+        os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    if fate == "sleeps":
+        assert (process.returncode, told) == (130, "rlpipe: interrupted; nothing was written yet\n")
+    else:
+        assert process.returncode == 2
+        assert re.match(r"rlpipe: error: a collector could not be started: collector 1 of 2 died .*memory", told)
+    until = time.monotonic() + 10
+    while _group_lives(process.pid):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def _group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,12 @@ def refused(*arguments):
     return err
 
 
+def test_seeds_and_collectors_on_ray_at_once_are_refused():
+    # each would wait for the room that the other has
+    options = ["--seeds", "0-1", "--jobs", "ray", "--collector", "ray"]
+    assert "--jobs 1 with --collector ray, or --jobs ray alone" in refused("ppo", *options)
+
+
 def test_ray_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert 'pip install "rlpipe[ray]"' in refused("ppo", "--seeds", "0-1", "--jobs", "ray")
