@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -130,31 +130,31 @@ class _RayFleet(Fleet):
         """See `Fleet`; a collector that is lost meanwhile is replaced, and asked once more."""
         chosen = range(self.num_collectors) if workers is None else workers
         self._noted |= method == "note_actions"
-        packed = [pickle.dumps(each) for each in arguments]
-        asked = [self._ask(index, method, each) for index, each in zip(chosen, packed, strict=True)]
-        return [self._answer(index, method, *each) for index, *each in zip(chosen, packed, asked, strict=True)]
+        asked = [self._ask(index, method, each) for index, each in zip(chosen, arguments, strict=True)]
+        return [self._answer(index, method, *each) for index, *each in zip(chosen, arguments, asked, strict=True)]
 
-    def _ask(self, index: int, method: str, packed: bytes) -> Any:
-        return self.remote_collectors[index].obey.remote(method, packed)
+    def _ask(self, index: int, method: str, arguments: Any) -> Any:
+        return self.remote_collectors[index].obey.remote(method, *arguments)
 
-    def _answer(self, index: int, method: str, packed: bytes, answer: Any) -> Any:
+    def _answer(self, index: int, method: str, arguments: Any, answer: Any) -> Any:
         while True:
             try:
-                return pickle.loads(ray.get(answer))
+                # what Ray hands over cannot be written to
+                return copy.deepcopy(ray.get(answer))
             except RayTaskError as error:
                 raise error.cause from None
             except RayError as error:
                 if not self._started:
                     raise
                 self._replace(index, error)
-                answer = self._ask(index, method, packed)
+                answer = self._ask(index, method, arguments)
 
     def _replace_lost(self, error: Exception) -> None:
         """Replace every collector that does not answer any more."""
         self._count_loss(error)
         for index in range(self.num_collectors):
             try:
-                ray.get(self._ask(index, "kind", pickle.dumps(())))
+                ray.get(self._ask(index, "kind", ()))
             except RayError as lost:
                 self._replace(index, lost)
 
@@ -204,7 +204,7 @@ class _RayFleet(Fleet):
     def _prepare_anew(self, index: int, seconds: float) -> None:
         now = (self.collected_frames,)
         calls = [("note_actions", ())] * self._noted + [("begin_anew", now), ("synchronise", now)]
-        ray.get([self._ask(index, method, pickle.dumps(each)) for method, each in calls], timeout=seconds)
+        ray.get([self._ask(index, method, each) for method, each in calls], timeout=seconds)
 
     def shutdown(
         self,

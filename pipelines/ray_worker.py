@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +20,7 @@ WORKER = ("collector", "worker")
 
 
 class RayWorker(WorkerCollector):
-    """A `WorkerCollector` in an actor of Ray, called with and answering pickled bytes.
-
-    (As objects, Ray would hand over arrays that cannot be written to.)
+    """A `WorkerCollector` in an actor of Ray.
 
     Args:
         create_env_fn: makes the environment.
@@ -50,9 +48,9 @@ class RayWorker(WorkerCollector):
             kind = "" if isinstance(error, RlpipeError) else f"{type(error).__name__}: "
             raise TrainingError(f"collector {self._index} of {self._count} failed: {kind}{error}") from None
 
-    def obey(self, method: str, packed: bytes) -> bytes:
-        """Call a method with a pickled tuple of arguments, and return what it returns, pickled."""
-        return pickle.dumps(getattr(self, method)(*pickle.loads(packed)))
+    def obey(self, method: str, *arguments: Any) -> Any:
+        """Call a method, with copies of the arguments: what Ray hands over cannot be written to."""
+        return getattr(self, method)(*copy.deepcopy(arguments))
 
 
 def worker_options(index: int, count: int, threads: int, seed: int | None) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from rlpipe.pipelines import ppo
 from rlpipe.pipelines.fleet import Fleet, get_streams, make_payload
@@ -66,6 +67,8 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
         seed: of environments and networks.
     """
     with contextlib.ExitStack() as stack:
+        if any(kind.endswith("Ray") for kind in kinds):
+            stack.callback(_start_ray().close)
         pipelines: dict[str, Pipeline] = {}
         starts: dict[str, list[float]] = {}
         for kind in kinds:
@@ -88,16 +91,25 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
             row = Row(f"{env_id}: {what}", "us a frame", samples)
             row.extra["frames_per_second"] = {kind: 1e6 / median for kind, median in row.medians.items()}
             yield row
-        note = _sent(env_id, pipelines)
+        note = _sent(env_id, pipelines, batches)
         yield Row(f"{env_id}: start", "s", starts, {"note": note} if note else {})
 
 
-def _sent(env_id: str, pipelines: dict[str, Pipeline]) -> str:
-    """What a round sends to each collector, and back from all."""
-    for pipeline in pipelines.values():
+def _start_ray() -> Any:
+    from rlpipe.pipelines.ray_cluster import RayConnection
+
+    # room for both arms at once; one that waits needs no core
+    return RayConnection(None, 3)
+
+
+def _sent(env_id: str, pipelines: dict[str, Pipeline], batches: dict[str, Any]) -> str:
+    """What a round sends to each collector, and back from all: numbers, without what wraps them."""
+    for kind, pipeline in pipelines.items():
         if isinstance(pipeline.collector, Fleet):
-            batch = next(iter(pipeline.collector))
             payload = make_payload(pipeline.policy, pipeline.collector.transforms, get_streams(pipeline.policy))
-            there, back = (len(pickle.dumps(each)) for each in (payload, batch))
+            arrays = [*payload["policy"].values(), *payload["transforms"].values(), *(payload["streams"] or ())]
+            there = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+            batch = next(batches[kind])
+            back = batch.bytes()
             return f"{env_id}: a round of {batch.numel()} frames sends {there:,} bytes to each collector, {back:,} back"
     return ""
