@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
+from tensordict import MemoryMappedTensor, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 
@@ -287,7 +287,7 @@ def _whole(storage: LazyTensorStorage, frame: Tensor) -> Tensor:
     """All rows of a storage, written or not."""
     storage[0] = frame
     ring: Tensor = storage.state_dict()["_storage"]
-    return ring.as_subclass(Tensor)
+    return ring.as_subclass(Tensor) if isinstance(ring, MemoryMappedTensor) else ring
 
 
 def _map_file(capacity: int, frame: Tensor) -> Tensor:

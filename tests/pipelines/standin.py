@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torchrl.collectors import Collector
 
+from rlpipe.modules import CNN
 from rlpipe.pipelines import a2c, build, dqn, ppo, reinforce
 
 # the only device beside the CPU for which every PyTorch has autograd
@@ -183,6 +184,8 @@ def standing_in(monkeypatch):
     optim = sys.modules["torch.optim.optimizer"]
     monkeypatch.setattr(optim, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    # convolutions add up in another order otherwise
+    monkeypatch.setattr(CNN, "channels_last", {*CNN.channels_last, DEVICE.type})
     # who knows of no device of this name
     monkeypatch.setattr(Collector, "_get_sync_fn", lambda self, device: None)
     for module in (build, ppo, dqn, a2c, reinforce):
