@@ -83,6 +83,9 @@ def check_savable(state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection[str] | None = None) -> dict[str, Any]:
     """Verify a checkpoint, then load it into the objects of `state`.
 
+    Every file must be there, of its size, and no other. Where `components` are named, the content is verified of these
+    alone, because a replay buffer may have thousands of times as much as a policy.
+
     Args:
         path: a folder that `save_checkpoint` wrote.
         state: objects by name.
@@ -96,7 +99,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
     """
     names = sorted(state if components is None else components)
     manifest = read_manifest(path)
-    _check_files(path, manifest["files"])
+    _check_files(path, manifest["files"], components)
     for name in names:
         if name not in manifest["components"]:
             raise CheckpointError(
@@ -258,16 +261,17 @@ def _sealed(content: Any) -> str:
     return f'{{"content":{text},"digest":"{digest}"}}\n'
 
 
-def _check_files(path: Path, digests: Mapping[str, str]) -> None:
-    """Compare every file with its digest."""
+def _check_files(path: Path, digests: Mapping[str, str], components: Collection[str] | None) -> None:
+    """Compare every file with its size, and with its digest those of the components, or all."""
     found = {entry.name: entry for entry in path.iterdir()}
     for file in sorted({*found, *digests} - {_MANIFEST}):
         component = file.removesuffix(".safetensors")
         if file not in found:
             raise CheckpointError(f"checkpoint {path}: component {component!r} is incomplete, {file} is missing")
         named = file in digests and _NAME.fullmatch(component)
+        whole = components is None or component in components
         try:
-            intact = named and _is_intact(found[file], str(digests[file]))
+            intact = named and _is_intact(found[file], str(digests[file]), whole=whole)
         except OSError as error:
             raise CheckpointError(f"checkpoint {path}: {file} cannot be read: {error.strerror}") from error
         if not intact:
@@ -280,10 +284,11 @@ def _file(component: str) -> str:
     return f"{component}.safetensors"
 
 
-def _is_intact(file: Path, digest: str) -> bool:
-    """Whether a file has this digest; one of another size, which may be endless, is not read."""
-    regular = file.is_file() and not file.is_symlink()
-    return regular and digest.startswith(f"{file.stat().st_size}-") and digest == _digest(file)
+def _is_intact(file: Path, digest: str, *, whole: bool) -> bool:
+    """Whether a file has this digest, or at least its size; one of another size, which may be endless, is not read."""
+    if not file.is_file() or file.is_symlink() or not digest.startswith(f"{file.stat().st_size}-"):
+        return False
+    return not whole or digest == _digest(file)
 
 
 def _digest(file: Path) -> str:

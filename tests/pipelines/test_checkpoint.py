@@ -13,7 +13,7 @@ from hostile import COMMANDS, SIZES, make_run, seal
 from tensordict import TensorDict
 
 from rlpipe.errors import CheckpointError, TrainingError
-from rlpipe.pipelines import ppo
+from rlpipe.pipelines import checkpoint, ppo
 from rlpipe.pipelines.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from rlpipe.pipelines.encoding import decode, encode
 from rlpipe.pipelines.folder import checkpoints, newest_checkpoint
@@ -220,6 +220,23 @@ def test_files_that_were_swapped_renamed_added_or_lost(two):
     refuses(two, "component 'other' is incomplete, other.safetensors is missing")
     (two / "part.safetensors").rename(two / "part2.safetensors")
     refuses(two, "component 'other' is incomplete")
+
+
+def test_of_components_that_are_not_asked_for_the_size_is_checked(two, monkeypatch):
+    digested = []
+    monkeypatch.setattr(checkpoint, "_digest", lambda file, true=checkpoint._digest: digested.append(file) or true(file))
+    part, other = Part(), two / "other.safetensors"
+    load_checkpoint(two, {"part": part}, {"part"})
+    assert part.state["a"].tolist() == [0, 0]
+    assert digested == [two / "part.safetensors"]
+    content = other.read_bytes()
+    other.write_bytes(content[:-1] + b"x")
+    load_checkpoint(two, {"part": part}, {"part"})
+    refuses(two, "component 'other' is damaged")
+    for damage, word in ((other.unlink, "incomplete"), (lambda: other.write_bytes(content + b"x"), "damaged")):
+        damage()
+        with pytest.raises(CheckpointError, match=f"component 'other' is {word}"):
+            load_checkpoint(two, {"part": part}, {"part"})
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "extra.safetensors", ".hidden", "part.safetensors.tmp", "a folder"])
