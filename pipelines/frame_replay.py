@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +19,12 @@ from torchrl.envs import EnvBase, Transform
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.fitting import Kind
 from rlpipe.pipelines.frames import FrameStore
-from rlpipe.pipelines.memory import check_memory, transition_kinds
+from rlpipe.pipelines.memory import check_disk, check_memory, transition_kinds
 from rlpipe.pipelines.replay import ReplayState
 
 STACKS: tuple[NestedKey, NestedKey] = ("observation", ("next", "observation"))
 """The entries of a transition that are stacks of frames."""
+_LOG = logging.getLogger("rlpipe")
 _TRIES = 32
 
 
@@ -243,6 +246,36 @@ def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, A
     if isinstance(buffer, FrameReplay):
         return {"replay": FrameReplayState(buffer, kinds), **buffer.frames.pieces()}
     return {"replay": ReplayState(buffer, kinds)}
+
+
+def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int, every: int | None) -> None:
+    """See to it, before a run begins, that there is room for the frames in its checkpoints.
+
+    Args:
+        state: what a checkpoint holds.
+        folder: of the run.
+        total_frames: of the run.
+        every: frames from one checkpoint to the next.
+
+    Raises:
+        ConfigError: there is no room for one checkpoint. For the four that there are for a while, the two newest, the
+            best and the next, it is a warning.
+    """
+    replay = state.get("replay")
+    if not isinstance(replay, FrameReplayState):
+        return
+    frames = replay.buffer.frames
+    kept = min(frames.capacity, total_frames)
+    way_out = "take a smaller --buffer-size, or another disk in --run-dir"
+    check_disk("the frames in a checkpoint take", kept * frames.frame_bytes, folder, way_out)
+    if every is None or every >= total_frames:
+        return
+    # what is in neither of two checkpoints was overwritten from one to the other; with the best one none may be shared
+    most = 2 * kept + 2 * min(kept, every)
+    try:
+        check_disk("the frames in checkpoints take up to", most * frames.frame_bytes, folder, way_out)
+    except ConfigError as error:
+        _LOG.warning("rlpipe: %s, or write one checkpoint alone, at the end: --checkpoint-every none", error)
 
 
 def frames_for(capacity: int, stack: int, num_envs: int = 1) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.fields import MANY
 from rlpipe.pipelines.fitting import check_like
+from rlpipe.pipelines.memory import check_disk
 
 _WORD = 8
 _PIECE = 1 << 27
@@ -57,6 +57,11 @@ class FrameStore:
     def oldest(self) -> int:
         """The number of the oldest frame that is kept."""
         return max(0, self.written - self.capacity)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame."""
+        return math.prod(self.shape[1:])
 
     @property
     def filled(self) -> int:
@@ -192,7 +197,7 @@ class FrameStore:
 
     def pieces(self) -> dict[str, Piece]:
         """The frames as components of checkpoints, by name, each small beside the memory."""
-        frames = max(1, _PIECE // math.prod(self.shape[1:]))
+        frames = max(1, _PIECE // self.frame_bytes)
         begins = range(0, self.capacity, frames)
         digits = len(str(len(begins) - 1))
         return {
@@ -293,7 +298,7 @@ def _whole(storage: LazyTensorStorage, frame: Tensor) -> Tensor:
 def _map_file(capacity: int, frame: Tensor) -> Tensor:
     needed = capacity * frame.numel()
     with tempfile.TemporaryDirectory(prefix="rlpipe-frames-", ignore_cleanup_errors=True) as folder:
-        check_disk(needed, Path(folder))
+        check_disk("the frames take", needed, Path(folder), "name another folder in TMPDIR")
         # TorchRL would take SIGINT and SIGTERM for itself to clean up
         ring = _whole(LazyMemmapStorage(capacity, scratch_dir=folder, auto_cleanup=False), frame)
         file = os.open(next(Path(folder).glob("*.memmap")), os.O_RDWR)
@@ -306,14 +311,3 @@ def _map_file(capacity: int, frame: Tensor) -> Tensor:
     finally:
         os.close(file)
     return ring
-
-
-def check_disk(needed: int, folder: Path, what: str = "the frames take") -> None:
-    """Refuse what the disk has no room for.
-
-    Raises:
-        ConfigError: names the bytes and the folder.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ConfigError(f"{what} {needed:,} bytes of disk; {folder} has {free:,} free; name another folder in TMPDIR")

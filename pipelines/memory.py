@@ -1,11 +1,13 @@
-"""What a transition consists of, and whether there is memory for as many as a Config asks for."""
+"""What a transition consists of, and whether there is memory, or disk, for as many as a Config asks for."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from tensordict.utils import NestedKey
@@ -33,6 +35,24 @@ def check_memory(what: str, needed: int, device: torch.device) -> None:
     there = _memory(device)
     if needed > there:
         raise ConfigError(f"{what} {needed / 1e9:,.2f} GB of memory; there are {there / 1e9:,.2f} GB")
+
+
+def check_disk(what: str, needed: int, folder: Path, way_out: str) -> None:
+    """Refuse what the disk has no room for.
+
+    Args:
+        what: it is that takes the room.
+        needed: bytes.
+        folder: on the disk; it need not be there yet.
+        way_out: what to do.
+
+    Raises:
+        ConfigError: there is less room.
+    """
+    folder = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(f"{what} {needed:,} bytes of disk; {folder} has {free:,} free; {way_out}")
 
 
 def _memory(device: torch.device) -> float:

@@ -22,6 +22,7 @@ from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.failures import naming_checkpoint
+from rlpipe.pipelines.frame_replay import check_checkpoints
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.memory import gpu_memory_for
@@ -100,6 +101,8 @@ class Session:
             check_drawable(config.eval_env)
         if weights is not None:
             load_weights(weights, pipeline)
+        if not self.resume:
+            check_checkpoints(pipeline.state, self.folder, config.total_frames, config.checkpoint_every)
         kind = None if pipeline.environments is None else pipeline.environments.kind
         folder = Run(
             self.folder,

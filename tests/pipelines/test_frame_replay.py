@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 
 import gymnasium as gym
 import pytest
@@ -21,6 +22,7 @@ from rlpipe.pipelines.checkpoint import read_manifest
 from rlpipe.pipelines.fitting import Kind
 from rlpipe.pipelines.folder import checkpoints
 from rlpipe.pipelines.frame_replay import FrameReplay, FrameReplayState
+from rlpipe.pipelines.session import Session
 from rlpipe.pipelines.trained import trained
 
 SHAPE = (STACK, HEIGHT, WIDTH)
@@ -353,11 +355,32 @@ def test_a_disk_or_memory_that_is_too_small(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"buffer_size is 1000000000, which takes 1\d\d\.\d\d GB of memory"):
         dqn.build(dqn.Config(**options, replay_storage="frames"))
     usage = type("Usage", (), {"free": 15_000})
-    monkeypatch.setattr("rlpipe.pipelines.frames.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("rlpipe.pipelines.memory.shutil.disk_usage", lambda _: usage)
     options["buffer_size"] = 400
     with pytest.raises(ConfigError, match=r"buffer_size is 400: .* take 18,000 bytes .* has 15,000 free; .* TMPDIR"):
         dqn.build(dqn.Config(**options, replay_storage="frames-on-disk"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_checkpoints_have_no_room_does_not_begin(tmp_path, monkeypatch, caplog):
+    # of 40 bytes a frame
+    changed = {"buffer_size": 400, "replay_storage": "frames", "total_frames": 300, "checkpoint_every": 100}
+    config = dqn.Config(**{**OPTIONS, **changed, "final_eval_episodes": 1})
+
+    def begin(free, **changes):
+        monkeypatch.setattr("rlpipe.pipelines.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
+        Session("dqn", "dqn", dataclasses.replace(config, **changes), tmp_path / f"run-{free}").run()
+        return [record.message for record in caplog.records if "disk" in record.message]
+
+    with pytest.raises(ConfigError, match="a checkpoint take 12,000 bytes of disk; .* has 11,999 free; .*--run-dir"):
+        begin(11_999)
+    assert not list(tmp_path.iterdir())
+    assert not begin(32_000)
+    assert not begin(12_000, checkpoint_every=None)
+    told = begin(31_999)
+    assert len(told) == 1
+    assert "take up to 32,000 bytes of disk" in told[0]
+    assert told[0].endswith("--checkpoint-every none")
 
 
 def test_the_file_has_no_name_any_more(tmp_path, monkeypatch):
