@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -27,8 +28,8 @@ from rlpipe.pipelines.pixels import check_modes, choose_drivers
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
-# what an environment's package is called among rlpipe's extras
 _GAMES = "ALE/"
+# what an environment's package is called among rlpipe's extras
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
 
 
@@ -90,11 +91,24 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
             importlib.import_module(module)
         return _game_spec(name) if name.startswith(_GAMES) else gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
-        near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
+        near = _nearest(env_id)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
         if name.startswith(_GAMES) and importlib.util.find_spec("ale_py") is None:
             hint = 'it needs an extra: pip install "rlpipe[atari]"'
         raise ConfigError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
+
+
+def _nearest(env_id: str) -> list[str]:
+    """The ids that are likely meant, in whatever case, of games also without what is in front of their names."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("ale_py")
+    # of a game's other ids none is taken
+    taken = [spec for spec in gym.registry.values() if spec.namespace == "ALE" or "ale_py" not in str(spec.entry_point)]
+    ids = [spec.id for spec in taken]
+    known = {each.lower().removeprefix(_GAMES.lower()): each for each in ids} | {each.lower(): each for each in ids}
+    word = env_id.lower()
+    close = [word] if word in known else difflib.get_close_matches(word, known, n=6, cutoff=0.5)
+    return list(dict.fromkeys(known[each] for each in close))[:3]
 
 
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:

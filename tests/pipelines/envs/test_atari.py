@@ -166,6 +166,10 @@ def test_drawn_games_are_in_color():
     ("options", "message"),
     [
         (("ALE/Pnog-v5",), "env-id is 'ALE/Pnog-v5', which Gymnasium does not know; did you mean ALE/Pong-v5"),
+        (("ALE/Pong-v4",), "did you mean ALE/Pong-v5"),
+        (("Breakout-v5",), r"did you mean ALE/Breakout-v5\?"),
+        (("ale/pong-v5",), r"did you mean ALE/Pong-v5\?"),
+        (("PongNoFrameskip-v9",), "does not know; see gymnasium.pprint_registry"),
         ((BREAKOUT, 1, "envpool"), "of which backend 'envpool' has none|whose package is missing"),
     ],
 )
