@@ -314,9 +314,10 @@ def make_lives(config: LivesConfig, env: EnvBase) -> Update:
     if not config.end_at_life_loss:
         return lambda batch: batch
     if "lives" not in env.observation_spec.keys():  # noqa: SIM118 - a Composite is no Mapping
+        drawn = isinstance(config, TrainConfig) and config.from_pixels
         raise ConfigError(
             "end_at_life_loss is True, which needs an environment that counts lives, such as ALE/Breakout-v5; this one "
-            "does not"
+            f"{'is seen from pixels, which hide them' if drawn else 'does not'}; --no-end-at-life-loss leaves it out"
         )
 
     def end_at_life_loss(batch: TensorDictBase) -> TensorDictBase:

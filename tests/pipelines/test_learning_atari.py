@@ -42,9 +42,11 @@ def test_a_lost_life_ends_an_episode_for_learning_alone():
 
 @pytest.mark.parametrize("module", [ppo, dqn])
 def test_lives_are_refused_where_there_are_none(module):
-    options = {**SMALL, "env_id": "CartPole-v1", "end_at_life_loss": True}
-    with pytest.raises(ConfigError, match="end_at_life_loss is True, which needs an environment that counts lives"):
-        module.build(module.Config(**options))
+    needed = "end_at_life_loss is True, which needs an environment that counts lives"
+    for changes, why in (({"env_id": "CartPole-v1"}, "does not"), ({"from_pixels": True}, "is seen from pixels, which")):
+        options = {**SMALL, "end_at_life_loss": True, **changes}
+        with pytest.raises(ConfigError, match=f"^{needed}, .*; this one {why}.*; --no-end-at-life-loss leaves it out$"):
+            module.build(module.Config(**options))
 
 
 def test_returns_are_those_of_whole_games_while_lives_end_what_is_learned():
