@@ -39,7 +39,7 @@ from rlpipe.pipelines.build import (
 from rlpipe.pipelines.config import ExplorationConfig, LivesConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from rlpipe.pipelines.fields import LARGEST, MANY, number
 from rlpipe.pipelines.fitting import Kind
-from rlpipe.pipelines.frame_replay import FrameReplay, make_frame_replay, replay_parts
+from rlpipe.pipelines.frame_replay import FrameReplay, can_keep_frames, make_frame_replay, replay_parts
 from rlpipe.pipelines.memory import check_memory, transition_bytes, transition_kinds
 from rlpipe.pipelines.pipeline import Pipeline, Update, gradient_step, off_policy, once
 from rlpipe.pipelines.seeding import Seeds
@@ -179,7 +179,9 @@ def make_buffer(config: Config, env: EnvBase, loss: DQNLoss, seeds: Seeds, devic
     """
     if config.replay_storage == "transitions":
         size = config.buffer_size * transition_bytes(env, loss.in_keys)
-        check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device)
+        frames = " or --replay-storage frames" if can_keep_frames(env) else ""
+        way_out = f"take a smaller --buffer-size{frames}"
+        check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device, way_out)
         storage = LazyTensorStorage(config.buffer_size, device=device)
         return ReplayBuffer(
             storage=storage, batch_size=config.minibatch_size, generator=seeds.generator("replay", device)
@@ -187,6 +189,7 @@ def make_buffer(config: Config, env: EnvBase, loss: DQNLoss, seeds: Seeds, devic
     return make_frame_replay(
         env,
         loss.in_keys,
+        num_envs=config.num_envs,
         buffer_size=config.buffer_size,
         minibatch_size=config.minibatch_size,
         device=device,

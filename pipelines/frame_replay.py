@@ -190,6 +190,7 @@ def make_frame_replay(
     env: EnvBase,
     keys: Sequence[NestedKey],
     *,
+    num_envs: int,
     buffer_size: int,
     minibatch_size: int,
     device: torch.device,
@@ -199,8 +200,9 @@ def make_frame_replay(
     """A `FrameReplay` for an environment's observations.
 
     Args:
-        env: of batch `[num_envs]`.
+        env: like those whose batches it keeps; of fewer, where collectors share them.
         keys: what is stored of a transition.
+        num_envs: of all of them.
         buffer_size: transitions.
         minibatch_size: of minibatches.
         device: where they are.
@@ -212,16 +214,17 @@ def make_frame_replay(
     """
     spec = env.observation_spec["observation"]
     shape = spec.shape[len(env.batch_size) :]
-    if spec.dtype is not torch.uint8 or len(shape) != 3:
+    if not can_keep_frames(env):
         raise ConfigError(
             f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these are "
-            f"{list(shape)} of {spec.dtype}; use transitions"
+            f"{list(shape)} of {spec.dtype}; --replay-storage transitions keeps any"
         )
-    frames = frames_for(buffer_size, shape[0], env.batch_size.numel())
+    frames = frames_for(buffer_size, shape[0], num_envs)
     kinds = numbered(transition_kinds(env, keys), shape).values()
     transition = sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds)
     size = buffer_size * transition + (0 if on_disk else frames * shape[1:].numel())
-    check_memory(f"buffer_size is {buffer_size}, which takes", size, device)
+    way_out = "take a smaller --buffer-size" + ("" if on_disk else " or --replay-storage frames-on-disk")
+    check_memory(f"buffer_size is {buffer_size}, which takes", size, device, way_out)
     try:
         return FrameReplay(
             buffer_size,
@@ -234,6 +237,12 @@ def make_frame_replay(
         )
     except ConfigError as error:
         raise ConfigError(f"buffer_size is {buffer_size}: {error}") from error
+
+
+def can_keep_frames(env: EnvBase) -> bool:
+    """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`."""
+    spec = env.observation_spec["observation"]
+    return spec.dtype is torch.uint8 and len(spec.shape) - len(env.batch_size) == 3
 
 
 def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:

@@ -21,20 +21,22 @@ REPLAY = ("the replay buffer", "--buffer-size")
 """What to tell, where a buffer's memory is taken when it is first written."""
 
 
-def check_memory(what: str, needed: int, device: torch.device) -> None:
+def check_memory(what: str, needed: int, device: torch.device, way_out: str = "") -> None:
     """Refuse what no device of this size holds, before it is allocated.
 
     Args:
         what: field and value, and what it is that takes the memory.
         needed: bytes.
         device: where.
+        way_out: what to do, where the field does not say it.
 
     Raises:
         ConfigError: there is less memory, free or not.
     """
     there = _memory(device)
     if needed > there:
-        raise ConfigError(f"{what} {needed / 1e9:,.2f} GB of memory; there are {there / 1e9:,.2f} GB")
+        advice = f"; {way_out}" if way_out else ""
+        raise ConfigError(f"{what} {needed / 1e9:,.2f} GB of memory; there are {there / 1e9:,.2f} GB{advice}")
 
 
 def check_disk(what: str, needed: int, folder: Path, way_out: str) -> None:

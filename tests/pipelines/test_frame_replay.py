@@ -19,9 +19,10 @@ from rlpipe.errors import ConfigError
 from rlpipe.modules import NStep
 from rlpipe.pipelines import dqn
 from rlpipe.pipelines.checkpoint import read_manifest
+from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.fitting import Kind
 from rlpipe.pipelines.folder import checkpoints
-from rlpipe.pipelines.frame_replay import FrameReplay, FrameReplayState
+from rlpipe.pipelines.frame_replay import FrameReplay, FrameReplayState, frames_for
 from rlpipe.pipelines.session import Session
 from rlpipe.pipelines.trained import trained
 
@@ -266,7 +267,7 @@ def test_what_is_no_stack_of_frames_is_refused():
     batch = Played((5,)).batch()
     for place in (batch, batch["next"]):
         place.set("observation", torch.randint(0, 256, place["observation"].shape, dtype=torch.uint8))
-    with pytest.raises(ConfigError, match="stacks of frames, newest last; in none of the first 21 steps"):
+    with pytest.raises(ConfigError, match="stacks of frames, newest last; in none of the first 21 steps .* --replay-storage transitions"):
         framed(60).number(batch)
     with pytest.raises(ConfigError, match="is for observations of .4, 5, 8., uint8; got .4, 5., torch.uint8"):
         framed(60).number(batch.apply(lambda each: each[..., 0] if each.ndim == 5 else each))
@@ -352,14 +353,26 @@ def test_what_needs_frames_is_refused_elsewhere():
 def test_a_disk_or_memory_that_is_too_small(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     options = {**OPTIONS, "buffer_size": 10**9}
-    with pytest.raises(ConfigError, match=r"buffer_size is 1000000000, which takes 1\d\d\.\d\d GB of memory"):
-        dqn.build(dqn.Config(**options, replay_storage="frames"))
+    for storage, way_out in (("frames", "frames-on-disk"), ("transitions", "frames"), ("frames-on-disk", "")):
+        words = r"buffer_size is 1000000000, which takes \d+\.\d\d GB of memory; .* GB; take a smaller --buffer-size"
+        with pytest.raises(ConfigError, match=f"{words}{way_out and f' or --replay-storage {way_out}'}$"):
+            dqn.build(dqn.Config(**options, replay_storage=storage))
     usage = type("Usage", (), {"free": 15_000})
     monkeypatch.setattr("rlpipe.pipelines.memory.shutil.disk_usage", lambda _: usage)
     options["buffer_size"] = 400
     with pytest.raises(ConfigError, match=r"buffer_size is 400: .* take 18,000 bytes .* has 15,000 free; .* TMPDIR"):
         dqn.build(dqn.Config(**options, replay_storage="frames-on-disk"))
     assert not list(tmp_path.iterdir())
+
+
+def test_frames_are_kept_for_the_environments_of_all_collectors(monkeypatch):
+    # without the collectors themselves
+    monkeypatch.setattr(dqn, "make_collector", lambda config, env, *_: SyncDataCollector(env, frames_per_batch=32))
+    options = {**OPTIONS, "replay_storage": "frames", "collector": "processes", "num_collectors": 2}
+    pipeline = dqn.build(dqn.Config(**options))
+    assert pipeline.collector.env.batch_size.numel() == 2
+    assert pipeline.state["replay"].buffer.frames.capacity == frames_for(800, STACK, num_envs=4)
+    pipeline.close()
 
 
 def test_a_run_whose_checkpoints_have_no_room_does_not_begin(tmp_path, monkeypatch, caplog):
