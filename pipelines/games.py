@@ -13,10 +13,8 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete
 
-SIDE = 84
-"""Pixels of an observed frame, in both directions."""
-STACK = 4
-"""Frames of an observation, the newest one last; those before an episode's start are 0."""
+from rlpipe.pipelines.pixels import SIDE, STACKED
+
 FRAMESKIP = 4
 """Emulated frames a step."""
 _MOST_LIVES = 256
@@ -29,8 +27,8 @@ def is_game(spec: EnvSpec) -> bool:
 
 
 def game_observations() -> Dict:
-    """Of a game: `observation`, uint8 `[4, 84, 84]`, and `lives`, those that are left; 0 in a game that has none."""
-    image = Box(low=0, high=255, shape=(STACK, SIDE, SIDE), dtype=np.uint8)
+    """Of a game: `observation`, uint8 `[4, 84, 84]`, in which frames before an episode's start are 0, and `lives`, those that are left; 0 in a game that has none."""
+    image = Box(low=0, high=255, shape=(STACKED, SIDE, SIDE), dtype=np.uint8)
     return Dict({"observation": image, "lives": Discrete(_MOST_LIVES)})
 
 
@@ -64,12 +62,12 @@ class AtariGame(gym.Env[Any, Any]):
         self._limit, self._steps = max_episode_steps or spec.max_episode_steps, 0
         self.observation_space, self.action_space = game_observations(), self._game.action_space
         self._rows, self._columns = (_Edges(pixels) for pixels in self._game.ale.getScreenDims())
-        self._frames: deque[np.ndarray] = deque(maxlen=STACK)
+        self._frames: deque[np.ndarray] = deque(maxlen=STACKED)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         frame, info = self._game.reset(seed=seed)
         self._steps = 0
-        self._frames.extend([np.zeros((SIDE, SIDE), np.uint8)] * STACK)
+        self._frames.extend([np.zeros((SIDE, SIDE), np.uint8)] * STACKED)
         return self._observe(frame, info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

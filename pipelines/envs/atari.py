@@ -11,7 +11,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from rlpipe.pipelines.games import FRAMESKIP, SIDE, STACK, game_observations
+from rlpipe.pipelines.games import FRAMESKIP, game_observations
+from rlpipe.pipelines.pixels import SIDE, STACKED
 
 # it counts frames; episodes are cut here
 _NO_LIMIT = 2**30
@@ -53,7 +54,7 @@ class AtariGames(gym.vector.VectorEnv[Any, Any, Any]):
             autoreset_mode=AutoresetMode.SAME_STEP,
             img_height=SIDE,
             img_width=SIDE,
-            stack_num=STACK,
+            stack_num=STACKED,
             frameskip=FRAMESKIP,
             noop_max=0,
             reward_clipping=False,
