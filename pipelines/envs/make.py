@@ -23,7 +23,7 @@ from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
 from rlpipe.pipelines.folder import module_of
-from rlpipe.pipelines.games import FRAMESKIP, is_game
+from rlpipe.pipelines.games import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.pixels import check_modes, choose_drivers
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
@@ -173,9 +173,12 @@ def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
 
 def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None:
     """Before an environment is made with a render mode, which not every one takes."""
-    env = gym.make(spec, disable_env_checker=True)
-    metadata = env.metadata
-    env.close()
+    if is_game(spec):
+        metadata = AtariGame.metadata
+    else:
+        env = gym.make(spec, disable_env_checker=True)
+        metadata = env.metadata
+        env.close()
     check_modes(config.env_id, metadata, "--from-pixels")
     choose_drivers()
 

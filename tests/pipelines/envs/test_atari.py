@@ -1,6 +1,7 @@
 """Atari games: C++ against Python step by step, and what their ids prescribe."""
 
 import itertools
+import subprocess
 import sys
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_as_a_torchrl_environment(make, backend):
     assert torch.equal(batch["next", "observation"][:, :6], batch["observation"][:, 1:7])
     assert not batch["observation"][:, 7, :3].any()
     assert batch["next", "observation"][:, 6, 0].any()
+
+
+def test_games_seen_from_pixels_greet_nobody(capfd):
+    code = (
+        "from rlpipe.pipelines.envs import EnvConfig, make_env\n"
+        f"make_env(EnvConfig({BREAKOUT!r}, from_pixels=True), seed=0).close()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_drawn_games_are_in_color():
