@@ -145,6 +145,8 @@ def _hint(word: str, allowed: Sequence[str]) -> str:
 
 def _measure(name: str, against: Sequence[str], quick: bool, seeds: Sequence[int]) -> list[Row]:
     module = importlib.import_module(f"rlpipe.scripts.benchmarks.{name}")
+    # sets a level of its own when it is imported, which not every benchmark has done yet
+    importlib.import_module("torchrl")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     rows: list[Row] = module.run(
         against=against,

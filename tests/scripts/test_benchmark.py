@@ -48,6 +48,18 @@ def without_sb3(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "stable_baselines3" else find(name))
 
 
+def test_torchrl_is_quiet_where_it_was_not_imported_yet():
+    code = (
+        "import logging\n"
+        "from rlpipe.scripts import benchmark\n"
+        "from rlpipe.scripts.benchmarks import atari\n"
+        "atari.run = lambda **_: [__import__('torchrl')]\n"
+        "benchmark._measure('atari', [], True, [0])\n"
+        "assert logging.getLogger('torchrl').level == logging.WARNING\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def refused(capsys, *arguments):
     assert run(["benchmark", *arguments]) == 2
     captured = capsys.readouterr()
