@@ -7,11 +7,13 @@ import pytest
 import torch
 from resuming import Whole, go, killed, text
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.build import make_lives
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.recipes import find_recipe
 from rlpipe.pipelines.training import finished_episodes
 
@@ -65,6 +67,24 @@ def test_returns_are_those_of_whole_games_while_lives_end_what_is_learned():
     # bricks of the lowest rows are worth one point each
     assert sum(returns) + running.sum() == earned.sum()
     pipeline.close()
+
+
+def test_an_evaluation_is_of_whole_games_and_their_own_rewards():
+    options = {**SMALL, "env_id": "ALE/MsPacman-v5", "end_at_life_loss": True, "reward_shaping": "clip"}
+    config = ppo.Config(**options)
+    pipeline = ppo.build(config)
+    policy = TensorDictModule(lambda seen: torch.full(seen.shape[:1], 3), ["observation"], ["action"])
+    seen = evaluate(policy, config.eval_env, episodes=1, seed=2, transforms=pipeline.transforms)
+    pipeline.close()
+    env = make_env(EnvConfig(options["env_id"]), seed=2)
+    game = env.rollout(2_000, policy)[0]
+    env.close()
+    reward, lives = game["next", "reward"], game["next", "lives"]
+    assert game["next", "done"][-1].item()
+    assert (game["lives"][0].item(), len(lives.unique())) == (3, 4)
+    # a pill is worth 10 points
+    assert seen.returns == (reward.sum().item(),) > ((reward > 0).sum().item(),)
+    assert seen.lengths == (len(reward),)
 
 
 @pytest.mark.parametrize("storage", ["transitions", "frames"])
@@ -126,5 +146,4 @@ def test_the_recipes_have_their_papers_figures():
     for name in ("dqn/atari", "ppo/atari"):
         config = find_recipe(name).config()
         assert (config.hidden, config.reward_shaping, config.end_at_life_loss) == ((512,), "clip", True)
-        # evaluation has no transforms but those of the observation, and knows no lives
         assert dataclasses.asdict(config.eval_env)["env_id"] == "ALE/Pong-v5"
