@@ -136,7 +136,8 @@ class FrameStore:
         if not self.written and not shifts.any():
             raise ConfigError(
                 f"replay of frames needs observations that are stacks of frames, newest last; in none of the first "
-                f"{shifts.size} steps did those of {list(self.shape)} move up by one; --replay-storage transitions keeps any"
+                f"{shifts.size} steps did those of {list(self.shape)} move up by one; --replay-storage transitions "
+                "keeps any"
             )
         fresh_root = self._keep(root, ~continues[..., None] & _differs(root, ~continues))
         of_last = _differs(last, ~shifts)

@@ -27,7 +27,10 @@ def is_game(spec: EnvSpec) -> bool:
 
 
 def game_observations() -> Dict:
-    """Of a game: `observation`, uint8 `[4, 84, 84]`, in which frames before an episode's start are 0, and `lives`, those that are left; 0 in a game that has none."""
+    """Of a game: `observation`, uint8 `[4, 84, 84]`, and `lives`, those that are left; 0 in a game that has none.
+
+    Frames before an episode's start are 0.
+    """
     image = Box(low=0, high=255, shape=(STACKED, SIDE, SIDE), dtype=np.uint8)
     return Dict({"observation": image, "lives": Discrete(_MOST_LIVES)})
 

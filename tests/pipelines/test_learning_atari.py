@@ -45,7 +45,7 @@ def test_a_lost_life_ends_an_episode_for_learning_alone():
 @pytest.mark.parametrize("module", [ppo, dqn])
 def test_lives_are_refused_where_there_are_none(module):
     needed = "end_at_life_loss is True, which needs an environment that counts lives"
-    for changes, why in (({"env_id": "CartPole-v1"}, "does not"), ({"from_pixels": True}, "is seen from pixels, which")):
+    for changes, why in (({"env_id": "CartPole-v1"}, "does not"), ({"from_pixels": True}, "is seen from pixels")):
         options = {**SMALL, "end_at_life_loss": True, **changes}
         with pytest.raises(ConfigError, match=f"^{needed}, .*; this one {why}.*; --no-end-at-life-loss leaves it out$"):
             module.build(module.Config(**options))
