@@ -187,6 +187,9 @@ def test_commands_read_a_run_of_cuda_without_it(run_of_cuda, capsys, monkeypatch
     assert run(["evaluate", str(run_of_cuda), "--episodes", "2"]) == 0
     assert run(["export", str(run_of_cuda), "--format", "safetensors", "--out", str(run_of_cuda / "policy")]) == 0
     assert run(["render", str(run_of_cuda), "--out", str(run_of_cuda / "agent.gif"), "--max-steps", "3"]) == 0
+    # of runs that were evaluated at their end
+    final = {"frames": BATCHES * 24, "seconds": 1.0, "final": True, "returns": [6.0], "lengths": [6]}
+    (run_of_cuda / "evaluations.jsonl").write_text(f"{json.dumps(final)}\n")
     assert run(["table", str(run_of_cuda)]) == 0
     capsys.readouterr()
     # it is trained where it was begun
