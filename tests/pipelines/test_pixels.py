@@ -161,7 +161,11 @@ PPO = {**SMALL, "minibatch_size": 16}
         (ppo, {"env_id": "tests/Blind-v0"}, "draws no images: it has only ansi, and --from-pixels needs rgb_array"),
         (ppo, {"env_id": "tests/Identity-v0"}, "it has no render mode at all, and --from-pixels needs rgb_array"),
         (ppo, {"env_id": "tests/BrokenPictures-v0"}, r"gave uint8 \[40, 40\], expected uint8 \[height, width, 3\]"),
-        (ppo, {"env_id": "CartPole-v1", "eval_env_id": "tests/BrokenPictures-v0"}, "'tests/BrokenPictures-v0' draws no images"),
+        (
+            ppo,
+            {"env_id": "CartPole-v1", "eval_env_id": "tests/BrokenPictures-v0"},
+            "'tests/BrokenPictures-v0' draws no images",
+        ),
         (ppo, {"env_id": "Pendulum-v1", "eval_env_id": "CartPole-v1"}, "whose spaces are not those of"),
         (ppo, {"backend": "envpool"}, "from_pixels is True, and backend 'envpool' draws nothing"),
         (ppo, {"reward_shaping": "balance"}, "reward_shaping is 'balance', which reads CartPole's own observation"),
