@@ -79,6 +79,9 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
             pipelines[kind] = stack.enter_context(contextlib.closing(ppo.build(config)))
             starts[kind] = [time.perf_counter() - began]
         batches = {kind: iter(pipeline.collector) for kind, pipeline in pipelines.items()}
+        for each in batches.values():
+            # one that is left to the interpreter's end finds Ray gone
+            stack.callback(each.close)  # type: ignore[attr-defined]
         frames = BATCHES * next(batches[REFERENCE]).numel()
 
         def collecting(kind: str) -> Callable[[], object]:
