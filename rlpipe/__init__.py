@@ -6,6 +6,7 @@ The names that most people import are here. They load when they are first used, 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.training import train
 
 __version__ = "0.1.0"
+
+# in a checkout, which Python finds before an installed package, the other packages lie beside this folder and not in it
+if not Path(__file__).with_name("losses").exists():
+    __path__.append(str(Path(__file__).resolve().parent.parent))
 
 __all__ = [
     "GAE",
