@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.versions import version_of
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, spread
 
 _PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy", "mujoco", "stable-baselines3")
@@ -78,16 +78,10 @@ def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None
 
 def machine() -> dict[str, Any]:
     """Where and with what it was measured."""
-    packages: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
