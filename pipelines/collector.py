@@ -245,7 +245,11 @@ def _is_pointwise(transform: Transform) -> bool:
 
 def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
     """One array a step to one tensor `[num_envs, T, ...]` a key."""
-    return {key: as_tensor(key, np.stack([row[key] for row in rows])).transpose(0, 1) for key in rows[0]}
+    # not `np.stack`, which takes a detour for each array
+    return {
+        key: as_tensor(key, np.concatenate([row[key] for row in rows]).reshape(len(rows), *array.shape)).transpose(0, 1)
+        for key, array in rows[0].items()
+    }
 
 
 def _stack_tensors(steps: list[Tensors], keys: list[str]) -> Tensors:

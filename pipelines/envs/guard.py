@@ -58,9 +58,13 @@ class Guard:
             self._observation_norm, self._reward_norm = _norm_of(state), _norm_of(reward)
             self._accepted = form
         # a norm is NaN or infinite with any one of its numbers; where it overflows without, a closer look tells
-        if not (self._reward_norm(reward) <= _LARGEST_REWARD and self._observation_norm(state.ravel()) < math.inf):
+        if not (self._reward_norm(reward) <= _LARGEST_REWARD and self.is_finite(state)):
             self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST_REWARD, _FINITE_REWARD)
             self._refuse_first("observation", state, np.isfinite(state), _FINITE, restarted=terminated | truncated)
+
+    def is_finite(self, observation: np.ndarray) -> bool:
+        """Whether all numbers are, of an array like those that `check_step` has accepted; `False` may be an overflow."""
+        return self._observation_norm(observation.ravel()) < math.inf
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
         """Check the last observations of the environments of `done`.
@@ -71,7 +75,7 @@ class Guard:
         for key, array in observed.items():
             self._check_form(key, array, self._spaces[key].shape, array.dtype, rows=int(done.sum()))
         state = observed["observation"]
-        if not self._observation_norm(state.ravel()) < math.inf:
+        if not self.is_finite(state):
             self._refuse_first("observation", state, np.isfinite(state), _FINITE, indices=np.flatnonzero(done))
 
     def check_reset(self, observed: Arrays) -> None:

@@ -114,6 +114,14 @@ def describe(rows: Sequence[Row]) -> str:
             (case, *(_number(speed[arm]) if arm in speed else "" for arm in arms)) for case, speed in speeds.items()
         ]
         parts.append(_table(("frames a second", *arms), body))
+    summaries = [
+        (row.case.partition(",")[0], arm, *told.values())
+        for row in rows
+        for arm, told in row.extra.get("summary", {}).items()
+    ]
+    if summaries:
+        header = next(told for row in rows for told in row.extra.get("summary", {}).values())
+        parts.append(_table(("case", "arm", *header), summaries))
     notes = [f"- {row.extra['note']}" for row in rows if "note" in row.extra]
     if any(row.ratio(arm) for row in rows for arm in row.samples):
         notes.insert(0, f"- medians; in brackets times {REFERENCE}'s, paired by repetition: median and quartiles")
