@@ -26,6 +26,7 @@ from rlpipe.pipelines.frame_replay import check_checkpoints
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.memory import gpu_memory_for
+from rlpipe.pipelines.notices import each_once
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.recipes import builder, find_recipe
@@ -82,7 +83,7 @@ class Session:
         logging.getLogger("torchrl").setLevel(logging.WARNING)
         torch.set_num_threads(self.config.threads)
         GlobalRandom().seed(Seeds(self.config.seed).integer("process"))
-        with Interruption() as interruption:
+        with each_once(), Interruption() as interruption:
             try:
                 with contextlib.ExitStack() as stack:
                     return self._run(stack, interruption, weights)

@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
@@ -21,9 +23,13 @@ from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from rlpipe.errors import TrainingError
+from rlpipe.pipelines.notices import each_once, notice, send_to
 
 _PR_SET_PDEATHSIG = 1
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
+_CLOSING_SECONDS = 5.0
+"""For workers to close their environments, once another one has failed."""
+_NOTICE = "notice"
 
 
 @contextlib.contextmanager
@@ -71,8 +77,15 @@ def _worker(
     if not stay_with_parent():
         return
     errors: Any = _InWords(queue)
+    send_to(lambda words: queue.put((index, _NOTICE, words, "")))
+    if index:
+        # what the first one shows is enough
+        warnings.simplefilter("ignore")
     try:
-        env = make()
+        with warnings.catch_warnings():
+            # which the parent has shown, when it made one to look at
+            warnings.simplefilter("ignore")
+            env = make()
     except Exception as error:  # whatever it is, the parent tells of it
         parent_pipe.close()
         # the parent's first message comes in any case, and wants an answer
@@ -80,7 +93,10 @@ def _worker(
         errors.put((index, type(error), error, ""))
         pipe.send((None, False))
         return
-    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    try:
+        _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    except Exception as error:  # in closing; what came before has been told
+        notice(f"rlpipe: an environment could not be closed: {type(error).__name__}: {error}")
 
 
 class WorkerVectorEnv(AsyncVectorEnv):
@@ -134,33 +150,56 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         if all(successes):
             return
-        index, kind, message, _ = self.error_queue.get()
+        index, kind, message, _ = self._report()
         self._state = AsyncState.DEFAULT
         # `Checked` has it in words already
         words = message if kind == TrainingError.__name__ else f"{kind}: {message}"
         raise TrainingError(f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {words}")
+
+    def _report(self) -> tuple[int, str, str, str]:
+        """What a worker failed of; notices that came before are shown."""
+        while True:
+            report: tuple[int, str, str, str] = self.error_queue.get()
+            if report[1] != _NOTICE:
+                return report
+            notice(report[2])
 
     def _when(self) -> str:
         name = "its environment" if self.spec is None else f"its environment {self.spec.id}"
         return f"in step {self._steps} of {name}" if self._steps else f"before the first step of {name}"
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Stop every worker: by a message if all of them listen, else at once."""
-        if not terminate and self._state is AsyncState.DEFAULT and all(each.is_alive() for each in self.processes):
-            try:
-                super().close_extras(timeout)
-                return
-            except _LOST:
-                pass
+        """Stop every worker: by a message if it listens, else at once."""
         started = [process for process in self.processes if process.pid is not None]
-        for process in started:
-            # at the interpreter's end they have gone, and `kill` no longer works
-            if process.is_alive():
-                process.kill()
-        for pipe in self.parent_pipes:
-            pipe.close()
+        if not terminate and self._state is AsyncState.DEFAULT:
+            self._ask_to_close(started)
+        # at the interpreter's end they have gone, and `kill` no longer works
+        alive = [process for process in started if process.is_alive()]
+        for process in alive:
+            process.kill()
         for process in started:
             process.join()
+        for pipe in self.parent_pipes:
+            pipe.close()
+        # one that is killed may have written half a notice
+        if not alive:
+            self._show_notices()
+
+    def _ask_to_close(self, started: list[Any]) -> None:
+        healthy = all(process.is_alive() for process in started)
+        for pipe in self.parent_pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("close", None))
+        until = time.monotonic() + _CLOSING_SECONDS
+        for process in started:
+            process.join(None if healthy else max(0.0, until - time.monotonic()))
+
+    def _show_notices(self) -> None:
+        with each_once():
+            while not self.error_queue.empty():
+                _, kind, words, _ = self.error_queue.get()
+                if kind == _NOTICE:
+                    notice(words)
 
 
 def _lives(process: Any) -> bool:

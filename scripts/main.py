@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from rlpipe import __version__
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
+from rlpipe.pipelines.notices import each_once
 
 COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.warnoptions.append(QUIET_TRACKER)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), each_once():
             code = _dispatch(list(arguments))
     except SystemExit as stopped:
         code = int(stopped.code or 0)

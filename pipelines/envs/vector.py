@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium as gym
@@ -14,9 +15,11 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Un
 from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.dtypes import readable
 from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
 from rlpipe.pipelines.fitting import check_like
+from rlpipe.pipelines.notices import notice
 
 OBSERVED = ("observation", "action_mask", "lives")
 """What an observation consists of; the mask, and lives, are there only where the environment has them."""
@@ -38,12 +41,14 @@ class VectorEnv(EnvBase):
     Args:
         envs: a vector environment in `AutoresetMode.SAME_STEP`, with Box or Discrete actions and observations.
         seed: of the first reset; `None` draws one from the operating system.
+        reuses_arrays: whether the vector environment may later write into arrays that it has returned; they are then
+            copied.
 
     Raises:
         ConfigError: another autoreset mode or kind of space.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None) -> None:
+    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None, reuses_arrays: bool = True) -> None:
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([envs.num_envs]))
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
@@ -53,10 +58,12 @@ class VectorEnv(EnvBase):
         self._action_start = _start(envs.single_action_space)
         self._action_dtype = envs.action_space.dtype
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
-        self.spaces = _entries(envs.single_observation_space, envs.single_action_space)
+        self.spaces = _entries(readable(envs.single_observation_space), envs.single_action_space)
         self._guard = Guard(envs.num_envs, getattr(envs.spec, "id", None), self.spaces)
         self._discrete_observation = isinstance(self.spaces["observation"], Discrete)
         self._observation_start = _start(self.spaces["observation"])
+        self._read_as = _read_as(envs.single_observation_space, self.spaces["observation"])
+        self._take = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
         self._seed = self._next_seed = seed
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
         self.root: Arrays = {}
@@ -124,7 +131,8 @@ class VectorEnv(EnvBase):
             )
         if self._discrete_action:
             action = action + self._action_start
-        action = action.astype(self._action_dtype, copy=False)
+        # a copy, because environments write into what they get, and a batch keeps what the policy gave
+        action = np.array(action, self._action_dtype)
         try:
             observation, reward, terminated, truncated, info = self.envs.step(action)
             observed = self._read(observation)
@@ -138,8 +146,8 @@ class VectorEnv(EnvBase):
         after = {
             **self._last(observed, info["final_obs"] if ended else None, done),
             "reward": reward.astype(np.float32),
-            "terminated": terminated,
-            "truncated": truncated,
+            "terminated": self._take(terminated),
+            "truncated": self._take(truncated),
             "done": done,
             "step_count": self.root["step_count"] + 1,
             "episode_reward": self.root["episode_reward"] + reward,
@@ -157,7 +165,7 @@ class VectorEnv(EnvBase):
         if len(observed) == 1 and final.shape == state.shape and final.dtype != object:
             # a whole batch instead of one by one, which takes fewer operations
             merged = np.where(done.reshape(-1, *[1] * (state.ndim - 1)), self._read(final)["observation"], state)
-            if merged.dtype == state.dtype and self._guard.is_finite(merged):
+            if merged.dtype == state.dtype and self._guard.accepts(merged):
                 return {"observation": merged}
         last = self._read_final(final[done])
         self._guard.check_final(last, done)
@@ -211,11 +219,11 @@ class VectorEnv(EnvBase):
         state = arrays["observation"]
         if self._discrete_observation:
             state = state.astype(np.int64) - self._observation_start
-        read = {"observation": np.ascontiguousarray(state)}
+        read = {"observation": self._take(state, dtype=self._read_as)}
         if "action_mask" in self.spaces:
             read["action_mask"] = arrays["action_mask"].astype(bool)
         if "lives" in self.spaces:
-            read["lives"] = arrays["lives"]
+            read["lives"] = self._take(arrays["lives"])
         return read
 
     def _read_final(self, observations: np.ndarray) -> Arrays:
@@ -262,9 +270,12 @@ class VectorEnv(EnvBase):
         return TensorDict({key: as_tensor(key, array) for key, array in arrays.items()}, batch_size=self.batch_size)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Close the vector environment, and with it its processes."""
+        """Close the vector environment, and with it its processes; a failure is a notice only."""
         # not a matter of `is_closed`, which TorchRL also says of an environment that has not yet taken a step
-        self.envs.close()
+        try:
+            self.envs.close()
+        except Exception as error:
+            notice(f"rlpipe: {self._guard.told(error, 'close')}")
         super().close(raise_if_closed=raise_if_closed)
 
 
@@ -308,6 +319,12 @@ def _entries(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
         if mask.shape != (actions.n,):
             raise ConfigError(f"the action_mask has shape {mask.shape}, expected ({actions.n},): one number an action")
     return dict(space.items())
+
+
+def _read_as(own: Space[Any], observation: Space[Any]) -> Any:
+    """The type to read observations as, where it is not the environment's own."""
+    own = own["observation"] if isinstance(own, Dict) else own
+    return None if own.dtype == observation.dtype else observation.dtype
 
 
 def _start(space: Space[Any]) -> int:
