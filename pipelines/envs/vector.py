@@ -58,7 +58,7 @@ class VectorEnv(EnvBase):
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         self.envs = envs
-        self._cast_action = ActionCast(envs.single_action_space)
+        self.cast_action = ActionCast(envs.single_action_space)
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
         self.spaces = _entries(envs.single_observation_space, envs.single_action_space)
         self._guard = Guard(envs.num_envs, getattr(envs.spec, "id", None), self.spaces)
@@ -130,7 +130,7 @@ class VectorEnv(EnvBase):
                 f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
             )
         try:
-            observation, reward, terminated, truncated, info = self.envs.step(self._cast_action(action))
+            observation, reward, terminated, truncated, info = self.envs.step(self.cast_action(action))
             observed = self._read(observation)
         except RlpipeError:
             raise
