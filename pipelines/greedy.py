@@ -137,7 +137,8 @@ def check_action(greedy: GreedyPolicy, action: Tensor, expected: Tensor, scores:
         off = TOLERANCE * max(1.0, expected.abs().max().item())
         # as numbers of the space, because between two whole ones there is none
         least, most, found, exact = (
-            each.double() for each in (*map(greedy.cast, (expected - off, expected + off)), action, greedy.cast(expected))
+            each.double()
+            for each in (*map(greedy.cast, (expected - off, expected + off)), action, greedy.cast(expected))
         )
         apart = (found - exact).abs().max().item()
         if not ((least <= found) & (found <= most)).all():
