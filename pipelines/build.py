@@ -34,6 +34,7 @@ from rlpipe.modules import (
     encoder,
     make_schedule,
 )
+from rlpipe.modules.images import image_scale, is_image
 from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.checkpoint import load_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
@@ -175,8 +176,8 @@ def is_masked(env: EnvBase) -> bool:
 def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> nn.Sequential:
     """Observation `[*B, ...]` to the features of the last hidden layer, `[*B, config.hidden[-1]]`.
 
-    Images of bytes, channels first (`[C, H, W]`, 36 pixels a side or more), go through the convolutions of the DQN
-    papers before the hidden layers; with `hidden` of 512 that is the papers' network.
+    Images (see `CNN`) of 36 pixels a side or more go through the convolutions of the DQN papers before the hidden
+    layers; with `hidden` of 512 that is the papers' network. Smaller ones of bytes are divided as well, and flattened.
 
     Args:
         config: of the network.
@@ -208,15 +209,20 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
 def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
     """The layers before the hidden ones."""
     spec, dims = env.observation_spec["observation"], len(env.batch_size)
-    if spec.dtype == torch.uint8 and CNN.takes(spec.shape[dims:]):
-        if config.observation_scale is not None:
+    shape, scale = spec.shape[dims:], config.observation_scale
+    if is_image(spec, shape, CNN.least):
+        divisor = image_scale(spec)
+        if scale is not None:
             raise ConfigError(
-                f"observation_scale is given, and the observation is an image, {list(spec.shape[dims:])}, which the "
-                "network divides by 255 itself; --observation-scale none leaves it at that"
+                f"observation_scale is given, and the observation is an image, {list(shape)}, which the network "
+                f"divides by {divisor:g} itself; --observation-scale none leaves it at that"
             )
-        return CNN(spec.shape[dims:], config.initialization)
+        return CNN(shape, config.initialization, divisor)
+    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1:
+        # an image too small for the convolutions
+        scale = [image_scale(spec)] * shape.numel()
     try:
-        return encoder(spec, dims, config.observation_scale)
+        return encoder(spec, dims, scale)
     except ValueError as error:
         raise ConfigError(f"observation_{error}") from error
 
@@ -227,7 +233,7 @@ def make_actor(
     """The stochastic policy that the environment's actions call for.
 
     Raises:
-        ConfigError: Box actions without finite bounds.
+        ConfigError: actions of no numbers.
     """
     spec = env.action_spec
     discrete = isinstance(spec, Categorical)

@@ -240,9 +240,10 @@ def make_frame_replay(
 
 
 def can_keep_frames(env: EnvBase) -> bool:
-    """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`."""
+    """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`, channels first."""
     spec = env.observation_spec["observation"]
-    return spec.dtype is torch.uint8 and len(spec.shape) - len(env.batch_size) == 3
+    shape = spec.shape[len(env.batch_size) :]
+    return spec.dtype is torch.uint8 and len(shape) == 3 and shape[0] <= shape[2]
 
 
 def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:

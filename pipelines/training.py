@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
 
 from rlpipe.errors import CheckpointError, InterruptedRunError, TrainingError
 from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity, load_checkpoint
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.failures import check_finite, diverged, naming_checkpoint, naming_last
+from rlpipe.pipelines.failures import check_finite, diverged, naming_checkpoint, naming_last, weights_of
 from rlpipe.pipelines.files import DAMAGE
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.fleet import Fleet
@@ -201,7 +200,7 @@ class _Loop:
 
     def _suspect_policy(self, error: TrainingError) -> TrainingError:
         """An environment that failed, or else the policy that asked it for what no environment does."""
-        weights = [each for each in self.pipeline.policy.state_dict().values() if isinstance(each, Tensor)]
+        weights = weights_of(self.pipeline.policy).values()
         numbers = [weight for weight in weights if weight.numel() and weight.is_floating_point()]
         largest = max((weight.abs().max().item() for weight in numbers), default=0.0)
         if largest < _DIVERGED:
@@ -243,8 +242,8 @@ class _Loop:
 
     def checkpoint(self) -> None:
         """Write a checkpoint into the run, if there is one; refuse weights that the last gradient step has ruined."""
-        for name, weight in self.pipeline.policy.state_dict().items():
-            if isinstance(weight, Tensor) and not weight.isfinite().all():
+        for name, weight in weights_of(self.pipeline.policy).items():
+            if not weight.isfinite().all():
                 raise diverged(self.result.frames, f"weight {name}", "not finite", self.run)
         self.result.stopped_by = self.stopping.reason
         if self.run is not None:

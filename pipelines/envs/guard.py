@@ -63,7 +63,7 @@ class Guard:
             self._refuse_first("observation", state, _fits(state), FINITE, restarted=terminated | truncated)
 
     def accepts(self, observation: np.ndarray) -> bool:
-        """Whether a float32 can hold all numbers of an array in the form of the last step's; `False` needs a closer look."""
+        """Whether float32 can hold all numbers of an array like the last step's; `False` needs a closer look."""
         return self._observation_norm(observation.ravel()) <= _LARGEST
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:

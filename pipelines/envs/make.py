@@ -22,7 +22,7 @@ from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.sync import SyncEnvs
-from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
+from rlpipe.pipelines.envs.vector import VectorEnv, transformed_class
 from rlpipe.pipelines.folder import module_of
 from rlpipe.pipelines.games import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.pixels import check_modes, choose_drivers
@@ -58,8 +58,7 @@ def make_env(
     envs = _make_vector_env(config, render_mode)
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)
-        kind = MaskedEnv if "action_mask" in base.spaces else TransformedEnv
-        env = kind(base, Compose(*transforms))
+        env = transformed_class(base)(base, Compose(*transforms))
         env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
     except BaseException:
         envs.close()

@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.pipelines.dtypes import readable
+from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
 from rlpipe.pipelines.fitting import check_like
@@ -23,6 +24,14 @@ from rlpipe.pipelines.notices import notice
 
 OBSERVED = ("observation", "action_mask", "lives")
 """What an observation consists of; the mask, and lives, are there only where the environment has them."""
+
+# PyTorch only stores these, and computes nothing with them
+_READ_AS = {
+    np.dtype("uint16"): np.dtype("int32"),
+    np.dtype("uint32"): np.dtype("int64"),
+    np.dtype("uint64"): np.dtype("float64"),
+}
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class VectorEnv(EnvBase):
@@ -54,9 +63,7 @@ class VectorEnv(EnvBase):
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         self.envs = envs
-        self._discrete_action = isinstance(envs.single_action_space, Discrete)
-        self._action_start = _start(envs.single_action_space)
-        self._action_dtype = envs.action_space.dtype
+        self.cast_action = ActionCast(envs.single_action_space)
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
         self.spaces = _entries(readable(envs.single_observation_space), envs.single_action_space)
         self._guard = Guard(envs.num_envs, getattr(envs.spec, "id", None), self.spaces)
@@ -78,7 +85,7 @@ class VectorEnv(EnvBase):
             episode_reward=Unbounded(column, dtype=torch.float32),
             shape=self.batch_size,
         )
-        self.action_spec = _spec(self.envs.single_action_space, "action", self.batch_size)
+        self.action_spec = _action_spec(self.envs.single_action_space, self.batch_size)
         self.reward_spec = Unbounded(column, dtype=torch.float32)
         self.done_spec = Composite(
             {key: Categorical(2, column, dtype=torch.bool) for key in ("done", "terminated", "truncated")},
@@ -115,7 +122,7 @@ class VectorEnv(EnvBase):
         """Step every environment once; `root` becomes the next one.
 
         Args:
-            action: `[num_envs, *action]`, as in the action spec.
+            action: `[num_envs, *action]`, as in the action spec; it is not changed.
 
         Returns:
             The `next` entries of the step, one array a key: `[num_envs]`, observations `[num_envs, *observation]`.
@@ -129,12 +136,8 @@ class VectorEnv(EnvBase):
                 f"the policy's action has shape {list(action.shape)}, expected {list(self._action_shape)}: one of "
                 f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
             )
-        if self._discrete_action:
-            action = action + self._action_start
-        # a copy, because environments write into what they get, and a batch keeps what the policy gave
-        action = np.array(action, self._action_dtype)
         try:
-            observation, reward, terminated, truncated, info = self.envs.step(action)
+            observation, reward, terminated, truncated, info = self.envs.step(self.cast_action(action))
             observed = self._read(observation)
         except RlpipeError:
             raise
@@ -256,7 +259,7 @@ class VectorEnv(EnvBase):
         return seeds if takes_a_list else seeds[0]
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return self.to_tensordict(self.advance(tensordict.get("action").cpu().numpy()))
+        return self.to_tensordict(self.advance(tensordict.get("action").detach().cpu().numpy()))
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         mask = tensordict.get("_reset", None) if tensordict is not None else None
@@ -293,6 +296,31 @@ class MaskedEnv(TransformedEnv):
         if mask is None or getattr(self.action_spec, "mask", None) is not None:
             return drawn
         return drawn.set("action", torch.rand(mask.shape).masked_fill(~mask, -1.0).argmax(-1))
+
+
+class UnboundedEnv(TransformedEnv):
+    """A `TransformedEnv` over a `VectorEnv` whose Box actions lack bounds: its random actions are finite all the same.
+
+    Where a bound is missing they are standard normal, or as far from the other one as the size of such a number.
+    """
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """See the class."""
+        drawn: TensorDictBase = super().rand_action(tensordict)
+        action, (low, high) = drawn.get("action"), self.action_spec.space
+        normal = torch.randn(action.shape, dtype=action.dtype)
+        beyond = torch.where(
+            low.isfinite(), low + normal.abs(), torch.where(high.isfinite(), high - normal.abs(), normal)
+        )
+        return drawn.set("action", torch.where(low.isfinite() & high.isfinite(), action, beyond))
+
+
+def transformed_class(env: VectorEnv) -> type[TransformedEnv]:
+    """What to put around it, for its random actions to be ones that it takes."""
+    if "action_mask" in env.spaces:
+        return MaskedEnv
+    space = env.envs.single_action_space
+    return UnboundedEnv if isinstance(space, Box) and not space.is_bounded("both") else TransformedEnv
 
 
 def as_tensor(key: str, array: np.ndarray) -> torch.Tensor:
@@ -337,6 +365,23 @@ def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
     if isinstance(space, Discrete):
         return Categorical(int(space.n), batch, dtype=torch.int64)
     if isinstance(space, Box):
-        low, high = (torch.from_numpy(bound).expand(*batch, *space.shape).clone() for bound in (space.low, space.high))
-        return Bounded(low, high, shape=low.shape, dtype=low.dtype)
+        dtype = _READ_AS.get(space.dtype, space.dtype)
+        return _bounded(space.low.astype(dtype), space.high.astype(dtype), batch)
     raise ConfigError(f"the {key} space is {space}; rlpipe takes Box and Discrete spaces")
+
+
+def _action_spec(space: Space[Any], batch: torch.Size) -> TensorSpec:
+    """Actions as a policy draws them: those of a Box of integers are floats, as `ActionCast` takes them."""
+    if not isinstance(space, Box):
+        return _spec(space, "action", batch)
+    dtype = space.dtype if space.dtype in _FLOATS else np.dtype(np.float64)
+    # twice the bounds must be a number, or a uniform draw between them would be none
+    most = float(np.finfo(dtype).max) / 2
+    low, high = (bound.astype(dtype) for bound in (space.low, space.high))
+    low, high = (np.where(np.isfinite(each), each.clip(-most, most), each) for each in (low, high))
+    return _bounded(low, high, batch)
+
+
+def _bounded(low: np.ndarray, high: np.ndarray, batch: torch.Size) -> TensorSpec:
+    lowest, highest = (torch.from_numpy(each).expand(*batch, *each.shape).clone() for each in (low, high))
+    return Bounded(lowest, highest, shape=lowest.shape, dtype=lowest.dtype)
