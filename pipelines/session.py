@@ -81,9 +81,9 @@ class Session:
                 "'ray', or train several seeds with --jobs ray"
             )
         logging.getLogger("torchrl").setLevel(logging.WARNING)
-        torch.set_num_threads(self.config.threads)
-        GlobalRandom().seed(Seeds(self.config.seed).integer("process"))
-        with each_once(), Interruption() as interruption:
+        seed = Seeds(self.config.seed).integer("process")
+        with each_once(), GlobalRandom().kept(seed), Interruption() as interruption:
+            torch.set_num_threads(self.config.threads)
             try:
                 with contextlib.ExitStack() as stack:
                     return self._run(stack, interruption, weights)
@@ -216,8 +216,8 @@ def run_recipe(
     """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
 
     Called in several threads, the runs wait for one another: whether policies explore is one setting of the process.
-    The global generators of PyTorch, NumPy and Python are seeded with the run's seed, and left as the run leaves them;
-    PyTorch has the number of threads that the recipe says while it trains, and its old one afterwards.
+    While it trains, the global generators of PyTorch, NumPy and Python are seeded with the run's seed, and PyTorch has
+    the number of threads that the recipe says; afterwards all are as they were before.
 
     Args:
         name: of the recipe.
@@ -259,8 +259,4 @@ def run_recipe(
             display=lambda _: contextlib.nullcontext(progress),
             loggers=check_loggers(named),
         )
-        threads = torch.get_num_threads()
-        try:
-            return session.run()
-        finally:
-            torch.set_num_threads(threads)
+        return session.run()

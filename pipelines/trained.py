@@ -18,6 +18,7 @@ from rlpipe.pipelines.config import TrainConfig, config_from_json
 from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.recipes import builder, config_class
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        pipeline = builder(described["algorithm"])(config.to_act())
+        with GlobalRandom().kept(Seeds(config.seed).integer("process")):
+            pipeline = builder(described["algorithm"])(config.to_act())
         with contextlib.closing(pipeline):
             # what the policy sees depends on the statistics of its observations as well
             load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
