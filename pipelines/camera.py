@@ -51,14 +51,18 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"env-id {self._env_id!r} draws no images: {error}") from error
 
 
-def check_drawable(env_config: EnvConfig) -> None:
+def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
     """Draw one image of an environment, to learn whether it can be done.
+
+    Args:
+        env_config: the environment; one copy of it is opened, and closed again.
+        what: needs it, for messages.
 
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
     # what is observed through pictures would fail already in its reset
-    env = make_drawn(replace(env_config, from_pixels=False), seed=None)
+    env = make_drawn(replace(env_config, from_pixels=False), seed=None, what=what)
     try:
         env.reset()
         Camera.of(env, env_config.env_id).take()
@@ -66,14 +70,16 @@ def check_drawable(env_config: EnvConfig) -> None:
         env.close()
 
 
-def make_drawn(env_config: EnvConfig, *, seed: int | None, transforms: Sequence[Transform] = ()) -> TransformedEnv:
-    """One environment that draws `rgb_array`.
+def make_drawn(
+    env_config: EnvConfig, *, seed: int | None, transforms: Sequence[Transform] = (), what: str = "a GIF"
+) -> TransformedEnv:
+    """One environment that draws `rgb_array`; `what` needs it, for messages.
 
     Raises:
         ConfigError: it has no such render mode.
     """
     one = replace(env_config, num_envs=1, backend="sync")
-    check_modes(one.env_id, metadata(one), "a GIF")
+    check_modes(one.env_id, metadata(one), what)
     choose_drivers()
     return make_env(one, seed=seed, transforms=transforms, render_mode="rgb_array")
 

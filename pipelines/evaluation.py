@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,13 +18,19 @@ from torchrl.envs.utils import ExplorationType
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
-from rlpipe.pipelines.envs.make import check_is_config
+from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
 from rlpipe.pipelines.seeding import Seeds
 
 MAX_ENVS = 100
+"""Environments of an evaluation, of a kind of which any number can be open at once."""
 MAX_EPISODE_STEPS = 10_000
 """Where an evaluation truncates episodes of an environment that has no limit of its own."""
-_CHUNK = 32
+_CHUNK, _SHORT_CHUNK = 32, 4
+"""Steps of each environment between two looks at whether all is done; what is stepped beyond is for nothing."""
+_SLOW = 10.0
+"""Seconds without an episode's end after which it is said that there is no hurry."""
+_LOG = logging.getLogger("rlpipe")
+_TOLD: set[tuple[str, object]] = set()
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,13 @@ def evaluate(
     seed: int,
     stochastic: bool = False,
     transforms: Sequence[Transform] = (),
+    num_envs: int | None = None,
 ) -> Evaluation:
     """Run whole episodes and keep the return and length of each.
 
-    The episodes are divided over at most `MAX_ENVS` environments beforehand, so that short episodes have no better
-    chance to be counted than long ones. Neither the policy nor any of its random generators is changed.
+    The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
+    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them. Neither the
+    policy nor any of its random generators is changed.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -75,17 +85,20 @@ def evaluate(
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
         transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        num_envs: how many environments are open at most; by default `MAX_ENVS` of those that Gymnasium, ALE and rlpipe
+            bring along, and one of any other, of which perhaps no more can run. With fewer, streams wait their turn.
 
     Raises:
         TypeError: the environment is no `EnvConfig`.
-        ConfigError: no episodes, or an environment that cannot be had.
+        ConfigError: no episodes, no environments, or an environment that cannot be had.
     """
     check_is_config(env_config)
     if episodes < 1:
         raise ConfigError(f"episodes is {episodes}; allowed is 1 or more")
-    num_envs = min(episodes, MAX_ENVS)
-    limit = env_config.max_episode_steps
-    if limit is None and env_spec(env_config.env_id).max_episode_steps is None:
+    streams = min(episodes, MAX_ENVS)
+    num_envs = min(streams, most_copies(env_config, num_envs))
+    limit, endless = env_config.max_episode_steps, is_endless(env_config)
+    if endless:
         limit = MAX_EPISODE_STEPS
     env = make_env(
         replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit),
@@ -96,7 +109,7 @@ def evaluate(
     collector = SyncDataCollector(
         env,
         policy,
-        frames_per_batch=num_envs * _CHUNK,
+        frames_per_batch=num_envs * (_CHUNK if num_envs == streams else _SHORT_CHUNK),
         policy_device=None if device == "cpu" else device,
         env_device=None if device == "cpu" else "cpu",
         exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
@@ -105,27 +118,75 @@ def evaluate(
         use_buffers=False,
         trust_policy=True,
     )
-    quotas = [episodes // num_envs + (index < episodes % num_envs) for index in range(num_envs)]
+    quotas = [episodes // streams + (index < episodes % streams) for index in range(streams)]
     with evaluating(policy, seed):
         try:
-            return _run_episodes(collector, quotas)
+            evaluation = _run_episodes(collector, quotas, env_config.env_id if endless else None)
         finally:
             collector.shutdown(raise_on_error=False)
+    if endless and (cut := sum(length >= MAX_EPISODE_STEPS for length in evaluation.lengths)):
+        _tell_once(
+            "cut",
+            env_config.env_id,
+            f"has no time limit, and {cut} of {episodes} evaluation episodes were cut at {MAX_EPISODE_STEPS:,} steps: "
+            "their returns are those up to there",
+        )
+    return evaluation
 
 
-def _run_episodes(collector: SyncDataCollector, quotas: list[int]) -> Evaluation:
+def is_endless(env_config: EnvConfig) -> bool:
+    """Whether nothing but the environment's own rules ends its episodes."""
+    return env_config.max_episode_steps is None and env_spec(env_config.env_id).max_episode_steps is None
+
+
+def _tell_once(what: str, env_id: object, words: str) -> None:
+    if (what, env_id) not in _TOLD:
+        _TOLD.add((what, env_id))
+        _LOG.warning("rlpipe: %s %s; --max-episode-steps (max_episode_steps) sets a limit", env_id, words)
+
+
+def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int = 1) -> int:
+    """How many environments an evaluation may open.
+
+    Args:
+        env_config: the environment.
+        asked: so many, if not `None`.
+        otherwise: so many, where it is not known that any number can be open at once.
+
+    Raises:
+        ConfigError: fewer than one is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f"num_envs is {asked}; allowed is 1 or more")
+    return asked or (MAX_ENVS if has_many_copies(env_config.env_id) else otherwise)
+
+
+def _run_episodes(collector: SyncDataCollector, quotas: list[int], endless: object) -> Evaluation:
+    """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
     returns: list[list[float]] = [[] for _ in quotas]
     lengths: list[list[int]] = [[] for _ in quotas]
-    missing = sum(quotas)
-    for batch in collector:
-        after = batch.get("next")
-        for index, time in after.get("done").squeeze(-1).nonzero().tolist():
-            if len(returns[index]) < quotas[index]:
-                returns[index].append(float(after.get("episode_reward")[index, time]))
-                lengths[index].append(int(after.get("step_count")[index, time]))
-                missing -= 1
-        if not missing:
-            break
+    base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
+    for first in range(0, len(quotas), base.envs.num_envs):
+        if first:
+            base.seed_as(first)
+            collector.reset()
+        missing = sum(quotas[first : first + base.envs.num_envs])
+        while missing:
+            after = next(batches).get("next")
+            for place, step in after.get("done").squeeze(-1).nonzero().tolist():
+                index = first + place
+                if index < len(quotas) and len(returns[index]) < quotas[index]:
+                    returns[index].append(float(after.get("episode_reward")[place, step]))
+                    lengths[index].append(int(after.get("step_count")[place, step]))
+                    missing -= 1
+            if endless is not None and time.monotonic() > started + _SLOW and not any(returns):
+                steps = int(after.get("step_count").max())
+                _tell_once(
+                    "slow",
+                    endless,
+                    f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
+                    f"{_SLOW:.0f} seconds, and each goes on to {MAX_EPISODE_STEPS:,} steps",
+                )
     return Evaluation(tuple(chain.from_iterable(returns)), tuple(chain.from_iterable(lengths)))
 
 

@@ -38,6 +38,8 @@ from rlpipe.pipelines.transfer import moved
 
 _LOG = logging.getLogger("rlpipe")
 _HOST = torch.device("cpu")
+_PATIENCE = 10_000
+"""Steps of each environment without an update or an end of an episode after which that is said."""
 _DIVERGED = 1e6
 """A weight of which no policy has any use."""
 
@@ -195,9 +197,25 @@ class _Loop:
         if environments is not None and self.due(checkpoint_every):
             environments.synchronise(result.frames)
         result.seconds += time.perf_counter() - started
+        if not result.updates and not result.episodes and self._waits_in_vain(len(batch)):
+            self._tell_no_updates("training has made")
         if self.due(log_every):
             self.write()
         return True
+
+    def _waits_in_vain(self, num_envs: int) -> bool:
+        """Whether it is time to say so: once."""
+        return self.before < _PATIENCE * num_envs <= self.result.frames
+
+    def _tell_no_updates(self, what: str) -> None:
+        if self.result.episodes:
+            why = "raise total_frames, or lower what learning waits for, such as warmup_frames"
+        else:
+            why = (
+                "no episode has ended, and whole episodes are what some algorithms learn from; --max-episode-steps "
+                "(max_episode_steps) sets a limit"
+            )
+        _LOG.warning("rlpipe: %s 0 updates in %s frames: %s", what, f"{self.result.frames:,}", why)
 
     def _suspect_policy(self, error: TrainingError) -> TrainingError:
         """An environment that failed, or else the policy that asked it for what no environment does."""
@@ -254,6 +272,8 @@ class _Loop:
         """Write what is left; after the checkpoint, because a run that goes on from it has not yet come to its end."""
         self.checkpoint()
         self.write()
+        if self.result.frames and not self.result.updates:
+            self._tell_no_updates("nothing was learned: training ended with")
         return self.result
 
 

@@ -58,6 +58,7 @@ class VectorEnv(EnvBase):
         self._discrete_observation = isinstance(self.spaces["observation"], Discrete)
         self._observation_start = _start(self.spaces["observation"])
         self._seed = self._next_seed = seed
+        self._first = 0
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
         self.root: Arrays = {}
         self._make_specs()
@@ -179,6 +180,13 @@ class VectorEnv(EnvBase):
         """Of the first reset."""
         return self._seed
 
+    def seed_as(self, first: int) -> None:
+        """Make the next reset that of the environments from `first` on of a larger number with the same first seed.
+
+        So a few environments play one after the other what many play at once.
+        """
+        self._next_seed, self._first = self._seed, first
+
     def reseed(self, moment: int | None) -> None:
         """Make the next reset one with seeds that follow from the first seed and a moment, such as a frame count.
 
@@ -225,11 +233,13 @@ class VectorEnv(EnvBase):
     def _draw_seed(self) -> Any:
         """Seeds of the next reset: an independent one for each environment, where environments take their own."""
         seed, self._next_seed = self._next_seed, None
+        first, self._first = self._first, 0
         if seed is None:
             return None
+        last = first + self.envs.num_envs
         # among so many words of 32 bits, some are the same
-        words = np.random.SeedSequence(seed).generate_state(2 * self.envs.num_envs)
-        seeds = [int(word) for word in dict.fromkeys(words)][: self.envs.num_envs]
+        words = np.random.SeedSequence(seed).generate_state(2 * last)
+        seeds = [int(word) for word in dict.fromkeys(words)][first:last]
         takes_a_list = isinstance(self.envs, (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv))
         return seeds if takes_a_list else seeds[0]
 
