@@ -40,25 +40,39 @@ class Evaluation:
     Args:
         returns: undiscounted return of each episode.
         lengths: steps of each episode.
+        successes: of each episode what the environment said in its last info as `is_success`, 0 or 1, or `None` where
+            it said nothing; empty where it never does.
     """
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    successes: tuple[float | None, ...] = ()
 
     @property
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
 
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successes among the episodes of which the environment tells; `None` where it tells of none."""
+        told = [success for success in self.successes if success is not None]
+        return sum(told) / len(told) if told else None
+
     def summary(self) -> dict[str, float]:
-        """Number of episodes, and mean, (population) standard deviation, minimum and maximum of their returns."""
+        """Number of episodes, and mean, (population) standard deviation, minimum and maximum of their returns.
+
+        Where the environment tells of successes, `success_rate` as well.
+        """
         values = np.asarray(self.returns)
+        rate = self.success_rate
         return {
             "episodes": len(self.returns),
             "mean": self.mean,
             "std": float(values.std()),
             "min": float(values.min()),
             "max": float(values.max()),
+            **({} if rate is None else {"success_rate": rate}),
         }
 
 
@@ -165,6 +179,7 @@ def _run_episodes(collector: SyncDataCollector, quotas: list[int], endless: obje
     """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
     returns: list[list[float]] = [[] for _ in quotas]
     lengths: list[list[int]] = [[] for _ in quotas]
+    successes: list[list[float | None]] = [[] for _ in quotas]
     base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
     for first in range(0, len(quotas), base.envs.num_envs):
         if first:
@@ -172,12 +187,15 @@ def _run_episodes(collector: SyncDataCollector, quotas: list[int], endless: obje
             collector.reset()
         missing = sum(quotas[first : first + base.envs.num_envs])
         while missing:
+            base.tell_successes()
             after = next(batches).get("next")
+            told = {(place, step): success for step, place, success in base.take_successes()}
             for place, step in after.get("done").squeeze(-1).nonzero().tolist():
                 index = first + place
                 if index < len(quotas) and len(returns[index]) < quotas[index]:
                     returns[index].append(float(after.get("episode_reward")[place, step]))
                     lengths[index].append(int(after.get("step_count")[place, step]))
+                    successes[index].append(told.get((place, step)))
                     missing -= 1
             if endless is not None and time.monotonic() > started + _SLOW and not any(returns):
                 steps = int(after.get("step_count").max())
@@ -187,7 +205,12 @@ def _run_episodes(collector: SyncDataCollector, quotas: list[int], endless: obje
                     f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
                     f"{_SLOW:.0f} seconds, and each goes on to {MAX_EPISODE_STEPS:,} steps",
                 )
-    return Evaluation(tuple(chain.from_iterable(returns)), tuple(chain.from_iterable(lengths)))
+    known = tuple(chain.from_iterable(successes))
+    return Evaluation(
+        tuple(chain.from_iterable(returns)),
+        tuple(chain.from_iterable(lengths)),
+        known if any(success is not None for success in known) else (),
+    )
 
 
 @contextlib.contextmanager

@@ -91,9 +91,10 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
 def _describe(summary: dict[str, Any]) -> str:
     evaluation = summary["evaluation"]
     how = "sampled" if summary["stochastic"] else "greedy"
+    rate = f", success {evaluation['success_rate']:.1%}" if "success_rate" in evaluation else ""
     return (
         f"{summary['recipe']} on {summary['env_id']}: return {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over "
-        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f})"
+        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f}){rate}"
     )
 
 

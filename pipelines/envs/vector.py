@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -59,6 +61,8 @@ class VectorEnv(EnvBase):
         self._observation_start = _start(self.spaces["observation"])
         self._seed = self._next_seed = seed
         self._first = 0
+        self._successes: list[tuple[int, int, float]] | None = None
+        self._since = 0
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
         self.root: Arrays = {}
         self._make_specs()
@@ -135,6 +139,7 @@ class VectorEnv(EnvBase):
             raise self._guard.told(error) from error
         self._guard.check_step(observed, reward, terminated, truncated)
         done = terminated | truncated
+        self._since += 1
         # copies, because the caller may write into what it gets
         final = {key: array.copy() for key, array in observed.items()}
         if done.any():
@@ -142,6 +147,8 @@ class VectorEnv(EnvBase):
             self._guard.check_final(last, done)
             for key, array in last.items():
                 final[key][done] = array
+            if self._successes is not None and "final_info" in info:
+                self._note_successes(info["final_info"], done)
         after = {
             **final,
             "reward": reward.astype(np.float32),
@@ -154,6 +161,26 @@ class VectorEnv(EnvBase):
         self.root = self._make_root(observed, done, after)
         self._restarted = done.copy()
         return after
+
+    def tell_successes(self) -> None:
+        """From now on, keep what environments say of `is_success` in the info of an episode's last step."""
+        self._successes, self._since = [], 0
+
+    def take_successes(self) -> list[tuple[int, int, float]]:
+        """What was kept since the last call: the step, from 0; the environment; the success, 0 or 1 or as told."""
+        taken = self._successes or []
+        self.tell_successes()
+        return taken
+
+    def _note_successes(self, told: dict[str, Any], done: np.ndarray) -> None:
+        if "is_success" not in told or self._successes is None:
+            return
+        for index in np.flatnonzero(done & told["_is_success"]):
+            # an info may hold anything
+            with contextlib.suppress(TypeError, ValueError):
+                success = float(told["is_success"][index])
+                if math.isfinite(success):
+                    self._successes.append((self._since - 1, int(index), success))
 
     def can_capture(self) -> bool:
         """Whether `get_state` and `set_state` know all there is to know of the environments."""
