@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -56,6 +57,8 @@ from rlpipe.pipelines.seeding import Seeds
 
 _LEAST_STEPS = 10
 """Random steps of each environment from which observation statistics are worth having."""
+Spaces = tuple[gym.Space[Any], gym.Space[Any]]
+"""Of observations and of actions."""
 _COPIES = 4
 """Of a network's weights while it learns: themselves, their gradient, and the two moments of Adam."""
 
@@ -94,6 +97,10 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     """
     if config.reward_shaping == "balance" and "CartPole" not in str(env_spec(config.env_id).entry_point):
         raise ConfigError(f"reward_shaping is 'balance', which is made for CartPole; env_id is {config.env_id!r}")
+    if config.from_pixels:
+        with _naming("env_id", config.env_id):
+            check_drawable(config.env, "--from-pixels")
+    spaces_elsewhere = _eval_spaces(config)
     transforms: list[Transform] = []
     shaping = make_shaping(config.reward_shaping, config.shaping_steps)
     if shaping is not None:
@@ -105,9 +112,7 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
         env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
     try:
-        if config.from_pixels:
-            check_drawable(config.env)
-        _check_eval_env(config, env)
+        _check_eval_env(config, env, spaces_elsewhere)
     except ConfigError:
         env.close()
         raise
@@ -125,21 +130,30 @@ def _naming(field: str, env_id: str) -> Iterator[None]:
         raise ConfigError(f"{field} is {env_id!r}: {error}") from error
 
 
-def _check_eval_env(config: TrainConfig, env: TransformedEnv) -> None:
-    """Refuse an evaluation environment that the policy does not fit."""
+def _eval_spaces(config: TrainConfig) -> Spaces | None:
+    """The spaces of the evaluation environment, if it is another one; looked at before there are any to train in."""
     if config.eval_env_id is None:
-        return
+        return None
     with _naming("eval_env_id", config.eval_env_id):
-        other = make_env(replace(config.eval_env, num_envs=1, backend="auto"))
-    both = (env.base_env.envs, other.base_env.envs)
-    spaces = [(each.single_observation_space, each.single_action_space) for each in both]
-    other.close()
-    if config.from_pixels:
-        check_drawable(config.eval_env)
-    if spaces[0] != spaces[1]:
+        if config.from_pixels:
+            check_drawable(config.eval_env, "--from-pixels")
+        return _spaces_of(make_env(replace(config.eval_env, num_envs=1, backend="auto")), close=True)
+
+
+def _spaces_of(env: TransformedEnv, *, close: bool = False) -> Spaces:
+    envs = env.base_env.envs
+    if close:
+        env.close()
+    return envs.single_observation_space, envs.single_action_space
+
+
+def _check_eval_env(config: TrainConfig, env: TransformedEnv, elsewhere: Spaces | None) -> None:
+    """Refuse an evaluation environment that the policy does not fit."""
+    here = _spaces_of(env)
+    if elsewhere is not None and elsewhere != here:
         raise ConfigError(
             f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
-            f"actions there are {spaces[1][0]} and {spaces[1][1]}, here {spaces[0][0]} and {spaces[0][1]}; "
+            f"actions there are {elsewhere[0]} and {elsewhere[1]}, here {here[0]} and {here[1]}; "
             "--eval-env-id none evaluates where it trains"
         )
 
@@ -408,8 +422,11 @@ def _make_fleet(
         elsewhere = {"address": config.ray_address, "resources": resources}
     else:
         kind = AsyncProcesses if config.asynchronous else SyncProcesses
+    makers = shares(config.env, env, config.num_collectors)
+    # of a simulator there may be no room for more copies than were asked for
+    env.close()
     fleet: BaseCollector = kind(
-        shares(config.env, env, config.num_collectors),
+        makers,
         policy,
         **elsewhere,
         frames_per_batch=frames_per_batch,
@@ -419,5 +436,4 @@ def _make_fleet(
         device=config.device,
         threads=config.threads,
     )
-    env.close()
     return fleet

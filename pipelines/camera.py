@@ -51,15 +51,19 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"env-id {self._env_id!r} draws no images: {error}") from error
 
 
-def check_drawable(env_config: EnvConfig) -> None:
+def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
     """Draw one image of an environment, to learn whether it can be done.
+
+    Args:
+        env_config: the environment; one copy of it is opened, and closed again.
+        what: needs it, for messages.
 
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
     with GlobalRandom().kept():
         # what is observed through pictures would fail already in its reset
-        env = make_drawn(replace(env_config, from_pixels=False), seed=None)
+        env = make_drawn(replace(env_config, from_pixels=False), seed=None, what=what)
         try:
             env.reset()
             Camera.of(env, env_config.env_id).take()
@@ -67,14 +71,14 @@ def check_drawable(env_config: EnvConfig) -> None:
             env.close()
 
 
-def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1) -> TransformedEnv:
-    """An environment that draws `rgb_array`.
+def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1, what: str = "a GIF") -> TransformedEnv:
+    """An environment that draws `rgb_array`; `what` needs it, for messages.
 
     Raises:
         ConfigError: it has no such render mode.
     """
     drawn = replace(env_config, num_envs=num_envs, backend="sync")
-    check_modes(drawn.env_id, metadata(drawn), "a GIF")
+    check_modes(drawn.env_id, metadata(drawn), what)
     choose_drivers()
     return make_env(drawn, seed=seed, render_mode="rgb_array")
 

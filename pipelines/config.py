@@ -197,12 +197,14 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     """Where networks and batches live; environments are always on the CPU."""
     threads: int = number(1, at_least=1, at_most=1024)
     """PyTorch's CPU threads; 1 is fastest for small networks."""
-    eval_every: int = number(5_000, at_least=1, at_most=MANY)
-    """Frames from one evaluation to the next."""
+    eval_every: int | None = number(5_000, at_least=1, at_most=MANY)
+    """Frames from one evaluation to the next; `none` leaves only the one after training."""
     eval_episodes: int = number(20, at_least=1, at_most=1_000_000)
     """Episodes of an evaluation during training."""
     final_eval_episodes: int = number(100, at_least=1, at_most=1_000_000)
     """Episodes of the evaluation after training."""
+    eval_envs: int | None = number(None, at_least=1, at_most=1_000)
+    """Environments of an evaluation at most; by default 100, or of custom ones 1 (after training `num_envs`)."""
     eval_stochastic: bool = False
     """Sample actions in the evaluations during training; the one after it is greedy."""
     eval_env_id: str | None = None
@@ -221,6 +223,11 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
         self._check_collection()
         _check_pixels(self)
+        if self.eval_every is None and self.stop_at_return is not None:
+            raise ConfigError(
+                f"stop_at_return is {self.stop_at_return}, a return of evaluations during training, and eval_every is "
+                "none; set eval_every to a number of frames"
+            )
         if isinstance(self, OptimizerConfig) and self.cuda_graphs:
             _check_graphs(self.device, self.compile)
         self.validate()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
-import torch
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torchrl.envs import Transform, TransformedEnv
 from torchrl.envs.utils import ExplorationType
 
@@ -22,15 +19,21 @@ from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
 from rlpipe.pipelines.envs.guard import Arrays
 from rlpipe.pipelines.envs.held import hold, size_for
-from rlpipe.pipelines.envs.make import check_is_config
+from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.undisturbed import evaluating
 
 MAX_ENVS = 100
+"""Environments of an evaluation, of a kind of which any number can be open at once."""
 MAX_EPISODE_STEPS = 10_000
 """Where an evaluation truncates episodes of an environment that has no limit of its own."""
-_CHUNK = 32
-_OWN = frozenset(vars(nn.Module()))
+_CHUNK, _SHORT_CHUNK = 32, 4
+"""Steps of each environment between two looks at whether all is done; what is stepped beyond is for nothing."""
+_SLOW = 10.0
+"""Seconds without an episode's end after which it is said that there is no hurry."""
+_LOG = logging.getLogger("rlpipe")
+_TOLD: set[tuple[str, object]] = set()
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,39 @@ class Evaluation:
     Args:
         returns: undiscounted return of each episode.
         lengths: steps of each episode.
+        successes: of each episode what the environment said in its last info as `is_success`, 0 or 1, or `None` where
+            it said nothing; empty where it never does.
     """
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    successes: tuple[float | None, ...] = ()
 
     @property
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
 
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successes among the episodes of which the environment tells; `None` where it tells of none."""
+        told = [success for success in self.successes if success is not None]
+        return sum(told) / len(told) if told else None
+
     def summary(self) -> dict[str, float]:
-        """Number of episodes, and mean, (population) standard deviation, minimum and maximum of their returns."""
+        """Number of episodes, and mean, (population) standard deviation, minimum and maximum of their returns.
+
+        Where the environment tells of successes, `success_rate` as well.
+        """
         values = np.asarray(self.returns)
+        rate = self.success_rate
         return {
             "episodes": len(self.returns),
             "mean": self.mean,
             "std": float(values.std()),
             "min": float(values.min()),
             "max": float(values.max()),
+            **({} if rate is None else {"success_rate": rate}),
         }
 
 
@@ -70,11 +87,13 @@ def evaluate(
     seed: int,
     stochastic: bool = False,
     transforms: Sequence[Transform] = (),
+    num_envs: int | None = None,
 ) -> Evaluation:
     """Run whole episodes and keep the return and length of each.
 
-    The episodes are divided over at most `MAX_ENVS` environments beforehand, so that short episodes have no better
-    chance to be counted than long ones. Neither the policy nor any of its random generators is changed.
+    The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
+    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them. Neither the
+    policy nor any of its random generators is changed.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -83,41 +102,79 @@ def evaluate(
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
         transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        num_envs: how many environments are open at most; by default `MAX_ENVS` of those that Gymnasium, ALE and rlpipe
+            bring along, and one of any other, of which perhaps no more can run. With fewer, streams wait their turn.
 
     Raises:
         TypeError: the environment is no `EnvConfig`.
-        ConfigError: no episodes, or an environment that cannot be had.
+        ConfigError: no episodes, no environments, or an environment that cannot be had.
     """
     check_is_config(env_config)
     if episodes < 1:
         raise ConfigError(f"episodes is {episodes}; allowed is 1 or more")
     transforms = tuple(transforms)
-    num_envs = size_for(transforms, min(episodes, MAX_ENVS))
-    limit = env_config.max_episode_steps
-    if limit is None and env_spec(env_config.env_id).max_episode_steps is None:
+    streams = min(episodes, MAX_ENVS)
+    num_envs = size_for(transforms, min(streams, most_copies(env_config, num_envs)))
+    limit, endless = env_config.max_episode_steps, is_endless(env_config)
+    if endless:
         limit = MAX_EPISODE_STEPS
     config = replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit)
-    quotas = [episodes // num_envs + (index < episodes % num_envs) for index in range(num_envs)]
+    quotas = [episodes // streams + (index < episodes % streams) for index in range(streams)]
     with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
         env = make_env(config, seed=seed)
         stack.callback(env.close, raise_if_closed=False)
         hold(env, transforms, policy)
         tally = Tally(env.base_env, quotas)
-        collector = _make_collector(env, policy, stochastic=stochastic)
+        collector = _make_collector(env, policy, _SHORT_CHUNK if num_envs < streams else _CHUNK, stochastic=stochastic)
         stack.callback(collector.shutdown, raise_on_error=False)
         with evaluating(policy, seed):
-            for _ in collector:
-                if not tally.missing:
-                    break
-    return Evaluation(tuple(chain.from_iterable(tally.returns)), tuple(chain.from_iterable(tally.lengths)))
+            _play(collector, tally, env_config.env_id if endless else None)
+    evaluation = tally.evaluation()
+    if endless and (cut := sum(length >= MAX_EPISODE_STEPS for length in evaluation.lengths)):
+        _tell_once(
+            "cut",
+            env_config.env_id,
+            f"has no time limit, and {cut} of {episodes} evaluation episodes were cut at {MAX_EPISODE_STEPS:,} steps: "
+            "their returns are those up to there",
+        )
+    return evaluation
 
 
-def _make_collector(env: TransformedEnv, policy: TensorDictModuleBase, *, stochastic: bool) -> SyncDataCollector:
+def is_endless(env_config: EnvConfig) -> bool:
+    """Whether nothing but the environment's own rules ends its episodes."""
+    return env_config.max_episode_steps is None and env_spec(env_config.env_id).max_episode_steps is None
+
+
+def _tell_once(what: str, env_id: object, words: str) -> None:
+    if (what, env_id) not in _TOLD:
+        _TOLD.add((what, env_id))
+        _LOG.warning("rlpipe: %s %s; --max-episode-steps (max_episode_steps) sets a limit", env_id, words)
+
+
+def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int = 1) -> int:
+    """How many environments an evaluation may open.
+
+    Args:
+        env_config: the environment.
+        asked: so many, if not `None`.
+        otherwise: so many, where it is not known that any number can be open at once.
+
+    Raises:
+        ConfigError: fewer than one is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f"num_envs is {asked}; allowed is 1 or more")
+    return asked or (MAX_ENVS if has_many_copies(env_config.env_id) else otherwise)
+
+
+def _make_collector(
+    env: TransformedEnv, policy: TensorDictModuleBase, steps: int, *, stochastic: bool
+) -> SyncDataCollector:
     device = next((str(parameter.device) for parameter in policy.parameters()), "cpu")
     return SyncDataCollector(
         env,
         policy,
-        frames_per_batch=env.batch_size[0] * _CHUNK,
+        frames_per_batch=env.batch_size[0] * steps,
         policy_device=None if device == "cpu" else device,
         env_device=None if device == "cpu" else "cpu",
         exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
@@ -128,105 +185,80 @@ def _make_collector(env: TransformedEnv, policy: TensorDictModuleBase, *, stocha
     )
 
 
+def _play(collector: SyncDataCollector, tally: Tally, endless: object) -> None:
+    """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
+    base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
+    for first in range(0, len(tally.returns), base.envs.num_envs):
+        tally.begin(first)
+        if first:
+            base.seed_as(first)
+            collector.reset()
+        while tally.missing:
+            next(batches)
+            if endless is not None and time.monotonic() > started + _SLOW and not any(tally.returns):
+                steps = int(tally.last["step_count"].max())
+                _tell_once(
+                    "slow",
+                    endless,
+                    f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
+                    f"{_SLOW:.0f} seconds, and each goes on to {MAX_EPISODE_STEPS:,} steps",
+                )
+
+
 class Tally:
     """Takes note of the episodes that end in an environment, by its own rewards, whatever transforms make of them.
 
     Args:
         env: whose `advance` and `restart` are listened to; not yet stepped.
-        quotas: episodes that count, for each of the environments in it.
+        quotas: episodes that count, of each stream; each environment plays one stream at a time.
     """
 
     def __init__(self, env: VectorEnv, quotas: Sequence[int]) -> None:
         self._env, self._advance, self._restart = env, env.advance, env.restart
-        self._quotas, self.missing = quotas, sum(quotas)
+        self._quotas = quotas
         self.returns: list[list[float]] = [[] for _ in quotas]
         self.lengths: list[list[int]] = [[] for _ in quotas]
+        self.successes: list[list[float | None]] = [[] for _ in quotas]
+        self.begin(0)
+        env.advance, env.restart = self.advance, self.restart  # type: ignore[method-assign]
+
+    def begin(self, first: int) -> None:
+        """From now on the environments play the streams from `first` on; they are about to be reset."""
+        self._first = first
+        self.missing = sum(self._quotas[first : first + self._env.envs.num_envs])
         self.last: Arrays = {}
         """What the last step led to."""
-        self._ended = np.zeros(len(quotas), dtype=bool)
-        env.advance, env.restart = self.advance, self.restart  # type: ignore[method-assign]
+        self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
+        self._env.tell_successes()
 
     def advance(self, action: np.ndarray) -> Arrays:
         """Step the environment."""
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
-        self._note(self._ended)
+        self._note(self._ended, {place: success for _, place, success in self._env.take_successes()})
         return self.last
 
     def restart(self, mask: np.ndarray | None = None) -> Arrays:
         """Reset it; where it has not begun anew by itself, a transform ended the episode."""
         if mask is not None and self.last:
-            self._note(mask & ~self._ended)
+            self._note(mask & ~self._ended, {})
             self._ended |= mask
         return self._restart(mask)
 
-    def _note(self, ended: np.ndarray) -> None:
-        for index in np.flatnonzero(ended).tolist():
-            if len(self.returns[index]) < self._quotas[index]:
-                self.returns[index].append(float(np.float32(self.last["episode_reward"][index])))
-                self.lengths[index].append(int(self.last["step_count"][index]))
+    def evaluation(self) -> Evaluation:
+        """What was noted, stream after stream."""
+        known = tuple(chain.from_iterable(self.successes))
+        return Evaluation(
+            tuple(chain.from_iterable(self.returns)),
+            tuple(chain.from_iterable(self.lengths)),
+            known if any(success is not None for success in known) else (),
+        )
+
+    def _note(self, ended: np.ndarray, successes: dict[int, float]) -> None:
+        for place in np.flatnonzero(ended).tolist():
+            index = self._first + place
+            if index < len(self._quotas) and len(self.returns[index]) < self._quotas[index]:
+                self.returns[index].append(float(np.float32(self.last["episode_reward"][place])))
+                self.lengths[index].append(int(self.last["step_count"][place]))
+                self.successes[index].append(successes.get(place))
                 self.missing -= 1
-
-
-@contextlib.contextmanager
-def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
-    """Put the policy into evaluation mode, with a generator of its own wherever it has one; put all back afterwards."""
-    modules = list(policy.modules())
-    modes = [module.training for module in modules]
-    kept = [_State(module) for module in modules]
-    try:
-        _reseed(modules, Seeds(seed))
-        policy.eval()
-        with Seeds(seed).torch_seeded("global"):
-            yield
-    finally:
-        # from the outside in, because `train` passes a mode on
-        for module, mode in zip(modules, modes, strict=True):
-            if module.training != mode:
-                module.train(mode)
-        for state in kept:
-            state.put_back()
-
-
-def _reseed(modules: list[nn.Module], seeds: Seeds) -> None:
-    """Give modules new generators, of whichever kind they have."""
-    holders: list[Any] = [each for each in modules if isinstance(getattr(each, "generator", None), torch.Generator)]
-    for index, module in enumerate(holders):
-        module.generator = seeds.generator(f"module {index}", module.generator.device)
-    for index, module in enumerate(modules):
-        for name, value in list(vars(module).items()):
-            seed = seeds.integer(f"{name} {index}")
-            if isinstance(value, torch.Generator) and name != "generator":
-                vars(module)[name] = torch.Generator(value.device).manual_seed(seed)
-            elif isinstance(value, np.random.Generator):
-                vars(module)[name] = np.random.default_rng(seed)
-            elif isinstance(value, random.Random):
-                vars(module)[name] = random.Random(seed)
-
-
-class _State:
-    """What a module has beside its parameters and submodules: buffers, counters, generators."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        # one that has not seen its input yet is made by its first call, in whatever mode
-        self._unmade = isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
-        self._attributes = {name: value for name, value in vars(module).items() if name not in _OWN}
-        self._buffers = dict(module._buffers)
-        held = () if self._unmade else (*self._attributes.values(), *self._buffers.values())
-        self._contents = [(each, each.detach().clone()) for each in held if isinstance(each, Tensor)]
-
-    def put_back(self) -> None:
-        """Make the module what it was."""
-        if self._unmade:
-            return
-        own = vars(self._module)
-        for name in [name for name in own if name not in _OWN and name not in self._attributes]:
-            del own[name]
-        own.update(self._attributes)
-        self._module._buffers.clear()
-        self._module._buffers.update(self._buffers)
-        with torch.no_grad():
-            for tensor, content in self._contents:
-                if not torch.equal(tensor, content):
-                    tensor.copy_(content)

@@ -51,6 +51,7 @@ class WorkerCollector(SyncDataCollector):
         """Yield batch after batch; in the memory of the first one, if the runner has put that where all can read it."""
         batches, kept = super().iterator(), None
         while True:
+            self.env.base_env.tell_successes()
             started = time.perf_counter()
             batch = next(batches)
             if self._in_place:
@@ -67,8 +68,9 @@ class WorkerCollector(SyncDataCollector):
             set_streams(self.policy, payload["streams"])
 
     def report(self) -> dict[str, Any]:
-        """After a batch: the seconds that it took, and where the policy's random streams are now."""
-        return {"busy": self._busy, "streams": get_streams(self.policy)}
+        """After a batch: the seconds that it took, successes, and where the policy's random streams are now."""
+        successes = [success for _, _, success in self.env.base_env.take_successes()]
+        return {"busy": self._busy, "successes": successes, "streams": get_streams(self.policy)}
 
     def kind(self) -> str:
         """How the environments are kept in checkpoints, see `Environments`."""
@@ -112,6 +114,8 @@ class Fleet:
     """Whether a batch is one collector's, and the others go on meanwhile."""
     num_collectors: int
     """How many there are."""
+    successes: list[float]
+    """Of the episodes that ended in the last batch, as far as their environments tell."""
     _frames: int
     _iter: int
 
@@ -125,6 +129,7 @@ class Fleet:
         self._resting: Sequence[int] = range(count)
         self._round, self._sent, self._staleness = 0, [0] * count, 0
         self._busy = 0.0
+        self.successes = []
 
     def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
         """Call a method of the `WorkerCollector`s, all at once.
@@ -160,11 +165,12 @@ class Fleet:
 
     def _arrived(self, batch: TensorDictBase) -> TensorDictBase:
         """Take note of a batch."""
+        reports = self.call("report", workers=self._resting)
+        self.successes = [success for report in reports for success in report["successes"]]
         if self.asynchronous:
             index = self._resting[0]
             batch.set(("collector", "worker"), torch.full(batch.shape, index))
         else:
-            reports = self.call("report")
             self._busy = sum(report["busy"] for report in reports) / self.num_collectors
             if self._passes_streams:
                 set_streams(self._learner, reports[0]["streams"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.files import DAMAGE, read_plain
+from rlpipe.pipelines.importing import import_module
 
 LARGEST_CONFIG = 1_000_000
 """Bytes of the largest `config.json` of a run that is read."""
@@ -28,7 +29,7 @@ def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any],
 
     Args:
         path: a run folder, for its newest checkpoint, or a checkpoint in one.
-        trusted: modules that its environment may come from.
+        trusted: modules that its environment may come from; they are imported.
 
     Returns:
         The content of `config.json`, and the checkpoint's path.
@@ -53,10 +54,11 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
 
     Args:
         folder: of the run.
-        trusted: modules that its environment may come from.
+        trusted: modules that its environment may come from; they are imported.
         asked: the path that the user gave, for messages.
 
     Raises:
+        ConfigError: a trusted module cannot be imported.
         CheckpointError: it is no run folder, or its environment is one of a module (`module:Env-v0`) that is neither
             trusted nor imported already.
     """
@@ -74,6 +76,8 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
     for key in ("env_id", "eval_env_id"):
         _check_module(described["config"].get(key), trusted, path)
+    for name in filter(None, trusted):
+        import_module(name, "trust-module")
     return dict(described)
 
 

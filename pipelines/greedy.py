@@ -19,6 +19,7 @@ from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.modules import CategoricalActor, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.pipelines.envs import BinObservation, make_env
+from rlpipe.pipelines.evaluation import most_copies
 from rlpipe.pipelines.trained import Trained
 
 TOLERANCE = 1e-5
@@ -107,7 +108,8 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, 
         torch.manual_seed(0)
         inputs = greedy.example(_RANDOM)
     yield inputs, *_acts(agent, greedy, inputs)
-    env = make_env(replace(agent.config.env, num_envs=_ENVS, backend="auto"), seed=0)
+    copies = min(_ENVS, most_copies(agent.config.env, agent.config.eval_envs, agent.config.num_envs))
+    env = make_env(replace(agent.config.env, num_envs=copies, backend="auto"), seed=0)
     try:
         step = env.reset()
         for _ in range(_STEPS):

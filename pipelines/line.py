@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,28 +16,38 @@ class Line:
     scalars: list[dict[str, float]] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    successes: list[float] = field(default_factory=list)
 
-    def add(self, scalars: dict[str, float], returns: list[float], lengths: list[int]) -> None:
+    def add(
+        self, scalars: dict[str, float], returns: list[float], lengths: list[int], successes: Sequence[float] = ()
+    ) -> None:
         self.scalars.append(scalars)
         self.returns += returns
         self.lengths += lengths
+        self.successes += successes
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         check_like(vars(Line()), state)
-        for name in ("returns", "lengths"):
+        for name in ("returns", "lengths", "successes"):
             check_numbers(state[name], name)
         for row in state["scalars"]:
             check_numbers(list(row.values()), "a row of scalars")
         vars(self).update(state)
 
     def clear(self) -> None:
-        self.scalars, self.returns, self.lengths = [], [], []
+        self.scalars, self.returns, self.lengths, self.successes = [], [], [], []
 
     def means(self) -> dict[str, float]:
-        """Each scalar's mean over the batches that have it; updates are counted together."""
+        """Each scalar's mean over the batches that have it; updates are counted together.
+
+        Where environments tell of successes, `success_rate` is their mean over the episodes.
+        """
         keys = dict.fromkeys(key for row in self.scalars for key in row)
         columns = {key: [row[key] for row in self.scalars if key in row] for key in keys}
-        return {key: sum(column) if key == "updates" else sum(column) / len(column) for key, column in columns.items()}
+        rate = {"success_rate": sum(self.successes) / len(self.successes)} if self.successes else {}
+        means = {key: sum(each) if key == "updates" else sum(each) / len(each) for key, each in columns.items()}
+        # an algorithm's own figure of this name comes first
+        return rate | means

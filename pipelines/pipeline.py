@@ -35,7 +35,7 @@ class Pipeline:
     """An algorithm, put together and ready to train.
 
     Args:
-        collector: TorchRL's or ours; yields batches `[num_envs, T]`.
+        collector: TorchRL's or ours; yields batches `[num_envs, T]`, or `[T]` of an environment without batch size.
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
@@ -63,7 +63,9 @@ class Pipeline:
 
     def close(self) -> None:
         """Close the environments, and with them their processes."""
-        self.collector.shutdown(raise_on_error=False)  # type: ignore[attr-defined]
+        shutdown = getattr(self.collector, "shutdown", None)
+        if shutdown is not None:
+            shutdown(raise_on_error=False)
 
 
 def gradient_step(

@@ -21,9 +21,10 @@ from rlpipe.pipelines.camera import Camera, make_drawn, metadata
 from rlpipe.pipelines.captions import SIZE, Caption, figures
 from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.envs.held import hold, size_for
-from rlpipe.pipelines.evaluation import Tally, evaluating
+from rlpipe.pipelines.evaluation import Tally
 from rlpipe.pipelines.movies import RATES, Film, new_movie
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.undisturbed import evaluating
 
 MAX_STEPS = 1_000
 """Where an episode is cut, if it does not end."""

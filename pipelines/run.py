@@ -137,11 +137,15 @@ class Run:
             "final": final,
             "returns": evaluation.returns,
             "lengths": evaluation.lengths,
+            **({"successes": evaluation.successes} if evaluation.successes else {}),
         }
         with self._naming_failures():
             self._evaluations.append(line)
         kind, length = "final_" * final, sum(evaluation.lengths) / len(evaluation.lengths)
-        self._log({f"eval/{kind}return": evaluation.mean, f"eval/{kind}length": length}, frames)
+        scalars = {f"eval/{kind}return": evaluation.mean, f"eval/{kind}length": length}
+        if (rate := evaluation.success_rate) is not None:
+            scalars[f"eval/{kind}success_rate"] = rate
+        self._log(scalars, frames)
         self._finished = self._finished or final
 
     def checkpoint(self, frames: int, state: Mapping[str, Any], *, score: float | None = None) -> Path:

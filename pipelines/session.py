@@ -20,7 +20,7 @@ from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.build import load_weights
 from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.config import TrainConfig
-from rlpipe.pipelines.evaluation import Evaluation, evaluate
+from rlpipe.pipelines.evaluation import Evaluation, evaluate, is_endless, most_copies
 from rlpipe.pipelines.failures import naming_checkpoint
 from rlpipe.pipelines.frame_replay import check_checkpoints
 from rlpipe.pipelines.interruption import Interruption
@@ -38,6 +38,7 @@ from rlpipe.pipelines.training import Result, train
 Display = Callable[[Interruption], AbstractContextManager[Listener | None]]
 """Makes what shows the progress of a run, entered while it trains; it may say itself that a signal came."""
 
+_LOG = logging.getLogger("rlpipe")
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -93,13 +94,14 @@ class Session:
 
     def _run(self, stack: contextlib.ExitStack, interruption: Interruption, weights: Path | None) -> dict[str, Any]:
         config = self.config
+        if config.gif:
+            # before there are environments to train in, because of a simulator few copies may run
+            check_drawable(config.eval_env)
         with gpu_memory_for("the networks", "--hidden"):
             pipeline = stack.enter_context(contextlib.closing(builder(self.algorithm)(config)))
         if interruption.signal is not None:
             # one that came while processes or Ray were started may have been swallowed there
             raise KeyboardInterrupt
-        if config.gif:
-            check_drawable(config.eval_env)
         if weights is not None:
             load_weights(weights, pipeline)
         if not self.resume:
@@ -119,6 +121,7 @@ class Session:
         try:
             with self.display(interruption) as progress:
                 result = self._train(pipeline, written, progress, interruption, first=weights is not None)
+                self._tell_of_no_end(result)
                 evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
         except InterruptedRunError:
             # a picture is no reason to end otherwise
@@ -148,11 +151,22 @@ class Session:
             checkpoint_first=first,
         )
 
+    def _tell_of_no_end(self, result: Result) -> None:
+        if result.frames and result.updates and not result.episodes and is_endless(self.config.env):
+            _LOG.warning(
+                "rlpipe: %s has no time limit, and no episode ended in %s frames of training: there are no training "
+                "returns, and what goes by episodes waited; --max-episode-steps (max_episode_steps) sets a limit",
+                self.config.env_id,
+                f"{result.frames:,}",
+            )
+
     def _judge_finally(self, pipeline: Pipeline, written: Run, result: Result, progress: Listener | None) -> Evaluation:
         config, tell = self.config, progress or (lambda _: None)
+        # training is over, and an evaluation has environments of its own
+        pipeline.close()
         tell(result.progress("evaluating", final=True))
         with naming_checkpoint(written), gpu_memory_for("the final evaluation", "--final-eval-episodes"):
-            evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation")
+            evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation", copies=config.num_envs)
         written.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
         tell(result.progress("evaluated", evaluation=evaluation, final=True))
         return evaluation
@@ -168,7 +182,9 @@ class Session:
         written.draw()
         return summarise(self.recipe, config, result, evaluation, self.folder)
 
-    def _judge(self, pipeline: Pipeline, episodes: int, stream: str, *, stochastic: bool = False) -> Evaluation:
+    def _judge(
+        self, pipeline: Pipeline, episodes: int, stream: str, *, stochastic: bool = False, copies: int = 1
+    ) -> Evaluation:
         seed = Seeds(self.config.seed).integer(stream)
         return evaluate(
             pipeline.policy,
@@ -177,6 +193,7 @@ class Session:
             seed=seed,
             stochastic=stochastic,
             transforms=pipeline.transforms,
+            num_envs=most_copies(self.config.eval_env, self.config.eval_envs, copies),
         )
 
     def _way_on(self) -> str:

@@ -15,6 +15,8 @@ from torchrl.envs import Transform
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.checkpoint import check_identity, identity, load_checkpoint
 from rlpipe.pipelines.config import TrainConfig, config_from_json
+from rlpipe.pipelines.envs import env_spec
+from rlpipe.pipelines.envs.make import UnknownEnvError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.recipes import builder, config_class
@@ -60,21 +62,38 @@ def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
         raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
 
 
+def check_known(described: Mapping[str, Any], path: Path) -> None:
+    """Refuse a run whose environment nobody has registered in this process.
+
+    Raises:
+        CheckpointError: it is such a one; says how to name the module that does.
+    """
+    for env_id in filter(None, map(described["config"].get, ("env_id", "eval_env_id"))):
+        try:
+            env_spec(env_id)
+        except UnknownEnvError as error:
+            raise CheckpointError(
+                f"run {path} is one of {env_id!r}, which Gymnasium does not know here; add --trust-module with the "
+                "module that registers it"
+            ) from error
+
+
 @contextlib.contextmanager
 def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
-    """Load the agent of a run; its environments are closed at the end of the block.
+    """Load the agent of a run; no environment of it is open.
 
     Within, PyTorch has the number of threads that the run had, and afterwards its old one.
 
     Args:
         path: a run folder, for its newest checkpoint, or a checkpoint in one.
-        trusted: modules that its environment may come from (`module:Env-v0`).
+        trusted: modules that its environment may come from; they are imported.
 
     Raises:
         CheckpointError: the path is no run, or its checkpoint is damaged or of another run.
         ConfigError: the environment cannot be had.
     """
     described, checkpoint = read_run(Path(path), trusted)
+    check_known(described, Path(path))
     config = read_config(described, checkpoint)
     check_identity(checkpoint, identity(described["algorithm"], described["config"]))
     threads = torch.get_num_threads()
@@ -85,6 +104,8 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
         with contextlib.closing(pipeline):
             # what the policy sees depends on the statistics of its observations as well
             load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
+            # whoever uses the policy opens environments of their own
+            pipeline.close()
             yield Trained(described["recipe"], config, checkpoint, pipeline)
     finally:
         torch.set_num_threads(threads)

@@ -19,6 +19,7 @@ from rlpipe.errors import CheckpointError, InterruptedRunError, TrainingError
 from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity, load_checkpoint
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import read_lines
+from rlpipe.pipelines.ended import EpisodeCounter, frames_of
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.failures import check_finite, diverged, naming_checkpoint, naming_last, weights_of
 from rlpipe.pipelines.files import DAMAGE
@@ -37,6 +38,8 @@ from rlpipe.pipelines.transfer import moved
 
 _LOG = logging.getLogger("rlpipe")
 _HOST = torch.device("cpu")
+_PATIENCE = 10_000
+"""Steps of each environment without an update or an end of an episode after which that is said."""
 _DIVERGED = 1e6
 """A weight of which no policy has any use."""
 
@@ -130,6 +133,7 @@ def train(
                     "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and "
                     "not to the bit; SyncDataCollector's are held, with transforms that change each step by itself"
                 )
+        loop.episodes.begin()
         loop.tell("starting")
         if checkpoint_first:
             loop.checkpoint()
@@ -153,6 +157,7 @@ class _Loop:
     def __init__(self, pipeline: Pipeline, run: Run | None, stopping: StoppingRule, progress: Listener | None) -> None:
         self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
         self.result, self.line, self.before = Result(), Line(), 0
+        self.episodes = EpisodeCounter(pipeline.collector)
         own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
         if taken := sorted(set(own) & set(pipeline.state)):
             raise ValueError(f"the pipeline's state has {taken[0]!r}, a name that train keeps for itself; use another")
@@ -177,8 +182,8 @@ class _Loop:
                 raise self._suspect_policy(error) from error
         if batch is None:
             return False
-        returns, lengths = finished_episodes(batch)
-        self.before, result.frames, self.score = result.frames, result.frames + batch.numel(), None
+        returns, lengths, successes = self.episodes.count(batch)
+        self.before, result.frames, self.score = result.frames, result.frames + frames_of(batch), None
         if environments is not None and self.due(checkpoint_every):
             environments.cut(batch)
         with gpu_memory_for("what is learned from a batch", "--num-envs or --rollout-steps"):
@@ -190,13 +195,29 @@ class _Loop:
         check_finite(learned, result.frames, self.run)
         self.stopping.after_batch(returns, learned)
         result.longest_streak = self.stopping.longest_streak
-        self.line.add(learned, returns, lengths)
+        self.line.add(learned, returns, lengths, successes)
         if environments is not None and self.due(checkpoint_every):
             environments.synchronise(result.frames)
         result.seconds += time.perf_counter() - started
+        if not result.updates and not result.episodes and self._waits_in_vain(batch.numel() // batch.shape[-1]):
+            self._tell_no_updates("training has made")
         if self.due(log_every):
             self.write()
         return True
+
+    def _waits_in_vain(self, num_envs: int) -> bool:
+        """Whether it is time to say so: once."""
+        return self.before < _PATIENCE * num_envs <= self.result.frames
+
+    def _tell_no_updates(self, what: str) -> None:
+        if self.result.episodes:
+            why = "raise total_frames, or lower what learning waits for, such as warmup_frames"
+        else:
+            why = (
+                "no episode has ended, and whole episodes are what some algorithms learn from; --max-episode-steps "
+                "(max_episode_steps) sets a limit"
+            )
+        _LOG.warning("rlpipe: %s 0 updates in %s frames: %s", what, f"{self.result.frames:,}", why)
 
     def _suspect_policy(self, error: TrainingError) -> TrainingError:
         """An environment that failed, or else the policy that asked it for what no environment does."""
@@ -253,6 +274,8 @@ class _Loop:
         """Write what is left; after the checkpoint, because a run that goes on from it has not yet come to its end."""
         self.checkpoint()
         self.write()
+        if self.result.frames and not self.result.updates:
+            self._tell_no_updates("nothing was learned: training ended with")
         return self.result
 
 
@@ -265,20 +288,14 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
         check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
         load_checkpoint(newest, {"progress": result})
         row = read_lines(folder / "evaluations.jsonl")[-1]
-        final = Evaluation(tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])))
+        final = Evaluation(
+            tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(row.get("successes", ()))
+        )
         ended = row["final"] is True and row["frames"] == result.frames and final.returns
         return result, final if ended else None
     except (CheckpointError, *DAMAGE):
         # to continue it tells what is wrong
         return Result(), None
-
-
-def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
-    """Returns and lengths of the episodes that ended in a batch `[num_envs, T]`, in the order in which they ended."""
-    after = batch.get("next").transpose(0, 1)
-    told = moved([after.get(key) for key in ("done", "episode_reward", "step_count")], _HOST)
-    ended = told[0].squeeze(-1)
-    return told[1][ended].flatten().tolist(), told[2][ended].flatten().tolist()
 
 
 def _numbers(scalars: TensorDictBase) -> dict[str, float]:

@@ -15,7 +15,10 @@ from rlpipe.pipelines.folder import read_run
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse_run
 
-USAGE = "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--trust-module NAME] [--json]\n"
+USAGE = (
+    "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] "
+    "[--trust-module NAME ...] [--json]\n"
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Options:
     """Of the environments' resets; by default that of the run's own final evaluation."""
     stochastic: bool = False
     """Sample actions instead of taking the greedy ones."""
-    trust_module: str | None = None
-    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    eval_envs: int | None = None
+    """Environments at most; by default as the run has it."""
+    trust_module: tuple[str, ...] = ()
+    """Modules to import, such as the one that the run's environment comes from."""
     json: bool = False
     """Print one JSON object."""
 
@@ -45,22 +50,23 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more and at most 1000000")
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
+    if options.eval_envs is not None and not 1 <= options.eval_envs <= 1_000:
+        raise ConfigError(f"eval_envs is {options.eval_envs}; allowed is 1 or more and at most 1000")
     summary = _evaluate(path, options)
     print(json.dumps(summary) if options.json else _describe(summary))
     return 0
 
 
 def _evaluate(path: Path, options: Options) -> dict[str, Any]:
-    trusted = [options.trust_module] if options.trust_module else []
     # refused at once, before anything heavy is imported
-    read_run(path, trusted)
+    read_run(path, options.trust_module)
 
-    from rlpipe.pipelines.evaluation import evaluate
+    from rlpipe.pipelines.evaluation import evaluate, most_copies
     from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.trained import trained
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    with trained(path, trusted) as agent:
+    with trained(path, options.trust_module) as agent:
         seed = Seeds(agent.config.seed).integer("final evaluation") if options.seed is None else options.seed
         evaluation = evaluate(
             agent.policy,
@@ -69,6 +75,9 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
             seed=seed,
             stochastic=options.stochastic,
             transforms=agent.transforms,
+            num_envs=most_copies(
+                agent.config.eval_env, options.eval_envs or agent.config.eval_envs, agent.config.num_envs
+            ),
         )
     return {
         "recipe": agent.recipe,
@@ -82,9 +91,10 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
 def _describe(summary: dict[str, Any]) -> str:
     evaluation = summary["evaluation"]
     how = "sampled" if summary["stochastic"] else "greedy"
+    rate = f", success {evaluation['success_rate']:.1%}" if "success_rate" in evaluation else ""
     return (
         f"{summary['recipe']} on {summary['env_id']}: return {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over "
-        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f})"
+        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f}){rate}"
     )
 
 

@@ -16,7 +16,7 @@ from rlpipe.pipelines.folder import read_run
 from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import parse_run
 
-USAGE = "usage: rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME] [--json]\n"
+USAGE = "usage: rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]\n"
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
@@ -30,8 +30,8 @@ class Options:
     says (.onnx, .pt2, .safetensors), or else safetensors."""
     out: Path | None = None
     """The file to make; by default RECIPE-SEED-FRAMES in the current folder."""
-    trust_module: str | None = None
-    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    trust_module: tuple[str, ...] = ()
+    """Modules to import, such as the one that the run's environment comes from."""
     json: bool = False
     """Print one JSON object."""
 
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
     path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe export RUN", description=description)
-    trusted = [options.trust_module] if options.trust_module else []
     # refused at once, before anything heavy is imported
-    described, checkpoint = read_run(path, trusted)
+    described, checkpoint = read_run(path, options.trust_module)
     kind = _format(options)
     out = options.out or _default_name(described, checkpoint, SUFFIXES[kind])
     if os.path.lexists(out):
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     check_format(kind)
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     # of the very checkpoint, should another appear meanwhile
-    with trained(checkpoint, trusted) as agent:
+    with trained(checkpoint, options.trust_module) as agent:
         written = export(agent, kind, out)
     print(json.dumps(written) if options.json else _describe(written))
     return 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Listener, Progress
     from rlpipe.pipelines.session import Display
 
-_SHOWN = {"epsilon": "epsilon", "approx_kl": "KL"}
+_SHOWN = {"success_rate": "success", "epsilon": "epsilon", "approx_kl": "KL"}
 _LINE_EVERY = 5.0
 
 

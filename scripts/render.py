@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlpipe.scripts.window import Window
 
 USAGE = """usage: rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
-                         [--max-steps 1000] [--stochastic] [--screen] [--trust-module NAME] [--json] [--quiet]
+                         [--max-steps 1000] [--stochastic] [--screen] [--trust-module NAME ...] [--json] [--quiet]
        rlpipe render --random ENV_ID [the same options]
 """
 
@@ -54,8 +54,8 @@ class Options:
     """Instead of a run: the environment in which an agent acts at random."""
     screen: bool = False
     """Show the episodes in a window."""
-    trust_module: str | None = None
-    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    trust_module: tuple[str, ...] = ()
+    """Modules to import, such as the one that the run's environment comes from."""
     json: bool = False
     """Print one JSON object."""
     quiet: bool = False
@@ -95,10 +95,9 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
     out = options.out or (None if options.screen else Path("agent.gif"))
     if out is not None:
         check_movie(out)
-    trusted = [options.trust_module] if options.trust_module else []
     if path is not None:
         # refused at once, before anything heavy is imported
-        read_run(path, trusted)
+        read_run(path, options.trust_module)
     _check_opengl()
     if not options.screen:
         # with a display, too, drawing into memory needs neither, and SDL may complain
@@ -107,7 +106,7 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
 
     with Interruption() as interruption:
         try:
-            with _screen(shown=options.screen) as screen, _player(path, trusted, options) as (player, who):
+            with _screen(shown=options.screen) as screen, _player(path, options) as (player, who):
                 return _film(player, who, out, screen, options)
         except KeyboardInterrupt:
             word = f"{interruption.word}; nothing was written"
@@ -140,7 +139,7 @@ def _screen(*, shown: bool) -> Iterator[Window | None]:
 
 
 @contextlib.contextmanager
-def _player(path: Path | None, trusted: list[str], options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
+def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
     """What plays, and what a summary says of it."""
     from rlpipe.pipelines.camera import check_drawable
     from rlpipe.pipelines.envs import EnvConfig
@@ -159,11 +158,11 @@ def _player(path: Path | None, trusted: list[str], options: Options) -> Iterator
         check_drawable(env)
         yield Player(env, None, options.seed or 0, **played), {"recipe": None, "env_id": env.env_id, "checkpoint": None}
         return
-    described, checkpoint = read_run(path, trusted)
+    described, checkpoint = read_run(path, options.trust_module)
     config = read_config(described, checkpoint)
     check_drawable(config.eval_env)
     # of the very checkpoint, should another appear meanwhile
-    with trained(checkpoint, trusted) as agent:
+    with trained(checkpoint, options.trust_module) as agent:
         seed = Seeds(config.seed).integer("gif") if options.seed is None else options.seed
         who = {"recipe": agent.recipe, "env_id": config.eval_env.env_id, "checkpoint": str(agent.checkpoint)}
         yield Player(config.eval_env, agent.policy, seed, agent.transforms, **played), who

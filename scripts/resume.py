@@ -19,8 +19,8 @@ from rlpipe.scripts.progress import display
 from rlpipe.scripts.summary import describe
 
 USAGE = (
-    "usage: rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] [--trust-module NAME] "
-    "[--json] [--quiet | --watch]\n"
+    "usage: rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] "
+    "[--trust-module NAME ...] [--json] [--quiet | --watch]\n"
 )
 _UNCHANGED = ("unchanged",)
 
@@ -35,8 +35,8 @@ class Options:
     """Another address than the run was begun with, `HOST:PORT` of the head of a Ray cluster."""
     logger: tuple[str, ...] = _UNCHANGED
     """Other loggers than the run was begun with: tensorboard, wandb, mlflow, several of them, or none."""
-    trust_module: str | None = None
-    """The module that the run's environment comes from, if its id names one (`module:Env-v0`)."""
+    trust_module: tuple[str, ...] = ()
+    """Modules to import, such as the one that the run's environment comes from."""
     json: bool = False
     """Print the summary as one JSON object."""
     quiet: bool = False
@@ -54,10 +54,13 @@ def main(arguments: Sequence[str]) -> int:
     folder, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe resume RUN", description=description)
     if (folder / "checkpoint.json").exists():
         raise ConfigError(f"{folder} is a checkpoint; name the run folder that it lies in")
-    described = read_description(folder, [options.trust_module] if options.trust_module else [])
+    described = read_description(folder, options.trust_module)
 
     from rlpipe.pipelines.config import config_from_json
+    from rlpipe.pipelines.trained import check_known
     from rlpipe.pipelines.training import read_end
+
+    check_known(described, folder)
 
     # what is wrong on the command line is said even if nothing is logged any more
     other = None if options.logger == _UNCHANGED else check_option(options.logger)

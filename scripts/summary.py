@@ -15,6 +15,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}",
         f"  return   {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over {evaluation['episodes']} greedy episodes"
         f"{where} ({evaluation['min']:.1f} to {evaluation['max']:.1f})",
+        *([f"  success  {evaluation['success_rate']:.1%} of them"] if "success_rate" in evaluation else []),
         f"  frames   {summary['frames']:,} in {summary['seconds']:.1f} s of training"
         f" ({summary['frames_per_second']:,.0f} a second), {summary['episodes']:,} episodes,"
         f" {summary['updates']:,} updates",

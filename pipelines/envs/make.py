@@ -25,13 +25,20 @@ from rlpipe.pipelines.envs.sync import SyncEnvs
 from rlpipe.pipelines.envs.vector import VectorEnv, transformed_class
 from rlpipe.pipelines.folder import module_of
 from rlpipe.pipelines.games import FRAMESKIP, AtariGame, is_game
+from rlpipe.pipelines.importing import import_module, reason_of
 from rlpipe.pipelines.pixels import check_modes, choose_drivers
 from rlpipe.pipelines.workers import WorkerVectorEnv
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 _GAMES = "ALE/"
+_SHOWN = 5
+_KNOWN = ("gymnasium.envs.", "rlpipe.", "ale_py.")
 # what an environment's package is called among rlpipe's extras
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
+
+
+class UnknownEnvError(ConfigError):
+    """Gymnasium knows no environment of an id that names no module."""
 
 
 def make_env(
@@ -80,22 +87,38 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
     """Gymnasium's entry for an id; of one of a module (`module:Env-v0`), after importing that; or one for a class.
 
     Raises:
-        ConfigError: there is none; names the nearest ids.
+        ConfigError: there is none, and it names the nearest ids; or the module cannot be imported.
     """
     if isinstance(env_id, type):
         creator: Any = env_id
         return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=creator)
-    name = env_id.rpartition(":")[-1]
+    module, name = module_of(env_id), env_id.rpartition(":")[-1]
+    if module:
+        import_module(module, f"env-id is {env_id!r}")
     try:
-        if module := module_of(env_id):
-            importlib.import_module(module)
         return _game_spec(name) if name.startswith(_GAMES) else gym.spec(name)
-    except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
+    except (gym.error.Error, ValueError) as error:
+        if module:
+            registered = [spec.id for spec in gym.registry.values() if _module_of_entry(spec).startswith(module)]
+            has = f"; it registers {', '.join(registered[:_SHOWN])}" if registered else ""
+            raise ConfigError(f"env-id is {env_id!r}, and the module {module!r} registers no {name!r}{has}") from error
         near = _nearest(env_id)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for all ids"
-        if name.startswith(_GAMES) and importlib.util.find_spec("ale_py") is None:
-            hint = 'it needs an extra: pip install "rlpipe[atari]"'
-        raise ConfigError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
+        hint = f"did you mean {' or '.join(near)}?" if near else "one that a module registers is called MODULE:ID"
+        raise UnknownEnvError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
+
+
+def has_many_copies(env_id: str | type[gym.Env]) -> bool:
+    """Whether many copies can be open at once: so it is with what Gymnasium and rlpipe bring along, and with Atari.
+
+    Of any other environment that is not known: it may need a port, a licence or a robot of its own.
+    """
+    return f"{_module_of_entry(env_spec(env_id))}.".startswith(_KNOWN)
+
+
+def _module_of_entry(spec: gym.envs.registration.EnvSpec) -> str:
+    """The module that an environment's class or function is in."""
+    point = spec.entry_point
+    return point.partition(":")[0] if isinstance(point, str) else str(getattr(point, "__module__", ""))
 
 
 def _nearest(env_id: str) -> list[str]:
@@ -107,13 +130,15 @@ def _nearest(env_id: str) -> list[str]:
     ids = [spec.id for spec in taken]
     known = {each.lower().removeprefix(_GAMES.lower()): each for each in ids} | {each.lower(): each for each in ids}
     word = env_id.lower()
-    close = [word] if word in known else difflib.get_close_matches(word, known, n=6, cutoff=0.5)
+    close = [word] if word in known else difflib.get_close_matches(word, known, n=6, cutoff=0.6)
     return list(dict.fromkeys(known[each] for each in close))[:3]
 
 
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     """The entry of an Atari game, with the limit in steps that its id has in frames."""
-    importlib.import_module("ale_py")
+    if importlib.util.find_spec("ale_py") is None:
+        raise ConfigError(f'env-id is {env_id!r}, which needs an extra: pip install "rlpipe[atari]"')
+    import_module("ale_py", f"env-id is {env_id!r}")
     spec = copy.deepcopy(gym.spec(env_id))
     if is_game(spec):
         spec.max_episode_steps = spec.kwargs["max_num_frames_per_episode"] // FRAMESKIP
@@ -145,8 +170,10 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
         return SyncEnvs([functools.partial(make_one, name) for name in names], spec)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
-        install = f'pip install "rlpipe[{extras[0]}]"' if extras else "install the package that it comes from"
+        install = f'pip install "rlpipe[{extras[0]}]"' if extras else _first_line(error)
         raise ConfigError(f"env-id {config.env_id!r} needs a package that is missing: {install}") from error
+    except SystemExit as error:
+        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {reason_of(error)}") from error
     except MemoryError as error:
         raise ConfigError(f"num_envs is {config.num_envs}; there is not enough memory for so many") from error
     except RlpipeError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -72,6 +74,9 @@ class VectorEnv(EnvBase):
         self._read_as = _read_as(envs.single_observation_space, self.spaces["observation"])
         self._take = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
         self._seed = self._next_seed = seed
+        self._first = 0
+        self._successes: list[tuple[int, int, float]] | None = None
+        self._since = 0
         self._restarted = np.zeros(envs.num_envs, dtype=bool)
         self.root: Arrays = {}
         self._make_specs()
@@ -146,6 +151,9 @@ class VectorEnv(EnvBase):
         self._guard.check_step(observed, reward, terminated, truncated)
         done = terminated | truncated
         ended = bool(done.any())
+        self._since += 1
+        if ended and self._successes is not None and "final_info" in info:
+            self._note_successes(info["final_info"], done)
         after = {
             **self._last(observed, info["final_obs"] if ended else None, done),
             "reward": reward.astype(np.float32),
@@ -177,6 +185,26 @@ class VectorEnv(EnvBase):
             led_to[key][done] = array
         return led_to
 
+    def tell_successes(self) -> None:
+        """From now on, keep what environments say of `is_success` in the info of an episode's last step."""
+        self._successes, self._since = [], 0
+
+    def take_successes(self) -> list[tuple[int, int, float]]:
+        """What was kept since the last call: the step, from 0; the environment; the success, 0 or 1 or as told."""
+        taken = self._successes or []
+        self.tell_successes()
+        return taken
+
+    def _note_successes(self, told: dict[str, Any], done: np.ndarray) -> None:
+        if "is_success" not in told or self._successes is None:
+            return
+        for index in np.flatnonzero(done & told["_is_success"]):
+            # an info may hold anything
+            with contextlib.suppress(TypeError, ValueError):
+                success = float(told["is_success"][index])
+                if math.isfinite(success):
+                    self._successes.append((self._since - 1, int(index), success))
+
     def can_capture(self) -> bool:
         """Whether `get_state` and `set_state` know all there is to know of the environments."""
         return can_capture(self.envs)
@@ -201,6 +229,13 @@ class VectorEnv(EnvBase):
     def first_seed(self) -> int | None:
         """Of the first reset."""
         return self._seed
+
+    def seed_as(self, first: int) -> None:
+        """Make the next reset that of the environments from `first` on of a larger number with the same first seed.
+
+        So a few environments play one after the other what many play at once.
+        """
+        self._next_seed, self._first = self._seed, first
 
     def reseed(self, moment: int | None) -> None:
         """Make the next reset one with seeds that follow from the first seed and a moment, such as a frame count.
@@ -250,11 +285,13 @@ class VectorEnv(EnvBase):
     def _draw_seed(self) -> Any:
         """Seeds of the next reset: an independent one for each environment, where environments take their own."""
         seed, self._next_seed = self._next_seed, None
+        first, self._first = self._first, 0
         if seed is None:
             return None
+        last = first + self.envs.num_envs
         # among so many words of 32 bits, some are the same
-        words = np.random.SeedSequence(seed).generate_state(2 * self.envs.num_envs)
-        seeds = [int(word) for word in dict.fromkeys(words)][: self.envs.num_envs]
+        words = np.random.SeedSequence(seed).generate_state(2 * last)
+        seeds = [int(word) for word in dict.fromkeys(words)][first:last]
         takes_a_list = isinstance(self.envs, (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv))
         return seeds if takes_a_list else seeds[0]
 

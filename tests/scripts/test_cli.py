@@ -140,8 +140,8 @@ def test_evaluate_options(capsys, evaluations):
     run(["evaluate", "here", "--episodes", "2", "--seed", "5", "--stochastic"])
     run(["evaluate", "here"])
     assert evaluations == [
-        {"episodes": 2, "seed": 5, "stochastic": True, "transforms": ()},
-        {"episodes": 100, "seed": seeds[-1], "stochastic": False, "transforms": ()},
+        {"episodes": 2, "seed": 5, "stochastic": True, "transforms": (), "num_envs": 100},
+        {"episodes": 100, "seed": seeds[-1], "stochastic": False, "transforms": (), "num_envs": 100},
     ]
     assert "over 2 sampled episodes" in capsys.readouterr().out
 
