@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlpipe.pipelines.fitting import check_like, check_numbers
+
+_ENDLESS = -1
 
 
 @dataclass
@@ -35,6 +38,7 @@ class StoppingRule:
     episodes: int = field(default=0, init=False)
     streak: int = field(default=0, init=False)
     longest_streak: int = field(default=0, init=False)
+    until: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.window)
@@ -61,17 +65,31 @@ class StoppingRule:
         if self.at_return is not None and mean >= self.at_return:
             self._stop(f"an evaluation with a mean return of {mean:.1f}")
 
+    def end(self, reason: str, total_frames: float) -> None:
+        """End a run by choice; one that is resumed with more than these `total_frames` goes on."""
+        if not self.reason:
+            self.reason, self.until = reason, _ENDLESS if total_frames == math.inf else int(total_frames)
+
+    def go_on(self, total_frames: float) -> None:
+        """Forget that a run was ended by choice, if it is to have more frames than then."""
+        if self.until is not None and _ENDLESS != self.until < total_frames:
+            self.reason, self.until = "", None
+
     def _stop(self, reason: str) -> None:
         self.reason = self.reason or reason
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that was taken note of, for a checkpoint."""
         counted = {"episodes": self.episodes, "streak": self.streak, "longest_streak": self.longest_streak}
-        return {**counted, "reason": self.reason, "recent": list(self._recent)}
+        return {**counted, "reason": self.reason, "until": self.until, "recent": list(self._recent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
+        # a checkpoint of an older version has no such entry
+        state = {"until": None, **state}
         check_like(StoppingRule().state_dict(), state)
+        if type(state["until"]) not in (int, type(None)):
+            raise ValueError(f"until is {state['until']!r}, expected a whole number or None")
         check_numbers(state["recent"], "recent")
         kept = dict(state)
         self._recent = deque(kept.pop("recent"), maxlen=self.window)

@@ -85,7 +85,8 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
     Within, PyTorch has the number of threads that the run had, and afterwards its old one.
 
     Args:
-        path: a run folder, for its newest checkpoint, or a checkpoint in one.
+        path: a run folder, for its newest checkpoint; `RUN@best`, for the one of its best evaluation, `RUN@last` or
+            `RUN@<frames>`; or a checkpoint in a run folder.
         trusted: modules that its environment may come from; they are imported.
 
     Raises:

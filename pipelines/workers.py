@@ -25,6 +25,13 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 from rlpipe.errors import TrainingError
 from rlpipe.pipelines.notices import each_once, notice, send_to
 
+NO_GUARD = (
+    "the script has no main guard: each process that it starts imports it, and would run it again; put what it does "
+    'under: if __name__ == "__main__":'
+)
+"""What an error says where the main script lacks its guard."""
+_UNGUARDED = 79
+"""An exit code that nothing else has."""
 _PR_SET_PDEATHSIG = 1
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
 _CLOSING_SECONDS = 5.0
@@ -46,6 +53,22 @@ def interrupts_wait(context: str | None) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def check_main_guard() -> None:
+    """End this process if it has only begun, and comes here by importing the main script, as a spawned process does.
+
+    What it would do is what the script does anew: train, and start processes in its turn. Whoever started it tells of
+    it, see `unguarded`.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.stderr.write(f"rlpipe: error: {NO_GUARD}\n")
+        raise SystemExit(_UNGUARDED)
+
+
+def unguarded(exit_code: int | None) -> bool:
+    """Whether a process has ended because of `check_main_guard`."""
+    return exit_code == _UNGUARDED
 
 
 class _InWords:
@@ -108,10 +131,11 @@ class WorkerVectorEnv(AsyncVectorEnv):
         options: of `AsyncVectorEnv`.
 
     Raises:
-        TrainingError: also from `reset` and `step`, if a worker failed or died.
+        TrainingError: also from `reset` and `step`, if a worker failed or died; or the main script has no guard.
     """
 
     def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
+        check_main_guard()
         self._steps, self.spec = 0, spec
         try:
             with interrupts_wait(options.get("context")):
@@ -142,6 +166,8 @@ class WorkerVectorEnv(AsyncVectorEnv):
             dead = [index for index, process in enumerate(self.processes) if not _lives(process)]
             who = f"worker {dead[0]} of {self.num_envs}" if dead else f"one of {self.num_envs} workers"
             code = self.processes[dead[0]].exitcode if dead else None
+            if any(unguarded(self.processes[index].exitcode) for index in dead):
+                raise TrainingError(NO_GUARD) from None
             raise TrainingError(
                 f"{who} died (exit code {code}) {self._when()}, without a last message; "
                 "a negative code is the signal that killed it, -9 often means that memory ran out"

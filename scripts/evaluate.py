@@ -13,7 +13,7 @@ from typing import Any
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import parse_run
+from rlpipe.scripts.options import RUN, parse_run
 
 USAGE = (
     "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] "
@@ -44,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
-    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe evaluate RUN", description=description)
+    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe evaluate RUN", description=RUN)
     if not 1 <= options.episodes <= 1_000_000:
         raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more and at most 1000000")
     if options.seed is not None and not 0 <= options.seed < 2**63:

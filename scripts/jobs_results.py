@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.claim import default_folder
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.loggers import check_loggers, check_option
 from rlpipe.scripts.main import printable
@@ -102,12 +103,12 @@ class Jobs:
         self._loggers = check_loggers(check_option(options.logger))
         self._folders: dict[int, Path] = {}
         self._hosts: dict[int, str] = {}
+        self._made: set[int] = set()
         self.finished: dict[int, dict[str, Any]] = {}
         self.failed: dict[int, str] = {}
 
     def job(self, seed: int) -> Job:
         """The seed's run, which is about to begin."""
-        from rlpipe.pipelines.run import default_folder
         from rlpipe.scripts.job import Job
 
         parent, start_from = self._options.run_dir, self._options.start_from
@@ -118,6 +119,7 @@ class Jobs:
             self.recipe.algorithm,
             dataclasses.asdict(dataclasses.replace(self.config, seed=seed)),
             str(folder),
+            numbered=parent is None,
             weights=None if self._weights is None else str(self._weights),
             start_from=None if start_from is None else str(start_from),
             loggers=self._loggers,
@@ -128,15 +130,19 @@ class Jobs:
         return self._folders[seed]
 
     def add(self, seed: int, message: Message) -> None:
-        """Take note of where a job runs, or how it has ended."""
+        """Take note of where a job runs, what its folder is, or how it has ended."""
         if message.get("begun"):
             self._hosts[seed] = message["begun"]
+        elif "folder" in message:
+            # the name that was free, in the folder that was asked for
+            self._folders[seed] = self._folders[seed].with_name(Path(message["folder"]).name)
+            self._made.add(seed)
         elif "finished" in message:
             self.finished[seed] = {**message["finished"], "run": self._place(seed)}
         elif "failed" in message:
             self.failed[seed] = message["failed"]
         elif "died" in message:
-            on = f"; go on with: {self._resume(seed)}" if newest_checkpoint(self._folders[seed]) else ""
+            on = f"; go on with: {self._resume(seed)}" if self._has_checkpoint(seed) else ""
             self.failed[seed] = f"{message['died']}{on}"
 
     def way_on(self, word: str) -> str:
@@ -193,6 +199,9 @@ class Jobs:
         if self._is_here(seed):
             return f"rlpipe resume {shlex.quote(str(folder))}"
         return f"rlpipe resume {shlex.quote(str(folder.absolute()))}, on {self._hosts[seed]}"
+
+    def _has_checkpoint(self, seed: int) -> bool:
+        return seed in self._made and newest_checkpoint(self._folders[seed]) is not None
 
     def _place(self, seed: int) -> str:
         """The run's folder, with the machine in front of it where that is another one."""

@@ -47,6 +47,12 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
         raise ConfigError(_in_one_line(complaint.getvalue())) from None
 
 
+RUN = (
+    "RUN is a run folder, for its newest checkpoint; RUN@best, for the one of its best evaluation, RUN@last or "
+    "RUN@<frames>; or a checkpoint in a run folder."
+)
+
+
 def parse_run(kind: type[T], arguments: Sequence[str], *, usage: str, prog: str, description: str) -> tuple[Path, T]:
     """Parse the path of a run, and the options behind it; `--help` prints and exits.
 

@@ -118,13 +118,12 @@ class PlainLines:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quiet: bool) -> Display:
+def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Display:
     """What a `Session` shows a run with.
 
     Args:
         recipe: its name.
         config: of the run.
-        folder: of the run.
         watch: a live view, or where stderr is no terminal plain lines, in place of the bar.
         quiet: show nothing.
 
@@ -134,10 +133,10 @@ def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quie
     if watch and quiet:
         raise ConfigError("--watch shows the training and --quiet shows nothing; give one of them")
     if not watch:
-        return lambda _: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
+        return lambda *_: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
     title = f"{recipe} on {config.env_id}, seed {config.seed}"
 
-    def watched(interruption: Interruption) -> AbstractContextManager[Listener]:
+    def watched(interruption: Interruption, folder: Path) -> AbstractContextManager[Listener]:
         facts = Facts(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
         if not can_draw():
             return contextlib.closing(PlainLines(recipe, facts))

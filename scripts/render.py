@@ -18,7 +18,7 @@ from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.movies import check_movie
 from rlpipe.scripts.main import printable, run
-from rlpipe.scripts.options import parse, parse_run
+from rlpipe.scripts.options import RUN, parse, parse_run
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.render import Moment, Player, Recording
@@ -67,12 +67,11 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
     if arguments[0].startswith("-") and any(each.split("=")[0] == "--random" for each in arguments):
-        path, options = None, parse(Options, arguments, prog="rlpipe render", description=description)
+        path, options = None, parse(Options, arguments, prog="rlpipe render", description=RUN)
     else:
         usage = "usage: rlpipe render RUN [options], or rlpipe render --random ENV_ID [options]"
-        path, options = parse_run(Options, arguments, usage=usage, prog="rlpipe render RUN", description=description)
+        path, options = parse_run(Options, arguments, usage=usage, prog="rlpipe render RUN", description=RUN)
         if options.random is not None:
             raise ConfigError(f"random is {options.random!r}, which takes the place of the run; leave out {path}")
     _check(options)

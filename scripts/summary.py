@@ -20,6 +20,8 @@ def describe(summary: Mapping[str, Any]) -> str:
         f" ({summary['frames_per_second']:,.0f} a second), {summary['episodes']:,} episodes,"
         f" {summary['updates']:,} updates",
     ]
+    if (best := summary["best"]) is not None:
+        lines.append(f"  best     {best['mean']:.1f} at frame {best['frames']:,}: {summary['run']}@best")
     if summary["stopped_early"]:
         lines.append(f"  stopped  by {summary['stopped_by']}")
     if summary["longest_streak"] is not None:

@@ -86,6 +86,7 @@ def test_train_json_and_quiet(capsys):
         "stopped_by",
         "longest_streak",
         "evaluation",
+        "best",
         "run",
     ]
     assert (summary["recipe"], summary["env_id"], summary["seed"], summary["frames"]) == ("dqn", "CartPole-v1", 4, 512)

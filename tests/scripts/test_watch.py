@@ -386,7 +386,7 @@ def test_a_warning_and_a_signal_are_told_above_the_view(monkeypatch):
 
 def test_watch_and_quiet_are_refused_together(capsys, tmp_path):
     with pytest.raises(ConfigError, match="--watch shows the training and --quiet shows nothing"):
-        display("ppo", ppo.Config(), tmp_path, watch=True, quiet=True)
+        display("ppo", ppo.Config(), watch=True, quiet=True)
     folder = tmp_path / "run"
     assert run(["train", "ppo", "--watch", "--quiet", "--run-dir", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
