@@ -18,11 +18,12 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.camera import Camera, make_drawn, metadata
-from rlpipe.pipelines.captions import SIZE, Caption, figures
+from rlpipe.pipelines.captions import SIZE, Caption
 from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.envs.held import hold, size_for
 from rlpipe.pipelines.evaluation import Tally
 from rlpipe.pipelines.movies import RATES, Film, new_movie
+from rlpipe.pipelines.numbers import figure
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.undisturbed import evaluating
 
@@ -242,6 +243,6 @@ class _Cutter:
             self._film = self._stack.enter_context(new_movie(self._path, self.size, self._rate))
 
     def _texts(self, moment: Moment) -> tuple[str, ...]:
-        texts = (f"return {figures(moment.earned)}", f"step {moment.step}")
+        texts = (f"return {figure(moment.earned)}", f"step {moment.step}")
         several = self._player.episodes > 1
         return (*texts, f"episode {moment.episode} of {self._player.episodes}") if several else texts

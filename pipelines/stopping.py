@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlpipe.pipelines.fitting import check_like, check_numbers
+from rlpipe.pipelines.numbers import figure
 
 _ENDLESS = -1
 
@@ -56,14 +57,14 @@ class StoppingRule:
                 self._stop(f"{self.streak} successes in a row")
             mean = sum(self._recent) / len(self._recent)
             if self.at_mean is not None and len(self._recent) == self.window and mean >= self.at_mean:
-                self._stop(f"a mean return of {mean:.1f} over {self.window} episodes")
+                self._stop(f"a mean return of {figure(mean)} over {self.window} episodes")
         if self.at_change is not None and scalars.get("change", self.at_change) < self.at_change:
             self._stop(f"a change of {scalars['change']:.1e}")
 
     def after_evaluation(self, mean: float) -> None:
         """Take note of an evaluation's mean return."""
         if self.at_return is not None and mean >= self.at_return:
-            self._stop(f"an evaluation with a mean return of {mean:.1f}")
+            self._stop(f"an evaluation with a mean return of {figure(mean)}")
 
     def end(self, reason: str, total_frames: float) -> None:
         """End a run by choice; one that is resumed with more than these `total_frames` goes on."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.numbers import statistics
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import RUN, parse_run
 
@@ -88,12 +89,12 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
 
 
 def _describe(summary: dict[str, Any]) -> str:
-    evaluation = summary["evaluation"]
+    evaluation, found = summary["evaluation"], statistics(summary["evaluation"])
     how = "sampled" if summary["stochastic"] else "greedy"
     rate = f", success {evaluation['success_rate']:.1%}" if "success_rate" in evaluation else ""
     return (
-        f"{summary['recipe']} on {summary['env_id']}: return {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over "
-        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f}){rate}"
+        f"{summary['recipe']} on {summary['env_id']}: return {found['mean']} +- {found['std']} over "
+        f"{evaluation['episodes']} {how} episodes ({found['min']} to {found['max']}){rate}"
     )
 
 

@@ -15,8 +15,9 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.claim import default_folder
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.loggers import check_loggers, check_option
+from rlpipe.pipelines.numbers import column, duration, statistics
 from rlpipe.scripts.main import printable
-from rlpipe.scripts.table import as_json, number
+from rlpipe.scripts.table import as_json
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
@@ -70,13 +71,13 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
     where = "" if first["eval_env_id"] == first["env_id"] else f", judged on {first['eval_env_id']}"
     rows = [("seed", "return", "frames", "seconds", "run")]
     for seed, summary in finished.items():
-        found = summary["evaluation"]
+        found = statistics(summary["evaluation"], " ")
         rows.append(
             (
                 str(seed),
-                f"{number(found['mean'], 1)} +- {number(found['std'], 1)}",
+                f"{found['mean']} +- {found['std']}",
                 f"{summary['frames']:,}",
-                f"{summary['seconds']:.1f}",
+                duration(summary["seconds"]),
                 printable(summary["run"]),
             )
         )
@@ -87,9 +88,10 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
         for cells in rows
     ]
     interval = "one seed has no interval"
-    if row.low is not None:
-        interval = f"95 % interval {number(row.low, 1)} to {number(row.high, 1)}"
-    return "\n".join([*lines, f"  return {number(row.iqm, 1)} (IQM of the seeds; {interval})"])
+    iqm, *ends = column([each for each in (row.iqm, row.low, row.high) if each is not None], " ")
+    if ends:
+        interval = f"95 % interval {ends[0]} to {ends[1]}"
+    return "\n".join([*lines, f"  return {iqm} (IQM of the seeds; {interval})"])
 
 
 class Jobs:

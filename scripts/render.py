@@ -17,6 +17,7 @@ from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.movies import check_movie
+from rlpipe.pipelines.numbers import column
 from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import RUN, parse, parse_run
 
@@ -199,13 +200,11 @@ def _summary(made: Recording, out: Path | None) -> dict[str, Any]:
 
 
 def _describe(summary: dict[str, Any]) -> str:
-    from rlpipe.pipelines.captions import figures
-
     where = "shown on the screen"
     if summary["out"] is not None:
         where = f"{summary['out']}, {summary['bytes'] / 1000:,.0f} kB"
-    ended = zip(summary["returns"], summary["lengths"], summary["cut"], strict=True)
-    episodes = [f"{figures(each)}{f' (cut at step {steps})' if cut else ''}" for each, steps, cut in ended]
+    ended = zip(column(summary["returns"]), summary["lengths"], summary["cut"], strict=True)
+    episodes = [f"{earned}{f' (cut at step {steps})' if cut else ''}" for earned, steps, cut in ended]
     return (
         f"{where}: {summary['recipe'] or 'a random agent'} on {summary['env_id']}, {summary['frames']:,} frames of "
         f"{summary['width']} x {summary['height']}, return {', '.join(episodes)}"

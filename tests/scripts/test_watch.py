@@ -219,7 +219,7 @@ def test_numbers_and_times_for_people():
         "0.50",
         "-12.3",
         "1,234.5",
-        "2e+09",
+        "2.00e+09",
         "nan",
     ]
     assert [clock(each) for each in (None, math.inf, 0.4, 65, 3661)] == ["-:--", "-:--", "0:00", "1:05", "1:01:01"]
@@ -322,7 +322,7 @@ def test_the_final_evaluation_is_named_and_in_no_curve():
     assert known.best == (4000, 100.0)
     assert known.evaluations.points() == [(4000, 100.0), (8000, 50.0)]
     shown = " ".join(" ".join(drawn(known, 80, 24)).split())
-    assert "final evaluation 900.0 +- 0.00" in shown
+    assert "final evaluation 900.0 +- 0.0" in shown
     assert "best 100.0 at frame 4,000" in shown
     only = told(facts(), Progress("evaluated", 8000, evaluation=Evaluation((900.0,), (9,)), final=True))
     shown = " ".join(drawn(only, 80, 24))
