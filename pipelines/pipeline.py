@@ -90,8 +90,11 @@ def gradient_step(
     Returns:
         An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
     """
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    parameters = [parameter for parameter in held if parameter.requires_grad]
+
+    def held() -> list[nn.Parameter]:
+        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    parameters = held()
     learned = {id(parameter) for parameter in loss.parameters()}
     if not any(id(parameter) in learned for parameter in parameters):
         raise ValueError(
@@ -102,12 +105,14 @@ def gradient_step(
     gradient_of = make_gradient(loss, parameters, execution)
 
     def update(minibatch: TensorDictBase) -> TensorDictBase:
+        # in place, so that the gradient follows: groups may be added, and parameters frozen and thawed, at any time
+        parameters[:] = held()
         gradient, terms = gradient_of(minibatch)
         if all(grad is None for grad in gradient):
             losses = [key for key in terms if key.startswith("loss")]
             raise ValueError(
                 f"{type(loss).__name__} gives nothing to minimise: none of its entries {list(terms)} whose name begins "
-                f"with 'loss' ({losses}) depends on a parameter that the optimizer holds"
+                f"with 'loss' ({losses}) depends on a parameter that the optimizer holds and that takes a gradient"
             )
         clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         for parameter, grad in zip(parameters, gradient, strict=True):
