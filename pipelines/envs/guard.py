@@ -63,7 +63,7 @@ class Guard:
             self._refuse_first("observation", state, np.isfinite(state), _FINITE, restarted=terminated | truncated)
 
     def is_finite(self, observation: np.ndarray) -> bool:
-        """Whether all numbers are, of an array like those that `check_step` has accepted; `False` may be an overflow."""
+        """Whether all numbers of an array like those of `check_step` are finite; `False` may be an overflow."""
         return self._observation_norm(observation.ravel()) < math.inf
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
