@@ -16,6 +16,7 @@ from torchrl.envs.utils import set_exploration_type
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
+from rlpipe.modules.acting import acting
 from rlpipe.pipelines.envs.guard import Arrays
 from rlpipe.pipelines.envs.held import per_environment
 from rlpipe.pipelines.envs.transforms import POINTWISE
@@ -64,7 +65,11 @@ class SyncDataCollector(Collector):
         roots: list[Arrays] = []
         decisions: list[Tensors] = []
         steps: list[Arrays] = []
-        with set_exploration_type(self.exploration_type), torch.inference_mode():
+        with (
+            set_exploration_type(self.exploration_type),
+            torch.inference_mode(),
+            acting(tensor_modules(self.policy) or ()),
+        ):
             for _ in range(self.frames_per_batch):
                 root = env.root
                 decision = decide({key: as_tensor(key, root[key]) for key in observed})

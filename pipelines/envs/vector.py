@@ -163,8 +163,9 @@ class VectorEnv(EnvBase):
             "step_count": self.root["step_count"] + 1,
             "episode_reward": self.root["episode_reward"] + reward,
         }
-        self.root = self._make_root(observed, done if ended else None, after)
-        self._restarted = done.copy()
+        root = self._make_root(observed, done if ended else None, after)
+        # an environment of TorchRL is a module, which looks for long at each attribute that it is given
+        vars(self).update(root=root, _restarted=done.copy())
         return after
 
     def _last(self, observed: Arrays, final: np.ndarray | None, done: np.ndarray) -> Arrays:
