@@ -7,6 +7,7 @@ import numpy as np
 import odd
 import pytest
 import torch
+from walking import register, rollout, walk
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.modules import MLP, CategoricalActor, GaussianActor
@@ -25,7 +26,7 @@ SHORT = [*QUICK, "--final-eval-episodes", "2"]
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "plain"), [("Reuses", "Plain"), ("Shares", "Plain"), ("MaskedReuses", "Masked")])
-def test_arrays_that_are_used_again_are_copied(name, plain, backend, num_envs, identical, rollout):
+def test_arrays_that_are_used_again_are_copied(name, plain, backend, num_envs, identical):
     seen, expected = (rollout(f"tests/{each}-v0", backend, num_envs) for each in (name, plain))
     identical(seen, expected)
     assert expected["next", "observation"][0, :, 0].tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2]
@@ -64,15 +65,7 @@ class Kept(SameStepCartPole):
 
 def test_a_vector_environment_that_uses_its_arrays_again_is_copied(identical):
     plain = SameStepCartPole(2, max_episode_steps=3)
-    collected = []
-    for envs in (Kept(), plain):
-        torch.manual_seed(0)
-        env = VectorEnv(envs, seed=0)
-        env.restart()
-        steps = [(env.root, env.advance(np.ones(2, np.int64))) for _ in range(8)]
-        roots, after = (torch.stack(list(map(env.to_tensordict, each))) for each in zip(*steps, strict=True))
-        collected.append(roots.set("next", after))
-    identical(*collected)
+    identical(*[walk(VectorEnv(envs, seed=0), 8) for envs in (Kept(), plain)])
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -92,14 +85,14 @@ def shared(kind=odd.Plain, wrapper=lambda env: env):
 
 
 @pytest.mark.parametrize("wrapper", [lambda env: env, lambda env: gym.wrappers.TimeLimit(env, 3)])
-def test_one_instance_in_several_places_is_refused(wrapper, register):
+def test_one_instance_in_several_places_is_refused(wrapper):
     env_id = register(shared(wrapper=wrapper))
     with pytest.raises(ConfigError, match=f"^env-id '{env_id}' gives one and the same instance .* and 4 are needed"):
         make_env(EnvConfig(env_id, 4))
     make_env(EnvConfig(env_id, 1), seed=0).rollout(3)
 
 
-def test_an_evaluation_in_the_instance_that_is_trained_in_is_refused(register):
+def test_an_evaluation_in_the_instance_that_is_trained_in_is_refused():
     config = EnvConfig(register(shared()), 1)
     env = make_env(config, seed=0)
     env.base_env.restart()
@@ -113,7 +106,7 @@ def test_an_evaluation_in_the_instance_that_is_trained_in_is_refused(register):
     env.base_env.advance(np.zeros(1, np.int64))
 
 
-def test_environments_that_were_made_are_closed_when_another_cannot_be(register, caplog):
+def test_environments_that_were_made_are_closed_when_another_cannot_be(caplog):
     made = []
 
     def make(**_):
@@ -130,7 +123,7 @@ def test_environments_that_were_made_are_closed_when_another_cannot_be(register,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_infos_are_no_reason_to_die(backend, identical, rollout):
+def test_infos_are_no_reason_to_die(backend, identical):
     identical(rollout("tests/Told-v0", backend, 3), rollout("tests/Plain-v0", backend, 3))
 
 

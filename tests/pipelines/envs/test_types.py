@@ -6,6 +6,7 @@ import odd
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from walking import register, rollout
 
 from rlpipe.errors import TrainingError
 from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
@@ -28,7 +29,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("dtype", "high", "read"), TYPES)
-def test_types_that_pytorch_lacks_are_read_as_ones_that_hold_their_numbers(dtype, high, read, register, rollout):
+def test_types_that_pytorch_lacks_are_read_as_ones_that_hold_their_numbers(dtype, high, read):
     env_id = register(odd.Typed, kwargs={"dtype": dtype, "high": high})
     seen = rollout(env_id)
     assert seen["observation"].dtype == read
@@ -43,13 +44,13 @@ def test_types_that_pytorch_lacks_are_read_as_ones_that_hold_their_numbers(dtype
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float16", ">f4"])
-def test_types_that_pytorch_lacks_come_out_of_workers(dtype, register, identical, rollout):
+def test_types_that_pytorch_lacks_come_out_of_workers(dtype, identical):
     env_id = register(odd.Typed, kwargs={"dtype": dtype})
     identical(rollout(env_id, "async"), rollout(env_id))
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "dqn", "reinforce"])
-def test_unsigned_observations_train(recipe, register, tmp_path, capfd):
+def test_unsigned_observations_train(recipe, tmp_path, capfd):
     env_id = register(odd.Typed, kwargs={"dtype": "uint16"})
     batch = ["--num-envs", "2", "--total-frames", "64", "--quiet", "--final-eval-episodes", "2"]
     small = {"ppo": ["--rollout-steps", "8", "--minibatch-size", "8"], "reinforce": ["--rollout-steps", "8"]}
@@ -90,7 +91,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_observations_that_become_the_spaces_own_without_loss(name, register, rollout):
+def test_observations_that_become_the_spaces_own_without_loss(name):
     space, observation = TAKEN[name]
     seen = rollout(register(Returns, kwargs={"space": space, "observation": observation}), steps=2)
     assert seen["next", "observation"].numpy().dtype == space.dtype
@@ -98,7 +99,7 @@ def test_observations_that_become_the_spaces_own_without_loss(name, register, ro
 
 
 @pytest.mark.parametrize("value", [3, np.int32(3), np.array(3), np.array([3]), torch.tensor([3])])
-def test_observations_of_one_number(value, register, rollout):
+def test_observations_of_one_number(value):
     for space in (Discrete(5), Box(0, 9, (), np.int64), Box(0, 9, (1,), np.int64), ONE):
         seen = rollout(register(Returns, kwargs={"space": space, "observation": value}), steps=2)
         assert (seen["next", "observation"] == 3).all()
@@ -106,7 +107,7 @@ def test_observations_of_one_number(value, register, rollout):
 
 
 @pytest.mark.parametrize("yes", [1, 1.0, np.uint8(1), np.array(True), np.array([1]), torch.tensor(True)])
-def test_flags_that_are_ones(yes, register, rollout):
+def test_flags_that_are_ones(yes):
     options = {"space": BOX, "observation": [0.0, 0.0], "terminated": yes, "truncated": yes}
     seen = rollout(register(Returns, kwargs=options), steps=2)
     assert seen["next", "terminated"].all()
@@ -115,7 +116,7 @@ def test_flags_that_are_ones(yes, register, rollout):
 
 
 @pytest.mark.parametrize("reward", [True, np.bool_(True), np.float16(1), np.array(1), np.ones((1, 1)), torch.ones(1)])
-def test_rewards_of_one_number(reward, register, rollout):
+def test_rewards_of_one_number(reward):
     seen = rollout(register(Returns, kwargs={"space": BOX, "observation": [0, 0], "reward": reward}), steps=2)
     assert (seen["next", "reward"] == 1).all()
 
@@ -153,7 +154,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_lose_something_is_refused_by_name(name, register, rollout):
+def test_what_would_lose_something_is_refused_by_name(name):
     space, observation, message = REFUSED[name]
     with pytest.raises(
         TrainingError, match=rf"^environment 0 of 2 .* its reset after step 0: key 'observation' {message}"
@@ -178,7 +179,7 @@ class Leaps(odd.Plain):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("ends", "when"), [(True, "step 5"), (False, "its reset after step 5")])
-def test_a_number_beyond_float32_is_named_where_it_comes(dtype, ends, when, register, rollout):
+def test_a_number_beyond_float32_is_named_where_it_comes(dtype, ends, when):
     with pytest.raises(
         TrainingError, match=rf"^environment 0 of 2 .* failed in {when}: key 'observation' is 1e\+39 at \[1\]"
     ):
