@@ -29,6 +29,7 @@ SHORT = [*QUICK, "--final-eval-episodes", "2"]
 def test_arrays_that_are_used_again_are_copied(name, plain, backend, num_envs, identical):
     seen, expected = (rollout(f"tests/{each}-v0", backend, num_envs) for each in (name, plain))
     identical(seen, expected)
+    assert expected["observation"][0, :, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
     assert expected["next", "observation"][0, :, 0].tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2]
 
 
