@@ -6,6 +6,7 @@ import contextlib
 import functools
 import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ class _Worker(WorkerCollector):
     """
 
     def __init__(self, *arguments: Any, failures: Any, seeds: Sequence[int | None], **options: Any) -> None:
+        if options["worker_idx"]:
+            # what the environments of the first one warn of is enough
+            warnings.simplefilter("ignore")
         super().__init__(*arguments, seed=seeds[options["worker_idx"]], **options)
         self._failures = failures
 

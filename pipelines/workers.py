@@ -117,7 +117,8 @@ def _worker(
         pipe.send((None, False))
         return
     try:
-        _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+        with each_once():
+            _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
     except Exception as error:  # in closing; what came before has been told
         notice(f"rlpipe: an environment could not be closed: {type(error).__name__}: {error}")
 
