@@ -231,9 +231,9 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
                 f"divides by {divisor:g} itself; --observation-scale none leaves it at that"
             )
         return CNN(shape, config.initialization, divisor)
-    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1:
+    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1 and image_scale(spec) > 1:
         # an image too small for the convolutions
-        scale = [image_scale(spec)] * shape.numel()
+        scale = (image_scale(spec),) * shape.numel()
     try:
         return encoder(spec, dims, scale)
     except ValueError as error:

@@ -14,9 +14,10 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Dict, Discrete, Space
 
-from rlpipe.errors import TrainingError
+from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.games import AtariGame, is_game
 from rlpipe.pipelines.pixels import PixelObservation
+from rlpipe.pipelines.wrappers import check_wrappers
 
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
 _FLAGS = frozenset({bool, np.bool_})
@@ -35,6 +36,11 @@ def make_checked(
 ) -> Checked:
     """Make an environment, `Checked` in place of Gymnasium's checker, which warns, and only of the first step."""
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
+    try:
+        check_wrappers(env, spec.id)
+    except ConfigError:
+        env.close()
+        raise
     return Checked(PixelObservation(env) if from_pixels else env, who)
 
 
