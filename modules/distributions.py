@@ -149,7 +149,7 @@ class TanhNormal(Distribution):
         return max(torch.finfo(squashed.dtype).eps, torch.finfo(self.normal_mean.dtype).eps)
 
     def _log_slope(self, u: Tensor, nodes: bool = False) -> Tensor:
-        """`log |d action / d u|`, stable for large `u`; that may have a dimension of nodes behind those of an action."""
+        """`log |d action / d u|`, stable for large `u`, which has a last dimension more if it is of `nodes`."""
         return _wide(self.half, nodes).log().to(u.dtype) + _log_slope_of_tanh(u)
 
 

@@ -23,12 +23,6 @@ from rlpipe.pipelines.wrappers import check_wrappers
 OBSERVED = ("observation", "action_mask", "lives")
 """What an observation consists of; the mask, and lives, are there only where the environment has them."""
 
-# PyTorch only stores these, and computes nothing with them
-_READ_AS = {
-    np.dtype("uint16"): np.dtype("int32"),
-    np.dtype("uint32"): np.dtype("int64"),
-    np.dtype("uint64"): np.dtype("float64"),
-}
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -337,8 +331,7 @@ def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
     if isinstance(space, Discrete):
         return Categorical(int(space.n), batch, dtype=torch.int64)
     if isinstance(space, Box):
-        dtype: np.dtype[Any] = _READ_AS.get(np.dtype(space.dtype), np.dtype(space.dtype))
-        return _bounded(space.low.astype(dtype), space.high.astype(dtype), batch)
+        return _bounded(space.low, space.high, batch)
     raise ConfigError(f"the {key} space is {space}; rlpipe takes Box and Discrete spaces")
 
 
