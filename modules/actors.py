@@ -14,7 +14,7 @@ from torchrl.data import Bounded, TensorSpec, Unbounded
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from rlpipe.modules.base import TensorModule, needs_discrete
+from rlpipe.modules.base import FINE, TensorModule, needs_discrete
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal, quadrature
 
 
@@ -230,10 +230,6 @@ class GaussianActor(_StochasticActor):
         return self._kind(mean, std, self.low, self.high, self.quadrature)
 
 
-_FINE = 2.0**-11
-"""Width of a range, as a share of its distance from 0, in which float32 has some 4,000 numbers."""
-
-
 def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Lowest and highest action, `[*D]` each: float32, or float64 where float32 has too few numbers between them."""
     if isinstance(spec, Unbounded):
@@ -245,7 +241,7 @@ def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tenso
     low, high = (each.masked_fill(each.abs() >= limits.max / 2, torch.inf).copysign(each) for each in (low, high))
     distance = torch.maximum(*(torch.where(each.isfinite(), each, 0.0).abs() for each in (low, high)))
     width = torch.where((high - low).isfinite(), high - low, 1.0)
-    is_fine = (width >= distance * _FINE) & (width >= 4 * limits.tiny) | (width == 0)
+    is_fine = (width >= distance * FINE) & (width >= 4 * limits.tiny) | (width == 0)
     return (low.float(), high.float()) if is_fine.all() else (low, high)
 
 

@@ -118,7 +118,7 @@ class TanhNormal(Distribution):
         table = quadrature().to(self.normal_mean.device) if self._quadrature is None else self._quadrature
         nodes, weights = table.to(self.normal_mean.dtype).unbind()
         u = self.normal_mean.unsqueeze(-1) + self.normal_std.unsqueeze(-1) * nodes
-        slope = (self._log_slope(u, 1) * weights).sum(-1)
+        slope = (self._log_slope(u, nodes=True) * weights).sum(-1)
         normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.normal_std.log()
         return self._sum(normal + slope)
 
@@ -149,9 +149,9 @@ class TanhNormal(Distribution):
         """The precision of what was squashed: that of the coarser of the two types that it went through."""
         return max(torch.finfo(squashed.dtype).eps, torch.finfo(self.normal_mean.dtype).eps)
 
-    def _log_slope(self, u: Tensor, more: int = 0) -> Tensor:
-        """`log |d action / d u|`, stable for large `u`, which has so many dimensions behind those of an action."""
-        return _behind(self.half, more).log().to(u.dtype) + _log_slope_of_tanh(u)
+    def _log_slope(self, u: Tensor, nodes: bool = False) -> Tensor:
+        """`log |d action / d u|`, stable for large `u`, which has a last dimension more if it is of `nodes`."""
+        return _wide(self.half, nodes).log().to(u.dtype) + _log_slope_of_tanh(u)
 
 
 class BoxNormal(TanhNormal):
@@ -190,10 +190,10 @@ class BoxNormal(TanhNormal):
         one_sided = above + (-torch.expm1(-above)).log()
         return torch.where(self._open, squashed, torch.where(self._one_sided, one_sided, inner))
 
-    def _log_slope(self, u: Tensor, more: int = 0) -> Tensor:
-        is_open, one_sided = _behind(self._open, more), _behind(self._one_sided, more)
+    def _log_slope(self, u: Tensor, nodes: bool = False) -> Tensor:
+        is_open, one_sided = _wide(self._open, nodes), _wide(self._one_sided, nodes)
         inner = torch.where(one_sided, F.logsigmoid(u), _log_slope_of_tanh(u))
-        return _behind(self.half, more).abs().log().to(u.dtype) + torch.where(is_open, 0.0, inner)
+        return _wide(self.half, nodes).abs().log().to(u.dtype) + torch.where(is_open, 0.0, inner)
 
     def _sum(self, values: Tensor) -> Tensor:
         return super()._sum(values.masked_fill(self._fixed, 0.0))
@@ -203,5 +203,5 @@ def _log_slope_of_tanh(u: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
 
 
-def _behind(bounds: Tensor, more: int) -> Tensor:
-    return bounds[(..., *[None] * more)] if more else bounds
+def _wide(bounds: Tensor, nodes: bool) -> Tensor:
+    return bounds.unsqueeze(-1) if nodes else bounds

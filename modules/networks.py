@@ -9,8 +9,9 @@ from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torchrl.data import Categorical, Composite, TensorSpec
+from torchrl.data import Bounded, Categorical, Composite, TensorSpec
 
+from rlpipe.modules.base import FINE
 from rlpipe.modules.images import ImageLayout
 
 Activation = Literal["relu", "tanh", "silu"]
@@ -43,21 +44,28 @@ class Flatten(nn.Module):
     Args:
         shape: of one observation.
         scale: divides each feature; one number a feature.
+        offset: is subtracted before, in float64; one number a feature.
     """
 
     scale: Tensor | None
+    offset: Tensor | None
 
-    def __init__(self, shape: Sequence[int], scale: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, shape: Sequence[int], scale: Sequence[float] | None = None, offset: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.dims, self.features = len(shape), math.prod(shape)
         if scale is not None and len(scale) != self.features:
             raise ValueError(f"scale has {len(scale)} numbers, expected {self.features}: one a feature")
         self.register_buffer("scale", None if scale is None else torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("offset", None if offset is None else torch.tensor(offset, dtype=torch.float64))
 
     def forward(self, observation: Tensor) -> Tensor:
         if self.dims != 1:
             batch = observation.shape[: observation.ndim - self.dims]
             observation = observation.reshape(*batch, self.features)
+        if self.offset is not None:
+            observation = observation.double() - self.offset
         observation = observation.to(torch.get_default_dtype())
         return observation if self.scale is None else observation / self.scale
 
@@ -85,6 +93,9 @@ class Pixels(nn.Module):
 def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None = None) -> Flatten | OneHot:
     """The first layer for an observation of this spec: `OneHot` for Discrete, `Flatten` for Box.
 
+    Where a Box has its bounds so far from 0 that float32 has too few numbers between them, they are counted from the
+    lower one.
+
     Args:
         spec: the environment's `observation_spec["observation"]`, batch dimensions included.
         batch_dims: how many of its leading dimensions are the environment's batch.
@@ -102,7 +113,17 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
         if scale is not None:
             raise ValueError("scale is for Box observations; this one is Discrete")
         return OneHot(int(spec.space.n))
-    return Flatten(spec.shape[batch_dims:], scale)
+    return Flatten(spec.shape[batch_dims:], scale, _far_from_zero(spec, batch_dims))
+
+
+def _far_from_zero(spec: TensorSpec, batch_dims: int) -> list[float] | None:
+    """What to subtract from each feature, or nothing."""
+    if not isinstance(spec, Bounded):
+        return None
+    shape = spec.shape[batch_dims:]
+    low, high = (each.double().reshape(-1, shape.numel())[:1].flatten() for each in (spec.space.low, spec.space.high))
+    far = (high > low) & (high - low < torch.maximum(low.abs(), high.abs()) * FINE) & low.isfinite() & high.isfinite()
+    return torch.where(far, low, 0.0).tolist() if far.any() else None
 
 
 def initialize(layer: Layer, kind: Initialization, gain: float = math.sqrt(2)) -> Layer:

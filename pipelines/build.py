@@ -18,7 +18,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchrl.collectors import BaseCollector
-from torchrl.data import Categorical
+from torchrl.data import Bounded, Categorical
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
@@ -49,6 +49,7 @@ from rlpipe.pipelines.config import (
 )
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
 from rlpipe.pipelines.envs.shaping import make_shaping
+from rlpipe.pipelines.envs.transforms import Standardize, Statistics
 from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.memory import check_memory, transition_bytes
 from rlpipe.pipelines.pipeline import Pipeline, Update
@@ -59,6 +60,10 @@ _LEAST_STEPS = 10
 """Random steps of each environment from which observation statistics are worth having."""
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 """Of observations and of actions."""
+_STILL, _SMALL = 1e-3, 1e-6
+"""A feature with a smaller standard deviation is constant: as a share of its size, and at most."""
+_OFF = 1e-4
+"""Standard deviations by which float32 may be off the mean."""
 _COPIES = 4
 """Of a network's weights while it learns: themselves, their gradient, and the two moments of Adam."""
 
@@ -161,24 +166,32 @@ def _check_eval_env(config: TrainConfig, env: TransformedEnv, elsewhere: Spaces 
 def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
     """TorchRL's `ObservationNorm`, by the mean and standard deviation of random frames; it never changes afterwards.
 
+    Of observations that are no floats, or so far from 0 that float32 has not their mean, it is a `Standardize`.
+
     Raises:
-        ConfigError: the observation is no Box of floating-point numbers, or the frames are too few.
+        ConfigError: the observation is no Box, or an image, or the frames are too few.
     """
     least = _LEAST_STEPS * config.num_envs
     if frames < least:
         raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
     env = make_env(config, seed=seeds.integer("normalization"))
+    spec = env.observation_spec["observation"]
     try:
-        if not env.observation_spec["observation"].dtype.is_floating_point:
-            raise ConfigError(f"normalize_frames needs a Box observation of floats, and {config.env_id!r} has none")
+        if not isinstance(spec, Bounded):
+            raise ConfigError(f"normalize_frames needs a Box observation, and {config.env_id!r} has none")
+        if not spec.dtype.is_floating_point and is_image(spec, spec.shape[1:], CNN.least):
+            raise ConfigError(f"normalize_frames is given, and {config.env_id!r} has images, which the network divides")
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
             seen = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames].double()
     finally:
         env.close()
     mean, std = seen.mean(0), seen.std(0)
-    # a feature that never moved has nothing to be divided by
-    std = torch.where(std > 1e-6, std, 1.0)
+    # a feature that never moved has nothing to be divided by, and one that did by its last digits is no better
+    std = torch.where(std > (_STILL * seen.abs().amax(0)).clamp_max(_SMALL), std, 1.0)
+    moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
+    if spec.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
+        return Standardize(mean, std)
     return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
 
 
@@ -232,9 +245,9 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
                 f"divides by {divisor:g} itself; --observation-scale none leaves it at that"
             )
         return CNN(shape, config.initialization, divisor)
-    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1:
+    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1 and image_scale(spec) > 1:
         # an image too small for the convolutions
-        scale = [image_scale(spec)] * shape.numel()
+        scale = (image_scale(spec),) * shape.numel()
     try:
         return encoder(spec, dims, scale)
     except ValueError as error:
@@ -357,7 +370,7 @@ def make_state(policy: nn.Module, env: TransformedEnv, seeds: Seeds, **parts: An
     Parts that are `None` are left out.
     """
     state = {"policy": policy, "random": seeds, **parts}
-    statistics = nn.ModuleList(each for each in env.transform if isinstance(each, ObservationNorm))
+    statistics = Statistics(each for each in env.transform if isinstance(each, ObservationNorm))
     if len(statistics):
         state["observation_norm"] = statistics
     return {name: part for name, part in state.items() if part is not None}

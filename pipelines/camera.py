@@ -11,8 +11,9 @@ import numpy as np
 from torchrl.envs import TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.checked import Checked
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pixels import check_modes, check_picture, choose_drivers
+from rlpipe.pipelines.pixels import PixelObservation, check_modes, check_picture, choose_drivers
 from rlpipe.pipelines.seeding import GlobalRandom
 
 
@@ -62,11 +63,14 @@ def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
     with GlobalRandom().kept():
-        # what is observed through pictures would fail already in its reset
-        env = make_drawn(replace(env_config, from_pixels=False), seed=None, what=what)
+        env = make_drawn(env_config, seed=None, what=what)
         try:
-            env.reset()
-            Camera.of(env, env_config.env_id).take()
+            single = env.base_env.envs.envs[0]
+            if isinstance(single.env, PixelObservation):
+                # drawn from outside, because it would fail already in its reset; what it hides may be of any space
+                single = Checked(single.env.env, f"environment 0 of 1 ({env_config.env_id})")
+            single.reset()
+            Camera(single, env_config.env_id).take()
         finally:
             env.close()
 

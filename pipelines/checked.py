@@ -16,11 +16,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Dict, Discrete, Space
 
-from rlpipe.errors import TrainingError
+from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.dtypes import FaultError, cast, readable
 from rlpipe.pipelines.games import AtariGame, is_game
 from rlpipe.pipelines.notices import notice, notice_mujoco
 from rlpipe.pipelines.pixels import PixelObservation
+from rlpipe.pipelines.wrappers import check_wrappers
 
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
 _FLAGS = frozenset({bool, np.bool_})
@@ -42,6 +43,11 @@ def make_checked(
     """Make an environment, `Checked` in place of Gymnasium's checker, which warns, and only of the first step."""
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
     notice_mujoco()
+    try:
+        check_wrappers(env, spec.id)
+    except ConfigError:
+        env.close()
+        raise
     return Checked(PixelObservation(env) if from_pixels else env, who)
 
 

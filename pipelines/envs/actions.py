@@ -31,11 +31,11 @@ class ActionCast:
             raise ConfigError(f"the action space is {space}; rlpipe takes Box and Discrete spaces")
         self.dtype = np.dtype(space.dtype)
         self.start = int(space.start) if isinstance(space, Discrete) else 0
-        self._discrete = isinstance(space, Discrete)
-        self._whole = isinstance(space, Box) and self.dtype.kind in "iub"
-        if isinstance(space, Box):
-            # a missing bound is the largest number there is, beyond which an action would become infinite
-            self.low, self.high = (each if self._whole else np.nan_to_num(each) for each in (space.low, space.high))
+        self._discrete, self._whole = isinstance(space, Discrete), self.dtype.kind in "iub"
+        if isinstance(space, Discrete):
+            return
+        # a missing bound is the largest number there is, beyond which an action would become infinite
+        self.low, self.high = (each if self._whole else np.nan_to_num(each) for each in (space.low, space.high))
         if self._whole:
             low, high = _exact(space.low), _exact(space.high)
             width = np.asarray(high - low, dtype=object)

@@ -23,16 +23,11 @@ from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.notices import notice
+from rlpipe.pipelines.wrappers import check_wrappers
 
 OBSERVED = ("observation", "action_mask", "lives")
 """What an observation consists of; the mask, and lives, are there only where the environment has them."""
 
-# PyTorch only stores these, and computes nothing with them
-_READ_AS = {
-    np.dtype("uint16"): np.dtype("int32"),
-    np.dtype("uint32"): np.dtype("int64"),
-    np.dtype("uint64"): np.dtype("float64"),
-}
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -56,7 +51,7 @@ class VectorEnv(EnvBase):
             copied.
 
     Raises:
-        ConfigError: another autoreset mode or kind of space.
+        ConfigError: another autoreset mode or kind of space, or a wrapper that learns.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None, reuses_arrays: bool = True) -> None:
@@ -64,6 +59,7 @@ class VectorEnv(EnvBase):
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
+        check_wrappers(envs, getattr(envs.spec, "id", None))
         self.envs = envs
         self.cast_action = ActionCast(envs.single_action_space)
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
@@ -403,8 +399,7 @@ def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
     if isinstance(space, Discrete):
         return Categorical(int(space.n), batch, dtype=torch.int64)
     if isinstance(space, Box):
-        dtype = _READ_AS.get(space.dtype, space.dtype)
-        return _bounded(space.low.astype(dtype), space.high.astype(dtype), batch)
+        return _bounded(space.low, space.high, batch)
     raise ConfigError(f"the {key} space is {space}; rlpipe takes Box and Discrete spaces")
 
 
@@ -412,7 +407,7 @@ def _action_spec(space: Space[Any], batch: torch.Size) -> TensorSpec:
     """Actions as a policy draws them: those of a Box of integers are floats, as `ActionCast` takes them."""
     if not isinstance(space, Box):
         return _spec(space, "action", batch)
-    dtype = space.dtype if space.dtype in _FLOATS else np.dtype(np.float64)
+    dtype = np.dtype(space.dtype if space.dtype in _FLOATS else np.float64)
     # twice the bounds must be a number, or a uniform draw between them would be none
     most = float(np.finfo(dtype).max) / 2
     low, high = (bound.astype(dtype) for bound in (space.low, space.high))
