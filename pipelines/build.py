@@ -351,7 +351,7 @@ def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
     Raises:
         CheckpointError: the checkpoint is damaged, or of other networks.
     """
-    load_checkpoint(checkpoint, pipeline.state, {"policy", "loss", "observation_norm"} & set(pipeline.state))
+    load_checkpoint(checkpoint, pipeline.state, ({"policy", "loss"} & set(pipeline.state)) | pipeline.statistics())
     for module in pipeline.policy.modules():
         if isinstance(module, EpsilonGreedy):
             module.frames = module.episodes = 0
