@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchrl.collectors import BaseCollector
 from torchrl.data import Categorical
@@ -51,7 +51,7 @@ from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.memory import check_memory, transition_bytes
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.processes import AsyncProcesses, SyncProcesses
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 _LEAST_STEPS = 10
 """Random steps of each environment from which observation statistics are worth having."""
@@ -128,7 +128,7 @@ def _check_eval_env(config: TrainConfig, env: TransformedEnv) -> None:
     """Refuse an evaluation environment that the policy does not fit."""
     if config.eval_env_id is None:
         return
-    with _naming("eval_env_id", config.eval_env_id):
+    with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
         other = make_env(replace(config.eval_env, num_envs=1, backend="auto"))
     both = (env.base_env.envs, other.base_env.envs)
     spaces = [(each.single_observation_space, each.single_action_space) for each in both]
@@ -152,19 +152,25 @@ def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> Observatio
     least = _LEAST_STEPS * config.num_envs
     if frames < least:
         raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
+    with GlobalRandom().kept(seeds.integer("normalization")):
+        seen = _random_observations(config, frames, seeds)
+    mean, std = seen.mean(0), seen.std(0)
+    # a feature that never moved has nothing to be divided by
+    std = torch.where(std > 1e-6, std, 1.0)
+    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
+
+
+def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor:
     env = make_env(config, seed=seeds.integer("normalization"))
     try:
         if not env.observation_spec["observation"].dtype.is_floating_point:
             raise ConfigError(f"normalize_frames needs a Box observation of floats, and {config.env_id!r} has none")
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
-            seen = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames].double()
+        seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames].double()
+        return seen
     finally:
         env.close()
-    mean, std = seen.mean(0), seen.std(0)
-    # a feature that never moved has nothing to be divided by
-    std = torch.where(std > 1e-6, std, 1.0)
-    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
 
 
 def is_masked(env: EnvBase) -> bool:

@@ -40,8 +40,8 @@ class Pipeline:
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The `environments` of a lean collector, or of collectors in other processes, are added, and `transforms`, those
-            that learn and are in no other part. Training without a run needs none.
+            The `environments` of a lean collector, or of collectors in other processes, are added, and as `transforms`
+            those that learn and are in no other part. Training without a run needs none.
         transforms: what the policy's environment is transformed by, for its evaluation.
     """
 

@@ -116,8 +116,8 @@ def train_in(transforms, policy, config=CONFIG, frames=240):
     return collector, iter(collector)
 
 
-def stacked(number, start=None):
-    """Makes what the last observations look like side by side, the first of an episode before the first."""
+def stacked(number, become, start=None):
+    """Makes what `become` says of the last observations `[number, ...]`, filled up by the first of an episode."""
 
     def see(_):
         kept = deque(maxlen=number)
@@ -125,7 +125,7 @@ def stacked(number, start=None):
         def seen(observation):
             kept.extend([observation if start is None else start] * (0 if kept else number - 1))
             kept.append(observation)
-            return torch.stack(list(kept))
+            return become(torch.stack(list(kept)))
 
         return seen
 
@@ -159,12 +159,12 @@ KINDS = {
     "CatFrames": (
         lambda: [CatFrames(N=3, dim=-1, in_keys=["observation"])],
         6,
-        lambda _: lambda index: lambda each, see=stacked(3)(index): see(each).flatten(),
+        lambda _: stacked(3, torch.flatten),
     ),
     "TimeMaxPool": (
         lambda: [TimeMaxPool(in_keys=["observation"], T=3)],
         2,
-        lambda _: lambda index: lambda each, see=stacked(3, torch.zeros(2))(index): see(each).amax(0),
+        lambda _: stacked(3, lambda last: last.amax(0), torch.zeros(2)),
     ),
     "ObservationNorm for each": (
         lambda: [ObservationNorm(LOC.clone(), SCALE.clone(), in_keys=["observation"], standard_normal=True)],
@@ -185,9 +185,9 @@ KINDS = {
         lambda _: lambda index: lambda each: each,
     ),
     "composed": (
-        lambda: [Compose(ObservationNorm(1.0, 2.0, in_keys=["observation"]), CatFrames(2, -1, in_keys=["observation"]))],
+        lambda: [Compose(ObservationNorm(1.0, 2.0, ["observation"]), CatFrames(2, -1, in_keys=["observation"]))],
         4,
-        lambda _: lambda index: lambda each, see=stacked(2)(index): see(each * 2.0 + 1.0).flatten(),
+        lambda _: stacked(2, lambda last: (last * 2.0 + 1.0).flatten()),
     ),
 }
 
@@ -298,7 +298,7 @@ def test_a_custom_transform_gets_as_many_environments_as_it_has_room_for():
     training, _ = train_in([transform], policy)
     before = transform.kept.clone()
     for episodes in (1, 2):
-        expected = by_hand(TRAINED_IN, lambda index: lambda each, see=stacked(2)(index): see(each)[0], policy.module)[:episodes]
+        expected = by_hand(TRAINED_IN, stacked(2, lambda last: last[0]), policy.module)[:episodes]
         evaluation = evaluate(policy, CONFIG, episodes=episodes, seed=SEED, transforms=[transform])
         assert evaluation.returns == pytest.approx(expected, abs=1e-4)
     assert len(Player(EnvConfig(Drift), policy, SEED, [transform]).play(lambda _: True)) == 1
@@ -371,4 +371,3 @@ def test_a_primer_with_a_value_for_each_environment(rows):
     make_env(CONFIG, seed=0, transforms=[primer]).reset()
     evaluation = evaluate(policy, CONFIG, episodes=5, seed=SEED, transforms=[primer])
     assert evaluation.returns == pytest.approx(by_hand(5, lambda _: lambda each: each, ArgMax()), abs=1e-4)
-
