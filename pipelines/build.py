@@ -15,7 +15,7 @@ import gymnasium as gym
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchrl.collectors import BaseCollector
 from torchrl.data import Bounded, Categorical
@@ -54,7 +54,7 @@ from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.memory import check_memory, transition_bytes
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.processes import AsyncProcesses, SyncProcesses
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 _LEAST_STEPS = 10
 """Random steps of each environment from which observation statistics are worth having."""
@@ -139,7 +139,7 @@ def _eval_spaces(config: TrainConfig) -> Spaces | None:
     """The spaces of the evaluation environment, if it is another one; looked at before there are any to train in."""
     if config.eval_env_id is None:
         return None
-    with _naming("eval_env_id", config.eval_env_id):
+    with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
         if config.from_pixels:
             check_drawable(config.eval_env, "--from-pixels")
         return _spaces_of(make_env(replace(config.eval_env, num_envs=1, backend="auto")), close=True)
@@ -174,6 +174,18 @@ def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> Observatio
     least = _LEAST_STEPS * config.num_envs
     if frames < least:
         raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
+    with GlobalRandom().kept(seeds.integer("normalization")):
+        seen = _random_observations(config, frames, seeds)
+    mean, std = seen.double().mean(0), seen.double().std(0)
+    # a feature that never moved has nothing to be divided by, and one that did by its last digits is no better
+    std = torch.where(std > (_STILL * seen.double().abs().amax(0)).clamp_max(_SMALL), std, 1.0)
+    moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
+    if seen.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
+        return Standardize(mean, std)
+    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
+
+
+def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor:
     env = make_env(config, seed=seeds.integer("normalization"))
     spec = env.observation_spec["observation"]
     try:
@@ -183,16 +195,10 @@ def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> Observatio
             raise ConfigError(f"normalize_frames is given, and {config.env_id!r} has images, which the network divides")
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
-            seen = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames].double()
+        seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
+        return seen
     finally:
         env.close()
-    mean, std = seen.mean(0), seen.std(0)
-    # a feature that never moved has nothing to be divided by, and one that did by its last digits is no better
-    std = torch.where(std > (_STILL * seen.abs().amax(0)).clamp_max(_SMALL), std, 1.0)
-    moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
-    if spec.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
-        return Standardize(mean, std)
-    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
 
 
 def is_masked(env: EnvBase) -> bool:
@@ -384,7 +390,7 @@ def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
     Raises:
         CheckpointError: the checkpoint is damaged, or of other networks.
     """
-    load_checkpoint(checkpoint, pipeline.state, {"policy", "loss", "observation_norm"} & set(pipeline.state))
+    load_checkpoint(checkpoint, pipeline.state, ({"policy", "loss"} & set(pipeline.state)) | pipeline.statistics())
     for module in pipeline.policy.modules():
         if isinstance(module, EpsilonGreedy):
             module.frames = module.episodes = 0

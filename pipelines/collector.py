@@ -117,7 +117,7 @@ class SyncDataCollector(Collector):
         return (
             isinstance(self.env, TransformedEnv)
             and isinstance(self.env.base_env, VectorEnv)
-            and all(_is_pointwise(transform, self.env.base_env.root) for transform in self.env.transform)
+            and all(_is_pointwise(transform, self.env) for transform in self.env.transform)
             and self._policy_keys() <= set(self.env.base_env.root)
             and not any(isinstance(key, tuple) for key in self.policy.out_keys)
             and not (self.compiled_policy or self.cudagraphed_policy)
@@ -240,16 +240,20 @@ def _is_recurrent(policy: Any) -> bool:
     return any(hasattr(module, "make_tensordict_primer") for module in modules)
 
 
-def _is_pointwise(transform: Transform, root: Arrays) -> bool:
+def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
     """Whether it is one of `POINTWISE`, no subclass of unknown ways, and leaves the actions as they are.
 
     The action's type does not matter: the environment casts it. A normalisation with statistics for each environment
     does not fit a whole rollout, and one of what a reset does not give (a reward) needs TorchRL's way of a reset.
     """
     kind = type(transform)
-    if isinstance(transform, ObservationNorm):
-        dims = min((root[key].ndim - 1 for key in transform.in_keys if key in root), default=0)
-        if not root.keys() >= set(transform.in_keys) or per_environment(transform.loc, transform.scale, dims):
+    if kind is ObservationNorm:
+        specs = (env.base_env.observation_spec, env.observation_spec)
+        shapes = [spec[key].shape for spec in specs for key in transform.in_keys if key in spec.keys()]  # noqa: SIM118
+        if len(shapes) < len(specs) * len(transform.in_keys):
+            return False
+        dims = max((len(shape) - 1 for shape in shapes), default=0)
+        if per_environment(transform.loc, transform.scale, dims):
             return False
     return kind in POINTWISE and (kind is DoubleToFloat or not transform.in_keys_inv)
 

@@ -19,6 +19,7 @@ from torchrl.envs import Transform
 
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.environments import Environments
+from rlpipe.pipelines.envs.held import each_of, that_learn
 from rlpipe.pipelines.fleet import Fleet, FleetState
 from rlpipe.pipelines.memory import REPLAY, gpu_memory_for
 from rlpipe.pipelines.priorities import PrioritizedSampler
@@ -39,8 +40,8 @@ class Pipeline:
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The `environments` of a lean collector, or of collectors in other processes, are added. Training without a
-            run needs none.
+            The `environments` of a lean collector, or of collectors in other processes, are added, and as `transforms`
+            those that learn and are in no other part. Training without a run needs none.
         transforms: what the policy's environment is transformed by, for its evaluation.
     """
 
@@ -60,6 +61,16 @@ class Pipeline:
             if "environments" in self.state:
                 raise ValueError("the state has 'environments', a name that a lean collector's are kept under")
             self.state = {**self.state, "environments": self.environments}
+        held = {module for part in self.state.values() if isinstance(part, nn.Module) for module in part.modules()}
+        learning = [transform for transform in that_learn(self.transforms) if transform not in held]
+        if learning and "transforms" not in self.state:
+            self.state = {**self.state, "transforms": nn.ModuleList(learning)}
+
+    def statistics(self) -> set[str]:
+        """The parts of the state that hold a transform, on which depends what the policy sees."""
+        transforms = set(each_of(self.transforms))
+        modules = {name: part for name, part in self.state.items() if isinstance(part, nn.Module)}
+        return {name for name, part in modules.items() if transforms & set(part.modules())}
 
     def close(self) -> None:
         """Close the environments, and with them their processes."""

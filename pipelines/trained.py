@@ -104,7 +104,7 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
             pipeline = builder(described["algorithm"])(config.to_act())
         with contextlib.closing(pipeline):
             # what the policy sees depends on the statistics of its observations as well
-            load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
+            load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
             # whoever uses the policy opens environments of their own
             pipeline.close()
             yield Trained(described["recipe"], config, checkpoint, pipeline)

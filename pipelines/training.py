@@ -99,9 +99,9 @@ def train(
 ) -> Result:
     """Collect, learn, log, and at intervals evaluate and checkpoint, until the collector has its frames.
 
-    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it. Without
-    a run nothing is written. At each evaluation that is better than all before, the run keeps what acts, see
-    `Run.keep_best`.
+    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it, and the
+    process's generators for as long as it trains. Without a run nothing is written. At each evaluation that is better
+    than all before, the run keeps what acts, see `Run.keep_best`.
 
     Args:
         pipeline: what to train; its collector knows the total number of frames.
@@ -129,11 +129,15 @@ def train(
     if run is None and (checkpoint_every is not None or checkpoint_first):
         raise ValueError("checkpoints are written into a run, and there is none; pass a Run")
     loop = _Loop(pipeline, run, stopping or StoppingRule(), progress)
-    with naming_checkpoint(run):
+    with naming_checkpoint(run), contextlib.ExitStack() as stack:
         if pipeline.environments is not None and checkpoint_every is not None:
             pipeline.environments.note_actions()
         if run is not None:
+            before = GlobalRandom().state_dict()
             run.restore(loop.state)
+            if loop.result.frames:
+                # what the process draws afterwards is no part of the run
+                stack.callback(GlobalRandom().load_state_dict, before)
             if loop.result.frames and pipeline.environments is None:
                 _LOG.warning(
                     "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and "

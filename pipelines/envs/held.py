@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.envs import (
     ActionScaling,
@@ -40,7 +40,8 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
 
     Statistics are those of the originals and stay as they are. Where there is a row of them for each environment, `[m,
     ...]`, environment `i` takes row `i` modulo `m`. What belongs to an episode, such as stacked frames, starts empty.
-    A recurrent policy gets the transforms that it needs, where they are missing.
+    A `RandomTruncationTransform` is left out, because an evaluation is of whole episodes. A recurrent policy gets the
+    transforms that it needs, where they are missing.
 
     A custom transform is put into evaluation mode: one that learns must do so only while `self.training`.
 
@@ -52,7 +53,9 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
     Raises:
         ConfigError: a running normalisation has no statistics, or keeps them elsewhere.
     """
-    for transform in _each(transforms):
+    for transform in each_of(transforms):
+        if isinstance(transform, RandomTruncationTransform):
+            continue
         held = _copied(transform)
         held.eval()
         _settle(held, env)
@@ -62,12 +65,21 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
     env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
 
 
+def each_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
+    """Transforms one by one, those in a `Compose` too."""
+    for transform in transforms:
+        if isinstance(transform, Compose):
+            yield from each_of(transform)
+        else:
+            yield transform
+
+
 def size_for(transforms: Iterable[Transform], wanted: int) -> int:
     """How many environments to evaluate in: as many as wanted, or as in training.
 
     The latter for a custom transform with a tensor that may have a row for each of training's environments.
     """
-    for transform in _each(transforms):
+    for transform in each_of(transforms):
         container = transform.container if _is_custom(transform) else None
         rows = int(container.batch_size[0]) if container is not None and container.batch_size else 1
         if rows > 1 and any(rows in tensor.shape for tensor in _tensors(transform)):
@@ -77,20 +89,12 @@ def size_for(transforms: Iterable[Transform], wanted: int) -> int:
 
 def that_learn(transforms: Iterable[Transform]) -> list[Transform]:
     """The transforms whose state a checkpoint must hold: running normalisations, and custom ones with tensors."""
-    return [each for each in _each(transforms) if _learns(each)]
+    return [each for each in each_of(transforms) if _learns(each)]
 
 
 def per_environment(loc: Tensor, scale: Tensor, dims: int) -> bool:
     """Whether statistics have a row for each environment, where one environment's entry has so many dimensions."""
     return any(not _is_lazy(each) and each.ndim > dims and each.shape[0] > 1 for each in (loc, scale))
-
-
-def _each(transforms: Iterable[Transform]) -> Iterator[Transform]:
-    for transform in transforms:
-        if isinstance(transform, Compose):
-            yield from _each(transform)
-        else:
-            yield transform
 
 
 def _learns(transform: Transform) -> bool:
@@ -134,8 +138,6 @@ def _settle(held: Transform, env: TransformedEnv) -> None:
         held.primers = held.primers[_rows(int(held.primers.shape[0]), env)]
     elif isinstance(held, TrajCounter):
         held._make_shared_value()
-    elif isinstance(held, RandomTruncationTransform):
-        held._initialized = False
     elif isinstance(held, _STATISTICS):
         dims = [found for key in [*held.in_keys, *held.in_keys_inv] if (found := _dims(env, key)) is not None]
         for name, value in held.named_buffers():
@@ -159,14 +161,16 @@ def _settle_running(held: VecNorm | VecNormV2, env: TransformedEnv) -> None:
             "trained in"
         )
     if isinstance(held, VecNormV2):
-        for name in ("_loc", "_var"):
-            setattr(held, name, _rows_of_each(getattr(held, name), env))
+        held._loc, held._var = (_sized(statistics, env) for statistics in (held._loc, held._var))
 
 
-def _rows_of_each(statistics: TensorDictBase, env: TransformedEnv) -> TensorDictBase:
-    if not statistics.batch_size:
-        return statistics
-    return statistics[_rows(int(statistics.batch_size[0]), env)]
+def _sized(statistics: TensorDictBase, env: TransformedEnv) -> TensorDictBase:
+    sized = TensorDict()
+    for key, value in statistics.items(True, True):
+        dims = _dims(env, key)
+        rows = dims is not None and per_environment(value, value, dims)
+        sized.set(key, value[_rows(len(value), env)] if rows else value)
+    return sized
 
 
 def _empty_frames(held: CatFrames | TimeMaxPool) -> None:
