@@ -268,8 +268,8 @@ def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int,
         every: frames from one checkpoint to the next.
 
     Raises:
-        ConfigError: there is no room for one checkpoint. For the four that there are for a while, the two newest, the
-            best and the next, it is a warning.
+        ConfigError: there is no room for one checkpoint. For the three that there are for a while, the two newest and
+            the next, it is a warning.
     """
     replay = state.get("replay")
     if not isinstance(replay, FrameReplayState):
@@ -280,8 +280,8 @@ def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int,
     check_disk("the frames in a checkpoint take", kept * frames.frame_bytes, folder, way_out)
     if every is None or every >= total_frames:
         return
-    # what is in neither of two checkpoints was overwritten from one to the other; with the best one none may be shared
-    most = 2 * kept + 2 * min(kept, every)
+    # what two checkpoints do not share was overwritten from one to the other
+    most = kept + 2 * min(kept, every)
     try:
         check_disk("the frames in checkpoints take up to", most * frames.frame_bytes, folder, way_out)
     except ConfigError as error:
