@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import logging
 import shlex
 import threading
@@ -24,6 +23,7 @@ from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate, is_endless, most_copies
 from rlpipe.pipelines.failures import naming_checkpoint
 from rlpipe.pipelines.folder import read_best
+from rlpipe.pipelines.foreign import explain
 from rlpipe.pipelines.frame_replay import check_checkpoints
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
@@ -31,7 +31,7 @@ from rlpipe.pipelines.memory import gpu_memory_for
 from rlpipe.pipelines.notices import each_once
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener, Progress, Telling
-from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.recipes import builder, find_recipe, owners_of
 from rlpipe.pipelines.render import Player, record
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
@@ -287,9 +287,8 @@ def run_recipe(
     names = [field.name for field in dataclasses.fields(config)]
     for option in options:
         if option not in names:
-            near = difflib.get_close_matches(option, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-            raise ConfigError(f"{name} has no option {option!r}; {hint}")
+            hint = explain(option, [*names, "folder", "progress", "loggers"], owners_of, python=True)
+            raise ConfigError(f"{name} has no option {option!r}; {hint or 'there are ' + ', '.join(names)}")
     config = dataclasses.replace(config, **options)
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, or None")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
+from rlpipe.pipelines.names import nearest
 from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
@@ -200,8 +200,8 @@ def _available(against: list[str], *, asked: bool) -> list[str]:
 
 
 def _hint(word: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.4)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
+    near = nearest(word, allowed)
+    return f"did you mean {near}?" if near else f"there are {', '.join(allowed)}"
 
 
 def _measure(name: str, against: Sequence[str], quick: bool, seeds: Sequence[int], **more: Any) -> list[Row]:

@@ -15,7 +15,7 @@ from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.claim import default_folder
 from rlpipe.pipelines.folder import module_of, read_run
 from rlpipe.pipelines.loggers import DEFAULT, check_loggers, check_option
-from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
+from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe, owners_of
 from rlpipe.scripts.jobs import main as train_seeds
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
@@ -87,6 +87,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] == "--resume":
         return resume(arguments[1:])
+    if arguments[0].split("=")[0] == "--algo":
+        raise ConfigError("no option is called --algo; the recipe stands in front of the options: rlpipe train ppo")
     if arguments[0].startswith("-"):
         raise ConfigError(
             f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         prog=f"rlpipe train {recipe.name}",
         description=f"Train by the recipe {recipe.name}: {recipe.summary}.",
         default=Options(default),
+        owners=owners_of,
     )
     if options.seeds is not None or options.jobs is not None:
         return train_seeds(recipe, options, arguments[1:], _weights(recipe, options))
