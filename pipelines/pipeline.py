@@ -138,9 +138,11 @@ def _accumulated(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor | N
 
 def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> tuple[Iterator[Tensor], Tensor]:
     """The gradient clipped, by value and then by norm; and its norm in between. Not in place: two may be one tensor."""
+    if not gradient:
+        return iter(()), torch.zeros(())
     if max_value is not None:
         gradient = [each.clamp(-max_value, max_value) for each in gradient]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient))) if gradient else torch.zeros(())
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
     if max_norm is not None:
         # as PyTorch's clip_grad_norm_ has it
         gradient = list(torch._foreach_mul(gradient, (max_norm / (norm + 1e-6)).clamp_max(1.0)))

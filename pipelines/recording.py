@@ -52,8 +52,8 @@ def make_gradient(
             when a kind of minibatch (its shapes and types) has come ten times, and from then on runs these alone: the
             same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
             consists of, its attributes and the process's settings are watched: a change is followed, or computed by
-            autograd. Draws of PyTorch's global generator are drawn anew each time. See [what is
-            watched](../performance.md#what-a-recording-follows).
+            autograd, as "What a recording follows" on the performance page says. Draws of PyTorch's global generator
+            are drawn anew each time.
             `"compiled"` has PyTorch's compiler make code of the operations, which takes a while and rounds differently.
             `"graphed"` is `"recorded"`, and each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
 
