@@ -92,7 +92,8 @@ def gradient_step(
 
     Args:
         loss: a loss module, ours or TorchRL's; the sum of its `loss*` entries is minimised.
-        optimizer: over the loss's parameters; those that take no gradient are left alone.
+        optimizer: over the loss's parameters. Its groups and their `requires_grad` are read at each step; what takes no
+            gradient at the time is left alone.
         max_norm: scale the gradient down to this norm over all parameters.
         max_value: clamp each element of the gradient to this magnitude, before the norm is taken.
         after: called after each step, such as a `TargetUpdate`.
@@ -125,6 +126,7 @@ def gradient_step(
                 f"{type(loss).__name__} gives nothing to minimise: none of its entries {list(terms)} whose name begins "
                 f"with 'loss' ({losses}) depends on a parameter that the optimizer holds and that takes a gradient"
             )
+        gradient = [_accumulated(parameter, grad) for parameter, grad in zip(parameters, gradient, strict=True)]
         clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         for parameter, grad in zip(parameters, gradient, strict=True):
             parameter.grad = None if grad is None else next(clipped)
@@ -136,8 +138,21 @@ def gradient_step(
     return update
 
 
+def _accumulated(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor | None:
+    """The gradient after those hooks of the parameter that follow a backward pass."""
+    hooks = parameter._post_accumulate_grad_hooks
+    if gradient is None or not hooks:
+        return gradient
+    parameter.grad = gradient
+    for hook in hooks.values():
+        hook(parameter)
+    return parameter.grad
+
+
 def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> tuple[Iterator[Tensor], Tensor]:
     """The gradient clipped, by value and then by norm; and its norm in between. Not in place: two may be one tensor."""
+    if not gradient:
+        return iter(()), torch.zeros(())
     if max_value is not None:
         gradient = [each.clamp(-max_value, max_value) for each in gradient]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))

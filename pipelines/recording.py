@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torch.nn.modules import module as modules
-from torch.nn.utils import parametrize
-from torch.utils import _device
-from torchrl.envs.utils import exploration_type
 
 from rlpipe.pipelines.graphs import graphed
+from rlpipe.pipelines.kinds import kind_of
 from rlpipe.pipelines.tape import Replay, Tape, compiled, script
 from rlpipe.pipelines.watching import Watch
 
@@ -34,11 +31,10 @@ _MOST_KINDS = 4
 """Kinds that are recorded."""
 _MOST_OPERATIONS = 2_000
 """Operations from which on a recording takes longer to make than it can save."""
-_PRICE = 50
-"""Replays in which a recording saves the time that it takes to make."""
+_PRICE, _PRICE_OF_A_CHANGE = 50, 5
+"""Replays that save the time which making a recording takes; and looking anew at all that a loss consists of."""
 _CREDIT = _PRICE * 6
-_GLOBAL_HOOKS = [hooks for name, hooks in vars(modules).items() if name.startswith("_global_") and "hooks" in name]
-_USUAL = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+"""Replays that may be wanting; a loss that wants more is left to autograd."""
 _MOST_STATES = 64
 """Settings of a loss that are remembered; those that change at each update do not come again."""
 
@@ -56,8 +52,8 @@ def make_gradient(
             when a kind of minibatch (its shapes and types) has come ten times, and from then on runs these alone: the
             same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
             consists of, its attributes and the process's settings are watched: a change is followed, or computed by
-            autograd. Draws of PyTorch's global generator are drawn anew each time. See [what is
-            watched](../performance.md#what-a-recording-follows).
+            autograd, as "What a recording follows" on the performance page says. Draws of PyTorch's global generator
+            are drawn anew each time.
             `"compiled"` has PyTorch's compiler make code of the operations, which takes a while and rounds differently.
             `"graphed"` is `"recorded"`, and each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
 
@@ -94,8 +90,6 @@ class _Recording:
     used: list[bool]
     names: list[str]
     written: list[NestedKey]
-    changed: list[Tensor]
-    """Buffers that it writes into."""
     overwrites: bool
     """Whether it changes the minibatch's tensors in place."""
     exact: bool
@@ -135,11 +129,11 @@ class _Recorder:
         self._states: dict[Hashable, _State] = {}
         self._set_to: Hashable = None
         self._state = _State()
-        self._credit -= 1
+        self._credit -= _PRICE_OF_A_CHANGE
 
     def __call__(self, minibatch: TensorDictBase) -> Gradient:
-        kind, entries = self._kind(minibatch)
-        if kind is None or self._credit <= 0 or not self._follow():
+        kind, entries = kind_of(minibatch) if self._credit > 0 else (None, [])
+        if kind is None or not self._follow():
             return _differentiate(self.loss, self.parameters, minibatch)
         state = self._state
         recording = state.recordings.get(kind)
@@ -154,7 +148,7 @@ class _Recorder:
         return _differentiate(self.loss, self.parameters, minibatch)
 
     def _follow(self) -> bool:
-        """Look whether the loss is what it was, and forget the recordings where it is not; whether it may be recorded."""
+        """Forget the recordings of a loss that is another now; return whether it may be recorded at all."""
         now = self._watch.state()
         if now is None:
             self._begin()
@@ -181,21 +175,6 @@ class _Recorder:
         self._credit, self._states, self._state = 0, {}, _State()
         self._tell(reason)
 
-    def _kind(self, minibatch: TensorDictBase) -> tuple[Hashable | None, list[Tensor]]:
-        """All beside the loss that decides which operations there are; `None` for what is not recorded."""
-        kind: list[Hashable] = [exploration_type(), torch.get_default_dtype(), _device.CURRENT_DEVICE]
-        kind.append(torch.are_deterministic_algorithms_enabled())
-        entries: list[Tensor] = []
-        if _by_autograd() or not _describe(minibatch, kind, entries) or not entries:
-            return None, entries
-        # autocast remembers the casts of weights for as long as it lasts, and so goes on with older ones
-        if torch.is_autocast_enabled(entries[0].device.type):
-            return None, entries
-        # which of them are one tensor
-        which = list(map(id, entries))
-        kind += [which.index(each) for each in which] if len(set(which)) < len(which) else []
-        return tuple(kind), entries
-
     def _record(self, kind: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
         before = _leaves(minibatch)
         with Tape() as tape:
@@ -205,15 +184,18 @@ class _Recorder:
             return gradient, terms
         after = _leaves(minibatch)
         written = {key: each for key, each in after.items() if before.get(key) is not each}
+        used = [each is not None for each in gradient]
         outputs = [*[each for each in gradient if each is not None], *terms.values(), *written.values()]
         if tape.draws_elsewhere:
             self._stop("it draws from Python's or NumPy's generator, and not from PyTorch's")
         elif self._watch.state() != self._set_to:
             self._tell("it changes its own attributes each time")
-        elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs) or before.keys() - after.keys():
-            self._tell("it writes into the minibatch, or returns, what is no tensor without a graph")
+        elif before.keys() - after.keys():
+            self._tell("it takes entries out of the minibatch")
+        elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs):
+            self._tell("what it returns, or writes into the minibatch, is not all tensors without a graph")
         else:
-            self._keep(kind, tape, entries, outputs, [each is not None for each in gradient], list(terms), list(written))
+            self._keep(kind, tape, entries, outputs, used, list(terms), list(written))
         return gradient, terms
 
     def _keep(
@@ -227,9 +209,9 @@ class _Recorder:
         written: list[NestedKey],
     ) -> None:
         tape.check({id(tensor) for tensor in [*entries, *self._watch.tensors]})
-        changed, overwritten = tape.writes_into(self._watch.tensors), tape.writes_into(entries)
+        overwritten = tape.writes_into(entries)
         if self.execution == "compiled":
-            with _held([*changed, *overwritten]):
+            with _held([*self._watch.tensors, *overwritten]):
                 replay = compiled(tape, entries, outputs)
         else:
             try:
@@ -239,10 +221,12 @@ class _Recorder:
                 return
         if self.execution == "graphed":
             tape.check_graph(overwritten)
+            # batch normalisation does not say that it writes into its buffers
+            state = {id(each): each for each in [*self.loss.buffers(), *tape.writes_into(self._watch.tensors)]}
             with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                replay = graphed(replay, entries, changed)
+                replay = graphed(replay, entries, list(state.values()))
         exact = self.execution == "recorded" and entries[0].device.type == "cpu"
-        self._state.recordings[kind] = _Recording(replay, used, names, written, changed, bool(overwritten), exact)
+        self._state.recordings[kind] = _Recording(replay, used, names, written, bool(overwritten), exact)
 
     def _replay(self, recording: _Recording, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
         self._credit += 1
@@ -252,10 +236,17 @@ class _Recorder:
         # the first, second, fourth, eighth ... in two ways, as not all that a loss depends on can be watched
         copies = [each.clone() for each in entries] if recording.overwrites else entries
         beside = minibatch.copy()
-        with _held(recording.changed):
-            replayed = recording(beside, copies)
+        with _held(self._watch.tensors):
+            try:
+                replayed = recording(beside, copies)
+            except RuntimeError as error:
+                self._stop(f"TorchScript fails: {str(error).strip().splitlines()[-1]}")
+                replayed = None
         computed = _differentiate(self.loss, self.parameters, minibatch)
-        if not _same(computed, replayed) or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.written):
+        if replayed is None:
+            return computed
+        other = not _same(computed, replayed) or self._watch.state() != self._set_to
+        if other or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.written):
             self._stop(
                 "a recording of it went stale; it depends on what cannot be watched, such as a file, the clock, or "
                 "the attributes of an imported module"
@@ -290,43 +281,6 @@ def _differ(one: Tensor | None, other: Tensor | None) -> bool:
         return True
     bits = [each.detach().reshape(-1).contiguous().view(torch.uint8) for each in (one, other)]
     return not torch.equal(*bits)
-
-
-def _by_autograd() -> bool:
-    """Whether something looks on, or takes part, that a recording would pass by."""
-    modes = torch._C._len_torch_function_stack() - (_device.CURRENT_DEVICE is not None)
-    return bool(
-        torch.is_anomaly_enabled()
-        or not torch.is_grad_enabled()
-        or modes
-        or torch._C._autograd._top_saved_tensors_default_hooks(True)
-        or parametrize._cache_enabled
-        or any(_GLOBAL_HOOKS)
-    )
-
-
-def _describe(batch: TensorDictBase, kind: list[Hashable], entries: list[Tensor]) -> bool:
-    """Add what decides about operations to `kind`, and the tensors to `entries`; whether they can be recorded."""
-    if type(batch) is not TensorDict:
-        return False
-    kind += batch.batch_size, batch.device
-    for key, entry in batch.items():
-        kind.append(key)
-        if isinstance(entry, Tensor):
-            if entry.requires_grad or not (type(entry) is Tensor or _is_usual(type(entry))):
-                return False
-            kind.append((type(entry), entry.shape, entry.stride(), entry.dtype, entry.device))
-            entries.append(entry)
-        elif not _describe(entry, kind, entries):
-            return False
-    kind.append(None)
-    return True
-
-
-def _is_usual(cls: type[Tensor]) -> bool:
-    """Whether a subclass leaves it to operations what becomes of its tensors, so that a tape sees it all."""
-    function = cls.__torch_function__
-    return function is torch._C._disabled_torch_function_impl or getattr(function, "__func__", None) is _USUAL
 
 
 def _leaves(batch: TensorDictBase) -> dict[NestedKey, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -31,8 +31,9 @@ class _Reads(TorchFunctionMode):
         lists = [each for each in args if isinstance(each, (list, tuple))] if function in _FROM_PYTHON else []
         indices = args[1:] if function in (torch.tensor_split, Tensor.tensor_split) else []
         if function in _PYTHON_READS or any(isinstance(each, Tensor) for each in tree_leaves([lists, indices])):
-            name = getattr(function, "__name__", function)
-            raise ValueError(f"the loss uses {name}, which depends on data; leave its execution eager")
+            raise ValueError(
+                f"the loss uses {resolve_name(function)}, which depends on data; leave its execution eager"
+            )
         return function(*args, **(kwargs or {}))
 
 
@@ -49,6 +50,8 @@ class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.constants: set[int] = set()
+        """The `id` of tensors that the loss writes down as numbers."""
         self.draws_elsewhere = False
         """Whether Python's or NumPy's generator has drawn meanwhile."""
         self._reads, self._generators = _Reads(), _generators()
@@ -66,6 +69,10 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _depends_on_data(function, args):
             raise ValueError(f"the loss uses {function}, which depends on data; leave its execution eager")
+        if function is torch.ops.aten.lift_fresh.default:
+            # a constant: what is made of it may be written into, and each replay begins with the constant as it is
+            self.constants.add(id(args[0]))
+            function = torch.ops.aten.clone.default
         results = function(*args, **(kwargs or {}))
         self.operations.append((function, args, kwargs or {}, results))
         return results
@@ -86,13 +93,13 @@ class Tape(TorchDispatchMode):
         Raises:
             ValueError: there is one; replayed, it would stay what it was.
         """
-        for function, args, kwargs, results in self.operations:
+        known = known | self.constants
+        for _, args, kwargs, results in self.operations:
             for tensor in tree_leaves((args, kwargs)):
-                constant = function is torch.ops.aten.lift_fresh.default
-                if isinstance(tensor, Tensor) and id(tensor) not in known and not constant:
+                if isinstance(tensor, Tensor) and id(tensor) not in known:
                     raise ValueError(
-                        f"the loss reads a tensor of shape {list(tensor.shape)} that is neither an entry of its "
-                        "in_keys, nor a parameter or buffer; leave its execution eager"
+                        f"the loss reads a tensor of shape {list(tensor.shape)} that is neither an entry of the "
+                        "minibatch, nor held by the loss; leave its execution eager"
                     )
             known.update(map(id, tree_leaves(results)))
 
@@ -121,8 +128,8 @@ class Tape(TorchDispatchMode):
 
 
 def _generators() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, keys.tobytes(), *rest  # type: ignore[union-attr]
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), state[0], state[1].tobytes(), *state[2:]
 
 
 def _memory(tensor: Tensor) -> int:
@@ -132,7 +139,8 @@ def _memory(tensor: Tensor) -> int:
 def _written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The arguments that an operation writes into."""
     declared = function._schema.arguments
-    given = [*zip(declared, args, strict=False), *((each, kwargs[each.name]) for each in declared if each.name in kwargs)]
+    named = [(each, kwargs[each.name]) for each in declared if each.name in kwargs]
+    given = [*zip(declared, args, strict=False), *named]
     leaves = tree_leaves([value for each, value in given if each.alias_info is not None and each.alias_info.is_write])
     return [each for each in leaves if isinstance(each, Tensor)]
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import dis
 import functools
-import logging
-import re
-import sys
-import threading
 import types
-import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
 from enum import Enum
@@ -21,20 +15,29 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from rlpipe.pipelines.contents import (
+    FIXED,
+    WRAPPERS,
+    content_of,
+    exact,
+    getter,
+    globals_of,
+    is_library,
+    is_plain,
+    is_python,
+    is_usual,
+    may_change,
+    names_of,
+    of_library,
+    slots_of,
+)
 
 _MOST = 4_000
 """Values that are watched; with more, looking at all of them takes longer than a recording saves."""
 _MOST_BYTES = 4_096
 """Of a NumPy array, whose numbers are compared one by one."""
-_LIBRARIES = ("torch", "torchrl", "tensordict", "rlpipe", "numpy", "gymnasium")
-"""Packages whose classes, functions and hooks stay what they are."""
-
-_NUMBERS = (float, complex, np.generic)
-_PLAIN = (int, str, bytes, type(None), Enum, range, type(...), torch.dtype, torch.device, torch.layout, *_NUMBERS)
-_PLAIN += (torch.memory_format, np.dtype)
-_FIXED = (type, types.ModuleType, types.BuiltinFunctionType, torch.Generator, re.Pattern, logging.Logger)
-_FIXED += (weakref.ref, type(threading.Lock()), type(threading.RLock()), types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
-"""Known by which one they are. What a `torch.Generator` draws cannot be recorded at all."""
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _IGNORED = {"_abc_impl", "_non_persistent_buffers_set", *(name for name in vars(nn.Module()) if "hook" in name)}
 _TENSOR = attrgetter("requires_grad", "dtype", "device", "shape")
@@ -68,8 +71,8 @@ class Watch:
             self._refuse(f"{type(roots[0]).__name__} holds more than {_MOST} things, too many to watch")
         self._lengths = list(map(len, self._sized))
         self._values = self._read()
-        self._plain = [index for index, value in enumerate(self._values) if _is_plain(value)]
-        self._numbers = tuple(_exact(self._values[index]) for index in self._plain)
+        self._plain = [index for index, value in enumerate(self._values) if is_plain(value)]
+        self._numbers = tuple(exact(self._values[index]) for index in self._plain)
         self._addresses = self._where() if addresses else None
         self._contents = [array.tobytes() for array in self._arrays]
 
@@ -97,17 +100,17 @@ class Watch:
     def _follow(self, values: list[object]) -> bool:
         """Take note of other plain values in the place of plain ones; whether no others have changed."""
         changed = [index for index, (new, old) in enumerate(zip(values, self._values, strict=True)) if new is not old]
-        if not all(_is_plain(values[index]) and _is_plain(self._values[index]) for index in changed):
+        if not all(is_plain(values[index]) and is_plain(self._values[index]) for index in changed):
             return False
         self._values = values
-        self._numbers = tuple(_exact(values[index]) for index in self._plain)
+        self._numbers = tuple(exact(values[index]) for index in self._plain)
         return True
 
     def _read(self) -> list[object]:
         values: list[object] = list(map(type, self._objects))
         values += chain.from_iterable(self._iterables)
-        for getter, source in self._slots:
-            values += getter(source)
+        for look, source in self._slots:
+            values += look(source)
         return values
 
     def _where(self) -> list[int]:
@@ -117,28 +120,33 @@ class Watch:
         self.reason = self.reason or reason
 
     def _add(self, value: object, name: str) -> None:
-        if id(value) in self._seen or _is_plain(value) or isinstance(value, _FIXED):
+        if id(value) in self._seen or is_plain(value) or isinstance(value, FIXED):
             return
         self._seen[id(value)] = value
-        if isinstance(value, Tensor):
+        if isinstance(value, type):
+            self._add_type(value)
+        elif isinstance(value, Tensor):
             self._add_tensor(value, name)
         elif isinstance(value, nn.Module):
             self._add_module(value, name)
         elif type(value) is TensorDict:
-            self._add_dict(value._tensordict, name)
+            self._add_dict(vars(value)["_tensordict"], name)
             self._add_names(vars(value), ("_batch_size", "_device"), name)
         elif isinstance(value, np.ndarray):
             self._add_array(value, name)
-        elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial, *_WRAPPERS)):
+        elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial, *WRAPPERS)):
             self._add_callable(value, name)
         elif isinstance(value, (list, tuple, set, frozenset, deque, dict)):
             self._add_holder(value, name)
-        elif _is_python(type(value)) and not isinstance(value, TensorDictBase):
+        elif is_python(type(value)) and not isinstance(value, TensorDictBase):
             self._add_object(value, name)
         else:
             self._refuse(f"{name} is a {type(value).__name__}, whose content cannot be watched")
 
     def _add_tensor(self, tensor: Tensor, name: str) -> None:
+        if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_nested or not is_usual(type(tensor)):
+            self._refuse(f"{name} is a {type(tensor).__name__} of a kind that is not recorded")
+            return
         self.tensors.append(tensor)
         if tensor.grad_fn is not None:
             self._refuse(f"{name} is a tensor with a graph of its own")
@@ -146,12 +154,12 @@ class Watch:
             self._add_dict(vars(tensor), name)
 
     def _add_module(self, module: nn.Module, name: str) -> None:
-        if isinstance(module, torch.jit.ScriptModule):
-            self._refuse(f"{name} is a ScriptModule, whose content cannot be watched")
+        if isinstance(module, torch.jit.ScriptModule) or module._compiled_call_impl is not None:
+            self._refuse(f"{name} is compiled, so that its content cannot be watched")
             return
         for kind in _HOOKS:
             hooks = vars(module)[kind]
-            if any(not _of_library(hook) for hook in hooks.values()):
+            if any(not of_library(hook) for hook in hooks.values()):
                 self._refuse(f"{name} has hooks, which may do anything")
             self._add_dict(hooks, name)
         for kind in ("_parameters", "_buffers", "_modules"):
@@ -159,32 +167,35 @@ class Watch:
         own = vars(module)
         self._sized.append(own)
         self._add_names(own, [each for each in own if each not in _IGNORED], name)
-        self._add_class(module, name)
+        self._add_class(module)
 
     def _add_object(self, value: object, name: str) -> None:
         own = getattr(value, "__dict__", {})
         self._sized.append(own)
         self._add_names(own, list(own), name)
-        slots = [each for cls in type(value).__mro__ for each in _slots_of(cls) if hasattr(value, each)]
+        slots = [each for cls in type(value).__mro__ for each in slots_of(cls) if hasattr(value, each)]
         if slots:
-            self._slots.append((_getter(attrgetter, slots), value))
+            self._slots.append((getter(attrgetter, slots), value))
             self._pending += [(getattr(value, each), f"{name}.{each}") for each in slots]
-        self._add_class(value, name)
+        self._add_class(value)
 
-    def _add_class(self, value: object, name: str) -> None:
+    def _add_class(self, value: object) -> None:
         """The class of an object, and what users' classes define."""
         self._objects.append(value)
-        for cls in type(value).__mro__:
-            if id(cls) not in self._seen and not _of_library(cls):
-                self._seen[id(cls)] = cls
-                own = vars(cls)
-                self._sized.append(own)
-                names = [each for each, held in own.items() if each[:2] != "__" or isinstance(held, types.FunctionType)]
-                self._add_names(own, [each for each in names if each not in _IGNORED], cls.__name__)
+        self._pending += [(cls, cls.__name__) for cls in type(value).__mro__]
+
+    def _add_type(self, cls: type) -> None:
+        if issubclass(cls, nn.Module):
+            self._slots.append((attrgetter("forward", "__call__"), cls))
+        if not of_library(cls) and not issubclass(cls, Enum):
+            own = vars(cls)
+            self._sized.append(own)
+            names = [each for each, held in own.items() if each[:2] != "__" or isinstance(held, types.FunctionType)]
+            self._add_names(own, [each for each in names if each not in _IGNORED], cls.__name__)
 
     def _add_names(self, holder: Any, names: Sequence[str], name: str) -> None:
         if names:
-            self._slots.append((_getter(itemgetter, names), holder))
+            self._slots.append((getter(itemgetter, names), holder))
             self._pending += [(holder[each], f"{name}.{each}") for each in names]
 
     def _add_dict(self, holder: Any, name: str, ordered: bool = False) -> None:
@@ -201,10 +212,10 @@ class Watch:
         if not isinstance(holder, (tuple, frozenset)):
             self._sized.append(holder)
             self._iterables.append(holder)
-        self._pending += [(each, f"{name}[{index}]") for index, each in enumerate(holder)]
+        self._pending += [(each, f"an entry of {name}") for each in holder]
         if isinstance(holder, dict):
             self._iterables.append(holder.values())
-            self._pending += [(each, f"{name}[{key!r}]") for key, each in holder.items()]
+            self._pending += [(each, f"an entry of {name}") for each in holder.values()]
         if hasattr(holder, "__dict__"):
             self._add_object(holder, name)
 
@@ -217,85 +228,20 @@ class Watch:
         """A function, with what it closes over, its defaults, and the global variables that it reads by their name."""
         inner = [getattr(function, each, None) for each in ("__func__", "__self__", "fget", "func", "args", "keywords")]
         self._pending += [(each, name) for each in inner if each is not None and not isinstance(each, type)]
-        if not isinstance(function, types.FunctionType) or _of_library(function):
+        if not isinstance(function, types.FunctionType) or of_library(function):
             return
         for cell in function.__closure__ or ():
-            self._slots.append((_content_of, cell))
-            self._pending += [(each, name) for each in _content_of(cell)]
+            self._slots.append((content_of, cell))
+            self._pending += [(each, name) for each in content_of(cell)]
         self._slots.append((attrgetter("__code__", "__defaults__", "__kwdefaults__"), function))
+        self._add_dict(vars(function), name)
         self._pending += [(each, name) for each in (function.__defaults__, function.__kwdefaults__)]
         scope = function.__globals__
-        read = [each for each in _globals_of(function.__code__) if each in scope]
+        read = [each for each in globals_of(function.__code__) if each in scope]
         if read:
-            self._slots.append((_getter(itemgetter, read), scope))
-        self._pending += [(scope[each], f"the global {each}") for each in read if _may_change(scope[each])]
-
-
-_WRAPPERS = (staticmethod, classmethod, property)
-
-
-def _getter(kind: Callable[..., Any], names: Sequence[str]) -> Callable[[Any], tuple[object, ...]]:
-    # one name alone would give the value itself
-    return kind(*names) if len(names) > 1 else kind(*names, *names)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value cannot change, and is known by its type and what it is equal to."""
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
-
-
-def _exact(value: Any) -> Hashable:
-    """Equal for values that a computation cannot tell apart: not for 1 and 1.0 and True, not for 0.0 and -0.0."""
-    if isinstance(value, tuple):
-        return type(value), tuple(map(_exact, value))
-    return type(value), repr(value) if isinstance(value, _NUMBERS) else value
-
-
-def _content_of(cell: types.CellType) -> tuple[object, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:
-        # not assigned yet
-        return ()
-
-
-def _of_library(value: Any) -> bool:
-    """Whether a class, function or object is one that a library brings along."""
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return str(named.__module__).partition(".")[0] in (*_LIBRARIES, *sys.stdlib_module_names)
-
-
-def _is_python(cls: type) -> bool:
-    """Whether all that its instances hold is in their `__dict__` and `__slots__`; others keep theirs in C."""
-    return all(base.__flags__ & _HEAP_TYPE and not _is_extension(base.__module__) for base in cls.__mro__[:-1])
-
-
-_HEAP_TYPE = 1 << 9
-
-
-@functools.cache
-def _is_extension(module: str) -> bool:
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return module in sys.builtin_module_names or file.endswith((".so", ".pyd"))
-
-
-def _slots_of(cls: type) -> list[str]:
-    slots = vars(cls).get("__slots__", ())
-    return [each for each in ([slots] if isinstance(slots, str) else slots) if not each.startswith("__")]
-
-
-@functools.cache
-def _globals_of(code: types.CodeType) -> list[str]:
-    """Names of the global variables that a function, and those that it defines, read."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            names.update(_globals_of(inner))
-    return sorted(names)
-
-
-def _may_change(value: object) -> bool:
-    """Whether a global variable's content is watched too; of others, such as modules, only which one it is."""
-    if isinstance(value, types.FunctionType):
-        return not _of_library(value)
-    return isinstance(value, (Tensor, nn.Module, list, dict, tuple, set, np.ndarray))
+            self._slots.append((getter(itemgetter, read), scope))
+        self._pending += [(scope[each], f"the global {each}") for each in read if may_change(scope[each])]
+        for module in (scope[each] for each in read if isinstance(scope[each], types.ModuleType)):
+            if not is_library(module.__name__):
+                own = vars(module)
+                self._add_names(own, [each for each in names_of(function.__code__) if each in own], module.__name__)

@@ -53,6 +53,90 @@ def test_parameters_that_take_no_gradient_are_left_alone():
     assert loss.frozen.tolist() == [1.0, 1.0]
 
 
+class Heads(nn.Module):
+    """Two heads on a trunk."""
+
+    in_keys = ["x"]
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 1), nn.Linear(4, 1)
+
+    def forward(self, batch):
+        features = self.trunk(batch["x"]).tanh()
+        return TensorDict({"loss": (self.first(features) + self.second(features)).square().mean()})
+
+
+def double(parameter):
+    parameter.grad.mul_(2)
+
+
+def weights_of(execution, make_optimizer):
+    """All weights after each of a hundred updates, between which parameters are frozen, thawed, added and hooked."""
+    torch.manual_seed(0)
+    loss = Heads()
+    loss.trunk.requires_grad_(False)
+    optimizer = make_optimizer([*loss.trunk.parameters(), *loss.first.parameters()])
+    update = None if execution == "plain" else gradient_step(loss, optimizer, execution=execution)
+    changes = {
+        20: lambda: loss.trunk.requires_grad_(True),
+        35: lambda: loss.first.bias.requires_grad_(False),
+        50: lambda: optimizer.add_param_group({"params": list(loss.second.parameters()), "lr": 0.5}),
+        60: lambda: loss.trunk.requires_grad_(False),
+        70: lambda: loss.first.weight.register_post_accumulate_grad_hook(double),
+        80: lambda: loss.first.weight.register_hook(lambda gradient: gradient * 3),
+        90: lambda: optimizer.load_state_dict(optimizer.state_dict()),
+    }
+    for number in range(100):
+        changes.get(number, lambda: None)()
+        batch = TensorDict({"x": torch.randn(8, 3)}, [8])
+        if update is not None:
+            update(batch)
+        else:
+            optimizer.zero_grad()
+            loss(batch)["loss"].backward()
+            optimizer.step()
+        yield torch.cat([each.detach().flatten() for each in loss.parameters()])
+
+
+@pytest.mark.parametrize("execution", ["eager", "recorded"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda each: torch.optim.Adam(each, lr=0.01),
+        lambda each: torch.optim.SGD(each, lr=0.1, momentum=0.9, weight_decay=0.1),
+    ],
+)
+def test_what_is_frozen_thawed_and_added_learns_as_in_a_plain_loop(execution, optimizer):
+    expected, actual = weights_of("plain", optimizer), weights_of(execution, optimizer)
+    for number, (one, other) in enumerate(zip(list(expected), list(actual), strict=True)):
+        assert torch.equal(one, other), number
+
+
+def test_a_step_without_anything_to_learn_says_so_and_goes_on_once_there_is():
+    loss = Heads().requires_grad_(False)
+    update = gradient_step(loss, torch.optim.SGD(loss.parameters(), lr=1.0))
+    batch = TensorDict({"x": torch.ones(2, 3)}, [2])
+    with pytest.raises(ValueError, match="depends on a parameter that the optimizer holds and that takes a gradient"):
+        update(batch)
+    loss.requires_grad_(True)
+    assert update(batch)["grad_norm"].item() > 0
+
+
+def test_an_optimizer_that_steps_in_its_parameters_hooks_is_left_to_it():
+    loss, seen = Heads(), []
+
+    def keep(parameter):
+        seen.append(parameter.grad)
+        parameter.grad = None
+
+    for parameter in loss.parameters():
+        parameter.register_post_accumulate_grad_hook(keep)
+    update = gradient_step(loss, torch.optim.SGD(loss.parameters(), lr=1.0), max_norm=1.0)
+    assert update(TensorDict({"x": torch.ones(2, 3)}, [2]))["grad_norm"].item() == 0
+    assert len(seen) == 6
+
+
 def frames(start, count):
     values = torch.arange(start, start + count).reshape(2, -1)
     after = TensorDict({"reward": values.unsqueeze(-1)}, values.shape)

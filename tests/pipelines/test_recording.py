@@ -1,5 +1,10 @@
 """Recorded gradients against autograd's, bit for bit; when they are recorded, and what cannot be."""
 
+import itertools
+import os
+import random
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +12,8 @@ from images import IMAGES
 from tensordict import LazyStackedTensorDict, TensorDict
 from torch import nn
 from torchrl.data import Categorical
+from torchrl.modules import QValueActor
+from torchrl.objectives import DQNLoss as StockDQNLoss
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import ReinforceLoss
@@ -318,6 +325,53 @@ class Random(Two):
         return TensorDict({"loss": (self.weight * batch.get("x") * noise).mean()})
 
 
+class Reads(Two):
+    """Multiplies by what a function makes of the minibatch, of the loss itself, or of nothing."""
+
+    def __init__(self, read, **held):
+        super().__init__()
+        self.read = read
+        for name, value in held.items():
+            setattr(self, name, value)
+
+    def forward(self, batch):
+        return TensorDict({"loss": (self.weight * batch.get("x") * self.read(self, batch)).mean()})
+
+
+READS = {
+    "torch.Tensor.item": lambda loss, batch: batch["y"].max().item(),
+    "torch.Tensor.tolist": lambda loss, batch: max(batch["y"].tolist()),
+    "torch.Tensor.numpy": lambda loss, batch: float(batch["y"].numpy().max()),
+    "torch.Tensor.__array__": lambda loss, batch: float(np.asarray(batch["y"]).max()),
+    "torch.Tensor.__dlpack__": lambda loss, batch: float(np.from_dlpack(batch["y"]).max()),
+    "torch.Tensor.__bool__": lambda loss, batch: 2.0 if batch["y"].max() > 3 else 1.0,
+    "torch.Tensor.__int__": lambda loss, batch: int(batch["y"].max()),
+    "torch.Tensor.__float__": lambda loss, batch: float((batch["x"] * 2).max()),
+    "torch.Tensor.__format__": lambda loss, batch: float(f"{batch['y'].max():.3f}"),
+    "torch.Tensor.__repr__": lambda loss, batch: len(repr(batch["y"])),
+    "torch.Tensor.data_ptr": lambda loss, batch: batch["y"].data_ptr() % 2,
+    "torch.Tensor.untyped_storage": lambda loss, batch: batch["y"].untyped_storage()[0],
+    "torch.tensor": lambda loss, batch: torch.tensor([batch["y"].max(), 1.0]).max(),
+    "torch.as_tensor": lambda loss, batch: torch.as_tensor([batch["y"].max(), 1.0]).max(),
+    "aten._unique2": lambda loss, batch: batch["y"].unique().sum(),
+    "aten.index": lambda loss, batch: batch["y"][batch["y"] > 2].sum(),
+    "aten.nonzero": lambda loss, batch: (batch["y"] > 2).nonzero().sum(),
+}
+
+
+def numbered(number):
+    return TensorDict({"x": torch.ones(4) * number, "y": torch.arange(4.0) + number}, [4])
+
+
+@pytest.mark.parametrize("name", READS)
+def test_python_that_reads_tensors_is_refused(name):
+    gradient_of = make_gradient(loss := Reads(READS[name]), list(loss.parameters()), "recorded")
+    for number in range(9):
+        gradient_of(numbered(number))
+    with pytest.raises(ValueError, match=f"the loss uses {name}.*, which depends on data; leave its execution eager"):
+        gradient_of(numbered(9))
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [(Undeclared, r"reads a tensor of shape \[1\] that is neither"), (Random, "uses a Generator, which cannot")],
@@ -329,6 +383,192 @@ def test_what_a_recording_cannot_follow_is_refused(kind, message):
         gradient_of(batch)
     with pytest.raises(ValueError, match=message):
         gradient_of(batch)
+
+
+def count(loss, batch):
+    loss.calls += 1
+    return 1 / loss.calls
+
+
+def append(loss, batch):
+    loss.calls.append(1.0)
+    return 1 / len(loss.calls)
+
+
+def write(loss, batch):
+    batch.set("z", batch["y"] * 2)
+    batch.set("y", batch["y"] + 1)
+    batch.set(("next", "z"), batch["x"] * 3)
+    return 1.0
+
+
+# whether it is recorded, and why not
+EAGER = {
+    "counter": (lambda: Reads(count, calls=0), None),
+    "list": (lambda: Reads(append, calls=[]), None),
+    "python": (lambda: Reads(lambda loss, batch: random.random()), "Python's or NumPy's generator"),
+    "numpy": (lambda: Reads(lambda loss, batch: np.random.rand()), "Python's or NumPy's generator"),  # noqa: NPY002
+    "generator": (
+        lambda: Reads(lambda loss, batch: loss.generator.random(), generator=np.random.default_rng(0)),
+        "Reads.generator is a Generator, whose content cannot be watched",
+    ),
+    "iterator": (lambda: Reads(lambda loss, batch: next(loss.numbers), numbers=itertools.count(1)), "is a count"),
+    "array": (lambda: Reads(lambda loss, batch: loss.array[0], array=np.ones(2_000)), "16000 bytes, too many"),
+    "taken out": (lambda: Reads(lambda loss, batch: batch.pop("y")), "it takes entries out of the minibatch"),
+    "written": (lambda: Reads(write), ""),
+    "in place": (lambda: Reads(lambda loss, batch: batch["y"].mul_(2)), ""),
+    "part in place": (lambda: Reads(lambda loss, batch: batch["y"][:1].mul_(2)), ""),
+    "constant in place": (lambda: Reads(lambda loss, batch: torch.tensor([0.0]).add_(batch["y"].sum())), ""),
+    "tensor held": (lambda: Reads(lambda loss, batch: loss.held.add_(1), held=torch.zeros(1)), ""),
+    "lstm": (
+        lambda: Reads(lambda loss, batch: loss.lstm(batch["x"][:, None])[0].mean(), lstm=nn.LSTM(1, 2)),
+        "TorchScript",
+    ),
+    "dropout": (lambda: Reads(lambda loss, batch: nn.functional.dropout(batch["y"])), ""),
+    "keys": (lambda: Reads(lambda loss, batch: len(list(batch.keys()))), ""),
+}
+
+
+def compare(make, batches, change=lambda loss, number: None):
+    """Both gradients of each minibatch, to the bit, and what becomes of the minibatch."""
+    found = []
+    for execution in ("eager", "recorded"):
+        for generator in (torch.manual_seed, random.seed, np.random.seed):
+            generator(0)
+        loss = make()
+        gradient_of = make_gradient(loss, list(loss.parameters()), execution)
+        bits = []
+        for number, batch in enumerate(batches()):
+            change(loss, number)
+            gradient, terms = gradient_of(batch)
+            tensors = [*gradient, *terms.values(), *(batch[key] for key in sorted(batch.keys(True, True), key=str))]
+            bits.append([None if each is None else (each.dtype, each.numpy().tobytes()) for each in tensors])
+        found.append(bits)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_what_happens_in_a_loss_happens_each_time(name, recorded, caplog):
+    make, reason = EAGER[name]
+    compare(make, lambda: [numbered(number) for number in range(30)])
+    assert len(recorded) == (reason == "" or name == "lstm")
+    assert (reason or "") in caplog.text
+    assert len(caplog.records) == bool(reason)
+
+
+def test_a_recording_that_goes_stale_is_found_out_and_left_to_autograd(monkeypatch, recorded, caplog):
+    monkeypatch.setenv("FACTOR", "1.0")
+    loss = Reads(lambda loss, batch: float(os.environ["FACTOR"]))
+    gradient_of = make_gradient(loss, [loss.weight], "recorded")
+    for number in range(14):
+        assert gradient_of(numbered(number))[0][0].item() == number
+    monkeypatch.setenv("FACTOR", "2.0")
+    # four replays are behind it, and the eighth is compared
+    for number in range(3):
+        gradient_of(numbered(number))
+    for number in range(1, 40):
+        assert gradient_of(numbered(number))[0][0].item() == 2 * number
+    assert len(recorded) == 1
+    assert [each.getMessage() for each in caplog.records] == [
+        "the gradient of Reads is computed by autograd: a recording of it went stale; it depends on what cannot be "
+        "watched, such as a file, the clock, or the attributes of an imported module"
+    ]
+
+
+def test_numbers_that_change_each_time_stay_with_autograd_and_are_not_kept(recorded):
+    loss = Two()
+    gradient_of = make_gradient(loss, [loss.weight], "recorded")
+    for number in range(300):
+        loss.scale = 0.5**number
+        gradient_of(numbered(number))
+    assert not recorded
+    assert len(gradient_of._states) <= recording._MOST_STATES
+
+
+def test_a_loss_that_is_another_each_time_is_not_looked_at_for_ever(recorded, caplog):
+    def change(loss, number):
+        loss.part = nn.Identity()
+
+    compare(Two, lambda: [numbered(number) for number in range(100)], change)
+    assert not recorded
+    assert "what it consists of changes all the time" in caplog.text
+
+
+def test_recordings_that_are_not_used_much_are_not_made_again_and_again(recorded):
+    def change(loss, number):
+        if number % 12 == 0:
+            loss.part = nn.Identity()
+
+    compare(Two, lambda: [numbered(number) for number in range(240)], change)
+    assert 3 <= len(recorded) <= 6
+
+
+@pytest.mark.parametrize("number", [1, True, -0.0, np.float32(1.0), None])
+def test_numbers_that_are_equal_are_not_taken_for_one(number, recorded):
+    """An integer keeps the type of what it is multiplied by; zeros have signs."""
+
+    def read(loss, batch):
+        return 3.0 if loss.scale is None else 1.0 / (batch["y"].long() * loss.scale + loss.scale)
+
+    before = 0.0 if number == 0 else 1.0
+
+    def change(loss, at):
+        loss.scale = before if at < 14 else number
+
+    compare(lambda: Reads(read, scale=before), lambda: [numbered(at) for at in range(30)], change)
+    assert len(recorded) == 2
+
+
+def test_nested_entries_and_those_beyond_in_keys_are_read():
+    loss = Reads(lambda loss, batch: batch["deep", "x"] if ("deep", "x") in batch.keys(True) else batch["y"])
+    loss.in_keys = ["deep"]
+
+    def batches():
+        for number in range(40):
+            batch = numbered(number)
+            if number % 20 < 13:
+                batch["deep"] = TensorDict({"x": batch["y"] * 2}, [4])
+            yield batch
+
+    compare(lambda: loss, batches)
+
+
+def test_stock_losses_read_beyond_their_in_keys():
+    def make():
+        network = QValueActor(MLP(4, 2, (8,)), spec=Categorical(2), action_space="categorical")
+        # without a target network, of which TorchRL would warn
+        return StockDQNLoss(network, delay_value=False)
+
+    draw = torch.Generator().manual_seed(0)
+    flag = torch.zeros(32, 1, dtype=torch.bool)
+    batch = TensorDict(
+        {
+            "observation": torch.randn(32, 4, generator=draw),
+            "action": torch.randint(2, (32,), generator=draw),
+            "priority_weight": torch.rand(32, generator=draw),
+            "next": {
+                "observation": torch.randn(32, 4, generator=draw),
+                "reward": torch.randn(32, 1, generator=draw),
+                "terminated": flag,
+                "done": flag,
+            },
+        },
+        [32],
+    )
+
+    compare(make, lambda: [batch.clone() for _ in range(14)])
+
+
+def test_anomalies_are_looked_for_by_autograd(recorded):
+    eager, scalars = train(dqn, REPLAY)
+    assert len(recorded) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autograd.detect_anomaly(check_nan=False):
+            weights, watched = train(dqn, REPLAY)
+    assert len(recorded) == 1
+    assert equal(weights, eager)
+    assert all(equal(dict(one), dict(other)) for one, other in zip(watched, scalars, strict=True))
 
 
 def test_compiled_updates_are_left_to_pytorchs_compiler(monkeypatch):
