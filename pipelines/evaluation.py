@@ -74,7 +74,8 @@ def evaluate(
     """Run whole episodes and keep the return and length of each.
 
     The episodes are divided over at most `MAX_ENVS` environments beforehand, so that short episodes have no better
-    chance to be counted than long ones. Neither the policy nor any of its random generators is changed.
+    chance to be counted than long ones; their returns are the environment's own, whatever transforms make of rewards.
+    Neither the policy nor any random generator is changed, the process's own included.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -82,11 +83,12 @@ def evaluate(
         episodes: how many.
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
-        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here. Of
+            statistics for each environment, `[n, ...]`, environment `i` takes row `i` modulo `n`.
 
     Raises:
         TypeError: the environment is no `EnvConfig`.
-        ConfigError: no episodes, or an environment that cannot be had.
+        ConfigError: no episodes, an environment that is not available, or a transform without statistics.
     """
     check_is_config(env_config)
     if episodes < 1:
