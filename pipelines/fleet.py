@@ -290,8 +290,8 @@ def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Call
     for each in env.transform:
         if isinstance(each, (VecNorm, VecNormV2)):
             raise ConfigError(
-                f"{type(each).__name__} would have other statistics in each collector process, and none in evaluations; "
-                "collect in one process, or use ObservationNorm"
+                f"{type(each).__name__} would have other statistics in each collector process; collect in one process, "
+                "or use ObservationNorm"
             )
     share = replace(config, num_envs=config.num_envs // collectors)
     return [EnvCopy(share, env.base_env.first_seed, env.transform, index) for index in range(collectors)]
