@@ -139,7 +139,7 @@ class Tally:
     """
 
     def __init__(self, env: VectorEnv, quotas: Sequence[int]) -> None:
-        self._env, self._advance, self._restart = env, env.advance, env.restart
+        self._advance, self._restart = env.advance, env.restart
         self._quotas, self.missing = quotas, sum(quotas)
         self.returns: list[list[float]] = [[] for _ in quotas]
         self.lengths: list[list[int]] = [[] for _ in quotas]
