@@ -44,7 +44,8 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
     A `RandomTruncationTransform` is left out, because an evaluation is of whole episodes. A recurrent policy gets the
     transforms that it needs, where they are missing.
 
-    A custom transform is put into evaluation mode: one that learns must do so only while `self.training`.
+    A custom transform that learns needs a `freeze()` that stops it, as `VecNorm` has. (TorchRL's environments put their
+    transforms into evaluation mode in training too.)
 
     Args:
         env: a new environment of any size.
@@ -60,7 +61,6 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
         if isinstance(transform, RandomTruncationTransform):
             continue
         held = _copied(transform)
-        held.eval()
         _settle(held, env)
         env.append_transform(held)
     if policy is not None:

@@ -315,9 +315,13 @@ def test_a_custom_transform_is_told_not_to_learn():
         def __init__(self):
             super().__init__(in_keys=["observation"], out_keys=["observation"])
             self.register_buffer("seen", torch.zeros(()))
+            self.frozen = False
+
+        def freeze(self):
+            self.frozen = True
 
         def _apply_transform(self, obs):
-            self.seen += self.training
+            self.seen += not self.frozen
             return obs + self.seen
 
         def _reset(self, tensordict, after):
@@ -329,7 +333,7 @@ def test_a_custom_transform_is_told_not_to_learn():
     evaluate(policy, CONFIG, episodes=1, seed=SEED, transforms=[transform])
     drift = Drift()
     assert seen[0].flatten().tolist() == drift.reset(seed=seeds(1)[0])[0].tolist()
-    assert transform.training
+    assert not transform.frozen
     assert transform.seen == 0
 
 
