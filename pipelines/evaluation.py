@@ -92,8 +92,9 @@ def evaluate(
     """Run whole episodes and keep the return and length of each.
 
     The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
-    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them. Neither the
-    policy nor any of its random generators is changed.
+    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them; their returns are
+    the environment's own, whatever transforms make of rewards. Neither the policy nor any random generator is changed,
+    the process's own included.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -101,13 +102,14 @@ def evaluate(
         episodes: how many.
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
-        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here. Of
+            statistics for each environment, `[n, ...]`, environment `i` takes row `i` modulo `n`.
         num_envs: how many environments are open at most; by default `MAX_ENVS` of those that Gymnasium, ALE and rlpipe
             bring along, and one of any other, of which perhaps no more can run. With fewer, streams wait their turn.
 
     Raises:
         TypeError: the environment is no `EnvConfig`.
-        ConfigError: no episodes, no environments, or an environment that cannot be had.
+        ConfigError: no episodes, no environments, one that is not available, or a transform without statistics.
     """
     check_is_config(env_config)
     if episodes < 1:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
-from torchrl.envs import EnvBase, Transform, TransformedEnv
+from torchrl.envs import EnvBase, Transform, TransformedEnv, VecNorm, VecNormV2
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collector import SyncDataCollector
@@ -289,7 +289,16 @@ def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Call
         config: of all environments.
         env: one like those to make, with the run's seed and transforms.
         collectors: how many there are; they divide `num_envs`.
+
+    Raises:
+        ConfigError: a transform is a running normalisation.
     """
+    for each in env.transform:
+        if isinstance(each, (VecNorm, VecNormV2)):
+            raise ConfigError(
+                f"{type(each).__name__} would have other statistics in each collector process; collect in one process, "
+                "or use ObservationNorm"
+            )
     share = replace(config, num_envs=config.num_envs // collectors)
     return [EnvCopy(share, env.base_env.first_seed, env.transform, index) for index in range(collectors)]
 

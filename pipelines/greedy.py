@@ -12,13 +12,14 @@ from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torchrl.data import Categorical
-from torchrl.envs import ObservationNorm, Transform
+from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.modules import CategoricalActor, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.pipelines.envs import BinObservation, make_env
+from rlpipe.pipelines.envs.held import per_environment
 from rlpipe.pipelines.evaluation import most_copies
 from rlpipe.pipelines.trained import Trained
 
@@ -48,7 +49,6 @@ class GreedyPolicy(nn.Module):
         if modules is None:
             raise ConfigError(f"a policy of kind {type(agent.policy).__name__} cannot be exported")
         self.parts = nn.ModuleList(modules)
-        self.transforms = nn.ModuleList(_of_observations(agent.transforms))
         with_raw = make_env(replace(agent.config.env, num_envs=1, backend="auto"))
         try:
             spaces = with_raw.base_env.spaces
@@ -61,6 +61,7 @@ class GreedyPolicy(nn.Module):
             self.spec = with_raw.observation_spec["observation"][0]
         finally:
             with_raw.close()
+        self.transforms = nn.ModuleList(_of_observations(agent.transforms, len(self.spec.shape)))
 
     def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """See the class."""
@@ -229,16 +230,27 @@ class _Bins(nn.Module):
         return (digits.long() * self.bin_place).sum(-1)
 
 
-def _of_observations(transforms: tuple[Transform, ...]) -> list[nn.Module]:
+def _of_observations(transforms: tuple[Transform, ...], dims: int) -> list[nn.Module]:
+    """What is done to an observation of so many dimensions."""
     made: list[nn.Module] = []
     for transform in transforms:
-        if isinstance(transform, ObservationNorm) and transform.standard_normal:
+        if "action" in transform.in_keys_inv and not isinstance(transform, DoubleToFloat):
+            raise ConfigError(f"the transform {type(transform).__name__} of the action cannot be exported")
+        if "observation" not in transform.in_keys:
+            continue
+        if type(transform) is ObservationNorm and _is_plain(transform, dims):
             made.append(_Normalize(transform))
         elif isinstance(transform, BinObservation):
             made.append(_Bins(transform))
-        elif "observation" in transform.in_keys:
+        else:
             raise ConfigError(f"the transform {type(transform).__name__} of the observation cannot be exported")
     return made
+
+
+def _is_plain(transform: ObservationNorm, dims: int) -> bool:
+    """Whether it replaces the observation, by one mean and standard deviation for all environments."""
+    replaces = list(transform.in_keys) == ["observation"] == list(transform.out_keys)
+    return bool(transform.standard_normal) and replaces and not per_environment(transform.loc, transform.scale, dims)
 
 
 def _acts(agent: Trained, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:

@@ -94,8 +94,9 @@ class GlobalRandom:
         finally:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+            if torch.get_deterministic_debug_mode() != deterministic:
+                torch.set_deterministic_debug_mode(deterministic)
             torch.set_default_dtype(dtype)
-            torch.set_deterministic_debug_mode(deterministic)
             if "cuda" not in state and torch.initial_seed() != first:
                 # where no GPU was in use, PyTorch keeps the last seed for when one is
                 torch.cuda.manual_seed_all(first)

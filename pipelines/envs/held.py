@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchrl.envs import (
     ActionScaling,
     CatFrames,
-    ClipTransform,
     Compose,
     EnvBase,
+    FrameSkipTransform,
     InitTracker,
+    NoopResetEnv,
     ObservationNorm,
     RandomTruncationTransform,
     RewardScaling,
@@ -31,7 +32,7 @@ from torchrl.envs import (
 from rlpipe.errors import ConfigError
 
 _LIBRARIES = ("torchrl", "rlpipe")
-_STATISTICS = (ObservationNorm, RewardScaling, ActionScaling, ClipTransform)
+_STATISTICS = (ObservationNorm, RewardScaling, ActionScaling)
 _KNOWN = (*_STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPrimer, TrajCounter)
 
 
@@ -43,7 +44,8 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
     A `RandomTruncationTransform` is left out, because an evaluation is of whole episodes. A recurrent policy gets the
     transforms that it needs, where they are missing.
 
-    A custom transform is put into evaluation mode: one that learns must do so only while `self.training`.
+    A custom transform that learns needs a `freeze()` that stops it, as `VecNorm` has. (TorchRL's environments put their
+    transforms into evaluation mode in training too.)
 
     Args:
         env: a new environment of any size.
@@ -51,13 +53,14 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
         policy: that is evaluated.
 
     Raises:
-        ConfigError: a running normalisation has no statistics, or keeps them elsewhere.
+        ConfigError: a running normalisation has no statistics, or keeps them elsewhere; or a transform steps
+            environments itself.
     """
+    check_steps(transforms)
     for transform in each_of(transforms):
         if isinstance(transform, RandomTruncationTransform):
             continue
         held = _copied(transform)
-        held.eval()
         _settle(held, env)
         env.append_transform(held)
     if policy is not None:
@@ -72,6 +75,21 @@ def each_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
             yield from each_of(transform)
         else:
             yield transform
+
+
+def check_steps(transforms: Iterable[Transform]) -> None:
+    """Refuse transforms that step environments themselves.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for each in each_of(transforms):
+        if isinstance(each, NoopResetEnv) or (isinstance(each, FrameSkipTransform) and each.frame_skip > 1):
+            raise ConfigError(
+                f"{type(each).__name__} steps the environments itself, past the end of an episode, because they are "
+                "reset as soon as it ends; use a wrapper of the environment instead, such as "
+                "gymnasium.wrappers.MaxAndSkipObservation"
+            )
 
 
 def size_for(transforms: Iterable[Transform], wanted: int) -> int:

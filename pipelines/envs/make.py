@@ -21,6 +21,7 @@ from rlpipe.pipelines.envs.atari import AtariGames
 from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
+from rlpipe.pipelines.envs.held import check_steps
 from rlpipe.pipelines.envs.sync import SyncEnvs
 from rlpipe.pipelines.envs.vector import VectorEnv, transformed_class
 from rlpipe.pipelines.folder import module_of
@@ -58,10 +59,11 @@ def make_env(
 
     Raises:
         TypeError: the config is no `EnvConfig`.
-        ConfigError: no such environment, one that needs an extra or that the backend does not have, or spaces that
-            rlpipe does not take.
+        ConfigError: no such environment, one that needs an extra or that the backend does not have, or spaces or
+            transforms that rlpipe does not take.
     """
     check_is_config(config)
+    check_steps(transforms)
     envs = _make_vector_env(config, render_mode)
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)

@@ -11,11 +11,13 @@ import torch
 from gymnasium.spaces import Box
 from safetensors import safe_open
 from torchrl.data import Bounded
+from torchrl.envs import ObservationNorm
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines import exporting
 from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.greedy import GreedyPolicy
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.pipelines.trained import trained
 from rlpipe.scripts.main import run
@@ -274,3 +276,24 @@ def test_a_strange_policy_is_refused(runs):
         agent.policy.register_forward_hook(lambda *_: None)
         with pytest.raises(ConfigError, match="a policy of kind CategoricalActor cannot be exported"):
             exporting.GreedyPolicy(agent)
+
+
+@pytest.mark.parametrize(
+    ("transform", "what"),
+    [
+        (ObservationNorm(torch.zeros(3, 4), torch.ones(3, 4), ["observation"], standard_normal=True), "observation"),
+        (ObservationNorm(0.0, 1.0, ["observation"], ["other"], standard_normal=True), "observation"),
+        (ObservationNorm(0.0, 1.0, [], [], ["action"], ["action"]), "action"),
+    ],
+)
+def test_a_transform_that_no_program_has_is_refused(transform, what, runs):
+    with trained(runs("ppo")) as agent:
+        agent.pipeline.transforms = [transform]
+        with pytest.raises(ConfigError, match=f"ObservationNorm of the {what} cannot be exported"):
+            GreedyPolicy(agent)
+
+
+def test_a_normalisation_of_rewards_does_not_change_observations(runs):
+    with trained(runs("ppo")) as agent:
+        agent.pipeline.transforms = [ObservationNorm(0.0, 2.0, ["reward"], standard_normal=True)]
+        assert not len(GreedyPolicy(agent).transforms)

@@ -15,7 +15,9 @@ from torchrl.envs import (
     CatFrames,
     Compose,
     ExcludeTransform,
+    FrameSkipTransform,
     InitTracker,
+    NoopResetEnv,
     ObservationNorm,
     RandomTruncationTransform,
     RewardScaling,
@@ -35,6 +37,7 @@ from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.render import Player
 
@@ -312,9 +315,13 @@ def test_a_custom_transform_is_told_not_to_learn():
         def __init__(self):
             super().__init__(in_keys=["observation"], out_keys=["observation"])
             self.register_buffer("seen", torch.zeros(()))
+            self.frozen = False
+
+        def freeze(self):
+            self.frozen = True
 
         def _apply_transform(self, obs):
-            self.seen += self.training
+            self.seen += not self.frozen
             return obs + self.seen
 
         def _reset(self, tensordict, after):
@@ -326,7 +333,7 @@ def test_a_custom_transform_is_told_not_to_learn():
     evaluate(policy, CONFIG, episodes=1, seed=SEED, transforms=[transform])
     drift = Drift()
     assert seen[0].flatten().tolist() == drift.reset(seed=seeds(1)[0])[0].tolist()
-    assert transform.training
+    assert not transform.frozen
     assert transform.seen == 0
 
 
@@ -341,6 +348,23 @@ def test_a_normalisation_that_keeps_its_statistics_in_batches_is_refused():
     transform = VecNormV2(["observation"], stateful=False)
     with pytest.raises(ConfigError, match=r"VecNormV2\(stateful=False\) keeps its statistics in the batches"):
         evaluate(make_policy(2), CONFIG, episodes=1, seed=0, transforms=[transform])
+
+
+@pytest.mark.parametrize("transform", [FrameSkipTransform(4), NoopResetEnv(3)])
+def test_transforms_that_step_environments_are_refused(transform):
+    said = f"{type(transform).__name__} steps the environments itself, past the end of an episode"
+    with pytest.raises(ConfigError, match=said):
+        make_env(CONFIG, transforms=[transform])
+    with pytest.raises(ConfigError, match=said):
+        evaluate(make_policy(2), CONFIG, episodes=1, seed=0, transforms=[Compose(transform)])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*experimental:UserWarning")
+@pytest.mark.parametrize("make", [lambda: VecNorm(["observation"]), lambda: VecNormV2(["observation"])])
+def test_collectors_in_processes_refuse_a_running_normalisation(make):
+    env = make_env(CONFIG, seed=0, transforms=[make()])
+    with pytest.raises(ConfigError, match="would have other statistics in each collector process"):
+        shares(CONFIG, env, 3)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*experimental:UserWarning")
