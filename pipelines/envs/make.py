@@ -202,7 +202,7 @@ def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None
     if is_game(spec):
         metadata = AtariGame.metadata
     else:
-        env = gym.make(spec, disable_env_checker=True)
+        env = make_checked(spec, {})
         metadata = env.metadata
         env.close()
     check_modes(config.env_id, metadata, "--from-pixels")
