@@ -218,7 +218,7 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
         shared: by several networks; of an image, a loss then computes the features once.
 
     Raises:
-        ConfigError: `observation_scale` does not fit the observation.
+        ConfigError: `observation_scale` does not fit the observation, or that holds no numbers.
     """
     first = _make_first(config, env)
     sizes = (first.features, *config.hidden)
@@ -243,6 +243,8 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
     """The layers before the hidden ones."""
     spec, dims = env.observation_spec["observation"], len(env.batch_size)
     shape, scale = spec.shape[dims:], config.observation_scale
+    if not shape.numel():
+        raise ConfigError(f"the observation has shape {list(shape)}, which holds no numbers; expected at least one")
     if is_image(spec, shape, CNN.least):
         divisor = image_scale(spec)
         if scale is not None:

@@ -22,7 +22,7 @@ class Images(gym.Env):
 
     def draw(self):
         space = self.observation_space
-        return self.np_random.integers(0, min(255, space.high.max()) + 1, space.shape).astype(space.dtype)
+        return self.np_random.integers(0, min(255, space.high.max(initial=0)) + 1, space.shape).astype(space.dtype)
 
 
 IMAGES = "tests/Images-v0"
@@ -41,6 +41,7 @@ for name, shape, dtype, low, high in (
     ("Signed", (36, 36, 3), np.float64, -1, 1),
     ("Depth", (1, 36, 36), np.int32, 0, 1000),
     ("Map", (36, 36, 2), np.uint8, 0, 1),
+    ("None", (0,), np.float32, 0, 1),
 ):
     options = {"shape": shape, "dtype": dtype, "low": low, "high": high}
     gym.register(f"tests/Images{name}-v0", Images, kwargs=options)

@@ -77,6 +77,11 @@ def test_frames_are_kept_of_channels_first_alone():
         dqn.build(dqn.Config(**{**SMALL, **options}))
 
 
+def test_an_observation_of_no_numbers_is_refused():
+    with pytest.raises(ConfigError, match=r"the observation has shape \[0\], which holds no numbers"):
+        ppo.build(ppo.Config(**{**SMALL, "env_id": "tests/ImagesNone-v0"}))
+
+
 def test_images_have_a_scale_already():
     with pytest.raises(ConfigError, match=r"observation_scale is given, and .* an image, \[2, 36, 36\]"):
         ppo.build(ppo.Config(**SMALL, observation_scale=(255.0,) * (2 * 36 * 36)))

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from PIL import Image
 
 from rlpipe.errors import ConfigError, TrainingError
@@ -52,6 +52,49 @@ class Blind(Broken):
 gym.register("tests/Breaking-v0", Broken)
 gym.register("tests/BrokenPictures-v0", Broken, kwargs={"good": 0})
 gym.register("tests/Blind-v0", Blind)
+
+
+HIDDEN = {
+    "dict": Dict(image=Box(0, 255, (7, 7, 3), np.uint8), direction=Discrete(4)),
+    "nested": Dict(goal=Dict(at=Box(-1, 1, (2,)))),
+    "text": Text(5),
+    "tuple": Tuple((Discrete(2), Box(-1, 1, (2,)))),
+    "empty": Box(0, 1, (0,)),
+}
+
+
+class Hidden(gym.Env):
+    """Observes what no network takes, and draws."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 1}
+    action_space = Discrete(2)
+
+    def __init__(self, space, render_mode=None) -> None:
+        self.observation_space, self.render_mode = space, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.observation_space.sample(), 1.0, self.time >= 8, False, {}
+
+    def render(self):
+        return np.full((64, 64, 3), self.time * 20, np.uint8)
+
+
+for name, space in HIDDEN.items():
+    gym.register(f"tests/Hidden-{name}-v0", Hidden, kwargs={"space": space})
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_pictures_hide_an_observation_of_any_space(tmp_path, name):
+    small = {"total_frames": 32, "num_envs": 2, "rollout_steps": 16, "minibatch_size": 32, "hidden": (8,)}
+    options = {"env_id": f"tests/Hidden-{name}-v0", "from_pixels": True, "final_eval_episodes": 1, "epochs": 1}
+    summary = run_recipe("ppo", folder=tmp_path / "run", loggers=(), gif=name == "dict", **small, **options)
+    assert summary["evaluation"]["mean"] == 8.0
 
 
 @pytest.mark.parametrize("shape", [(84, 84), (400, 600), (210, 160), (24, 31), (85, 1)])

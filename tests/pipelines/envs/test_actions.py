@@ -15,6 +15,9 @@ from rlpipe.modules import GaussianActor
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.vector import _action_spec
+from rlpipe.pipelines.failures import weights_of
+from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.trained import trained
 
 LARGEST = float(np.finfo(np.float32).max)
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
@@ -160,7 +163,7 @@ SPACES = {
     "open": Box(np.array([-np.inf, 0.0]), np.array([np.inf, np.inf]), dtype=np.float64),
     "huge": Box(-LARGEST, LARGEST, (1,), np.float32),
 }
-for name, space in SPACES.items():
+for name, space in {**SPACES, "many": Box(-10, 10, (1,), np.int64)}.items():
     gym.register(f"tests/Strict-{name.replace(' ', '-')}-v0", lambda space=space, **_: Strict(space))
 
 
@@ -176,3 +179,26 @@ def test_environments_take_what_policies_and_chance_draw(name):
             assert drawn.unique().numel() > 15
     finally:
         env.close()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_recipes_train_on_any_box(tmp_path, name):
+    options = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "total_frames": 128, "final_eval_episodes": 2}
+    env_id = f"tests/Strict-{name.replace(' ', '-')}-v0"
+    summary = run_recipe("ppo", env_id=env_id, folder=tmp_path / "run", loggers=(), **options)
+    assert 0 <= summary["evaluation"]["mean"] <= 9
+    # bounds are no weights: however large they are, nothing has diverged
+    with trained(tmp_path / "run") as agent:
+        assert not {"low", "high"} & set(weights_of(agent.policy))
+
+
+def test_the_best_integer_is_found(tmp_path):
+    summary = run_recipe(
+        "ppo",
+        env_id="tests/Strict-many-v0",
+        total_frames=6_000,
+        final_eval_episodes=5,
+        folder=tmp_path / "run",
+        loggers=(),
+    )
+    assert summary["evaluation"]["mean"] == 9.0
