@@ -4,7 +4,7 @@ BIN := .venv/bin
 # what the tests need; CI adds envpool, which is several hundred megabytes. To train needs none of them
 EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,mlflow,optuna,atari,ray,docs
 
-.PHONY: train test soak lint docs bench package format clean
+.PHONY: train test soak lint docs bench package matrix format clean
 
 train: .venv/.core
 	$(BIN)/rlpipe train ppo
@@ -45,6 +45,10 @@ package: .venv/.installed
 	build/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build/dist/*.whl
 	mkdir build/elsewhere
 	cd build/elsewhere && ../empty/bin/rlpipe train ppo --total-frames 2000 --quiet
+
+# newest, pinned and lowest versions, each in an environment of its own; several gigabytes. docs/installing.md says what came of it
+matrix:
+	$(PYTHON) tests/matrix.py $(KINDS)
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

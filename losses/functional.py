@@ -7,6 +7,7 @@ where it must not: termination cuts the bootstrap, `done` (terminated or truncat
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -211,7 +212,9 @@ def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, done: Te
     """
     continues = ~done
     continues[..., -1] = False
-    weight = lmbda * continues
+    # a product of a number and a mask would have the default type, and be rounded to it
+    dtype = functools.reduce(torch.promote_types, (each.dtype for each in (reward, next_value, discount)))
+    weight = lmbda * continues.to(torch.promote_types(dtype, torch.get_default_dtype()))
     return _suffix_sums(reward + discount * (1.0 - weight) * next_value, discount * weight)
 
 

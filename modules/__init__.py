@@ -3,7 +3,7 @@
 from rlpipe.modules.actors import ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 from rlpipe.modules.advantage import GAE
 from rlpipe.modules.base import TensorModule, tensor_modules
-from rlpipe.modules.distributions import Categorical, TanhNormal
+from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal
 from rlpipe.modules.exploration import (
     EpsilonGreedy,
     Exponential,
@@ -37,6 +37,7 @@ __all__ = [
     "ActionValueCritic",
     "ActionValueTable",
     "Activation",
+    "BoxNormal",
     "Categorical",
     "CategoricalActor",
     "Critic",

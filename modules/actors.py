@@ -14,8 +14,8 @@ from torchrl.data import Bounded, TensorSpec, Unbounded
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from rlpipe.modules.base import TensorModule, needs_discrete
-from rlpipe.modules.distributions import Categorical, TanhNormal, quadrature
+from rlpipe.modules.base import FINE, TensorModule, needs_discrete
+from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal, quadrature
 
 
 class _Drawable(Protocol):
@@ -157,7 +157,11 @@ class CategoricalActor(_StochasticActor):
 
 
 class GaussianActor(_StochasticActor):
-    """Tanh-squashed Gaussian policy over bounded Box actions of any shape.
+    """Tanh-squashed Gaussian policy over Box actions of any shape.
+
+    Dimensions without bounds, with one, or with two equal ones are as `BoxNormal` has them; a bound beyond 1.7e38, half
+    of float32's largest number, counts as none. Actions are float32; where
+    that is too coarse to tell actions apart, such as between 1e9 and 1e9 + 1, they are float64.
 
     The network gives the mean before squashing. The standard deviation is a learned parameter, the same in every state
     (Schulman et al. 2015), or with `state_dependent_std` comes from the network as well, by a softplus (as that of
@@ -165,14 +169,14 @@ class GaussianActor(_StochasticActor):
 
     Args:
         network: observation to `[*B, D]`, D the number of elements of an action, or `[*B, 2 D]` for a std of its own.
-        action_spec: the environment's, batch dimensions included; must be a Box with finite bounds.
+        action_spec: the environment's, batch dimensions included; must be a Box of floats.
         generator: draws the samples; `None` is PyTorch's global one.
         initial_std: before squashing; 1 covers most of the action range. From a network, where its output is 0.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
         state_dependent_std: see above.
 
     Raises:
-        ValueError: any other action spec, or infinite bounds.
+        ValueError: any other action spec, or an action of no numbers.
     """
 
     low: Tensor
@@ -189,20 +193,18 @@ class GaussianActor(_StochasticActor):
         state_dependent_std: bool = False,
     ) -> None:
         super().__init__(network, generator)
-        if not isinstance(action_spec, Bounded):
-            hint = "give the environment's action space finite bounds"
+        if not isinstance(action_spec, (Bounded, Unbounded)) or not action_spec.dtype.is_floating_point:
+            hint = "pass env.action_spec of an environment of make_env"
             if isinstance(action_spec, CategoricalSpec):
                 hint = "for Discrete actions there is CategoricalActor"
-            raise ValueError(f"GaussianActor needs bounded Box actions, got {type(action_spec).__name__}; {hint}")
+            what = f"{type(action_spec).__name__} of {action_spec.dtype}"
+            raise ValueError(f"GaussianActor needs Box actions of floats, got {what}; {hint}")
         self.shape = action_spec.shape[batch_dims:]
-        low, high = (
-            bound.reshape(-1, *self.shape)[0].float() for bound in (action_spec.space.low, action_spec.space.high)
-        )
-        if not (low.isfinite().all() and high.isfinite().all()):
-            raise ValueError(
-                f"GaussianActor needs finite action bounds, got {low.tolist()} to {high.tolist()}; "
-                "give the environment's action space finite ones"
-            )
+        if not self.shape.numel():
+            raise ValueError(f"GaussianActor needs an action of numbers, got one of shape {list(self.shape)}")
+        low, high = _bounds(action_spec, self.shape)
+        ordinary = bool((low.isfinite() & high.isfinite() & (high / 2 - low / 2 > 0)).all())
+        self._kind = TanhNormal if ordinary else BoxNormal
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         # here, so that it moves with the actor and need not go to a GPU in each update
@@ -225,7 +227,22 @@ class GaussianActor(_StochasticActor):
         mean = flat.reshape(*flat.shape[:-1], *self.shape)
         if self.log_std is not None:
             std = self.log_std.exp().expand_as(mean)
-        return TanhNormal(mean, std, self.low, self.high, self.quadrature)
+        return self._kind(mean, std, self.low, self.high, self.quadrature)
+
+
+def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Lowest and highest action, `[*D]` each: float32, or float64 where float32 has too few numbers between them."""
+    if isinstance(spec, Unbounded):
+        infinite = torch.full(shape, torch.inf)
+        return -infinite, infinite
+    low, high = (bound.reshape(-1, *shape)[0].double() for bound in (spec.space.low, spec.space.high))
+    limits = torch.finfo(torch.float32)
+    # whoever has bounds as large as numbers can be has none
+    low, high = (each.masked_fill(each.abs() >= limits.max / 2, torch.inf).copysign(each) for each in (low, high))
+    distance = torch.maximum(*(torch.where(each.isfinite(), each, 0.0).abs() for each in (low, high)))
+    width = torch.where((high - low).isfinite(), high - low, 1.0)
+    is_fine = (width >= distance * FINE) & (width >= 4 * limits.tiny) | (width == 0)
+    return (low.float(), high.float()) if is_fine.all() else (low, high)
 
 
 class Critic(TensorModule):

@@ -26,8 +26,9 @@ class Categorical(torch.distributions.Categorical):
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits.log_softmax(-1)
         self._param = self.logits
-        self._num_events = logits.shape[-1]
-        Distribution.__init__(self, logits.shape[:-1], validate_args=False)
+        *batch, self._num_events = logits.shape
+        # what `Distribution` would set, in half its time
+        self._batch_shape, self._event_shape, self._validate_args = torch.Size(batch), torch.Size(), False
 
     @property
     def mode(self) -> Tensor:
@@ -73,7 +74,8 @@ class TanhNormal(Distribution):
     def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor, quadrature: Tensor | None = None) -> None:
         self.normal_mean, self.normal_std, self._quadrature = mean, std, quadrature
         self.low, self.high = low, high
-        self.center, self.half = (high + low) / 2, (high - low) / 2
+        # halved before they are added, because the sum of two large bounds may be infinite
+        self.center, self.half = high / 2 + low / 2, high / 2 - low / 2
         batch = mean.shape[: mean.ndim - low.ndim]
         super().__init__(batch, low.shape, validate_args=False)
 
@@ -104,9 +106,7 @@ class TanhNormal(Distribution):
         return self._squash(u), self._log_prob(noise, u)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # an action on the very bound has u = inf; one float32 step inside it is the largest u that can be told apart
-        limit = 1.0 - torch.finfo(value.dtype).eps
-        u = torch.atanh(((value - self.center) / self.half).clamp(-limit, limit))
+        u = self._unsquash(value).to(self.normal_mean.dtype)
         return self._log_prob((u - self.normal_mean) / self.normal_std, u)
 
     def _log_prob(self, standard: Tensor, u: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class TanhNormal(Distribution):
         table = quadrature().to(self.normal_mean.device) if self._quadrature is None else self._quadrature
         nodes, weights = table.to(self.normal_mean.dtype).unbind()
         u = self.normal_mean.unsqueeze(-1) + self.normal_std.unsqueeze(-1) * nodes
-        slope = (self._log_slope(u, self.half.unsqueeze(-1)) * weights).sum(-1)
+        slope = (self._log_slope(u, nodes=True) * weights).sum(-1)
         normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.normal_std.log()
         return self._sum(normal + slope)
 
@@ -127,9 +127,81 @@ class TanhNormal(Distribution):
         return values.sum(tuple(range(-len(self.event_shape), 0))) if self.event_shape else values
 
     def _squash(self, u: Tensor) -> Tensor:
+        squashed = self._shape(u)
+        squashed = squashed.to(torch.promote_types(squashed.dtype, self.half.dtype))
         # clamped, because rounding may step over a bound
-        return (self.center + self.half * u.tanh()).clamp(self.low, self.high)
+        return (self.center + self.half * squashed).clamp(self.low, self.high)
 
-    def _log_slope(self, u: Tensor, half: Tensor | None = None) -> Tensor:
-        """`log |d action / d u|`, stable for large `u`."""
-        return (self.half if half is None else half).log() + 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+    def _shape(self, u: Tensor) -> Tensor:
+        """The action of `u` within bounds of -1 and 1."""
+        return u.tanh()
+
+    def _unsquash(self, action: Tensor) -> Tensor:
+        """The `u` of an action."""
+        return self._artanh((action - self.center) / self.half)
+
+    def _artanh(self, squashed: Tensor) -> Tensor:
+        # an action on the very bound has u = inf; one step inside it is the largest u that can be told apart
+        limit = 1.0 - self._step(squashed)
+        return torch.atanh(squashed.clamp(-limit, limit))
+
+    def _step(self, squashed: Tensor) -> float:
+        """The precision of what was squashed: that of the coarser of the two types that it went through."""
+        return max(torch.finfo(squashed.dtype).eps, torch.finfo(self.normal_mean.dtype).eps)
+
+    def _log_slope(self, u: Tensor, nodes: bool = False) -> Tensor:
+        """`log |d action / d u|`, stable for large `u`, which has a last dimension more if it is of `nodes`."""
+        return _wide(self.half, nodes).log().to(u.dtype) + _log_slope_of_tanh(u)
+
+
+class BoxNormal(TanhNormal):
+    """A diagonal Gaussian over a Box whose bounds may be equal or infinite, each dimension in its own way.
+
+    Between two finite bounds it is a `TanhNormal`. Above a lower bound the action is `low + softplus(u)`, below an
+    upper one `high - softplus(u)`, and without bounds `u`. Where the bounds are equal, the action is that number, and
+    the log-probability and the entropy are those of the other dimensions.
+
+    Args:
+        mean: of `u`, `[*B, *D]`.
+        std: of `u`, positive, `[*B, *D]`.
+        low: lower bounds of the action, `[*D]`, the shape of one action.
+        high: upper bounds, `[*D]`.
+        quadrature: see `TanhNormal`.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor, quadrature: Tensor | None = None) -> None:
+        super().__init__(mean, std, low, high, quadrature)
+        lower, upper = low.isfinite(), high.isfinite()
+        self._open, self._one_sided = ~(lower | upper), lower ^ upper
+        # what is not chosen by `where` must be finite all the same, or its gradient would be NaN
+        bound = torch.where(lower, low, torch.where(upper, high, 0.0))
+        self.center = torch.where(lower & upper, self.center, bound)
+        half = torch.where(lower & upper, self.half, torch.where(upper, -1.0, 1.0))
+        self._fixed = half == 0
+        self.half = half.masked_fill(self._fixed, 1.0)
+
+    def _shape(self, u: Tensor) -> Tensor:
+        return torch.where(self._open, u, torch.where(self._one_sided, F.softplus(u), u.tanh()))
+
+    def _unsquash(self, action: Tensor) -> Tensor:
+        squashed = (action - self.center) / self.half
+        above = squashed.clamp_min(self._step(squashed))
+        inner = self._artanh(squashed)
+        one_sided = above + (-torch.expm1(-above)).log()
+        return torch.where(self._open, squashed, torch.where(self._one_sided, one_sided, inner))
+
+    def _log_slope(self, u: Tensor, nodes: bool = False) -> Tensor:
+        is_open, one_sided = _wide(self._open, nodes), _wide(self._one_sided, nodes)
+        inner = torch.where(one_sided, F.logsigmoid(u), _log_slope_of_tanh(u))
+        return _wide(self.half, nodes).abs().log().to(u.dtype) + torch.where(is_open, 0.0, inner)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return super()._sum(values.masked_fill(self._fixed, 0.0))
+
+
+def _log_slope_of_tanh(u: Tensor) -> Tensor:
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+
+
+def _wide(bounds: Tensor, nodes: bool) -> Tensor:
+    return bounds.unsqueeze(-1) if nodes else bounds

@@ -9,7 +9,10 @@ from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torchrl.data import Categorical, Composite, TensorSpec
+from torchrl.data import Bounded, Categorical, Composite, TensorSpec
+
+from rlpipe.modules.base import FINE
+from rlpipe.modules.images import ImageLayout
 
 Activation = Literal["relu", "tanh", "silu"]
 """Activations between layers, by name."""
@@ -41,21 +44,28 @@ class Flatten(nn.Module):
     Args:
         shape: of one observation.
         scale: divides each feature; one number a feature.
+        offset: is subtracted before, in float64; one number a feature.
     """
 
     scale: Tensor | None
+    offset: Tensor | None
 
-    def __init__(self, shape: Sequence[int], scale: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, shape: Sequence[int], scale: Sequence[float] | None = None, offset: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.dims, self.features = len(shape), math.prod(shape)
         if scale is not None and len(scale) != self.features:
             raise ValueError(f"scale has {len(scale)} numbers, expected {self.features}: one a feature")
         self.register_buffer("scale", None if scale is None else torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("offset", None if offset is None else torch.tensor(offset, dtype=torch.float64))
 
     def forward(self, observation: Tensor) -> Tensor:
         if self.dims != 1:
             batch = observation.shape[: observation.ndim - self.dims]
             observation = observation.reshape(*batch, self.features)
+        if self.offset is not None:
+            observation = observation.double() - self.offset
         observation = observation.to(torch.get_default_dtype())
         return observation if self.scale is None else observation / self.scale
 
@@ -83,6 +93,9 @@ class Pixels(nn.Module):
 def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None = None) -> Flatten | OneHot:
     """The first layer for an observation of this spec: `OneHot` for Discrete, `Flatten` for Box.
 
+    Where a Box has its bounds so far from 0 that float32 has too few numbers between them, they are counted from the
+    lower one.
+
     Args:
         spec: the environment's `observation_spec["observation"]`, batch dimensions included.
         batch_dims: how many of its leading dimensions are the environment's batch.
@@ -100,7 +113,17 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
         if scale is not None:
             raise ValueError("scale is for Box observations; this one is Discrete")
         return OneHot(int(spec.space.n))
-    return Flatten(spec.shape[batch_dims:], scale)
+    return Flatten(spec.shape[batch_dims:], scale, _far_from_zero(spec, batch_dims))
+
+
+def _far_from_zero(spec: TensorSpec, batch_dims: int) -> list[float] | None:
+    """What to subtract from each feature, or nothing."""
+    if not isinstance(spec, Bounded):
+        return None
+    shape = spec.shape[batch_dims:]
+    low, high = (each.double().reshape(-1, shape.numel())[:1].flatten() for each in (spec.space.low, spec.space.high))
+    far = (high > low) & (high - low < torch.maximum(low.abs(), high.abs()) * FINE) & low.isfinite() & high.isfinite()
+    return torch.where(far, low, 0.0).tolist() if far.any() else None
 
 
 def initialize(layer: Layer, kind: Initialization, gain: float = math.sqrt(2)) -> Layer:
@@ -124,16 +147,19 @@ def _check_name(field: str, value: str, allowed: Sequence[str]) -> None:
 
 
 class CNN(nn.Sequential):
-    """The convolutions of the DQN papers (Mnih et al. 2015, Methods): images `[*B, C, H, W]` to `[*B, features]`.
+    """The convolutions of the DQN papers (Mnih et al. 2015, Methods): images `[*B, *image]` to `[*B, features]`.
 
     32 filters of 8x8 with stride 4, 64 of 4x4 with stride 2, 64 of 3x3 with stride 1, a ReLU after each. Of 84x84
     pixels it makes 3,136 features; the papers' network is `nn.Sequential(CNN((4, 84, 84)), MLP(3136, n, (512,)))`.
 
-    Takes numbers from 0 to 255, uint8 as a rule, and divides them by 255 itself, on the device where they are.
+    Takes numbers from 0 to 255, uint8 as a rule, and divides them by 255 itself, on the device where they are. Channels
+    may be first or last, `[C, H, W]` or `[H, W, C]`: where the last dimension is smaller than the first it is theirs.
+    Several images of one observation, `[S, C, H, W]` or `[S, H, W, C]`, become S times C channels, and `[H, W]` is one.
 
     Args:
-        shape: of one image, channels first: `(C, H, W)`.
+        shape: of one image.
         initialization: `"default"` is PyTorch's, `"orthogonal"` has gain sqrt(2); or `"xavier"`.
+        scale: what the numbers are divided by.
 
     Raises:
         ValueError: an image of fewer than 36 pixels a side, of which nothing would be left.
@@ -145,33 +171,40 @@ class CNN(nn.Sequential):
     channels_last = frozenset({"cpu"})
     """Types of devices on which gradients are computed with channels last in memory."""
 
-    def __init__(self, shape: Sequence[int], initialization: Initialization = "default") -> None:
-        if not self.takes(shape):
+    def __init__(self, shape: Sequence[int], initialization: Initialization = "default", scale: float = 255.0) -> None:
+        layout = ImageLayout.of(shape)
+        if layout is None or not self.takes(shape):
             raise ValueError(
-                f"an image has shape {list(shape)}; expected [channels, height, width], where height and width are "
-                f"{self.least} or more"
+                f"an image has shape {list(shape)}; expected [channels, height, width] or [height, width, channels], "
+                f"where height and width are {self.least} or more"
             )
         _check_name("initialization", initialization, get_args(Initialization))
-        channels, height, width = shape
+        _, channels, height, width = layout
         layers: list[nn.Module] = []
         for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             layers += [initialize(nn.Conv2d(channels, filters, size, stride), initialization), nn.ReLU()]
             channels, height, width = filters, (height - size) // stride + 1, (width - size) // stride + 1
         super().__init__(*layers)
         self.features = channels * height * width
+        self.shape, self.channels, self.scale, self._order = tuple(shape), layout.channels, scale, layout.order
 
     @classmethod
     def takes(cls, shape: Sequence[int]) -> bool:
         """Whether there can be a network for images of this shape."""
-        return len(shape) == 3 and min(shape[1:]) >= cls.least
+        layout = ImageLayout.of(shape)
+        return layout is not None and layout.channels > 0 and min(layout.height, layout.width) >= cls.least
 
     def forward(self, observation: Tensor) -> Tensor:
-        batch, image = observation.shape[:-3], observation.shape[-3:]
+        own = len(self.shape)
+        batch, image = observation.shape[:-own], observation.shape[-own:]
         last = torch.is_grad_enabled() and observation.device.type in self.channels_last
         layout = torch.channels_last if last else torch.contiguous_format
         images = observation.reshape(-1, *image)
+        if self._order != (0, 1, 2):
+            images = images.permute(0, *[1 + place for place in self._order])
+            images = images.reshape(images.shape[0], self.channels, *images.shape[-2:])
         # in place on a copy, because to allocate memory for so many numbers takes longer than to divide them
-        scaled = images.to(torch.get_default_dtype(), copy=True, memory_format=layout).div_(255)
+        scaled = images.to(torch.get_default_dtype(), copy=True, memory_format=layout).div_(self.scale)
         return super().forward(scaled).reshape(*batch, self.features)
 
 

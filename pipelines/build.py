@@ -15,10 +15,10 @@ import gymnasium as gym
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from torchrl.collectors import BaseCollector
-from torchrl.data import Categorical
+from torchrl.data import Bounded, Categorical
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
@@ -35,6 +35,7 @@ from rlpipe.modules import (
     encoder,
     make_schedule,
 )
+from rlpipe.modules.images import image_scale, is_image
 from rlpipe.pipelines.camera import check_drawable
 from rlpipe.pipelines.checkpoint import load_checkpoint
 from rlpipe.pipelines.collector import SyncDataCollector
@@ -48,16 +49,21 @@ from rlpipe.pipelines.config import (
 )
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
 from rlpipe.pipelines.envs.shaping import make_shaping
+from rlpipe.pipelines.envs.transforms import Standardize, Statistics
 from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.memory import check_memory, transition_bytes
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.processes import AsyncProcesses, SyncProcesses
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 _LEAST_STEPS = 10
 """Random steps of each environment from which observation statistics are worth having."""
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 """Of observations and of actions."""
+_STILL, _SMALL = 1e-3, 1e-6
+"""A feature with a smaller standard deviation is constant: as a share of its size, and at most."""
+_OFF = 1e-4
+"""Standard deviations by which float32 may be off the mean."""
 _COPIES = 4
 """Of a network's weights while it learns: themselves, their gradient, and the two moments of Adam."""
 
@@ -133,7 +139,7 @@ def _eval_spaces(config: TrainConfig) -> Spaces | None:
     """The spaces of the evaluation environment, if it is another one; looked at before there are any to train in."""
     if config.eval_env_id is None:
         return None
-    with _naming("eval_env_id", config.eval_env_id):
+    with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
         if config.from_pixels:
             check_drawable(config.eval_env, "--from-pixels")
         return _spaces_of(make_env(replace(config.eval_env, num_envs=1, backend="auto")), close=True)
@@ -160,25 +166,39 @@ def _check_eval_env(config: TrainConfig, env: TransformedEnv, elsewhere: Spaces 
 def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
     """TorchRL's `ObservationNorm`, by the mean and standard deviation of random frames; it never changes afterwards.
 
+    Of observations that are no floats, or so far from 0 that float32 has not their mean, it is a `Standardize`.
+
     Raises:
-        ConfigError: the observation is no Box of floating-point numbers, or the frames are too few.
+        ConfigError: the observation is no Box, or an image, or the frames are too few.
     """
     least = _LEAST_STEPS * config.num_envs
     if frames < least:
         raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
+    with GlobalRandom().kept(seeds.integer("normalization")):
+        seen = _random_observations(config, frames, seeds)
+    mean, std = seen.double().mean(0), seen.double().std(0)
+    # a feature that never moved has nothing to be divided by, and one that did by its last digits is no better
+    std = torch.where(std > (_STILL * seen.double().abs().amax(0)).clamp_max(_SMALL), std, 1.0)
+    moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
+    if seen.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
+        return Standardize(mean, std)
+    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
+
+
+def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor:
     env = make_env(config, seed=seeds.integer("normalization"))
+    spec = env.observation_spec["observation"]
     try:
-        if not env.observation_spec["observation"].dtype.is_floating_point:
-            raise ConfigError(f"normalize_frames needs a Box observation of floats, and {config.env_id!r} has none")
+        if not isinstance(spec, Bounded):
+            raise ConfigError(f"normalize_frames needs a Box observation, and {config.env_id!r} has none")
+        if not spec.dtype.is_floating_point and is_image(spec, spec.shape[1:], CNN.least):
+            raise ConfigError(f"normalize_frames is given, and {config.env_id!r} has images, which the network divides")
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
-            seen = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames].double()
+        seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
+        return seen
     finally:
         env.close()
-    mean, std = seen.mean(0), seen.std(0)
-    # a feature that never moved has nothing to be divided by
-    std = torch.where(std > 1e-6, std, 1.0)
-    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
 
 
 def is_masked(env: EnvBase) -> bool:
@@ -189,8 +209,8 @@ def is_masked(env: EnvBase) -> bool:
 def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> nn.Sequential:
     """Observation `[*B, ...]` to the features of the last hidden layer, `[*B, config.hidden[-1]]`.
 
-    Images of bytes, channels first (`[C, H, W]`, 36 pixels a side or more), go through the convolutions of the DQN
-    papers before the hidden layers; with `hidden` of 512 that is the papers' network.
+    Images (see `CNN`) of 36 pixels a side or more go through the convolutions of the DQN papers before the hidden
+    layers; with `hidden` of 512 that is the papers' network. Smaller ones of bytes are divided as well, and flattened.
 
     Args:
         config: of the network.
@@ -222,15 +242,20 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
 def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
     """The layers before the hidden ones."""
     spec, dims = env.observation_spec["observation"], len(env.batch_size)
-    if spec.dtype == torch.uint8 and CNN.takes(spec.shape[dims:]):
-        if config.observation_scale is not None:
+    shape, scale = spec.shape[dims:], config.observation_scale
+    if is_image(spec, shape, CNN.least):
+        divisor = image_scale(spec)
+        if scale is not None:
             raise ConfigError(
-                f"observation_scale is given, and the observation is an image, {list(spec.shape[dims:])}, which the "
-                "network divides by 255 itself; --observation-scale none leaves it at that"
+                f"observation_scale is given, and the observation is an image, {list(shape)}, which the network "
+                f"divides by {divisor:g} itself; --observation-scale none leaves it at that"
             )
-        return CNN(spec.shape[dims:], config.initialization)
+        return CNN(shape, config.initialization, divisor)
+    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1 and image_scale(spec) > 1:
+        # an image too small for the convolutions
+        scale = (image_scale(spec),) * shape.numel()
     try:
-        return encoder(spec, dims, config.observation_scale)
+        return encoder(spec, dims, scale)
     except ValueError as error:
         raise ConfigError(f"observation_{error}") from error
 
@@ -241,7 +266,7 @@ def make_actor(
     """The stochastic policy that the environment's actions call for.
 
     Raises:
-        ConfigError: Box actions without finite bounds.
+        ConfigError: actions of no numbers.
     """
     spec = env.action_spec
     discrete = isinstance(spec, Categorical)
@@ -351,7 +376,7 @@ def make_state(policy: nn.Module, env: TransformedEnv, seeds: Seeds, **parts: An
     Parts that are `None` are left out.
     """
     state = {"policy": policy, "random": seeds, **parts}
-    statistics = nn.ModuleList(each for each in env.transform if isinstance(each, ObservationNorm))
+    statistics = Statistics(each for each in env.transform if isinstance(each, ObservationNorm))
     if len(statistics):
         state["observation_norm"] = statistics
     return {name: part for name, part in state.items() if part is not None}
@@ -365,7 +390,7 @@ def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
     Raises:
         CheckpointError: the checkpoint is damaged, or of other networks.
     """
-    load_checkpoint(checkpoint, pipeline.state, {"policy", "loss", "observation_norm"} & set(pipeline.state))
+    load_checkpoint(checkpoint, pipeline.state, ({"policy", "loss"} & set(pipeline.state)) | pipeline.statistics())
     for module in pipeline.policy.modules():
         if isinstance(module, EpsilonGreedy):
             module.frames = module.episodes = 0

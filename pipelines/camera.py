@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from torchrl.envs import Transform, TransformedEnv
+from torchrl.envs import TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.checked import Checked
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pixels import check_modes, check_picture, choose_drivers
+from rlpipe.pipelines.pixels import PixelObservation, check_modes, check_picture, choose_drivers
+from rlpipe.pipelines.seeding import GlobalRandom
 
 
 class Camera(gym.Wrapper[Any, Any, Any, Any]):
@@ -27,7 +28,7 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
 
     @classmethod
     def of(cls, env: TransformedEnv, env_id: object) -> Camera:
-        """Put it around the one environment of a vector environment."""
+        """Put it around the first environment of a vector environment."""
         envs = env.base_env.envs.envs
         envs[0] = camera = cls(envs[0], env_id)
         return camera
@@ -61,36 +62,39 @@ def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot draw them.
     """
-    # what is observed through pictures would fail already in its reset
-    env = make_drawn(replace(env_config, from_pixels=False), seed=None, what=what)
-    try:
-        env.reset()
-        Camera.of(env, env_config.env_id).take()
-    finally:
-        env.close()
+    with GlobalRandom().kept():
+        env = make_drawn(env_config, seed=None, what=what)
+        try:
+            single = env.base_env.envs.envs[0]
+            if isinstance(single.env, PixelObservation):
+                # drawn from outside, because it would fail already in its reset; what it hides may be of any space
+                single = Checked(single.env.env, f"environment 0 of 1 ({env_config.env_id})")
+            single.reset()
+            Camera(single, env_config.env_id).take()
+        finally:
+            env.close()
 
 
-def make_drawn(
-    env_config: EnvConfig, *, seed: int | None, transforms: Sequence[Transform] = (), what: str = "a GIF"
-) -> TransformedEnv:
-    """One environment that draws `rgb_array`; `what` needs it, for messages.
+def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1, what: str = "a GIF") -> TransformedEnv:
+    """An environment that draws `rgb_array`; `what` needs it, for messages.
 
     Raises:
         ConfigError: it has no such render mode.
     """
-    one = replace(env_config, num_envs=1, backend="sync")
-    check_modes(one.env_id, metadata(one), what)
+    drawn = replace(env_config, num_envs=num_envs, backend="sync")
+    check_modes(drawn.env_id, metadata(drawn), what)
     choose_drivers()
-    return make_env(one, seed=seed, transforms=transforms, render_mode="rgb_array")
+    return make_env(drawn, seed=seed, render_mode="rgb_array")
 
 
 def metadata(env_config: EnvConfig) -> dict[str, Any]:
     """What an environment says of its drawing, such as `render_fps`."""
-    env = make_env(replace(env_config, num_envs=1, backend="sync"))
-    try:
-        return dict(env.base_env.envs.metadata)
-    finally:
-        env.close()
+    with GlobalRandom().kept():
+        env = make_env(replace(env_config, num_envs=1, backend="sync"))
+        try:
+            return dict(env.base_env.envs.metadata)
+        finally:
+            env.close()
 
 
 def _opengl(env: gym.Env[Any, Any]) -> str:

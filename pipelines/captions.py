@@ -78,10 +78,3 @@ def _font(size: int) -> Any:
 
         _FONTS[size] = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
     return _FONTS[size]
-
-
-def figures(value: float) -> str:
-    """A return as text: two decimals below 10, one below a million, none above."""
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 1e6 else 0
-    text = f"{value:.{digits}f}" if abs(value) < 1e12 else f"{value:.4g}"
-    return text.removeprefix("-") if float(text) == 0 else text

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -189,7 +188,15 @@ def check_identity(path: Path, run: Mapping[str, Any]) -> None:
     if metadata.get("run") != run:
         raise CheckpointError(f"checkpoint {path} is of a run of another algorithm or config than the one it lies in")
     check_name(path, metadata.get("frames"))
-    lengths = metadata.get("lengths")
+
+
+def check_lengths(path: Path) -> None:
+    """Refuse a checkpoint that does not know how long the run's journals were, and that no run can go on from.
+
+    Raises:
+        CheckpointError: it does not, or is damaged.
+    """
+    lengths = read_manifest(path)["metadata"].get("lengths")
     known = isinstance(lengths, dict) and set(lengths) == {"metrics", "evaluations"}
     if not known or any(type(length) is not int or length < 0 for length in lengths.values()):
         raise CheckpointError(f"checkpoint {path} does not know how long the run's files were")
@@ -298,12 +305,3 @@ def _digest(file: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
         return f"{stream.tell()}-{digest.hexdigest()}"
-
-
-def score_of(checkpoint: Path) -> float | None:
-    """The score of a checkpoint; `None` if it has none that can be compared, or is damaged."""
-    try:
-        score = read_manifest(checkpoint)["metadata"].get("score")
-    except CheckpointError:
-        return None
-    return score if type(score) in (int, float) and -math.inf < score < math.inf else None

@@ -11,12 +11,14 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.collectors import Collector
-from torchrl.envs import DoubleToFloat, EnvBase, Transform, TransformedEnv
+from torchrl.envs import DoubleToFloat, EnvBase, ObservationNorm, Transform, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
+from rlpipe.modules.acting import acting
 from rlpipe.pipelines.envs.guard import Arrays
+from rlpipe.pipelines.envs.held import per_environment
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 from rlpipe.pipelines.transfer import sent
@@ -63,7 +65,11 @@ class SyncDataCollector(Collector):
         roots: list[Arrays] = []
         decisions: list[Tensors] = []
         steps: list[Arrays] = []
-        with set_exploration_type(self.exploration_type), torch.inference_mode():
+        with (
+            set_exploration_type(self.exploration_type),
+            torch.inference_mode(),
+            acting(tensor_modules(self.policy) or ()),
+        ):
             for _ in range(self.frames_per_batch):
                 root = env.root
                 decision = decide({key: as_tensor(key, root[key]) for key in observed})
@@ -111,7 +117,7 @@ class SyncDataCollector(Collector):
         return (
             isinstance(self.env, TransformedEnv)
             and isinstance(self.env.base_env, VectorEnv)
-            and all(_is_pointwise(transform) for transform in self.env.transform)
+            and all(_is_pointwise(transform, self.env) for transform in self.env.transform)
             and self._policy_keys() <= set(self.env.base_env.root)
             and not any(isinstance(key, tuple) for key in self.policy.out_keys)
             and not (self.compiled_policy or self.cudagraphed_policy)
@@ -234,18 +240,31 @@ def _is_recurrent(policy: Any) -> bool:
     return any(hasattr(module, "make_tensordict_primer") for module in modules)
 
 
-def _is_pointwise(transform: Transform) -> bool:
+def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
     """Whether it is one of `POINTWISE`, no subclass of unknown ways, and leaves the actions as they are.
 
-    The action's type does not matter: the environment casts it.
+    The action's type does not matter: the environment casts it. A normalisation with statistics for each environment
+    does not fit a whole rollout, and one of what a reset does not give (a reward) needs TorchRL's way of a reset.
     """
     kind = type(transform)
+    if kind is ObservationNorm:
+        specs = (env.base_env.observation_spec, env.observation_spec)
+        shapes = [spec[key].shape for spec in specs for key in transform.in_keys if key in spec.keys()]  # noqa: SIM118
+        if len(shapes) < len(specs) * len(transform.in_keys):
+            return False
+        dims = max((len(shape) - 1 for shape in shapes), default=0)
+        if per_environment(transform.loc, transform.scale, dims):
+            return False
     return kind in POINTWISE and (kind is DoubleToFloat or not transform.in_keys_inv)
 
 
 def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
     """One array a step to one tensor `[num_envs, T, ...]` a key."""
-    return {key: as_tensor(key, np.stack([row[key] for row in rows])).transpose(0, 1) for key in rows[0]}
+    # not `np.stack`, which takes a detour for each array
+    return {
+        key: as_tensor(key, np.concatenate([row[key] for row in rows]).reshape(len(rows), *array.shape)).transpose(0, 1)
+        for key, array in rows[0].items()
+    }
 
 
 def _stack_tensors(steps: list[Tensors], keys: list[str]) -> Tensors:

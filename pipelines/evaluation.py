@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
-import torch
 from tensordict.nn import TensorDictModuleBase
-from torchrl.envs import Transform
+from torchrl.envs import Transform, TransformedEnv
 from torchrl.envs.utils import ExplorationType
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
+from rlpipe.pipelines.envs.guard import Arrays
+from rlpipe.pipelines.envs.held import hold, size_for
 from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.envs.vector import VectorEnv
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.undisturbed import evaluating
 
 MAX_ENVS = 100
 """Environments of an evaluation, of a kind of which any number can be open at once."""
@@ -109,35 +112,24 @@ def evaluate(
     check_is_config(env_config)
     if episodes < 1:
         raise ConfigError(f"episodes is {episodes}; allowed is 1 or more")
+    transforms = tuple(transforms)
     streams = min(episodes, MAX_ENVS)
-    num_envs = min(streams, most_copies(env_config, num_envs))
+    num_envs = size_for(transforms, min(streams, most_copies(env_config, num_envs)))
     limit, endless = env_config.max_episode_steps, is_endless(env_config)
     if endless:
         limit = MAX_EPISODE_STEPS
-    env = make_env(
-        replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit),
-        seed=seed,
-        transforms=[transform.clone() for transform in transforms],
-    )
-    device = next((str(parameter.device) for parameter in policy.parameters()), "cpu")
-    collector = SyncDataCollector(
-        env,
-        policy,
-        frames_per_batch=num_envs * (_CHUNK if num_envs == streams else _SHORT_CHUNK),
-        policy_device=None if device == "cpu" else device,
-        env_device=None if device == "cpu" else "cpu",
-        exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
-        auto_register_policy_transforms=False,
-        track_traj_ids=False,
-        use_buffers=False,
-        trust_policy=True,
-    )
+    config = replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit)
     quotas = [episodes // streams + (index < episodes % streams) for index in range(streams)]
-    with evaluating(policy, seed):
-        try:
-            evaluation = _run_episodes(collector, quotas, env_config.env_id if endless else None)
-        finally:
-            collector.shutdown(raise_on_error=False)
+    with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
+        env = make_env(config, seed=seed)
+        stack.callback(env.close, raise_if_closed=False)
+        hold(env, transforms, policy)
+        tally = Tally(env.base_env, quotas)
+        collector = _make_collector(env, policy, _SHORT_CHUNK if num_envs < streams else _CHUNK, stochastic=stochastic)
+        stack.callback(collector.shutdown, raise_on_error=False)
+        with evaluating(policy, seed):
+            _play(collector, tally, env_config.env_id if endless else None)
+    evaluation = tally.evaluation()
     if endless and (cut := sum(length >= MAX_EPISODE_STEPS for length in evaluation.lengths)):
         _tell_once(
             "cut",
@@ -175,57 +167,98 @@ def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int 
     return asked or (MAX_ENVS if has_many_copies(env_config.env_id) else otherwise)
 
 
-def _run_episodes(collector: SyncDataCollector, quotas: list[int], endless: object) -> Evaluation:
+def _make_collector(
+    env: TransformedEnv, policy: TensorDictModuleBase, steps: int, *, stochastic: bool
+) -> SyncDataCollector:
+    device = next((str(parameter.device) for parameter in policy.parameters()), "cpu")
+    return SyncDataCollector(
+        env,
+        policy,
+        frames_per_batch=env.batch_size[0] * steps,
+        policy_device=None if device == "cpu" else device,
+        env_device=None if device == "cpu" else "cpu",
+        exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
+        auto_register_policy_transforms=False,
+        track_traj_ids=False,
+        use_buffers=False,
+        trust_policy=True,
+    )
+
+
+def _play(collector: SyncDataCollector, tally: Tally, endless: object) -> None:
     """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
-    returns: list[list[float]] = [[] for _ in quotas]
-    lengths: list[list[int]] = [[] for _ in quotas]
-    successes: list[list[float | None]] = [[] for _ in quotas]
     base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
-    for first in range(0, len(quotas), base.envs.num_envs):
+    for first in range(0, len(tally.returns), base.envs.num_envs):
+        tally.begin(first)
         if first:
             base.seed_as(first)
             collector.reset()
-        missing = sum(quotas[first : first + base.envs.num_envs])
-        while missing:
-            base.tell_successes()
-            after = next(batches).get("next")
-            told = {(place, step): success for step, place, success in base.take_successes()}
-            for place, step in after.get("done").squeeze(-1).nonzero().tolist():
-                index = first + place
-                if index < len(quotas) and len(returns[index]) < quotas[index]:
-                    returns[index].append(float(after.get("episode_reward")[place, step]))
-                    lengths[index].append(int(after.get("step_count")[place, step]))
-                    successes[index].append(told.get((place, step)))
-                    missing -= 1
-            if endless is not None and time.monotonic() > started + _SLOW and not any(returns):
-                steps = int(after.get("step_count").max())
+        while tally.missing:
+            next(batches)
+            if endless is not None and time.monotonic() > started + _SLOW and not any(tally.returns):
+                steps = int(tally.last["step_count"].max())
                 _tell_once(
                     "slow",
                     endless,
                     f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
                     f"{_SLOW:.0f} seconds, and each goes on to {MAX_EPISODE_STEPS:,} steps",
                 )
-    known = tuple(chain.from_iterable(successes))
-    return Evaluation(
-        tuple(chain.from_iterable(returns)),
-        tuple(chain.from_iterable(lengths)),
-        known if any(success is not None for success in known) else (),
-    )
 
 
-@contextlib.contextmanager
-def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
-    """Put the policy into evaluation mode, with a generator of its own wherever it has one."""
-    training = policy.training
-    holders = [module for module in policy.modules() if isinstance(getattr(module, "generator", None), torch.Generator)]
-    kept = [module.generator for module in holders]
-    for index, module in enumerate(holders):
-        module.generator = Seeds(seed).generator(f"module {index}", module.generator.device)
-    policy.eval()
-    try:
-        with Seeds(seed).torch_seeded("global"):
-            yield
-    finally:
-        policy.train(training)
-        for module, generator in zip(holders, kept, strict=True):
-            module.generator = generator
+class Tally:
+    """Takes note of the episodes that end in an environment, by its own rewards, whatever transforms make of them.
+
+    Args:
+        env: whose `advance` and `restart` are listened to; not yet stepped.
+        quotas: episodes that count, of each stream; each environment plays one stream at a time.
+    """
+
+    def __init__(self, env: VectorEnv, quotas: Sequence[int]) -> None:
+        self._env, self._advance, self._restart = env, env.advance, env.restart
+        self._quotas = quotas
+        self.returns: list[list[float]] = [[] for _ in quotas]
+        self.lengths: list[list[int]] = [[] for _ in quotas]
+        self.successes: list[list[float | None]] = [[] for _ in quotas]
+        self.begin(0)
+        env.advance, env.restart = self.advance, self.restart  # type: ignore[method-assign]
+
+    def begin(self, first: int) -> None:
+        """From now on the environments play the streams from `first` on; they are about to be reset."""
+        self._first = first
+        self.missing = sum(self._quotas[first : first + self._env.envs.num_envs])
+        self.last: Arrays = {}
+        """What the last step led to."""
+        self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
+        self._env.tell_successes()
+
+    def advance(self, action: np.ndarray) -> Arrays:
+        """Step the environment."""
+        self.last = self._advance(action)
+        self._ended = self.last["done"].copy()
+        self._note(self._ended, {place: success for _, place, success in self._env.take_successes()})
+        return self.last
+
+    def restart(self, mask: np.ndarray | None = None) -> Arrays:
+        """Reset it; where it has not begun anew by itself, a transform ended the episode."""
+        if mask is not None and self.last:
+            self._note(mask & ~self._ended, {})
+            self._ended |= mask
+        return self._restart(mask)
+
+    def evaluation(self) -> Evaluation:
+        """What was noted, stream after stream."""
+        known = tuple(chain.from_iterable(self.successes))
+        return Evaluation(
+            tuple(chain.from_iterable(self.returns)),
+            tuple(chain.from_iterable(self.lengths)),
+            known if any(success is not None for success in known) else (),
+        )
+
+    def _note(self, ended: np.ndarray, successes: dict[int, float]) -> None:
+        for place in np.flatnonzero(ended).tolist():
+            index = self._first + place
+            if index < len(self._quotas) and len(self.returns[index]) < self._quotas[index]:
+                self.returns[index].append(float(np.float32(self.last["episode_reward"][place])))
+                self.lengths[index].append(int(self.last["step_count"][place]))
+                self.successes[index].append(successes.get(place))
+                self.missing -= 1

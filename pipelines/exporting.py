@@ -92,13 +92,11 @@ def check_format(kind: Format) -> None:
 def _check(agent: Trained, greedy: GreedyPolicy, act: Act) -> tuple[int, float]:
     checked, apart = 0, 0.0
     for inputs, action, scores in cases(agent, greedy):
-        apart = max(apart, check_action(act(*inputs), action, scores, greedy.action_start))
+        apart = max(apart, check_action(greedy, act(*inputs), action, scores))
         checked += len(action)
     # a batch of another size than it was made with
     inputs, action, scores = next(cases(agent, greedy))
-    check_action(
-        act(*[each[:1] for each in inputs]), action[:1], None if scores is None else scores[:1], greedy.action_start
-    )
+    check_action(greedy, act(*[each[:1] for each in inputs]), action[:1], None if scores is None else scores[:1])
     return checked, apart
 
 

@@ -6,7 +6,10 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 
+from torch import Tensor, nn
+
 from rlpipe.errors import GPUMemoryError, TrainingError
+from rlpipe.modules import GaussianActor
 from rlpipe.pipelines.memory import gpu_memory_for
 from rlpipe.pipelines.run import Run
 
@@ -26,6 +29,14 @@ def diverged(frames: int, what: str, value: str, run: Run | None) -> TrainingErr
     """The error for something that is not finite."""
     message = f"training stopped at frame {frames}: {what} is {value}"
     return TrainingError(naming_last(message, run))
+
+
+def weights_of(policy: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a policy's state, without the bounds of its actions, which may be as large as they like."""
+    actors = [name for name, module in policy.named_modules() if isinstance(module, GaussianActor)]
+    bounds = {f"{name}.{bound}".lstrip(".") for name in actors for bound in ("low", "high")}
+    state = policy.state_dict()
+    return {name: each for name, each in state.items() if isinstance(each, Tensor) and name not in bounds}
 
 
 @contextlib.contextmanager

@@ -57,6 +57,9 @@ def read_finished(folder: Path) -> FinishedRun | None:
         return None
     lines = read_lines(folder / "metrics.jsonl", LARGEST_LINES)
     metrics = [(float(row["frames"]), float(row["seconds"])) for row in lines]
+    if evaluations[-1]["frames"] == 0:
+        # ended by its listener before the first batch
+        metrics = [(0.0, 0.0)]
     frames, seconds = metrics[-1]
     # where the last evaluation of training and the final one coincide, the final one has more episodes
     returns = {float(row["frames"]): statistics.fmean(row["returns"]) for row in evaluations}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.files import DAMAGE, read_plain
+from rlpipe.pipelines.files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.importing import import_module
 
 LARGEST_CONFIG = 1_000_000
@@ -22,31 +24,82 @@ LARGEST_LINES = 500_000_000
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; to continue a run makes another folder beside theirs."""
 _CHECKPOINT = re.compile(r"frames-(\d+)")
+_BEST = re.compile(r"best-(\d+)(?:-\d+)?")
+_BEST_FILE = "best.json"
+_LARGEST_BEST = 10_000
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of a run so far, and the checkpoint of what acted in it.
+
+    Args:
+        frames: trained until then.
+        score: its mean return.
+        path: of the checkpoint, which holds no more than acting and `--start-from` need.
+    """
+
+    frames: int
+    score: float
+    path: Path
 
 
 def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any], Path]:
     """Read what a run was, and which of its checkpoints is meant.
 
     Args:
-        path: a run folder, for its newest checkpoint, or a checkpoint in one.
+        path: a run folder, for its newest checkpoint; `RUN@best`, `RUN@last` or `RUN@<frames>`; or a checkpoint in one.
         trusted: modules that its environment may come from; they are imported.
 
     Returns:
         The content of `config.json`, and the checkpoint's path.
 
     Raises:
-        CheckpointError: the path is neither.
+        CheckpointError: the path is none of these, or the run has no such checkpoint.
     """
+    path, which = split_choice(path)
     try:
         path = path.resolve()
     except RuntimeError as error:  # of Python up to 3.12
         raise CheckpointError(f"{path} is no run, but a link in a circle") from error
     folder = path if (path / "config.json").is_file() else path.parent.parent
     described = read_description(folder, trusted, path)
-    checkpoint = path if path != folder else newest_checkpoint(folder)
-    if checkpoint is None:
-        raise CheckpointError(f"run {path} has no checkpoint yet")
-    return described, checkpoint
+    if path == folder:
+        return described, _choose(folder, which)
+    if which:
+        raise CheckpointError(f"{path} is a checkpoint; @{which} goes behind the run folder that it lies in")
+    return described, path
+
+
+def split_choice(path: Path) -> tuple[Path, str]:
+    """`RUN` and `best` of `RUN@best`; a path that exists, or has no `@` in its last part, is left as it is."""
+    run, at, which = str(path).rpartition("@")
+    if not (at and which) or "/" in which or os.path.lexists(path):
+        return path, ""
+    return Path(run), which
+
+
+def _choose(folder: Path, which: str) -> Path:
+    """The checkpoint of a run folder that is called so; the newest, if nothing is said."""
+    best, found = read_best(folder), checkpoints(folder)
+    if which == "best":
+        if best is None:
+            raise CheckpointError(
+                f"run {folder} has no best checkpoint: one is kept at each evaluation that is better than all before "
+                "(--eval-every), and this run has none yet, or is of an older version"
+            )
+        return best.path
+    if not found:
+        raise CheckpointError(f"run {folder} has no checkpoint yet{' but @best' if best else ''}")
+    if which in ("", "last"):
+        return found[0]
+    named = {frames_of(path): path for path in [*([best.path] if best else []), *reversed(found)]}
+    if not re.fullmatch("[0-9]{1,18}", which) or int(which) not in named:
+        raise CheckpointError(
+            f"run {folder} has no checkpoint {which!r}; behind @ goes {'best, ' if best else ''}last, or one of the "
+            f"frames {', '.join(map(str, sorted(named)))}"
+        )
+    return named[int(which)]
 
 
 def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | None = None) -> dict[str, Any]:
@@ -108,19 +161,37 @@ def check_name(checkpoint: Path, frames: object) -> None:
     Raises:
         CheckpointError: it has another name.
     """
-    named = _CHECKPOINT.fullmatch(checkpoint.name)
+    named = _CHECKPOINT.fullmatch(checkpoint.name) or _BEST.fullmatch(checkpoint.name)
     if named is None or type(frames) is not int or int(named[1]) != frames:
         raise CheckpointError(f"checkpoint {checkpoint} was renamed: it is one of frame {frames!r}")
 
 
 def frames_of(checkpoint: Path) -> int:
     """The frames in a checkpoint's name."""
-    return int(checkpoint.name.removeprefix("frames-"))
+    return int(checkpoint.name.split("-")[1])
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the most frames in a run folder."""
     return next(iter(checkpoints(folder)), None)
+
+
+def read_best(folder: Path) -> Best | None:
+    """The best evaluation that the run in a folder has kept; `None` if it has none, or its mark is damaged."""
+    try:
+        told = json.loads(read_plain(folder / _BEST_FILE, _LARGEST_BEST))
+        frames, score, name = told["frames"], told["mean"], told["checkpoint"]
+        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and _BEST.fullmatch(name)
+    except DAMAGE:
+        return None
+    path = folder / "checkpoints" / str(name)
+    return Best(frames, float(score), path) if known and path.is_dir() else None
+
+
+def mark_best(folder: Path, best: Best) -> None:
+    """Mark a checkpoint as the one of the best evaluation, in one step."""
+    told = {"frames": best.frames, "mean": best.score, "checkpoint": best.path.name}
+    replace_synced(folder / _BEST_FILE, json.dumps(told) + "\n")
 
 
 def free_name(path: Path) -> Path:

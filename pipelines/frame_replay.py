@@ -240,9 +240,10 @@ def make_frame_replay(
 
 
 def can_keep_frames(env: EnvBase) -> bool:
-    """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`."""
+    """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`, channels first."""
     spec = env.observation_spec["observation"]
-    return spec.dtype is torch.uint8 and len(spec.shape) - len(env.batch_size) == 3
+    shape = spec.shape[len(env.batch_size) :]
+    return spec.dtype is torch.uint8 and len(shape) == 3 and shape[0] <= shape[2]
 
 
 def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:
@@ -267,8 +268,8 @@ def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int,
         every: frames from one checkpoint to the next.
 
     Raises:
-        ConfigError: there is no room for one checkpoint. For the four that there are for a while, the two newest, the
-            best and the next, it is a warning.
+        ConfigError: there is no room for one checkpoint. For the three that there are for a while, the two newest and
+            the next, it is a warning.
     """
     replay = state.get("replay")
     if not isinstance(replay, FrameReplayState):
@@ -279,8 +280,8 @@ def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int,
     check_disk("the frames in a checkpoint take", kept * frames.frame_bytes, folder, way_out)
     if every is None or every >= total_frames:
         return
-    # what is in neither of two checkpoints was overwritten from one to the other; with the best one none may be shared
-    most = 2 * kept + 2 * min(kept, every)
+    # what two checkpoints do not share was overwritten from one to the other
+    most = kept + 2 * min(kept, every)
     try:
         check_disk("the frames in checkpoints take up to", most * frames.frame_bytes, folder, way_out)
     except ConfigError as error:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import torch
+from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torchrl.data import Categorical
@@ -30,7 +32,8 @@ class GreedyPolicy(nn.Module):
     """Raw observations `[B, *observation]`, and masks `[B, A]` where there are any, to actions `[B, *action]`.
 
     Observations and actions are those of the Gymnasium environment: statistics and bins are applied within, Discrete
-    ones begin where their space does, and Box actions lie in their bounds. The parts are those of the run's policy.
+    ones begin where their space does, and Box actions are of its type and in its bounds. The parts are those of the
+    run's policy.
 
     Args:
         agent: read back from its run.
@@ -54,6 +57,7 @@ class GreedyPolicy(nn.Module):
             self.observation_start = int(getattr(spaces["observation"], "start", 0))
             self.action_start = int(getattr(action, "start", 0))
             self.actions = int(with_raw.action_spec.space.n) if isinstance(with_raw.action_spec, Categorical) else None
+            self.cast = _Cast(action) if isinstance(action, Box) else nn.Identity()
             self.spec = with_raw.observation_spec["observation"][0]
         finally:
             with_raw.close()
@@ -69,7 +73,8 @@ class GreedyPolicy(nn.Module):
             entries["action_mask"] = action_mask
         for part in cast("Iterable[TensorModule]", self.parts):
             entries.update(zip(part.out_keys, part.compute(*[entries[key] for key in part.in_keys]), strict=True))
-        return entries["action"] + self.action_start if self.action_start else entries["action"]
+        action: Tensor = self.cast(entries["action"])
+        return action + self.action_start if self.action_start else action
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Random inputs."""
@@ -112,22 +117,36 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, 
             inputs = (seen, step["action_mask"]) if greedy.masked else (seen,)
             action, scores = _acts(agent, greedy, inputs)
             yield inputs, action, scores
-            _, step = env.step_and_maybe_reset(step.set("action", action - greedy.action_start))
+            _, step = env.step_and_maybe_reset(step.set("action", action))
     finally:
         env.close()
 
 
-def check_action(action: Tensor, expected: Tensor, scores: Tensor | None, start: int) -> float:
+def check_action(greedy: GreedyPolicy, action: Tensor, expected: Tensor, scores: Tensor | None) -> float:
     """How far actions are from what they should be, 0 for a Discrete one that is the same or a tie.
+
+    Args:
+        greedy: whose actions they should be.
+        action: as the environment takes it.
+        expected: as the policy gives it.
+        scores: of all Discrete actions.
 
     Raises:
         RlpipeError: too far.
     """
+    start = greedy.action_start
     if scores is None:
-        apart = (action - expected).abs().max().item()
-        if not apart <= TOLERANCE * max(1.0, expected.abs().max().item()):
+        off = TOLERANCE * max(1.0, expected.abs().max().item())
+        # as numbers of the space, because between two whole ones there is none
+        least, most, found, exact = (
+            each.double()
+            for each in (*map(greedy.cast, (expected - off, expected + off)), action, greedy.cast(expected))
+        )
+        apart = (found - exact).abs().max().item()
+        if not ((least <= found) & (found <= most)).all():
             raise RlpipeError(f"what was exported does not act as the policy does: an action is {apart:.1e} off")
         return apart
+    expected = expected + start
     index = (action - start).clamp(0, scores.shape[-1] - 1).unsqueeze(-1)
     chosen, best = scores.gather(-1, index), scores.gather(-1, (expected - start).unsqueeze(-1))
     tied = (best - chosen <= TOLERANCE * best.abs().clamp_min(1.0)) & (index.squeeze(-1) + start == action).unsqueeze(
@@ -147,6 +166,34 @@ def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
     for transform in greedy.transforms:
         found |= {f"observation.{name}": value for name, value in transform.named_buffers()}
     return {name: value.detach().clone().contiguous() for name, value in found.items()}
+
+
+class _Cast(nn.Module):
+    """What `ActionCast` does to the actions of a Box; nothing where the policy's are of the space already."""
+
+    low: Tensor
+    high: Tensor
+    parts: Tensor
+
+    def __init__(self, space: Box) -> None:
+        super().__init__()
+        self.dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype
+        self.whole = np.dtype(space.dtype).kind in "iub"
+        low, high = (torch.from_numpy(each.astype(np.float64)) for each in (space.low, space.high))
+        # the largest float64 that is no more than the bound
+        below = torch.from_numpy(np.nextafter(high.numpy(), -np.inf))
+        limit = 2.0**63 if self.dtype is torch.int64 else 2.0**64
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", torch.where(high >= limit, below, high) if self.whole else high, persistent=False)
+        width = (high - low).clamp_min(1.0)
+        self.register_buffer("parts", (width + 1) / width, persistent=False)
+
+    def forward(self, action: Tensor) -> Tensor:
+        if not self.whole:
+            same = action.dtype == self.dtype == torch.float32
+            return action if same else action.double().clamp(self.low, self.high).to(self.dtype)
+        part = ((action.double() - self.low) * self.parts).floor().clamp_min(0.0)
+        return (self.low + part).clamp(self.low, self.high).to(self.dtype)
 
 
 class _Normalize(nn.Module):
@@ -209,4 +256,4 @@ def _acts(agent: Trained, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> t
             scores = step.get("action_value", None)
             actor = cast("CategoricalActor", greedy.parts[0])
             scores = actor.distribution(*actor.read(step)).logits if scores is None else scores
-    return step["action"] + greedy.action_start, scores
+    return step["action"], scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import json
 import logging
@@ -17,6 +16,7 @@ from typing import Literal, Protocol, get_args
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.board import Board
 from rlpipe.pipelines.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.names import nearest
 from rlpipe.pipelines.trackers import Logged, MLflowBoard, WandbBoard
 
 Kind = Literal["tensorboard", "wandb", "mlflow"]
@@ -54,8 +54,8 @@ def check_names(kinds: Iterable[str]) -> tuple[Kind, ...]:
     names = [kind.lower() if kind.lower() == "none" else kind for kind in kinds]
     for name in names:
         if name not in (*KINDS, "none"):
-            near = difflib.get_close_matches(name.lower(), KINDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(KINDS)}, or none"
+            near = nearest(name, KINDS)
+            hint = f"did you mean {near}?" if near else f"allowed are {', '.join(KINDS)}, or none"
             raise ConfigError(f"logger is {name!r}; {hint}")
     if "none" in names and set(names) != {"none"}:
         raise ConfigError(f"logger is {' '.join(names)}; none stands for no logger at all, leave it or the others out")

@@ -19,6 +19,7 @@ from torchrl.envs import Transform
 
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.environments import Environments
+from rlpipe.pipelines.envs.held import each_of, that_learn
 from rlpipe.pipelines.fleet import Fleet, FleetState
 from rlpipe.pipelines.memory import REPLAY, gpu_memory_for
 from rlpipe.pipelines.priorities import PrioritizedSampler
@@ -39,8 +40,8 @@ class Pipeline:
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
         state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The `environments` of a lean collector, or of collectors in other processes, are added. Training without a
-            run needs none.
+            The `environments` of a lean collector, or of collectors in other processes, are added, and as `transforms`
+            those that learn and are in no other part. Training without a run needs none.
         transforms: what the policy's environment is transformed by, for its evaluation.
     """
 
@@ -60,6 +61,16 @@ class Pipeline:
             if "environments" in self.state:
                 raise ValueError("the state has 'environments', a name that a lean collector's are kept under")
             self.state = {**self.state, "environments": self.environments}
+        held = {module for part in self.state.values() if isinstance(part, nn.Module) for module in part.modules()}
+        learning = [transform for transform in that_learn(self.transforms) if transform not in held]
+        if learning and "transforms" not in self.state:
+            self.state = {**self.state, "transforms": nn.ModuleList(learning)}
+
+    def statistics(self) -> set[str]:
+        """The parts of the state that hold a transform, on which depends what the policy sees."""
+        transforms = set(each_of(self.transforms))
+        modules = {name: part for name, part in self.state.items() if isinstance(part, nn.Module)}
+        return {name for name, part in modules.items() if transforms & set(part.modules())}
 
     def close(self) -> None:
         """Close the environments, and with them their processes."""
@@ -90,8 +101,11 @@ def gradient_step(
     Returns:
         An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
     """
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    parameters = [parameter for parameter in held if parameter.requires_grad]
+
+    def held() -> list[nn.Parameter]:
+        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    parameters = held()
     learned = {id(parameter) for parameter in loss.parameters()}
     if not any(id(parameter) in learned for parameter in parameters):
         raise ValueError(
@@ -102,12 +116,14 @@ def gradient_step(
     gradient_of = make_gradient(loss, parameters, execution)
 
     def update(minibatch: TensorDictBase) -> TensorDictBase:
+        # in place, so that the gradient follows: groups may be added, and parameters frozen and thawed, at any time
+        parameters[:] = held()
         gradient, terms = gradient_of(minibatch)
         if all(grad is None for grad in gradient):
             losses = [key for key in terms if key.startswith("loss")]
             raise ValueError(
                 f"{type(loss).__name__} gives nothing to minimise: none of its entries {list(terms)} whose name begins "
-                f"with 'loss' ({losses}) depends on a parameter that the optimizer holds"
+                f"with 'loss' ({losses}) depends on a parameter that the optimizer holds and that takes a gradient"
             )
         clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         for parameter, grad in zip(parameters, gradient, strict=True):

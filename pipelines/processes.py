@@ -6,6 +6,7 @@ import contextlib
 import functools
 import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from torchrl.envs import EnvBase
 from rlpipe.errors import ConfigError, RlpipeError, TrainingError
 from rlpipe.pipelines.fleet import Fleet, PolicyCopy, WorkerCollector
 from rlpipe.pipelines.seeding import spawned
-from rlpipe.pipelines.workers import interrupts_wait, stay_with_parent
+from rlpipe.pipelines.workers import NO_GUARD, check_main_guard, interrupts_wait, stay_with_parent, unguarded
 
 # the last is what TorchRL stumbles over when it stops the others
 _LOST = (RuntimeError, EOFError, BrokenPipeError, ConnectionResetError, ValueError)
@@ -34,6 +35,9 @@ class _Worker(WorkerCollector):
     """
 
     def __init__(self, *arguments: Any, failures: Any, seeds: Sequence[int | None], **options: Any) -> None:
+        if options["worker_idx"]:
+            # what the environments of the first one warn of is enough
+            warnings.simplefilter("ignore")
         super().__init__(*arguments, seed=seeds[options["worker_idx"]], **options)
         self._failures = failures
 
@@ -65,6 +69,7 @@ class _Processes(Fleet):
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
+        check_main_guard()
         count = len(create_env_fn)
         self._prepare(policy, count, transforms, device)
         self.procs = []
@@ -90,6 +95,8 @@ class _Processes(Fleet):
             with _starting_deaf():
                 super().__init__(list(create_env_fn), **options)  # type: ignore[call-arg]
         except Exception as error:
+            if any(unguarded(code) for _, code in self._dead()):
+                raise TrainingError(NO_GUARD) from None
             raise self._without_trace(error) from error
         except BaseException:
             # a signal, for which TorchRL stops none of them; they may be busy with environments

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from rlpipe.pipelines.evaluation import Evaluation
 
 Stage = Literal["starting", "training", "evaluating", "evaluated"]
@@ -41,5 +43,47 @@ class Progress:
     final: bool = False
 
 
-Listener = Callable[[Progress], None]
-"""Any function of one argument; what it raises ends the run."""
+Listener = Callable[[Progress], object]
+"""Any function of one argument. The run ends if it returns `False` (nothing else that is false counts), or raises."""
+
+_LISTENER = "the progress listener"
+
+
+class StopTraining(Exception):  # noqa: N818 - nothing has gone wrong
+    """Raised by a listener to end the run, as if it had returned `False`.
+
+    The run then ends as by a stopping rule: with a checkpoint, the final evaluation and the summary.
+
+    Args:
+        reason: what `stopped_by` in the summary says; by default that it was the listener.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or _LISTENER)
+
+
+class Telling:
+    """Tells a listener how far training is, and holds back what it raises until a checkpoint has been written.
+
+    A listener that has raised something is told nothing more.
+
+    Args:
+        listener: to tell, if there is one.
+    """
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+        self.raised: BaseException | None = None
+
+    def tell(self, progress: Progress) -> str:
+        """Tell it; returns why the run is to end, if the listener wants that, or nothing."""
+        if self._listener is None or self.raised is not None:
+            return ""
+        try:
+            answer = self._listener(progress)
+        except StopTraining as wish:
+            return str(wish)
+        except BaseException as error:  # whatever it is, the run is not to lose what it has learned
+            self.raised = error
+            return ""
+        return _LISTENER if isinstance(answer, (bool, np.bool_)) and not answer else ""

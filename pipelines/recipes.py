@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines import settings
+from rlpipe.pipelines.names import nearest
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
@@ -86,6 +87,7 @@ _ALL = (
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
+_ALGORITHMS = sorted({recipe.algorithm for recipe in RECIPES.values()})
 
 
 def find_recipe(name: str) -> Recipe:
@@ -96,8 +98,8 @@ def find_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+    near = nearest(name, RECIPES)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(RECIPES)}"
     raise ConfigError(f"no recipe is called {name!r}; {hint}")
 
 
@@ -110,6 +112,12 @@ def config_class(algorithm: str) -> type[TrainConfig]:
     return _algorithm(algorithm).Config
 
 
+def owners_of(option: str) -> list[str]:
+    """The algorithms whose Config has a field of this name, with dashes or underscores."""
+    name = option.replace("-", "_")
+    return [each for each in _ALGORITHMS if name in {field.name for field in dataclasses.fields(config_class(each))}]
+
+
 def builder(algorithm: str) -> Callable[[Any], Pipeline]:
     """The `build` function of an algorithm.
 
@@ -120,10 +128,9 @@ def builder(algorithm: str) -> Callable[[Any], Pipeline]:
 
 
 def _algorithm(name: str) -> Any:
-    known = sorted({recipe.algorithm for recipe in RECIPES.values()})
-    if name not in known:
+    if name not in _ALGORITHMS:
         raise ConfigError(
-            f"no algorithm is called {name!r}; there are {', '.join(known)}. A run of one's own is resumed and "
+            f"no algorithm is called {name!r}; there are {', '.join(_ALGORITHMS)}. A run of one's own is resumed and "
             "evaluated by the program that trained it"
         )
     return importlib.import_module(f"rlpipe.pipelines.{name}")

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.nn.modules import module as modules
+from torch.nn.utils import parametrize
+from torch.utils import _device
 from torchrl.envs.utils import exploration_type
 
 from rlpipe.pipelines.graphs import graphed
+from rlpipe.pipelines.tape import Replay, Tape, compiled, script
+from rlpipe.pipelines.watching import Watch
 
+_LOG = logging.getLogger("rlpipe")
 Execution = Literal["eager", "recorded", "compiled", "graphed"]
 """How a gradient is computed, see `make_gradient`."""
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
 """The gradient of each parameter, `None` where it takes no part; and the loss's entries by name, detached."""
 
-_SETTING = (int, float, str, Enum)
 _REPEATS = 10
 """Minibatches of a kind before it is worth recording."""
 _MOST_KINDS = 4
 """Kinds that are recorded."""
 _MOST_OPERATIONS = 2_000
 """Operations from which on a recording takes longer to make than it can save."""
+_PRICE = 50
+"""Replays in which a recording saves the time that it takes to make."""
+_CREDIT = _PRICE * 6
+_GLOBAL_HOOKS = [hooks for name, hooks in vars(modules).items() if name.startswith("_global_") and "hooks" in name]
+_USUAL = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+_MOST_STATES = 64
+"""Settings of a loss that are remembered; those that change at each update do not come again."""
 
 
 def make_gradient(
@@ -39,19 +49,20 @@ def make_gradient(
     """A function from a minibatch to the gradient of the loss's `loss*` entries, summed.
 
     Args:
-        loss: a loss module, ours or TorchRL's. To be recorded or compiled it must be a pure function of its `in_keys`,
-            parameters, buffers and modules' own numbers, as ours are, and write nothing into the minibatch. Numbers in
-            lists or other objects stay what they were; draws of PyTorch's global generator are drawn anew each time.
-        parameters: to differentiate by.
+        loss: a loss module, ours or TorchRL's.
+        parameters: to differentiate by. It is read at each call: a list may be changed, and what takes no gradient at
+            the time has `None`.
         execution: `"eager"` is autograd at each call. `"recorded"` notes the tensor operations of loss and gradient
             when a kind of minibatch (its shapes and types) has come ten times, and from then on runs these alone: the
             same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
-            is set to may change (numbers, training mode, parameters of its modules); it is then recorded anew.
+            consists of, its attributes and the process's settings are watched: a change is followed, or computed by
+            autograd. Draws of PyTorch's global generator are drawn anew each time. See [what is
+            watched](../performance.md#what-a-recording-follows).
             `"compiled"` has PyTorch's compiler make code of the operations, which takes a while and rounds differently.
             `"graphed"` is `"recorded"`, and each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
 
     Raises:
-        ValueError: an unknown `execution`.
+        ValueError: an unknown `execution`; in a later call, a loss whose operations depend on the numbers in the batch.
     """
     if execution not in get_args(Execution):
         raise ValueError(f"execution is {execution!r}; allowed are {', '.join(map(repr, get_args(Execution)))}")
@@ -69,8 +80,45 @@ def _differentiate(loss: nn.Module, parameters: Sequence[nn.Parameter], minibatc
         if key.startswith("loss") and term.numel() != 1:
             raise ValueError(f"{type(loss).__name__} returns {key!r} of shape {list(term.shape)}, expected a scalar")
     total = [term for key, term in terms.items() if key.startswith("loss") and term.requires_grad]
-    gradient = torch.autograd.grad(total, parameters, allow_unused=True)
-    return list(gradient), {key: term.detach() for key, term in terms.items()}
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    found = iter(torch.autograd.grad(total, learning, allow_unused=True) if total and learning else ())
+    gradient = [next(found, None) if parameter.requires_grad else None for parameter in parameters]
+    return gradient, {key: term.detach() for key, term in terms.items()}
+
+
+@dataclass
+class _Recording:
+    """A replay, and what becomes of its outputs: gradients, the loss's entries, and what it writes into the batch."""
+
+    replay: Replay
+    used: list[bool]
+    names: list[str]
+    written: list[NestedKey]
+    changed: list[Tensor]
+    """Buffers that it writes into."""
+    overwrites: bool
+    """Whether it changes the minibatch's tensors in place."""
+    exact: bool
+    """Whether it gives autograd's bits, and nothing waits for them."""
+    replays: int = 0
+
+    def __call__(self, minibatch: TensorDictBase, entries: Sequence[Tensor]) -> Gradient:
+        # TorchScript's own optimiser would merge matrix products, and round differently
+        with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            computed = iter(self.replay(*entries))
+        gradient = [next(computed) if each else None for each in self.used]
+        terms = {name: next(computed) for name in self.names}
+        for key in self.written:
+            minibatch.set(key, next(computed))
+        return gradient, terms
+
+
+class _State:
+    """The kinds of minibatches that have come while the loss was set to something: how often, and their recordings."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[Hashable] = Counter()
+        self.recordings: dict[Hashable, _Recording] = {}
 
 
 class _Recorder:
@@ -78,200 +126,208 @@ class _Recorder:
 
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], execution: Execution) -> None:
         self.loss, self.parameters, self.execution = loss, parameters, execution
-        self._graphed = execution == "graphed"
-        if not hasattr(loss, "in_keys"):
-            raise ValueError(f"{type(loss).__name__} has no in_keys, which name what it reads; without, leave it eager")
-        self.keys: list[NestedKey] = list(loss.in_keys)  # type: ignore[arg-type]
+        self._credit = _CREDIT
+        self._told: set[str] = set()
         self._begin()
 
     def _begin(self) -> None:
-        self._modules = list(self.loss.modules())
-        holders = [holder for module in self._modules for holder in (module._parameters, module._buffers)]
-        self._tensors = [(holder, name, tensor) for holder in holders for name, tensor in holder.items()]
-        others = [vars(module) for module in self._modules if module is not self.loss]
-        self._numbers = [(own, name) for own in others for name, value in own.items() if isinstance(value, _SETTING)]
-        self._seen: Counter[tuple[Any, ...]] = Counter()
-        self._recordings: dict[tuple[Any, ...], Callable[..., Gradient]] = {}
-        self._addresses = self._where()
-
-    def _where(self) -> list[int]:
-        """Where the tensors are that a CUDA graph reads."""
-        return [each.data_ptr() for *_, each in self._tensors if each is not None] if self._graphed else []
+        self._watch = Watch([self.loss, self.parameters], addresses=self.execution == "graphed")
+        self._states: dict[Hashable, _State] = {}
+        self._set_to: Hashable = None
+        self._state = _State()
+        self._credit -= 1
 
     def __call__(self, minibatch: TensorDictBase) -> Gradient:
-        entries = [minibatch.get(key, None) for key in self.keys]
-        if any(entry is None for entry in entries) or len(set(map(id, entries))) < len(entries):
+        kind, entries = self._kind(minibatch)
+        if kind is None or self._credit <= 0 or not self._follow():
             return _differentiate(self.loss, self.parameters, minibatch)
-        if any(holder.get(name) is not tensor for holder, name, tensor in self._tensors) or (
-            self._graphed and self._where() != self._addresses
-        ):
-            self._begin()
-        kind = self._kind(entries)
-        recording = self._recordings.get(kind)
+        state = self._state
+        recording = state.recordings.get(kind)
         if recording is not None:
-            return recording(*entries)
-        self._seen[kind] += 1
-        if self._seen[kind] == _REPEATS and len(self._recordings) < _MOST_KINDS:
-            return self._record(kind, TensorDict(batch_size=minibatch.batch_size), entries)
+            return self._replay(recording, minibatch, entries)
+        if len(state.seen) >= _MOST_STATES:
+            state.seen.clear()
+        state.seen[kind] += 1
+        made = sum(len(each.recordings) for each in self._states.values())
+        if state.seen[kind] == _REPEATS and made < _MOST_KINDS and self._credit > _PRICE:
+            return self._record(kind, minibatch, entries)
         return _differentiate(self.loss, self.parameters, minibatch)
 
-    def _kind(self, entries: Sequence[Tensor]) -> tuple[Any, ...]:
-        """All that decides which operations there are."""
-        return (
-            *((entry.shape, entry.stride(), entry.dtype, entry.device) for entry in entries),
-            *(own.get(name) for own, name in self._numbers),
-            *(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self._modules),
-            *(value for value in vars(self.loss).values() if isinstance(value, _SETTING)),
-            torch.is_autocast_enabled(entries[0].device.type),
-            # of which the layers of a noisy network take note
-            exploration_type(),
-        )
+    def _follow(self) -> bool:
+        """Look whether the loss is what it was, and forget the recordings where it is not; whether it may be recorded."""
+        now = self._watch.state()
+        if now is None:
+            self._begin()
+            now = self._watch.state()
+        if now is None or self._credit <= 0:
+            self._stop("what it consists of changes all the time")
+            return False
+        if self._watch.reason or self._watch.has_tensor_hooks():
+            self._tell(self._watch.reason or "its tensors have hooks, which may do anything")
+            return False
+        if now != self._set_to:
+            if len(self._states) >= _MOST_STATES:
+                self._states = {key: each for key, each in self._states.items() if each.recordings}
+            self._set_to, self._state = now, self._states.setdefault(now, _State())
+        return True
 
-    def _record(self, kind: tuple[Any, ...], batch: TensorDict, entries: list[Tensor]) -> Gradient:
-        for key, entry in zip(self.keys, entries, strict=True):
-            batch.set(key, entry)
-        with _Tape() as tape:
-            gradient, terms = _differentiate(self.loss, self.parameters, batch)
+    def _tell(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            _LOG.warning("the gradient of %s is computed by autograd: %s", type(self.loss).__name__, reason)
+
+    def _stop(self, reason: str) -> None:
+        """Leave the loss to autograd from now on."""
+        self._credit, self._states, self._state = 0, {}, _State()
+        self._tell(reason)
+
+    def _kind(self, minibatch: TensorDictBase) -> tuple[Hashable | None, list[Tensor]]:
+        """All beside the loss that decides which operations there are; `None` for what is not recorded."""
+        kind: list[Hashable] = [exploration_type(), torch.get_default_dtype(), _device.CURRENT_DEVICE]
+        kind.append(torch.are_deterministic_algorithms_enabled())
+        entries: list[Tensor] = []
+        if _by_autograd() or not _describe(minibatch, kind, entries) or not entries:
+            return None, entries
+        # autocast remembers the casts of weights for as long as it lasts, and so goes on with older ones
+        if torch.is_autocast_enabled(entries[0].device.type):
+            return None, entries
+        # which of them are one tensor
+        which = list(map(id, entries))
+        kind += [which.index(each) for each in which] if len(set(which)) < len(which) else []
+        return tuple(kind), entries
+
+    def _record(self, kind: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
+        before = _leaves(minibatch)
+        with Tape() as tape:
+            gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
+        self._credit -= _PRICE
         if len(tape.operations) > _MOST_OPERATIONS:
             return gradient, terms
-        outputs = [*[each for each in gradient if each is not None], *terms.values()]
-        tape.check({id(tensor) for tensor in [*entries, *self.loss.parameters(), *self.loss.buffers()]})
-        replay = _compile(tape, entries, outputs) if self.execution == "compiled" else _script(tape, entries, outputs)
-        if self._graphed:
-            tape.check_graph()
-            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                replay = graphed(replay, entries, list(self.loss.buffers()))
-        used, names = [each is not None for each in gradient], list(terms)
-
-        def recording(*inputs: Tensor) -> Gradient:
-            # TorchScript's own optimiser would merge matrix products, and round differently
-            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                computed = iter(replay(*inputs))
-            return [next(computed) if each else None for each in used], dict(zip(names, computed, strict=True))
-
-        self._recordings[kind] = recording
+        after = _leaves(minibatch)
+        written = {key: each for key, each in after.items() if before.get(key) is not each}
+        outputs = [*[each for each in gradient if each is not None], *terms.values(), *written.values()]
+        if tape.draws_elsewhere:
+            self._stop("it draws from Python's or NumPy's generator, and not from PyTorch's")
+        elif self._watch.state() != self._set_to:
+            self._tell("it changes its own attributes each time")
+        elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs) or before.keys() - after.keys():
+            self._tell("it writes into the minibatch, or returns, what is no tensor without a graph")
+        else:
+            self._keep(kind, tape, entries, outputs, [each is not None for each in gradient], list(terms), list(written))
         return gradient, terms
 
+    def _keep(
+        self,
+        kind: Hashable,
+        tape: Tape,
+        entries: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        used: list[bool],
+        names: list[str],
+        written: list[NestedKey],
+    ) -> None:
+        tape.check({id(tensor) for tensor in [*entries, *self._watch.tensors]})
+        changed, overwritten = tape.writes_into(self._watch.tensors), tape.writes_into(entries)
+        if self.execution == "compiled":
+            with _held([*changed, *overwritten]):
+                replay = compiled(tape, entries, outputs)
+        else:
+            try:
+                replay = script(tape, entries, outputs)
+            except RuntimeError as error:
+                self._stop(f"TorchScript cannot say it: {str(error).strip().splitlines()[0]}")
+                return
+        if self.execution == "graphed":
+            tape.check_graph(overwritten)
+            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                replay = graphed(replay, entries, changed)
+        exact = self.execution == "recorded" and entries[0].device.type == "cpu"
+        self._state.recordings[kind] = _Recording(replay, used, names, written, changed, bool(overwritten), exact)
 
-class _Tape(TorchDispatchMode):
-    """Notes each tensor operation, autograd's included: what was called, with what, and what came of it.
-
-    It holds every tensor that it saw, so that each can be known by its `id`.
-
-    Raises:
-        ValueError: an operation depends on the numbers in the batch, so that it cannot be replayed with others.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _depends_on_data(function, args):
-            raise ValueError(f"the loss uses {function}, which depends on data; leave its execution eager")
-        results = function(*args, **(kwargs or {}))
-        self.operations.append((function, args, kwargs or {}, results))
-        return results
-
-    def check(self, known: set[int]) -> None:
-        """Refuse a tensor that is neither `known`, nor made on the tape, nor a constant that the loss writes down.
-
-        Raises:
-            ValueError: there is one; replayed, it would stay what it was.
-        """
-        for function, args, kwargs, results in self.operations:
-            for tensor in tree_leaves((args, kwargs)):
-                constant = function is torch.ops.aten.lift_fresh.default
-                if isinstance(tensor, Tensor) and id(tensor) not in known and not constant:
-                    raise ValueError(
-                        f"the loss reads a tensor of shape {list(tensor.shape)} that is neither an entry of its "
-                        "in_keys, nor a parameter or buffer; leave its execution eager"
-                    )
-            known.update(map(id, tree_leaves(results)))
-
-    def check_graph(self) -> None:
-        """Refuse what no CUDA graph can do: copies between the host and the GPU.
-
-        Raises:
-            ValueError: there is one.
-        """
-        for function, args, _, results in self.operations:
-            if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
-                source = args[0 if function is torch.ops.aten._to_copy.default else 1]
-                if source.device != results.device:
-                    raise ValueError(
-                        f"the loss copies a tensor of shape {list(source.shape)} from {source.device} to "
-                        f"{results.device}, which a CUDA graph cannot; make it a buffer, or leave cuda_graphs out"
-                    )
+    def _replay(self, recording: _Recording, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
+        self._credit += 1
+        recording.replays += 1
+        if not recording.exact or recording.replays & (recording.replays - 1):
+            return recording(minibatch, entries)
+        # the first, second, fourth, eighth ... in two ways, as not all that a loss depends on can be watched
+        copies = [each.clone() for each in entries] if recording.overwrites else entries
+        beside = minibatch.copy()
+        with _held(recording.changed):
+            replayed = recording(beside, copies)
+        computed = _differentiate(self.loss, self.parameters, minibatch)
+        if not _same(computed, replayed) or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.written):
+            self._stop(
+                "a recording of it went stale; it depends on what cannot be watched, such as a file, the clock, or "
+                "the attributes of an imported module"
+            )
+        return computed
 
 
-def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the operation's shape, or what Python does with its result, depends on numbers in the batch."""
-    if function is torch.ops.aten.index.Tensor:
-        return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
-    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags))
-
-
-Replay = Callable[..., Sequence[Tensor]]
-"""From other tensors in the place of a tape's inputs to its outputs; parameters and constants are the same tensors."""
-
-
-def _script(tape: _Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
-    """The tape in TorchScript, which runs without Python between the operations."""
-    names = {id(tensor): f"x{index}" for index, tensor in enumerate(inputs)}
-    constants: list[Tensor] = []
-
-    def write(value: Any) -> str:
-        if not isinstance(value, Tensor):
-            return _literal(value, write)
-        if id(value) not in names:
-            names[id(value)] = f"c{len(constants)}"
-            constants.append(value)
-        return names[id(value)]
-
-    lines = []
-    for number, (function, args, kwargs, results) in enumerate(tape.operations):
-        arguments = [*map(write, args), *(f"{key}={write(value)}" for key, value in kwargs.items())]
-        several = isinstance(results, (tuple, list))
-        made = results if several else [results]
-        names.update({id(tensor): f"y{number}_{index}" for index, tensor in enumerate(made)})
-        left = ", ".join(f"y{number}_{index}" for index in range(len(made)))
-        lines.append(f"{left}{',' if several else ''} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
-    returned = ", ".join(map(write, outputs))
-    taken = [f"{letter}{index}" for letter, each in (("x", inputs), ("c", constants)) for index in range(len(each))]
-    signature = ", ".join(f"{name}: Tensor" for name in taken)
-    source = "\n    ".join([f"def replay({signature}):", *lines, f"return ({returned},)"])
-    function = torch.jit.CompilationUnit(f"{source}\n").replay
-    return lambda *others: function(*others, *constants)
-
-
-def _literal(value: Any, write: Callable[[Any], str]) -> str:
-    """How TorchScript writes a constant."""
-    if isinstance(value, (list, tuple)):
-        text = f"[{', '.join(map(write, value))}]"
-        return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float('{value}')"
-    if isinstance(value, torch.device):
-        return f"torch.{value!r}"
-    if value is None or isinstance(value, (int, float, str, torch.dtype, torch.layout, torch.memory_format)):
-        return repr(value)
-    raise ValueError(f"the loss uses a {type(value).__name__}, which cannot be recorded; leave its execution eager")
-
-
-def _compile(tape: _Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
-    """The tape as PyTorch's compiler makes it."""
-
-    def replay(*others: Tensor) -> tuple[Tensor, ...]:
-        tensors = dict(zip(map(id, inputs), others, strict=True))
-
-        def current(value: Any) -> Any:
-            return tensors.get(id(value), value)
-
-        for function, args, kwargs, results in tape.operations:
-            fresh = function(*tree_map(current, args), **tree_map(current, kwargs))
-            tensors.update(zip(map(id, tree_leaves(results)), tree_leaves(fresh), strict=True))
-        return tuple(map(current, outputs))
-
+@contextmanager
+def _held(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Within, tensors and PyTorch's generator may change; then they are as they were."""
+    kept = [each.detach().clone() for each in tensors]
+    with torch.random.fork_rng(devices=[]):
+        yield
     with torch.no_grad():
-        return torch.compile(make_fx(replay)(*inputs))
+        for each, before in zip(tensors, kept, strict=True):
+            each.copy_(before)
+
+
+def _same(one: Gradient, other: Gradient) -> bool:
+    (gradient, terms), (others, other_terms) = one, other
+    if terms.keys() != other_terms.keys():
+        return False
+    pairs = [*zip(gradient, others, strict=True), *((term, other_terms[key]) for key, term in terms.items())]
+    return not any(_differ(*pair) for pair in pairs)
+
+
+def _differ(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors differ in any bit; so a NaN is equal to itself."""
+    if one is None or other is None:
+        return one is not other
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return True
+    bits = [each.detach().reshape(-1).contiguous().view(torch.uint8) for each in (one, other)]
+    return not torch.equal(*bits)
+
+
+def _by_autograd() -> bool:
+    """Whether something looks on, or takes part, that a recording would pass by."""
+    modes = torch._C._len_torch_function_stack() - (_device.CURRENT_DEVICE is not None)
+    return bool(
+        torch.is_anomaly_enabled()
+        or not torch.is_grad_enabled()
+        or modes
+        or torch._C._autograd._top_saved_tensors_default_hooks(True)
+        or parametrize._cache_enabled
+        or any(_GLOBAL_HOOKS)
+    )
+
+
+def _describe(batch: TensorDictBase, kind: list[Hashable], entries: list[Tensor]) -> bool:
+    """Add what decides about operations to `kind`, and the tensors to `entries`; whether they can be recorded."""
+    if type(batch) is not TensorDict:
+        return False
+    kind += batch.batch_size, batch.device
+    for key, entry in batch.items():
+        kind.append(key)
+        if isinstance(entry, Tensor):
+            if entry.requires_grad or not (type(entry) is Tensor or _is_usual(type(entry))):
+                return False
+            kind.append((type(entry), entry.shape, entry.stride(), entry.dtype, entry.device))
+            entries.append(entry)
+        elif not _describe(entry, kind, entries):
+            return False
+    kind.append(None)
+    return True
+
+
+def _is_usual(cls: type[Tensor]) -> bool:
+    """Whether a subclass leaves it to operations what becomes of its tensors, so that a tape sees it all."""
+    function = cls.__torch_function__
+    return function is torch._C._disabled_torch_function_impl or getattr(function, "__func__", None) is _USUAL
+
+
+def _leaves(batch: TensorDictBase) -> dict[NestedKey, Tensor]:
+    return dict(batch.items(True, True))

@@ -18,11 +18,14 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.camera import Camera, make_drawn, metadata
-from rlpipe.pipelines.captions import SIZE, Caption, figures
+from rlpipe.pipelines.captions import SIZE, Caption
 from rlpipe.pipelines.envs import EnvConfig
-from rlpipe.pipelines.evaluation import evaluating
+from rlpipe.pipelines.envs.held import hold, size_for
+from rlpipe.pipelines.evaluation import Tally
 from rlpipe.pipelines.movies import RATES, Film, new_movie
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.numbers import figure
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.undisturbed import evaluating
 
 MAX_STEPS = 1_000
 """Where an episode is cut, if it does not end."""
@@ -91,19 +94,20 @@ class Player:
         Raises:
             ConfigError: the environment draws no `rgb_array`, or not on this machine.
         """
-        copies = [each.clone() for each in self.transforms]
-        env = make_drawn(self.env_config, seed=self.seed, transforms=copies)
-        kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
-        try:
+        with GlobalRandom().kept(Seeds(self.seed).integer("process")), contextlib.ExitStack() as stack:
+            env = make_drawn(self.env_config, seed=self.seed, num_envs=size_for(self.transforms, 1))
+            stack.callback(env.close)
+            hold(env, self.transforms, self.policy)
+            kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
             with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
                 return self._play(env, Camera.of(env, self.env_config.env_id), show, chosen)
-        finally:
-            env.close()
 
     def _play(
         self, env: TransformedEnv, camera: Camera, show: Callable[[Moment], bool], chosen: Callable[[int], bool]
     ) -> list[Episode]:
+        """Play in the first of the environments; a custom transform may need others beside it."""
         episodes: list[Episode] = []
+        tally = Tally(env.base_env, [0] * env.batch_size[0])
         now = env.reset()
         for number in range(1, self.episodes + 1):
             going, steps, earned, done = show(Moment(camera.take(), number, 0, 0.0, False)), 0, 0.0, False
@@ -111,8 +115,8 @@ class Player:
                 steps += 1
                 camera.armed = chosen(steps)
                 step, now = env.step_and_maybe_reset(self._act(env, now))
-                done = bool(step.get(("next", "done")).all())
-                earned = float(step.get(("next", "episode_reward")))
+                done = bool(step.get(("next", "done"))[0])
+                earned = float(np.float32(tally.last["episode_reward"][0]))
                 last = done or steps == self.max_steps
                 if camera.armed or last:
                     # the environment has begun anew where the episode is done
@@ -239,6 +243,6 @@ class _Cutter:
             self._film = self._stack.enter_context(new_movie(self._path, self.size, self._rate))
 
     def _texts(self, moment: Moment) -> tuple[str, ...]:
-        texts = (f"return {figures(moment.earned)}", f"step {moment.step}")
+        texts = (f"return {figure(moment.earned)}", f"step {moment.step}")
         several = self._player.episodes > 1
         return (*texts, f"episode {moment.episode} of {self._player.episodes}") if several else texts

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError, TrainingError
+from rlpipe.pipelines.best import keep_best, remove_checkpoint
 from rlpipe.pipelines.checkpoint import (
     check_identity,
+    check_lengths,
     identity,
     load_checkpoint,
     read_manifest,
     save_checkpoint,
-    score_of,
 )
 from rlpipe.pipelines.config import TrainConfig, check_settings
 from rlpipe.pipelines.curve import draw_curve
@@ -29,21 +30,12 @@ from rlpipe.pipelines.folder import check_plain, checkpoints, free_name, lock, n
 from rlpipe.pipelines.loggers import DEFAULT, Kind, Loggers, batch_scalars
 from rlpipe.pipelines.trackers import Logged
 from rlpipe.pipelines.versions import versions
+from rlpipe.pipelines.workers import check_main_guard
 
 _LOG = logging.getLogger("rlpipe")
 _LARGEST_VERSIONS = 1_000_000
 KEPT = 2
-"""The newest checkpoints that are kept, beside the best."""
-
-
-def default_folder(recipe: str, seed: int) -> Path:
-    """`runs/<recipe>/<seed>-<time>`, with a number behind it if it is taken already."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder, number = Path("runs", *recipe.split("/"), f"{seed}-{now}"), 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{seed}-{now}-{number}")
-    return folder
+"""The newest checkpoints that are kept, beside the agent of the best evaluation."""
 
 
 class Run:
@@ -67,6 +59,7 @@ class Run:
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         loggers: where metrics go beside the journals.
         resume: continue what is there; `restore` then brings it back to its newest checkpoint.
+        claimed: the folder was made already, for this run, and is empty.
 
     Raises:
         ConfigError: the folder exists already, or cannot be made; or another process is writing it; or the settings
@@ -86,7 +79,9 @@ class Run:
         environments: str | None = None,
         loggers: Sequence[Kind] = DEFAULT,
         resume: bool = False,
+        claimed: bool = False,
     ) -> None:
+        check_main_guard()
         self.folder, self._resumed, algorithm = (folder := Path(folder)), resume, algorithm or recipe
         self._config = check_settings(settings) if config is None else dataclasses.asdict(config)
         self._window = TrainConfig.curve_window if config is None else config.curve_window
@@ -94,7 +89,7 @@ class Run:
         if resume:
             check_plain(folder)
         else:
-            self._make_folder()
+            self._make_folder(claimed=claimed)
         described = {"recipe": recipe, "algorithm": algorithm, "config": self._config}
         self._described = {
             **described,
@@ -151,12 +146,12 @@ class Run:
     def checkpoint(self, frames: int, state: Mapping[str, Any], *, score: float | None = None) -> Path:
         """Write a checkpoint named after the frames trained so far, unless there is one already.
 
-        The newest ones stay, and the one of the best score; others are removed.
+        The two newest ones stay; others are removed.
 
         Args:
             frames: trained so far.
             state: objects by name.
-            score: what to compare it by, such as the newest evaluation's mean return.
+            score: of an evaluation at this frame, for `keep_best`.
 
         Raises:
             TrainingError: it cannot be written; names the last good one.
@@ -165,11 +160,28 @@ class Run:
         if not path.exists():
             with self._naming_failures():
                 lengths = {"metrics": self._metrics.sync(), "evaluations": self._evaluations.sync()}
-                save_checkpoint(
-                    path, state, {"frames": frames, "score": score, "lengths": lengths, "run": self._identity}
-                )
+                save_checkpoint(path, state, {"frames": frames, "lengths": lengths, "run": self._identity})
                 self._remove_old()
+        if score is not None:
+            self.keep_best(frames, state, score)
         return path
+
+    def keep_best(self, frames: int, state: Mapping[str, Any], score: float) -> None:
+        """Keep an agent to load, `RUN@best`, if its score is better than every one before; of equals the first stays.
+
+        It is a checkpoint of the modules in `state` alone, and goes when a better one has been written. It is kept
+        beside those that a run is resumed from, however often these are written.
+
+        Args:
+            frames: trained so far.
+            state: objects by name, `policy` among them.
+            score: what to compare it by, such as an evaluation's mean return.
+
+        Raises:
+            TrainingError: it cannot be written; names the last good one.
+        """
+        with self._naming_failures():
+            keep_best(self.folder, frames, state, score, self._identity)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Bring a run that was opened again back to its newest complete checkpoint; a new one is left as it is.
@@ -210,6 +222,7 @@ class Run:
     def _load(self, path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         """Load a checkpoint that is this run's, and fits its journals; returns its metadata."""
         check_identity(path, self._identity)
+        check_lengths(path)
         if more := sorted(set(read_manifest(path)["components"]) - set(state)):
             raise CheckpointError(f"checkpoint {path} has a component {more[0]!r}, which the pipeline's state lacks")
         metadata = load_checkpoint(path, state)
@@ -250,9 +263,9 @@ class Run:
             raise ConfigError(f"run {self.folder} was opened to continue it; call restore first")
         self._loggers.log(scalars, frames)
 
-    def _make_folder(self) -> None:
+    def _make_folder(self, *, claimed: bool) -> None:
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=claimed)
             (self.folder / "checkpoints").mkdir()
         except FileExistsError as error:
             raise ConfigError(
@@ -265,15 +278,8 @@ class Run:
         replace_synced(self.folder / name, json.dumps(value, indent=2) + "\n")
 
     def _remove_old(self) -> None:
-        """Remove every checkpoint but the newest ones and the best; of two equals the newer one is better."""
-        found = checkpoints(self.folder)
-        scores = {path: score for path in found if (score := score_of(path)) is not None}
-        best = max(scores, key=lambda path: scores[path], default=None)
-        for path in found[KEPT:]:
-            if path != best:
-                # in one step, so that no half of it keeps the name
-                gone = path.rename(path.with_name(f".{path.name}.removed"))
-                shutil.rmtree(gone, ignore_errors=True)
+        for path in checkpoints(self.folder)[KEPT:]:
+            remove_checkpoint(path)
 
     def _note_resume(self, frames: int) -> None:
         now = versions()

@@ -77,6 +77,30 @@ class GlobalRandom:
         np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
         random.seed(seed)
 
+    @contextlib.contextmanager
+    def kept(self, seed: int | None = None) -> Iterator[None]:
+        """Put the generators back at the end of the block, and PyTorch's number of threads and types with them.
+
+        Args:
+            seed: what the generators begin the block with; by default with what they are.
+        """
+        state, first = self.state_dict(), torch.initial_seed()
+        threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+        deterministic = torch.get_deterministic_debug_mode()
+        if seed is not None:
+            self.seed(seed)
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
+            torch.set_deterministic_debug_mode(deterministic)
+            if "cuda" not in state and torch.initial_seed() != first:
+                # where no GPU was in use, PyTorch keeps the last seed for when one is
+                torch.cuda.manual_seed_all(first)
+            self.load_state_dict(state)
+
     def state_dict(self) -> dict[str, Any]:
         """The state of each generator."""
         numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is meant

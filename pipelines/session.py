@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import logging
 import shlex
 import threading
@@ -19,23 +18,28 @@ import torch
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.build import load_weights
 from rlpipe.pipelines.camera import check_drawable
+from rlpipe.pipelines.claim import claimed, default_folder
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.evaluation import Evaluation, evaluate, is_endless, most_copies
 from rlpipe.pipelines.failures import naming_checkpoint
+from rlpipe.pipelines.folder import read_best
+from rlpipe.pipelines.foreign import explain
 from rlpipe.pipelines.frame_replay import check_checkpoints
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.memory import gpu_memory_for
+from rlpipe.pipelines.notices import each_once
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.progress import Listener
-from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.progress import Listener, Progress, Telling
+from rlpipe.pipelines.recipes import builder, find_recipe, owners_of
 from rlpipe.pipelines.render import Player, record
-from rlpipe.pipelines.run import Run, default_folder
+from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training import Result, train
+from rlpipe.pipelines.workers import check_main_guard
 
-Display = Callable[[Interruption], AbstractContextManager[Listener | None]]
-"""Makes what shows the progress of a run, entered while it trains; it may say itself that a signal came."""
+Display = Callable[[Interruption, Path], AbstractContextManager[Listener | None]]
+"""Makes what shows the progress of the run in a folder, entered while it trains; it may say that a signal came."""
 
 _LOG = logging.getLogger("rlpipe")
 _ONE_AT_A_TIME = threading.RLock()
@@ -49,7 +53,8 @@ class Session:
         recipe: its name.
         algorithm: name of the module in `rlpipe.pipelines` that builds it.
         config: what it is built from.
-        folder: of the run.
+        folder: of the run; unless it is resumed, it is made before anything else.
+        numbered: if the folder is taken, make the next free one, with a number behind its name.
         resume: continue what is in the folder.
         start_from: the run or checkpoint that it began with, as the user named it.
         display: shows the progress; by default nothing does.
@@ -60,9 +65,10 @@ class Session:
     algorithm: str
     config: TrainConfig
     folder: Path
+    numbered: bool = False
     resume: bool = False
     start_from: str | None = None
-    display: Display = lambda _: contextlib.nullcontext()
+    display: Display = lambda *_: contextlib.nullcontext()
     loggers: tuple[Kind, ...] = DEFAULT
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
@@ -75,21 +81,31 @@ class Session:
             InterruptedRunError: by Ctrl-C or SIGTERM; says how to go on.
             ConfigError: there is an address of Ray, and nothing for Ray to do.
         """
+        check_main_guard()
         if self.config.ray_address is not None and self.config.collector != "ray":
             raise ConfigError(
                 f"ray_address is {self.config.ray_address} with collector {self.config.collector!r}; set collector to "
                 "'ray', or train several seeds with --jobs ray"
             )
         logging.getLogger("torchrl").setLevel(logging.WARNING)
-        torch.set_num_threads(self.config.threads)
-        GlobalRandom().seed(Seeds(self.config.seed).integer("process"))
-        with Interruption() as interruption:
+        seed = Seeds(self.config.seed).integer("process")
+        with (
+            each_once(),
+            GlobalRandom().kept(seed),
+            Interruption() as interruption,
+            self._open_folder() as folder,
+        ):
+            torch.set_num_threads(self.config.threads)
+            session = dataclasses.replace(self, folder=folder)
             try:
                 with contextlib.ExitStack() as stack:
-                    return self._run(stack, interruption, weights)
+                    return session._run(stack, interruption, weights)
             except (KeyboardInterrupt, InterruptedRunError) as error:
                 what = str(error) or interruption.word
-                raise InterruptedRunError(f"{what}; {self._way_on()}", interruption.exit_code) from None
+                raise InterruptedRunError(f"{what}; {session._way_on()}", interruption.exit_code) from None
+
+    def _open_folder(self) -> AbstractContextManager[Path]:
+        return contextlib.nullcontext(self.folder) if self.resume else claimed(self.folder, numbered=self.numbered)
 
     def _run(self, stack: contextlib.ExitStack, interruption: Interruption, weights: Path | None) -> dict[str, Any]:
         config = self.config
@@ -115,10 +131,11 @@ class Session:
             start_from=self.start_from,
             loggers=self.loggers,
             resume=self.resume,
+            claimed=not self.resume,
         )
         written = stack.enter_context(contextlib.closing(folder))
         try:
-            with self.display(interruption) as progress:
+            with self.display(interruption, self.folder) as progress:
                 result = self._train(pipeline, written, progress, interruption, first=weights is not None)
                 self._tell_of_no_end(result)
                 evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
@@ -160,14 +177,15 @@ class Session:
             )
 
     def _judge_finally(self, pipeline: Pipeline, written: Run, result: Result, progress: Listener | None) -> Evaluation:
-        config, tell = self.config, progress or (lambda _: None)
+        config = self.config
         # training is over, and an evaluation has environments of its own
         pipeline.close()
-        tell(result.progress("evaluating", final=True))
+        _tell(progress, result.progress("evaluating", final=True))
         with naming_checkpoint(written), gpu_memory_for("the final evaluation", "--final-eval-episodes"):
             evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation", copies=config.num_envs)
         written.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
-        tell(result.progress("evaluated", evaluation=evaluation, final=True))
+        written.keep_best(result.frames, pipeline.state, evaluation.mean)
+        _tell(progress, result.progress("evaluated", evaluation=evaluation, final=True))
         return evaluation
 
     def _finish(self, pipeline: Pipeline, written: Run, result: Result, evaluation: Evaluation) -> dict[str, Any]:
@@ -201,8 +219,17 @@ class Session:
         return f"what was written is in {self.folder}; go on with: rlpipe resume {shlex.quote(str(self.folder))}"
 
 
+def _tell(listener: Listener | None, progress: Progress) -> None:
+    """Tell a listener of what comes after training, which it can end no more."""
+    telling = Telling(listener)
+    telling.tell(progress)
+    if telling.raised is not None:
+        raise telling.raised
+
+
 def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     """The summary of a run: what `--json` prints."""
+    best = read_best(folder)
     return {
         "recipe": recipe,
         "env_id": config.env_id,
@@ -217,6 +244,7 @@ def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Eval
         "stopped_by": result.stopped_by,
         "longest_streak": result.longest_streak if config.stop_after_successes is not None else None,
         "evaluation": evaluation.summary(),
+        "best": None if best is None else {"frames": best.frames, "mean": best.score, "checkpoint": str(best.path)},
         "run": str(folder),
     }
 
@@ -232,15 +260,17 @@ def run_recipe(
     """Train by a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
 
     Called in several threads, the runs wait for one another: whether policies explore is one setting of the process.
-    The global generators of PyTorch, NumPy and Python are seeded with the run's seed, and left as the run leaves them;
-    PyTorch has the number of threads that the recipe says while it trains, and its old one afterwards.
+    While it trains, the global generators of PyTorch, NumPy and Python are seeded with the run's seed, and PyTorch has
+    the number of threads that the recipe says; afterwards all are as they were before.
 
     Args:
         name: of the recipe.
-        folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`.
+        folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number behind it if that
+            is taken.
         progress: told at the start, with each line of metrics, and before and after each evaluation:
-            `progress=lambda now: print(now.frames, now.scalars)`. What it raises ends the run, such as Optuna's
-            `TrialPruned`.
+            `progress=lambda now: print(now.frames, now.scalars)`. If it returns `False` or raises `StopTraining`, the
+            run ends after the batch with a checkpoint, the final evaluation and the summary. Anything else that it
+            raises, such as Optuna's `TrialPruned`, is raised after a checkpoint.
         loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
         options: fields of the recipe's Config.
 
@@ -257,9 +287,8 @@ def run_recipe(
     names = [field.name for field in dataclasses.fields(config)]
     for option in options:
         if option not in names:
-            near = difflib.get_close_matches(option, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-            raise ConfigError(f"{name} has no option {option!r}; {hint}")
+            hint = explain(option, [*names, "folder", "progress", "loggers"], owners_of, python=True)
+            raise ConfigError(f"{name} has no option {option!r}; {hint or 'there are ' + ', '.join(names)}")
     config = dataclasses.replace(config, **options)
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, or None")
@@ -272,11 +301,8 @@ def run_recipe(
             recipe.algorithm,
             config,
             path,
-            display=lambda _: contextlib.nullcontext(progress),
+            numbered=folder is None,
+            display=lambda *_: contextlib.nullcontext(progress),
             loggers=check_loggers(named),
         )
-        threads = torch.get_num_threads()
-        try:
-            return session.run()
-        finally:
-            torch.set_num_threads(threads)
+        return session.run()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlpipe.pipelines.fitting import check_like, check_numbers
+from rlpipe.pipelines.numbers import figure
+
+_ENDLESS = -1
 
 
 @dataclass
@@ -35,6 +39,7 @@ class StoppingRule:
     episodes: int = field(default=0, init=False)
     streak: int = field(default=0, init=False)
     longest_streak: int = field(default=0, init=False)
+    until: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.window)
@@ -52,14 +57,24 @@ class StoppingRule:
                 self._stop(f"{self.streak} successes in a row")
             mean = sum(self._recent) / len(self._recent)
             if self.at_mean is not None and len(self._recent) == self.window and mean >= self.at_mean:
-                self._stop(f"a mean return of {mean:.1f} over {self.window} episodes")
+                self._stop(f"a mean return of {figure(mean)} over {self.window} episodes")
         if self.at_change is not None and scalars.get("change", self.at_change) < self.at_change:
             self._stop(f"a change of {scalars['change']:.1e}")
 
     def after_evaluation(self, mean: float) -> None:
         """Take note of an evaluation's mean return."""
         if self.at_return is not None and mean >= self.at_return:
-            self._stop(f"an evaluation with a mean return of {mean:.1f}")
+            self._stop(f"an evaluation with a mean return of {figure(mean)}")
+
+    def end(self, reason: str, total_frames: float) -> None:
+        """End a run by choice; one that is resumed with more than these `total_frames` goes on."""
+        if not self.reason:
+            self.reason, self.until = reason, _ENDLESS if total_frames == math.inf else int(total_frames)
+
+    def go_on(self, total_frames: float) -> None:
+        """Forget that a run was ended by choice, if it is to have more frames than then."""
+        if self.until is not None and _ENDLESS != self.until < total_frames:
+            self.reason, self.until = "", None
 
     def _stop(self, reason: str) -> None:
         self.reason = self.reason or reason
@@ -67,11 +82,15 @@ class StoppingRule:
     def state_dict(self) -> dict[str, Any]:
         """Everything that was taken note of, for a checkpoint."""
         counted = {"episodes": self.episodes, "streak": self.streak, "longest_streak": self.longest_streak}
-        return {**counted, "reason": self.reason, "recent": list(self._recent)}
+        return {**counted, "reason": self.reason, "until": self.until, "recent": list(self._recent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
+        # a checkpoint of an older version has no such entry
+        state = {"until": None, **state}
         check_like(StoppingRule().state_dict(), state)
+        if type(state["until"]) not in (int, type(None)):
+            raise ValueError(f"until is {state['until']!r}, expected a whole number or None")
         check_numbers(state["recent"], "recent")
         kept = dict(state)
         self._recent = deque(kept.pop("recent"), maxlen=self.window)

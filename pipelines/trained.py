@@ -20,6 +20,7 @@ from rlpipe.pipelines.envs.make import UnknownEnvError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.recipes import builder, config_class
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
     Within, PyTorch has the number of threads that the run had, and afterwards its old one.
 
     Args:
-        path: a run folder, for its newest checkpoint, or a checkpoint in one.
+        path: a run folder, for its newest checkpoint; `RUN@best`, for the one of its best evaluation, `RUN@last` or
+            `RUN@<frames>`; or a checkpoint in a run folder.
         trusted: modules that its environment may come from; they are imported.
 
     Raises:
@@ -98,10 +100,11 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        pipeline = builder(described["algorithm"])(config.to_act())
+        with GlobalRandom().kept(Seeds(config.seed).integer("process")):
+            pipeline = builder(described["algorithm"])(config.to_act())
         with contextlib.closing(pipeline):
             # what the policy sees depends on the statistics of its observations as well
-            load_checkpoint(checkpoint, pipeline.state, {"policy", "observation_norm"} & set(pipeline.state))
+            load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
             # whoever uses the policy opens environments of their own
             pipeline.close()
             yield Trained(described["recipe"], config, checkpoint, pipeline)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
 
 from rlpipe.errors import CheckpointError, InterruptedRunError, TrainingError
 from rlpipe.pipelines.checkpoint import check_identity, check_savable, identity, load_checkpoint
@@ -22,7 +21,7 @@ from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.curve import read_lines
 from rlpipe.pipelines.ended import EpisodeCounter, frames_of
 from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.failures import check_finite, diverged, naming_checkpoint, naming_last
+from rlpipe.pipelines.failures import check_finite, diverged, naming_checkpoint, naming_last, weights_of
 from rlpipe.pipelines.files import DAMAGE
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.fleet import Fleet
@@ -31,11 +30,12 @@ from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.line import Line
 from rlpipe.pipelines.memory import gpu_memory_for
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.progress import Listener, Progress, Stage
+from rlpipe.pipelines.progress import Listener, Progress, Stage, Telling
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
 from rlpipe.pipelines.transfer import moved
+from rlpipe.pipelines.workers import check_main_guard
 
 _LOG = logging.getLogger("rlpipe")
 _HOST = torch.device("cpu")
@@ -54,7 +54,7 @@ class Result:
         updates: gradient steps.
         episodes: episodes that ended.
         seconds: of collecting and learning; evaluation and checkpoints are not counted.
-        stopped_by: the stopping rule's reason, or nothing.
+        stopped_by: the stopping rule's reason, or the listener's, or nothing.
         longest_streak: most successes in a row.
     """
 
@@ -99,8 +99,9 @@ def train(
 ) -> Result:
     """Collect, learn, log, and at intervals evaluate and checkpoint, until the collector has its frames.
 
-    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it. Without
-    a run nothing is written.
+    A run folder that was opened again is first brought back to its newest checkpoint, and the pipeline with it, and the
+    process's generators for as long as it trains. Without a run nothing is written. At each evaluation that is better
+    than all before, the run keeps what acts, see `Run.keep_best`.
 
     Args:
         pipeline: what to train; its collector knows the total number of frames.
@@ -110,7 +111,10 @@ def train(
         checkpoint_every: frames from one checkpoint to the next; a run always has one at the end.
         stopping: ends the run before its frames do; by default nothing does.
         log_every: frames from one line of metrics to the next, at least a batch.
-        progress: told at the start, with each line, and before and after each evaluation.
+        progress: told at the start, with each line, and before and after each evaluation. If it returns `False` or
+            raises `StopTraining`, the run ends after the batch, as by a stopping rule; one that is resumed goes on only
+            with more frames than it was begun for. Anything else that it raises is raised again after the batch, an
+            evaluation that is due and a checkpoint.
         interruption: entered already; a signal is then followed by a last checkpoint.
         checkpoint_first: write one before the first batch, because the pipeline is not as its config alone makes it.
 
@@ -121,23 +125,30 @@ def train(
         CheckpointError: the run folder has checkpoints, and none of them fits.
         ValueError: checkpoints are asked for, and there is no run.
     """
+    check_main_guard()
     if run is None and (checkpoint_every is not None or checkpoint_first):
         raise ValueError("checkpoints are written into a run, and there is none; pass a Run")
     loop = _Loop(pipeline, run, stopping or StoppingRule(), progress)
-    with naming_checkpoint(run):
+    with naming_checkpoint(run), contextlib.ExitStack() as stack:
         if pipeline.environments is not None and checkpoint_every is not None:
             pipeline.environments.note_actions()
         if run is not None:
+            before = GlobalRandom().state_dict()
             run.restore(loop.state)
+            if loop.result.frames:
+                # what the process draws afterwards is no part of the run
+                stack.callback(GlobalRandom().load_state_dict, before)
             if loop.result.frames and pipeline.environments is None:
                 _LOG.warning(
                     "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and "
                     "not to the bit; SyncDataCollector's are held, with transforms that change each step by itself"
                 )
         loop.episodes.begin()
+        loop.stopping.go_on(loop.limit)
         loop.tell("starting")
         if checkpoint_first:
             loop.checkpoint()
+        loop.raise_listeners()
         batches = iter(pipeline.collector)
         with interruption.held_back() if interruption else contextlib.nullcontext():
             while not loop.stopping.reason and loop.step(batches, log_every, checkpoint_every):
@@ -145,6 +156,7 @@ def train(
                     loop.evaluate(evaluate)
                 if loop.due(checkpoint_every):
                     loop.checkpoint()
+                loop.raise_listeners()
                 if interruption is not None and interruption.signal is not None:
                     loop.checkpoint()
                     word = f"{interruption.word} at frame {loop.result.frames}"
@@ -156,14 +168,13 @@ class _Loop:
     """What `train` keeps from one batch to the next, and the steps that it consists of."""
 
     def __init__(self, pipeline: Pipeline, run: Run | None, stopping: StoppingRule, progress: Listener | None) -> None:
-        self.pipeline, self.run, self.stopping, self.progress = pipeline, run, stopping, progress
+        self.pipeline, self.run, self.stopping, self.telling = pipeline, run, stopping, Telling(progress)
         self.result, self.line, self.before = Result(), Line(), 0
         self.episodes = EpisodeCounter(pipeline.collector)
         own = {"progress": self.result, "line": self.line, "stopping": stopping, "global_random": GlobalRandom()}
         if taken := sorted(set(own) & set(pipeline.state)):
             raise ValueError(f"the pipeline's state has {taken[0]!r}, a name that train keeps for itself; use another")
         self.state = {**pipeline.state, **own}
-        self.score: float | None = None
         if run is not None:
             if "policy" not in pipeline.state:
                 raise ValueError("the pipeline's state has no 'policy', without which no checkpoint is of any use")
@@ -184,7 +195,7 @@ class _Loop:
         if batch is None:
             return False
         returns, lengths, successes = self.episodes.count(batch)
-        self.before, result.frames, self.score = result.frames, result.frames + frames_of(batch), None
+        self.before, result.frames = result.frames, result.frames + frames_of(batch)
         if environments is not None and self.due(checkpoint_every):
             environments.cut(batch)
         with gpu_memory_for("what is learned from a batch", "--num-envs or --rollout-steps"):
@@ -222,7 +233,7 @@ class _Loop:
 
     def _suspect_policy(self, error: TrainingError) -> TrainingError:
         """An environment that failed, or else the policy that asked it for what no environment does."""
-        weights = [each for each in self.pipeline.policy.state_dict().values() if isinstance(each, Tensor)]
+        weights = weights_of(self.pipeline.policy).values()
         numbers = [weight for weight in weights if weight.numel() and weight.is_floating_point()]
         largest = max((weight.abs().max().item() for weight in numbers), default=0.0)
         if largest < _DIVERGED:
@@ -236,40 +247,55 @@ class _Loop:
         return _due(self.before, self.result.frames, every)
 
     def evaluate(self, judge: Callable[[], Evaluation]) -> None:
-        """Evaluate and take note."""
+        """Evaluate, take note, and keep the policy if it is the best so far."""
         self.tell("evaluating")
         with gpu_memory_for("an evaluation", "--eval-episodes"):
             evaluation = judge()
-        self.score = evaluation.mean
         if self.run is not None:
             self.run.log_evaluation(self.result.frames, evaluation, seconds=self.result.seconds)
+            self.check_weights()
+            self.run.keep_best(self.result.frames, self.state, evaluation.mean)
         self.stopping.after_evaluation(evaluation.mean)
         self.tell("evaluated", evaluation=evaluation)
 
     def tell(self, stage: Stage, **new: Any) -> None:
-        """Tell whoever listens."""
-        if self.progress is not None:
-            self.progress(self.result.progress(stage, **new))
+        """Tell whoever listens, who may want the run to end."""
+        if reason := self.telling.tell(self.result.progress(stage, **new)):
+            self.stopping.end(reason, self.limit)
+
+    def raise_listeners(self) -> None:
+        """Raise what the listener has raised, now that nothing of the batch is left undone, after a checkpoint."""
+        if (error := self.telling.raised) is not None:
+            try:
+                self.checkpoint()
+            except TrainingError as failure:
+                raise failure from error
+            raise error
 
     def write(self) -> None:
         """Write a line of metrics, if there is anything in it, and begin the next."""
         if not self.line.scalars:
             return
-        result, line = self.result, self.line
-        scalars = {**line.means(), "seconds": result.seconds, "frames_per_second": result.frames_per_second}
+        result, (returns, lengths) = self.result, (self.line.returns, self.line.lengths)
+        scalars = {**self.line.means(), "seconds": result.seconds, "frames_per_second": result.frames_per_second}
         if self.run is not None:
-            self.run.log_batch(result.frames, scalars, line.returns, line.lengths)
-        self.tell("training", scalars=scalars, returns=line.returns, lengths=line.lengths)
-        line.clear()
+            self.run.log_batch(result.frames, scalars, returns, lengths)
+        # before anybody is told, who may fail: it is written
+        self.line.clear()
+        self.tell("training", scalars=scalars, returns=returns, lengths=lengths)
+
+    def check_weights(self) -> None:
+        """Refuse a policy that the last gradient step has ruined."""
+        for name, weight in weights_of(self.pipeline.policy).items():
+            if not weight.isfinite().all():
+                raise diverged(self.result.frames, f"weight {name}", "not finite", self.run)
 
     def checkpoint(self) -> None:
-        """Write a checkpoint into the run, if there is one; refuse weights that the last gradient step has ruined."""
-        for name, weight in self.pipeline.policy.state_dict().items():
-            if isinstance(weight, Tensor) and not weight.isfinite().all():
-                raise diverged(self.result.frames, f"weight {name}", "not finite", self.run)
+        """Write a checkpoint into the run, if there is one."""
+        self.check_weights()
         self.result.stopped_by = self.stopping.reason
         if self.run is not None:
-            self.run.checkpoint(self.result.frames, self.state, score=self.score)
+            self.run.checkpoint(self.result.frames, self.state)
 
     def finish(self) -> Result:
         """Write what is left; after the checkpoint, because a run that goes on from it has not yet come to its end."""
@@ -277,26 +303,30 @@ class _Loop:
         self.write()
         if self.result.frames and not self.result.updates:
             self._tell_no_updates("nothing was learned: training ended with")
+        self.raise_listeners()
         return self.result
 
 
-def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result, Evaluation | None]:
-    """How far the run in a folder came, and its final evaluation; one that has not come to its end has none."""
-    result, newest = Result(), newest_checkpoint(folder)
+def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result, Evaluation | None, bool]:
+    """How far the run in a folder came, its final evaluation, and whether a listener ended it.
+
+    A run that has not come to its end has no final evaluation.
+    """
+    result, rule, newest = Result(), StoppingRule(), newest_checkpoint(folder)
     if newest is None:
-        return result, None
+        return result, None, False
     try:
         check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
-        load_checkpoint(newest, {"progress": result})
+        load_checkpoint(newest, {"progress": result, "stopping": rule})
         row = read_lines(folder / "evaluations.jsonl")[-1]
         final = Evaluation(
             tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(row.get("successes", ()))
         )
         ended = row["final"] is True and row["frames"] == result.frames and final.returns
-        return result, final if ended else None
+        return result, final if ended else None, rule.until is not None
     except (CheckpointError, *DAMAGE):
         # to continue it tells what is wrong
-        return Result(), None
+        return Result(), None, False
 
 
 def _numbers(scalars: TensorDictBase) -> dict[str, float]:

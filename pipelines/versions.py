@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -16,11 +17,26 @@ _PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
 
 def versions() -> dict[str, Any]:
     """Packages, Python, commit and machine, as `versions.json` has them."""
-    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    installed = {name: version_of(name) for name in _PACKAGES}
     machine = {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     return {"python": platform.python_version(), "packages": installed, "commit": _commit(), "machine": machine}
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package; `None` if it is not installed.
+
+    A nightly build is a distribution of another name (`torchrl-nightly`), and a checkout may be none at all; then it is
+    what the package says of itself.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        try:
+            return str(importlib.import_module(package).__version__)
+        except (ImportError, AttributeError):
+            return None
 
 
 def _commit() -> str | None:

@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
@@ -21,9 +23,20 @@ from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from rlpipe.errors import TrainingError
+from rlpipe.pipelines.notices import each_once, notice, send_to
 
+NO_GUARD = (
+    "the script has no main guard: each process that it starts imports it, and would run it again; put what it does "
+    'under: if __name__ == "__main__":'
+)
+"""What an error says where the main script lacks its guard."""
+_UNGUARDED = 79
+"""An exit code that nothing else has."""
 _PR_SET_PDEATHSIG = 1
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
+_CLOSING_SECONDS = 5.0
+"""For workers to close their environments, once another one has failed."""
+_NOTICE = "notice"
 
 
 @contextlib.contextmanager
@@ -40,6 +53,22 @@ def interrupts_wait(context: str | None) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def check_main_guard() -> None:
+    """End this process if it has only begun, and comes here by importing the main script, as a spawned process does.
+
+    What it would do is what the script does anew: train, and start processes in its turn. Whoever started it tells of
+    it, see `unguarded`.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.stderr.write(f"rlpipe: error: {NO_GUARD}\n")
+        raise SystemExit(_UNGUARDED)
+
+
+def unguarded(exit_code: int | None) -> bool:
+    """Whether a process has ended because of `check_main_guard`."""
+    return exit_code == _UNGUARDED
 
 
 class _InWords:
@@ -71,8 +100,15 @@ def _worker(
     if not stay_with_parent():
         return
     errors: Any = _InWords(queue)
+    send_to(lambda words: queue.put((index, _NOTICE, words, "")))
+    if index:
+        # what the first one shows is enough
+        warnings.simplefilter("ignore")
     try:
-        env = make()
+        with warnings.catch_warnings():
+            # which the parent has shown, when it made one to look at
+            warnings.simplefilter("ignore")
+            env = make()
     except Exception as error:  # whatever it is, the parent tells of it
         parent_pipe.close()
         # the parent's first message comes in any case, and wants an answer
@@ -80,7 +116,11 @@ def _worker(
         errors.put((index, type(error), error, ""))
         pipe.send((None, False))
         return
-    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    try:
+        with each_once():
+            _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    except Exception as error:  # in closing; what came before has been told
+        notice(f"rlpipe: an environment could not be closed: {type(error).__name__}: {error}")
 
 
 class WorkerVectorEnv(AsyncVectorEnv):
@@ -92,10 +132,11 @@ class WorkerVectorEnv(AsyncVectorEnv):
         options: of `AsyncVectorEnv`.
 
     Raises:
-        TrainingError: also from `reset` and `step`, if a worker failed or died.
+        TrainingError: also from `reset` and `step`, if a worker failed or died; or the main script has no guard.
     """
 
     def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
+        check_main_guard()
         self._steps, self.spec = 0, spec
         try:
             with interrupts_wait(options.get("context")):
@@ -126,6 +167,8 @@ class WorkerVectorEnv(AsyncVectorEnv):
             dead = [index for index, process in enumerate(self.processes) if not _lives(process)]
             who = f"worker {dead[0]} of {self.num_envs}" if dead else f"one of {self.num_envs} workers"
             code = self.processes[dead[0]].exitcode if dead else None
+            if any(unguarded(self.processes[index].exitcode) for index in dead):
+                raise TrainingError(NO_GUARD) from None
             raise TrainingError(
                 f"{who} died (exit code {code}) {self._when()}, without a last message; "
                 "a negative code is the signal that killed it, -9 often means that memory ran out"
@@ -134,33 +177,56 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         if all(successes):
             return
-        index, kind, message, _ = self.error_queue.get()
+        index, kind, message, _ = self._report()
         self._state = AsyncState.DEFAULT
         # `Checked` has it in words already
         words = message if kind == TrainingError.__name__ else f"{kind}: {message}"
         raise TrainingError(f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {words}")
+
+    def _report(self) -> tuple[int, str, str, str]:
+        """What a worker failed of; notices that came before are shown."""
+        while True:
+            report: tuple[int, str, str, str] = self.error_queue.get()
+            if report[1] != _NOTICE:
+                return report
+            notice(report[2])
 
     def _when(self) -> str:
         name = "its environment" if self.spec is None else f"its environment {self.spec.id}"
         return f"in step {self._steps} of {name}" if self._steps else f"before the first step of {name}"
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Stop every worker: by a message if all of them listen, else at once."""
-        if not terminate and self._state is AsyncState.DEFAULT and all(each.is_alive() for each in self.processes):
-            try:
-                super().close_extras(timeout)
-                return
-            except _LOST:
-                pass
+        """Stop every worker: by a message if it listens, else at once."""
         started = [process for process in self.processes if process.pid is not None]
-        for process in started:
-            # at the interpreter's end they have gone, and `kill` no longer works
-            if process.is_alive():
-                process.kill()
-        for pipe in self.parent_pipes:
-            pipe.close()
+        if not terminate and self._state is AsyncState.DEFAULT:
+            self._ask_to_close(started)
+        # at the interpreter's end they have gone, and `kill` no longer works
+        alive = [process for process in started if process.is_alive()]
+        for process in alive:
+            process.kill()
         for process in started:
             process.join()
+        for pipe in self.parent_pipes:
+            pipe.close()
+        # one that is killed may have written half a notice
+        if not alive:
+            self._show_notices()
+
+    def _ask_to_close(self, started: list[Any]) -> None:
+        healthy = all(process.is_alive() for process in started)
+        for pipe in self.parent_pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("close", None))
+        until = time.monotonic() + _CLOSING_SECONDS
+        for process in started:
+            process.join(None if healthy else max(0.0, until - time.monotonic()))
+
+    def _show_notices(self) -> None:
+        with each_once():
+            while not self.error_queue.empty():
+                _, kind, words, _ = self.error_queue.get()
+                if kind == _NOTICE:
+                    notice(words)
 
 
 def _lives(process: Any) -> bool:

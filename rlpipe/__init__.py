@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.evaluation import Evaluation, evaluate
     from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy, once
     from rlpipe.pipelines.priorities import PrioritizedSampler
-    from rlpipe.pipelines.progress import Progress
+    from rlpipe.pipelines.progress import Progress, StopTraining
     from rlpipe.pipelines.recipes import find_recipe
     from rlpipe.pipelines.replay import ReplayState
     from rlpipe.pipelines.run import Run
@@ -54,6 +54,7 @@ __all__ = [
     "RlpipeError",
     "Run",
     "Seeds",
+    "StopTraining",
     "StoppingRule",
     "SyncDataCollector",
     "TargetUpdate",

@@ -52,7 +52,7 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
 """
 
 Check = Callable[[TensorDictModuleBase, int], bool]
-"""Told the policy and the frames so far; `True` ends training."""
+"""Told the policy and the frames so far, after every step of the environments; `True` ends training."""
 
 
 def sb3_rollout(
@@ -127,14 +127,19 @@ def sb3_ppo_update(
     return model.train, model.policy
 
 
-def sb3_train(algorithm: str, seed: int, check: Check, env_id: str = "CartPole-v1") -> None:
-    """Train with rl-zoo3's settings for CartPole-v1, until `check` says so or its number of frames is reached.
+def build_sb3(
+    algorithm: str, seed: int, env_id: str = "CartPole-v1"
+) -> tuple[Callable[[Check], None], Callable[[], None]]:
+    """Build a model and its environments with rl-zoo3's settings for CartPole-v1.
 
     Args:
         algorithm: `dqn`, `a2c` or `ppo`.
         seed: of the environments, the networks and exploration.
-        check: called after every step of the environments, during which the policy does not change.
         env_id: a Gymnasium id.
+
+    Returns:
+        A function that trains until its `Check` says so or the settings' number of frames is reached, and one that
+        closes the environments.
 
     Raises:
         ConfigError: Stable-Baselines3 is missing.
@@ -145,10 +150,11 @@ def sb3_train(algorithm: str, seed: int, check: Check, env_id: str = "CartPole-v
     env = make_vec_env(env_id, num_envs, seed=seed)
     model = getattr(sb3, algorithm.upper())("MlpPolicy", env, seed=seed, device="cpu", **settings)
     policy = sb3_policy(model.policy)
-    try:
+
+    def train(check: Check) -> None:
         model.learn(frames, callback=lambda local, _: not check(policy, local["self"].num_timesteps))
-    finally:
-        env.close()
+
+    return train, env.close
 
 
 def sb3_policy(policy: Any) -> TensorDictModule:

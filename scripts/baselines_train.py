@@ -26,6 +26,7 @@ from rlpipe.pipelines.episodes import EpisodeBuffer
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.baselines import (
+    StockKind,
     stock_actor,
     stock_collector,
     stock_critic,
@@ -68,7 +69,7 @@ class Parts:
     target: TargetNetUpdater | None = None
 
 
-def build_stock(algorithm: str, config: Any) -> Pipeline:
+def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> Pipeline:
     """The stock counterpart of an algorithm's `build`: a pipeline that the same loop drives.
 
     The networks begin with the weights that `build` gives them. Exploration draws from PyTorch's global generator, as
@@ -77,11 +78,12 @@ def build_stock(algorithm: str, config: Any) -> Pipeline:
     Args:
         algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
         config: that algorithm's.
+        kind: how its environments are stepped; `None` is the fastest way.
 
     Raises:
         ConfigError: the config asks for something that stock parts do not have.
     """
-    parts = make_parts(algorithm, config)
+    parts = make_parts(algorithm, config, kind=kind)
     learn = {"dqn": _replay, "reinforce": _episodes, "a2c": _rollouts, "ppo": _rollouts}[algorithm](config, parts)
     collector = stock_collector(
         parts.env, parts.policy, frames_per_batch=parts.frames, total_frames=whole_batches(config.total_frames, config)
@@ -89,7 +91,7 @@ def build_stock(algorithm: str, config: Any) -> Pipeline:
     return Pipeline(collector, _scheduled(learn, parts.schedule), parts.policy, {"loss": parts.loss})
 
 
-def make_parts(algorithm: str, config: Any, *, full_critic: bool = False) -> Parts:
+def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: StockKind | None = None) -> Parts:
     for name, needed in _SAME.items():
         value = getattr(config, name, needed)
         if value != needed:
@@ -97,7 +99,7 @@ def make_parts(algorithm: str, config: Any, *, full_critic: bool = False) -> Par
     seeds = Seeds(config.seed)
     torch.manual_seed(seeds.integer("exploration"))
     # within what NumPy and Gymnasium take
-    env = stock_env(config.env_id, config.num_envs, seed=seeds.integer("environments") % 2**31)
+    env = stock_env(config.env_id, config.num_envs, seed=seeds.integer("environments") % 2**31, kind=kind)
     frames = config.num_envs * config.rollout_steps
     with seeds.torch_seeded("initialization"):
         if algorithm == "dqn":

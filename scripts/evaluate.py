@@ -12,8 +12,9 @@ from typing import Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.numbers import statistics
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import parse_run
+from rlpipe.scripts.options import RUN, parse_run
 
 USAGE = (
     "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] "
@@ -44,8 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
-    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe evaluate RUN", description=description)
+    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe evaluate RUN", description=RUN)
     if not 1 <= options.episodes <= 1_000_000:
         raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more and at most 1000000")
     if options.seed is not None and not 0 <= options.seed < 2**63:
@@ -89,12 +89,12 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
 
 
 def _describe(summary: dict[str, Any]) -> str:
-    evaluation = summary["evaluation"]
+    evaluation, found = summary["evaluation"], statistics(summary["evaluation"])
     how = "sampled" if summary["stochastic"] else "greedy"
     rate = f", success {evaluation['success_rate']:.1%}" if "success_rate" in evaluation else ""
     return (
-        f"{summary['recipe']} on {summary['env_id']}: return {evaluation['mean']:.1f} +- {evaluation['std']:.1f} over "
-        f"{evaluation['episodes']} {how} episodes ({evaluation['min']:.1f} to {evaluation['max']:.1f}){rate}"
+        f"{summary['recipe']} on {summary['env_id']}: return {found['mean']} +- {found['std']} over "
+        f"{evaluation['episodes']} {how} episodes ({found['min']} to {found['max']}){rate}"
     )
 
 

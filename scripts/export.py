@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.folder import frames_of, read_run
 from rlpipe.scripts.main import printable, run
-from rlpipe.scripts.options import parse_run
+from rlpipe.scripts.options import RUN, parse_run
 
 USAGE = "usage: rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]\n"
 Format = Literal["onnx", "torch", "safetensors"]
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
-    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe export RUN", description=description)
+    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe export RUN", description=RUN)
     # refused at once, before anything heavy is imported
     described, checkpoint = read_run(path, options.trust_module)
     kind = _format(options)
@@ -76,7 +75,7 @@ def _format(options: Options) -> Format:
 
 
 def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> Path:
-    frames = checkpoint.name.removeprefix("frames-").lstrip("0") or "0"
+    frames = frames_of(checkpoint)
     recipe, seed = (_plain(str(each)) for each in (described["recipe"], described["config"].get("seed", 0)))
     return Path(f"{recipe}-{seed}-{frames}{suffix}")
 

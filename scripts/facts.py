@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlpipe.pipelines.numbers import figure, statistics
 from rlpipe.scripts.sparkline import Series
 
 if TYPE_CHECKING:
@@ -133,9 +134,7 @@ class Facts:
 
 def number(value: float) -> str:
     """A return for people."""
-    if not math.isfinite(value) or abs(value) >= 1e7:
-        return f"{value:.3g}"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return figure(value, ",")
 
 
 def clock(seconds: float | None) -> str:
@@ -147,12 +146,12 @@ def clock(seconds: float | None) -> str:
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, str]:
-    """Number of episodes, and mean, deviation and range of their returns, for people."""
+    """Mean, deviation and range of the returns, for people."""
     import numpy as np
 
     # of infinite returns there is no deviation
     with np.errstate(invalid="ignore", over="ignore"):
-        return {key: number(value) for key, value in evaluation.summary().items()}
+        return statistics(evaluation.summary(), ",")
 
 
 def describe_evaluation(frames: int, evaluation: Evaluation) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.session import Display
 
 Message = dict[str, Any]
-"""JSON: `progress` while a run goes on, and once at its end `finished`, `failed` or `interrupted`."""
+"""JSON: the run's `folder`, `progress` while it goes on, and once at its end `finished`, `failed` or `interrupted`."""
 
 _EVERY = 0.2
 _STOP = b"s"
@@ -44,6 +44,7 @@ class Job:
         algorithm: name of the module in `rlpipe.pipelines`.
         config: its JSON form, the seed in it.
         folder: of the run, to make.
+        numbered: make the next free one if that is taken.
         weights: a checkpoint of another run to begin with.
         start_from: the same, as the user named it.
         loggers: where metrics go beside the journals.
@@ -53,6 +54,7 @@ class Job:
     algorithm: str
     config: Mapping[str, Any]
     folder: str
+    numbered: bool = False
     weights: str | None = None
     start_from: str | None = None
     loggers: tuple[Any, ...] = ()
@@ -91,6 +93,7 @@ class Job:
             self.algorithm,
             config_from_json(config_class(self.algorithm), self.config),
             Path(self.folder),
+            numbered=self.numbered,
             start_from=self.start_from,
             display=display,
             loggers=tuple(self.loggers),
@@ -159,8 +162,9 @@ def main() -> None:
     def tell(message: Message) -> None:
         _write_all(told, json.dumps(message).encode() + b"\n")
 
-    def display(interruption: Interruption) -> contextlib.nullcontext[Reporter]:
+    def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[Reporter]:
         _stop_but_once(interruption)
+        tell({"folder": str(folder)})
         return contextlib.nullcontext(Reporter(tell, job.config["curve_window"]))
 
     tell(job.train(display))

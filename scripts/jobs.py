@@ -146,6 +146,8 @@ class _Training:
         elif "note" in message:
             if message["note"]:
                 self._board.announce(f"seed {seed}: {printable(message['note'])}")
+        elif "folder" in message:
+            known.facts.folder = self._jobs.folder(seed)
         elif "progress" in message:
             self._first_refusal = ""
             known.facts.add(progress_of(message), time.monotonic())

@@ -87,7 +87,7 @@ class Processes:
 
     def _take(self, timeout: float) -> tuple[int, Message]:
         seed, message = self._news.get(timeout=timeout) if timeout else self._news.get_nowait()
-        if not {"begun", "note", "progress"} & message.keys():
+        if not {"begun", "note", "folder", "progress"} & message.keys():
             _close_stdin(self._running.pop(seed))
         return seed, message
 
@@ -98,7 +98,7 @@ class Processes:
             with process.stdout as lines:  # type: ignore[union-attr]
                 for line in lines:
                     message = json.loads(line)
-                    if "progress" in message:
+                    if {"folder", "progress"} & message.keys():
                         self._news.put((seed, message))
                     else:
                         last.append(message)

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, TrainingError
@@ -141,8 +142,9 @@ def train_job(described: dict[str, Any], mailbox: Any) -> Message:
 
     job = Job(**described)
 
-    def display(interruption: Interruption) -> contextlib.nullcontext[Reporter]:
+    def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[Reporter]:
         interruption.announce = lambda _: None
+        ray.get(mailbox.tell.remote(job.seed, {"folder": str(folder)}))
 
         def tell(message: Message) -> None:
             if ray.get(mailbox.tell.remote(job.seed, message)) and interruption.signal is None:

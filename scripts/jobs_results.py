@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.claim import default_folder
 from rlpipe.pipelines.folder import newest_checkpoint
 from rlpipe.pipelines.loggers import check_loggers, check_option
+from rlpipe.pipelines.numbers import column, duration, statistics
 from rlpipe.scripts.main import printable
-from rlpipe.scripts.table import as_json, number
+from rlpipe.scripts.table import as_json
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config import TrainConfig
@@ -69,13 +71,13 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
     where = "" if first["eval_env_id"] == first["env_id"] else f", judged on {first['eval_env_id']}"
     rows = [("seed", "return", "frames", "seconds", "run")]
     for seed, summary in finished.items():
-        found = summary["evaluation"]
+        found = statistics(summary["evaluation"], " ")
         rows.append(
             (
                 str(seed),
-                f"{number(found['mean'], 1)} +- {number(found['std'], 1)}",
+                f"{found['mean']} +- {found['std']}",
                 f"{summary['frames']:,}",
-                f"{summary['seconds']:.1f}",
+                duration(summary["seconds"]),
                 printable(summary["run"]),
             )
         )
@@ -86,9 +88,10 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
         for cells in rows
     ]
     interval = "one seed has no interval"
-    if row.low is not None:
-        interval = f"95 % interval {number(row.low, 1)} to {number(row.high, 1)}"
-    return "\n".join([*lines, f"  return {number(row.iqm, 1)} (IQM of the seeds; {interval})"])
+    iqm, *ends = column([each for each in (row.iqm, row.low, row.high) if each is not None], " ")
+    if ends:
+        interval = f"95 % interval {ends[0]} to {ends[1]}"
+    return "\n".join([*lines, f"  return {iqm} (IQM of the seeds; {interval})"])
 
 
 class Jobs:
@@ -102,12 +105,12 @@ class Jobs:
         self._loggers = check_loggers(check_option(options.logger))
         self._folders: dict[int, Path] = {}
         self._hosts: dict[int, str] = {}
+        self._made: set[int] = set()
         self.finished: dict[int, dict[str, Any]] = {}
         self.failed: dict[int, str] = {}
 
     def job(self, seed: int) -> Job:
         """The seed's run, which is about to begin."""
-        from rlpipe.pipelines.run import default_folder
         from rlpipe.scripts.job import Job
 
         parent, start_from = self._options.run_dir, self._options.start_from
@@ -118,6 +121,7 @@ class Jobs:
             self.recipe.algorithm,
             dataclasses.asdict(dataclasses.replace(self.config, seed=seed)),
             str(folder),
+            numbered=parent is None,
             weights=None if self._weights is None else str(self._weights),
             start_from=None if start_from is None else str(start_from),
             loggers=self._loggers,
@@ -128,15 +132,19 @@ class Jobs:
         return self._folders[seed]
 
     def add(self, seed: int, message: Message) -> None:
-        """Take note of where a job runs, or how it has ended."""
+        """Take note of where a job runs, what its folder is, or how it has ended."""
         if message.get("begun"):
             self._hosts[seed] = message["begun"]
+        elif "folder" in message:
+            # the name that was free, in the folder that was asked for
+            self._folders[seed] = self._folders[seed].with_name(Path(message["folder"]).name)
+            self._made.add(seed)
         elif "finished" in message:
             self.finished[seed] = {**message["finished"], "run": self._place(seed)}
         elif "failed" in message:
             self.failed[seed] = message["failed"]
         elif "died" in message:
-            on = f"; go on with: {self._resume(seed)}" if newest_checkpoint(self._folders[seed]) else ""
+            on = f"; go on with: {self._resume(seed)}" if self._has_checkpoint(seed) else ""
             self.failed[seed] = f"{message['died']}{on}"
 
     def way_on(self, word: str) -> str:
@@ -193,6 +201,9 @@ class Jobs:
         if self._is_here(seed):
             return f"rlpipe resume {shlex.quote(str(folder))}"
         return f"rlpipe resume {shlex.quote(str(folder.absolute()))}, on {self._hosts[seed]}"
+
+    def _has_checkpoint(self, seed: int) -> bool:
+        return seed in self._made and newest_checkpoint(self._folders[seed]) is not None
 
     def _place(self, seed: int) -> str:
         """The run's folder, with the machine in front of it where that is another one."""

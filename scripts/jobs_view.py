@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rlpipe.pipelines.numbers import rate, share
 from rlpipe.scripts.facts import Facts, clock, number, summary_of
 from rlpipe.scripts.main import printable
 from rlpipe.scripts.watch import tell_of_failure
@@ -63,14 +64,13 @@ class Seed:
         """A line of the table."""
         facts, runs = self.facts, self.begun and not self.ended
         speed = facts.speed.now
-        share = min(self.frames / facts.total_frames, 1.0)
         found = None if facts.last is None else summary_of(facts.last[1])
         return (
             str(seed),
             self.state,
             f"{self.frames:,}" if self.begun else "",
-            f"{share:.0%}" if self.begun else "",
-            f"{speed:,.0f}" if speed is not None else "",
+            share(self.frames, facts.total_frames) if self.begun else "",
+            rate(speed) if speed is not None else "",
             clock(facts.left) if runs else "",
             number(facts.mean_return) if facts.recent_episodes else "",
             f"{found['mean']} +- {found['std']}" if found else "",

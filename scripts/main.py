@@ -6,7 +6,6 @@ Nothing heavy is imported here: help and mistyped commands answer at once.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -15,6 +14,8 @@ from collections.abc import Sequence
 
 from rlpipe import __version__
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
+from rlpipe.pipelines.names import nearest
+from rlpipe.pipelines.notices import each_once
 
 COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.warnoptions.append(QUIET_TRACKER)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), each_once():
             code = _dispatch(list(arguments))
     except SystemExit as stopped:
         code = int(stopped.code or 0)
@@ -107,8 +108,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"rlpipe {__version__}")
         return 0
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        near = nearest(command, COMMANDS)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
         raise ConfigError(f"no command is called {command!r}; {hint}")
     main = importlib.import_module(f"rlpipe.scripts.{command}").main
     return int(main(rest))

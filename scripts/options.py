@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.foreign import explain
 
 T = TypeVar("T")
+Owners = Callable[[str], Sequence[str]]
+"""Gives the algorithms that have an option of a name."""
 
 
-def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: str, default: T | None = None) -> T:
+def parse(
+    kind: type[T],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    default: T | None = None,
+    owners: Owners = lambda _: (),
+) -> T:
     """Parse `arguments` into a dataclass; `--help` prints and exits.
 
     Args:
@@ -26,6 +36,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
         prog: the command, for help.
         description: the first paragraph of the help.
         default: holds the default values.
+        owners: of options that `kind` has not.
 
     Raises:
         ConfigError: an unknown option, or a value that cannot be read; in one line.
@@ -33,7 +44,7 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
     import tyro
 
     arguments = _spell_none(arguments, _optional(kind if default is None else default))
-    _check_names(arguments, _option_names(kind if default is None else default))
+    _check_names(arguments, _option_names(kind if default is None else default), owners)
     complaint = io.StringIO()
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     extra: dict[str, Any] = {} if default is None else {"default": default}
@@ -45,6 +56,12 @@ def parse(kind: type[T], arguments: Sequence[str], *, prog: str, description: st
             sys.stderr.write(complaint.getvalue())
             raise
         raise ConfigError(_in_one_line(complaint.getvalue())) from None
+
+
+RUN = (
+    "RUN is a run folder, for its newest checkpoint; RUN@best, for the one of its best evaluation, RUN@last or "
+    "RUN@<frames>; or a checkpoint in a run folder."
+)
 
 
 def parse_run(kind: type[T], arguments: Sequence[str], *, usage: str, prog: str, description: str) -> tuple[Path, T]:
@@ -101,14 +118,20 @@ def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
     return spelled
 
 
-def _check_names(arguments: Sequence[str], names: Sequence[str]) -> None:
+def _check_names(arguments: Sequence[str], names: Sequence[str], owners: Owners) -> None:
+    """Refuse options that there are not, all of them at once, and say what each is here."""
+    unknown: dict[str, str] = {}
     for argument in arguments:
-        name = argument.split("=")[0].removeprefix("--").replace("_", "-")
-        if argument.startswith("--") and name not in (*names, "help"):
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            raise ConfigError(f"no option is called --{name}; {f'did you mean --{near[0]}?' if near else 'see --help'}")
         if not argument:
             raise ConfigError("one of the options is empty")
+        option = argument.split("=")[0]
+        name = option.removeprefix("--").replace("_", "-")
+        is_short = re.fullmatch("-[A-Za-z]", option) is not None and option != "-h"
+        if (is_short or option.startswith("--")) and name not in (*names, "help"):
+            unknown[option if is_short else f"--{name}"] = explain(name, names, owners) or "see --help"
+    if unknown:
+        sentences = [f"{option}; {hint}{'' if hint.endswith('?') else '.'}" for option, hint in unknown.items()]
+        raise ConfigError(f"no option is called {' Nor '.join(sentences).removesuffix('.')}")
 
 
 def _in_one_line(complaint: str) -> str:

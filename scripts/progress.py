@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.numbers import figure, rate
 from rlpipe.scripts.facts import Facts, clock, describe_evaluation, number
 from rlpipe.scripts.watch import history, tell_of_failure, watching
 
@@ -50,11 +51,11 @@ class ProgressBar:
             # what a resumed run had is no work of now
             self._bar.initial = self._bar.n = progress.frames
         if progress.returns:
-            self._notes["return"] = f"{sum(progress.returns) / len(progress.returns):.1f}"
+            self._notes["return"] = figure(sum(progress.returns) / len(progress.returns))
         if progress.evaluation is not None:
-            self._notes["evaluation"] = f"{progress.evaluation.mean:.1f}"
+            self._notes["evaluation"] = figure(progress.evaluation.mean)
         scalars = progress.scalars
-        self._notes.update({name: f"{scalars[key]:.3f}" for key, name in _SHOWN.items() if key in scalars})
+        self._notes.update({name: f"{scalars[key]:.3g}" for key, name in _SHOWN.items() if key in scalars})
         self._bar.set_postfix(self._notes, refresh=False)
         self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
 
@@ -108,23 +109,22 @@ class PlainLines:
             return
         speed = facts.speed.now
         mean = f"return {number(facts.mean_return)}" if facts.recent_episodes else "no episode has ended yet"
-        rate = "" if speed is None else f", {speed:,.0f} frames a second"
+        speed_and_time = "" if speed is None else f", {rate(speed)} frames a second"
         # a run may have ended by its own rule, far from its last frame
-        rate += "" if speed is None or over else f", {clock(facts.left)} left"
-        self._print(f"{told.frames:,} of {facts.total_frames:,} frames, {mean}{rate}")
+        speed_and_time += "" if speed is None or over else f", {clock(facts.left)} left"
+        self._print(f"{told.frames:,} of {facts.total_frames:,} frames, {mean}{speed_and_time}")
         self._next, self._new = self._now() + _LINE_EVERY, False
 
     def _print(self, text: str) -> None:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quiet: bool) -> Display:
+def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Display:
     """What a `Session` shows a run with.
 
     Args:
         recipe: its name.
         config: of the run.
-        folder: of the run.
         watch: a live view, or where stderr is no terminal plain lines, in place of the bar.
         quiet: show nothing.
 
@@ -134,10 +134,10 @@ def display(recipe: str, config: TrainConfig, folder: Path, *, watch: bool, quie
     if watch and quiet:
         raise ConfigError("--watch shows the training and --quiet shows nothing; give one of them")
     if not watch:
-        return lambda _: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
+        return lambda *_: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
     title = f"{recipe} on {config.env_id}, seed {config.seed}"
 
-    def watched(interruption: Interruption) -> AbstractContextManager[Listener]:
+    def watched(interruption: Interruption, folder: Path) -> AbstractContextManager[Listener]:
         facts = Facts(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
         if not can_draw():
             return contextlib.closing(PlainLines(recipe, facts))

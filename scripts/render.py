@@ -17,8 +17,9 @@ from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.pipelines.folder import read_run
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.movies import check_movie
+from rlpipe.pipelines.numbers import column
 from rlpipe.scripts.main import printable, run
-from rlpipe.scripts.options import parse, parse_run
+from rlpipe.scripts.options import RUN, parse, parse_run
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.render import Moment, Player, Recording
@@ -67,12 +68,11 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(USAGE, end="")
         return 0
-    description = "RUN is a run folder, for its newest checkpoint, or a checkpoint in one."
     if arguments[0].startswith("-") and any(each.split("=")[0] == "--random" for each in arguments):
-        path, options = None, parse(Options, arguments, prog="rlpipe render", description=description)
+        path, options = None, parse(Options, arguments, prog="rlpipe render", description=RUN)
     else:
         usage = "usage: rlpipe render RUN [options], or rlpipe render --random ENV_ID [options]"
-        path, options = parse_run(Options, arguments, usage=usage, prog="rlpipe render RUN", description=description)
+        path, options = parse_run(Options, arguments, usage=usage, prog="rlpipe render RUN", description=RUN)
         if options.random is not None:
             raise ConfigError(f"random is {options.random!r}, which takes the place of the run; leave out {path}")
     _check(options)
@@ -200,13 +200,11 @@ def _summary(made: Recording, out: Path | None) -> dict[str, Any]:
 
 
 def _describe(summary: dict[str, Any]) -> str:
-    from rlpipe.pipelines.captions import figures
-
     where = "shown on the screen"
     if summary["out"] is not None:
         where = f"{summary['out']}, {summary['bytes'] / 1000:,.0f} kB"
-    ended = zip(summary["returns"], summary["lengths"], summary["cut"], strict=True)
-    episodes = [f"{figures(each)}{f' (cut at step {steps})' if cut else ''}" for each, steps, cut in ended]
+    ended = zip(column(summary["returns"]), summary["lengths"], summary["cut"], strict=True)
+    episodes = [f"{earned}{f' (cut at step {steps})' if cut else ''}" for earned, steps, cut in ended]
     return (
         f"{where}: {summary['recipe'] or 'a random agent'} on {summary['env_id']}, {summary['frames']:,} frames of "
         f"{summary['width']} x {summary['height']}, return {', '.join(episodes)}"

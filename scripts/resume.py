@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.folder import read_description
+from rlpipe.pipelines.folder import read_description, split_choice
 from rlpipe.pipelines.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
 from rlpipe.pipelines.recipes import config_class
 from rlpipe.scripts.main import run
@@ -54,6 +54,12 @@ def main(arguments: Sequence[str]) -> int:
     folder, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe resume RUN", description=description)
     if (folder / "checkpoint.json").exists():
         raise ConfigError(f"{folder} is a checkpoint; name the run folder that it lies in")
+    run_folder, which = split_choice(folder)
+    if which:
+        raise ConfigError(
+            f"{folder} is a checkpoint, and a run is continued from its newest one: rlpipe resume {run_folder}; to "
+            f"begin a new run with what it had learned then: rlpipe train RECIPE --start-from {folder}"
+        )
     described = read_description(folder, options.trust_module)
 
     from rlpipe.pipelines.config import config_from_json
@@ -73,9 +79,9 @@ def main(arguments: Sequence[str]) -> int:
             f"total_frames is {longer.total_frames}, and {folder} was begun for {config.total_frames}; "
             "it can only be raised"
         )
-    shown = display(described["recipe"], longer, folder, watch=options.watch, quiet=options.quiet)
-    result, evaluation = read_end(folder, described["algorithm"], config)
-    if result.stopped_by and longer != config:
+    shown = display(described["recipe"], longer, watch=options.watch, quiet=options.quiet)
+    result, evaluation, by_choice = read_end(folder, described["algorithm"], config)
+    if result.stopped_by and not by_choice and longer != config:
         raise ConfigError(f"run {folder} was ended by {result.stopped_by}, which more frames do not change")
 
     from rlpipe.pipelines.session import Session, summarise

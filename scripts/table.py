@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.numbers import column, decimals_of_seconds
 from rlpipe.scripts.main import printable, run
 from rlpipe.scripts.options import parse
 
@@ -104,8 +105,8 @@ def draw_results(rows: Sequence[Row]) -> bytes:
     lines = []
     for index, row in enumerate(rows):
         color, style = f"C{index % 10}", ("-", "--", ":", "-.")[index // 10 % 4]
-        for column, axes in enumerate(grid[environments.index(row.env_id)]):
-            at, returns = over_seeds(row.runs, column)
+        for axis, axes in enumerate(grid[environments.index(row.env_id)]):
+            at, returns = over_seeds(row.runs, axis)
             marker = "o" if len(at) == 1 else ""
             (line,) = axes.plot(at, returns.mean(0), style, color=color, marker=marker, label=literal(row.label))
             axes.fill_between(at, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
@@ -123,28 +124,27 @@ def draw_results(rows: Sequence[Row]) -> bytes:
 
 def _cells(row: Row) -> tuple[str, ...]:
     seconds, scores = [each.seconds for each in row.runs], [each.score for each in row.runs]
-    digits = 1 if max(map(abs, scores)) >= 10 else 2
-    interval = "one seed" if row.low is None else f"{number(row.low, digits)} to {number(row.high, digits)}"
+    ends = [each for each in (row.low, row.high) if each is not None]
+    iqm, *texts = column([row.iqm, *ends, *scores], " ")
+    interval = f"{texts[0]} to {texts[1]}" if ends else "one seed"
     return (
         f"`{row.label}`",
         row.env_id,
         ", ".join(str(each.seed) for each in row.runs),
         _median_and_range([each.frames for each in row.runs], 0),
-        _median_and_range(seconds, 1 if max(seconds) < 100 else 0),
-        f"{number(row.iqm, digits)} ({interval})",
-        ", ".join(number(score, digits) for score in scores),
+        _median_and_range(seconds, decimals_of_seconds(max(seconds)) if max(seconds) < 100 else 0),
+        f"{iqm} ({interval})",
+        ", ".join(texts[len(ends) :]),
     )
 
 
 def _median_and_range(values: Sequence[float], digits: int) -> str:
-    median, low, high = (number(each, digits) for each in (statistics.median(values), min(values), max(values)))
+    median, low, high = (_number(each, digits) for each in (statistics.median(values), min(values), max(values)))
     return median if low == high else f"{median} ({low} to {high})"
 
 
-def number(value: float | None, digits: int) -> str:
-    """With so many digits behind the point, and spaces between thousands."""
-    # adding 0 turns -0.0 into 0.0
-    return f"{round(value or 0.0, digits) + 0.0:,.{digits}f}".replace(",", " ")
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace(",", " ")
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.claim import default_folder
 from rlpipe.pipelines.folder import module_of, read_run
 from rlpipe.pipelines.loggers import DEFAULT, check_loggers, check_option
-from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe
+from rlpipe.pipelines.recipes import RECIPES, Recipe, find_recipe, owners_of
 from rlpipe.scripts.jobs import main as train_seeds
 from rlpipe.scripts.main import run
 from rlpipe.scripts.options import parse
@@ -64,7 +65,7 @@ class Options(Generic[C]):
     run_dir: Path | None = None
     """The run folder to make; by default runs/RECIPE/SEED-TIME."""
     start_from: Path | None = None
-    """Begin with what a run has learned (its newest checkpoint), or one of its checkpoints."""
+    """Begin with what a run has learned: RUN for its newest checkpoint, RUN@best, or a checkpoint."""
     logger: tuple[str, ...] = DEFAULT
     """Where metrics go beside the run folder's own files: tensorboard, wandb, mlflow, several of them, or none."""
     json: bool = False
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] == "--resume":
         return resume(arguments[1:])
+    if arguments[0].split("=")[0] == "--algo":
+        raise ConfigError("no option is called --algo; the recipe stands in front of the options: rlpipe train ppo")
     if arguments[0].startswith("-"):
         raise ConfigError(
             f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
@@ -98,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         prog=f"rlpipe train {recipe.name}",
         description=f"Train by the recipe {recipe.name}: {recipe.summary}.",
         default=Options(default),
+        owners=owners_of,
     )
     if options.seeds is not None or options.jobs is not None:
         return train_seeds(recipe, options, arguments[1:], _weights(recipe, options))
@@ -107,22 +111,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
-    from rlpipe.pipelines.run import default_folder
     from rlpipe.pipelines.session import Session
 
     config = options.config
     folder = options.run_dir or default_folder(recipe.name, config.seed)
-    if os.path.exists(folder):
+    if options.run_dir is not None and os.path.lexists(folder):
         raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
     loggers = check_loggers(check_option(options.logger))
     weights = _weights(recipe, options)
     start_from = None if options.start_from is None else str(options.start_from)
-    shown = display(recipe.name, config, folder, watch=options.watch, quiet=options.quiet)
+    shown = display(recipe.name, config, watch=options.watch, quiet=options.quiet)
     session = Session(
         recipe.name,
         recipe.algorithm,
         config,
         folder,
+        numbered=options.run_dir is None,
         start_from=start_from,
         display=shown,
         loggers=loggers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlpipe.pipelines.numbers import rate, share
 from rlpipe.scripts.facts import Facts, clock, number, summary_of
 from rlpipe.scripts.main import printable
 from rlpipe.scripts.sparkline import ASCII, BLOCKS, Series, resample, sparkline
@@ -97,8 +98,8 @@ class View:
         frames, episodes, updates = (told.frames, told.episodes, told.updates) if told else (0, 0, 0)
         speed = facts.speed.now
         return [
-            ("frames", f"{frames:,} of {facts.total_frames:,} ({min(frames / facts.total_frames, 1.0):.0%})"),
-            ("a second", "-" if speed is None else f"{speed:,.0f}"),
+            ("frames", f"{frames:,} of {facts.total_frames:,} ({share(frames, facts.total_frames)})"),
+            ("a second", "-" if speed is None else rate(speed)),
             ("elapsed", clock(now - facts.began)),
             ("left", clock(0.0 if facts.ended == "finished" else facts.left)),
             ("episodes", f"{episodes:,}"),

@@ -97,7 +97,11 @@ MESSAGES = {
         ValueError,
         ["got Categorical", "is CategoricalActor"],
     ),
-    "unbounded": (lambda: GaussianActor(MLP(4, 2), Unbounded((2, 1))), ValueError, ["got Unbounded", "finite bounds"]),
+    "integers": (
+        lambda: GaussianActor(MLP(4, 2), Unbounded((2, 1), dtype=torch.int64)),
+        ValueError,
+        ["got Unbounded", "of torch.int64", "pass env.action_spec"],
+    ),
     "epsilon": (
         lambda: EpsilonGreedy(PENDULUM.action_spec, SCHEDULE),
         ValueError,

@@ -29,8 +29,7 @@ class SameStepCartPole(CartPoleVectorEnv):
         terminated = (np.abs(x) > self.x_threshold) | (np.abs(theta) > self.theta_threshold_radians)
         self.steps += 1
         truncated = self.steps >= self.max_episode_steps
-        failed = terminated.astype(np.float32)
-        reward = -failed if self._sutton_barto_reward else np.ones_like(failed)
+        reward = -terminated.astype(np.float32) if self._sutton_barto_reward else np.ones(len(x), np.float32)
         observation, info = self.state.T.astype(np.float32, order="C"), {}
         done = terminated | truncated
         if done.any():
@@ -43,18 +42,20 @@ class SameStepCartPole(CartPoleVectorEnv):
 
         Written out here because Gymnasium's `step` takes half its time to check the action and to reset.
         """
-        x, x_dot, theta, theta_dot = self.state
+        x, _, theta, theta_dot = self.state
         force = np.where(action == 1, self.force_mag, -self.force_mag)
         cos, sin = np.cos(theta), np.sin(theta)
         push = (force + self.polemass_length * np.square(theta_dot) * sin) / self.total_mass
         inertia = self.length * (4.0 / 3.0 - self.masspole * np.square(cos) / self.total_mass)
-        theta_acc = (self.gravity * sin - cos * push) / inertia
-        x_acc = push - self.polemass_length * theta_acc * cos / self.total_mass
+        # `x` and `theta` move alike, so they move as one
+        acceleration, moved = np.empty((2, len(x))), np.empty(self.state.shape)
+        theta_acc = np.divide(self.gravity * sin - cos * push, inertia, out=acceleration[1])
+        np.subtract(push, self.polemass_length * theta_acc * cos / self.total_mass, out=acceleration[0])
+        positions, speeds = self.state[::2], self.state[1::2]
+        new_speeds = np.add(speeds, self.tau * acceleration, out=moved[1::2])
         euler = self.kinematics_integrator == "euler"
-        new_x_dot, new_theta_dot = x_dot + self.tau * x_acc, theta_dot + self.tau * theta_acc
-        x = x + self.tau * (x_dot if euler else new_x_dot)
-        theta = theta + self.tau * (theta_dot if euler else new_theta_dot)
-        self.state = np.stack((x, new_x_dot, theta, new_theta_dot))
+        np.add(positions, self.tau * (speeds if euler else new_speeds), out=moved[::2])
+        self.state = moved
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -74,7 +75,8 @@ class SameStepCartPole(CartPoleVectorEnv):
         self.state, self.steps = state["state"].copy(), state["steps"].copy()
 
     def _restart(self, mask: np.ndarray) -> np.ndarray:
-        self.state[:, mask] = self.np_random.uniform(self.low, self.high, size=(4, int(mask.sum())))
-        self.steps[mask] = 0
+        (where,) = mask.nonzero()
+        self.state[:, where] = self.np_random.uniform(self.low, self.high, size=(4, len(where)))
+        self.steps[where] = 0
         self.prev_done = np.zeros(self.num_envs, dtype=bool)
         return self.state.T.astype(np.float32, order="C")

@@ -11,18 +11,18 @@ from gymnasium.spaces import Space
 from scipy.linalg.blas import dnrm2, snrm2
 
 from rlpipe.errors import TrainingError
+from rlpipe.pipelines.dtypes import FINITE
 
 Arrays = dict[str, np.ndarray]
-_LARGEST_REWARD = float(np.finfo(np.float32).max)
-# in a batch rewards are float32
+# in a batch rewards are float32, and networks take observations as float32
+_LARGEST = float(np.finfo(np.float32).max)
 _FINITE_REWARD = "expected a finite number in the range of float32"
-_FINITE = "expected finite numbers"
 # beyond, BLAS's norm takes longer than NumPy's test
 _FEW = 4096
 
 
 class Guard:
-    """Refuses arrays of the wrong shape or type, and numbers that are not finite, in the step in which they come.
+    """Refuses arrays of the wrong shape or type, and numbers that no float32 can hold, in the step in which they come.
 
     Args:
         num_envs: how many environments step together.
@@ -45,7 +45,7 @@ class Guard:
         """Check what a step returned, `[num_envs, ...]` each.
 
         Raises:
-            TrainingError: an array does not fit, or an observation or a reward is NaN or infinite.
+            TrainingError: an array does not fit, or an observation or a reward is NaN, infinite or beyond float32.
         """
         state = observed["observation"]
         flags = (terminated.shape, terminated.dtype, truncated.shape, truncated.dtype)
@@ -58,9 +58,13 @@ class Guard:
             self._observation_norm, self._reward_norm = _norm_of(state), _norm_of(reward)
             self._accepted = form
         # a norm is NaN or infinite with any one of its numbers; where it overflows without, a closer look tells
-        if not (self._reward_norm(reward) <= _LARGEST_REWARD and self._observation_norm(state.ravel()) < math.inf):
-            self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST_REWARD, _FINITE_REWARD)
-            self._refuse_first("observation", state, np.isfinite(state), _FINITE, restarted=terminated | truncated)
+        if not (self._reward_norm(reward) <= _LARGEST and self.accepts(state)):
+            self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST, _FINITE_REWARD)
+            self._refuse_first("observation", state, _fits(state), FINITE, restarted=terminated | truncated)
+
+    def accepts(self, observation: np.ndarray) -> bool:
+        """Whether float32 can hold all numbers of an array like the last step's; `False` needs a closer look."""
+        return self._observation_norm(observation.ravel()) <= _LARGEST
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
         """Check the last observations of the environments of `done`.
@@ -71,8 +75,8 @@ class Guard:
         for key, array in observed.items():
             self._check_form(key, array, self._spaces[key].shape, array.dtype, rows=int(done.sum()))
         state = observed["observation"]
-        if not self._observation_norm(state.ravel()) < math.inf:
-            self._refuse_first("observation", state, np.isfinite(state), _FINITE, indices=np.flatnonzero(done))
+        if not self.accepts(state):
+            self._refuse_first("observation", state, _fits(state), FINITE, indices=np.flatnonzero(done))
 
     def check_reset(self, observed: Arrays) -> None:
         """Check what a reset returned.
@@ -83,7 +87,7 @@ class Guard:
         self._check_forms(observed, f"the reset after step {self._steps}")
         state = observed["observation"]
         restarted = np.ones(self._num_envs, dtype=bool)
-        self._refuse_first("observation", state, np.isfinite(state), _FINITE, restarted=restarted)
+        self._refuse_first("observation", state, _fits(state), FINITE, restarted=restarted)
 
     def told(self, error: Exception, when: str = "") -> TrainingError:
         """The error to raise for one of a vector environment as a whole."""
@@ -145,6 +149,11 @@ class Guard:
         )
 
 
+def _fits(array: np.ndarray) -> np.ndarray:
+    fits: np.ndarray = np.abs(array) <= _LARGEST if array.dtype.kind == "f" else np.ones(array.shape, bool)
+    return fits
+
+
 def _norm_of(array: np.ndarray) -> Callable[[np.ndarray], float]:
     """The cheapest function that is finite if all numbers of arrays like this are, overflow aside."""
     if array.dtype.kind != "f" or not array.size:
@@ -159,4 +168,4 @@ def _no_norm(array: np.ndarray) -> float:
 
 
 def _all_finite(array: np.ndarray) -> float:
-    return 0.0 if np.isfinite(array).all() else math.nan
+    return 0.0 if _fits(array).all() else math.nan

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 from torchrl.envs import Compose, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
@@ -21,7 +21,8 @@ from rlpipe.pipelines.envs.atari import AtariGames
 from rlpipe.pipelines.envs.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
-from rlpipe.pipelines.envs.vector import MaskedEnv, VectorEnv
+from rlpipe.pipelines.envs.sync import SyncEnvs
+from rlpipe.pipelines.envs.vector import VectorEnv, transformed_class
 from rlpipe.pipelines.folder import module_of
 from rlpipe.pipelines.games import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.importing import import_module, reason_of
@@ -63,9 +64,8 @@ def make_env(
     check_is_config(config)
     envs = _make_vector_env(config, render_mode)
     try:
-        base = VectorEnv(envs, seed=seed)
-        kind = MaskedEnv if "action_mask" in base.spaces else TransformedEnv
-        env = kind(base, Compose(*transforms))
+        base = VectorEnv(envs, seed=seed, reuses_arrays=False)
+        env = transformed_class(base)(base, Compose(*transforms))
         env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
     except BaseException:
         envs.close()
@@ -154,14 +154,13 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     kwargs = _options(config, render_mode)
     make_one = functools.partial(make_checked, spec, kwargs, from_pixels=config.from_pixels)
     vectorised = config.backend == "auto" and not config.from_pixels
-    autoreset: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
     try:
         if config.from_pixels:
             _check_drawn(config, spec)
         if config.backend == "envpool":
             return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
         if config.backend == "async":
-            return WorkerVectorEnv([make_one] * config.num_envs, spec, **autoreset)
+            return WorkerVectorEnv([make_one] * config.num_envs, spec, autoreset_mode=AutoresetMode.SAME_STEP)
         if vectorised and is_game(spec) and render_mode is None:
             return AtariGames(spec, config.num_envs, config.max_episode_steps)
         if vectorised and spec.entry_point == _CARTPOLE and steps is not None:
@@ -171,9 +170,7 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
         if vectorised and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
             return gym.make_vec(spec, config.num_envs, vectorization_mode="vector_entry_point", **kwargs)
         names = [f"environment {index} of {config.num_envs} ({spec.id})" for index in range(config.num_envs)]
-        envs = SyncVectorEnv([functools.partial(make_one, name) for name in names], **autoreset)
-        envs.spec = spec
-        return envs
+        return SyncEnvs([functools.partial(make_one, name) for name in names], spec)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
         install = f'pip install "rlpipe[{extras[0]}]"' if extras else _first_line(error)

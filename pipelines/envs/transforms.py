@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
-from torch import Tensor
-from torchrl.data import Bounded, Categorical, TensorSpec
+from torch import Tensor, nn
+from torchrl.data import Bounded, Categorical, TensorSpec, Unbounded
 from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 from torchrl.envs.transforms import ObservationTransform
 
@@ -123,5 +124,42 @@ class BinObservation(ObservationTransform):
         return self._call(tensordict_reset)
 
 
-POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, DoubleToFloat)
+class Standardize(ObservationNorm):
+    """TorchRL's `ObservationNorm` in float64, for observations that float32 would ruin before they are near 0.
+
+    An observation of float64 stays one; any other, integers among them, becomes float32.
+
+    Args:
+        mean: of each feature, float64.
+        std: of each feature, float64.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__(mean, std, in_keys=["observation"], standard_normal=True)
+
+    def _apply_transform(self, obs: Tensor) -> Tensor:
+        result: Tensor = (obs.double() - self.loc) / self.scale
+        return result if obs.dtype is torch.float64 else result.float()
+
+    def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
+        spec = observation_spec["observation"]
+        dtype = torch.float64 if spec.dtype is torch.float64 else torch.float32
+        observation_spec["observation"] = Unbounded(spec.shape, dtype=dtype)
+        return observation_spec
+
+
+class Statistics(nn.ModuleList):
+    """The normalising transforms of an environment, as a component of checkpoints."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over statistics in the precision that they were saved in, whichever those of here would have."""
+        for name, module in self.named_modules():
+            for own, value in list(module.named_buffers(recurse=False)):
+                given = state_dict.get(f"{name}.{own}")
+                if value.is_floating_point() and isinstance(given, Tensor) and given.is_floating_point():
+                    setattr(module, own, value.to(given.dtype))
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, Standardize, DoubleToFloat)
 """Transforms of one step's entries alone: a rollout transformed at once equals its steps transformed one by one."""

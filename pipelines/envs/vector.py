@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import Any
 
@@ -16,12 +17,18 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Un
 from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.dtypes import readable
+from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
 from rlpipe.pipelines.fitting import check_like
+from rlpipe.pipelines.notices import notice
+from rlpipe.pipelines.wrappers import check_wrappers
 
 OBSERVED = ("observation", "action_mask", "lives")
 """What an observation consists of; the mask, and lives, are there only where the environment has them."""
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class VectorEnv(EnvBase):
@@ -40,25 +47,28 @@ class VectorEnv(EnvBase):
     Args:
         envs: a vector environment in `AutoresetMode.SAME_STEP`, with Box or Discrete actions and observations.
         seed: of the first reset; `None` draws one from the operating system.
+        reuses_arrays: whether the vector environment may later write into arrays that it has returned; they are then
+            copied.
 
     Raises:
-        ConfigError: another autoreset mode or kind of space.
+        ConfigError: another autoreset mode or kind of space, or a wrapper that learns.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None) -> None:
+    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None, reuses_arrays: bool = True) -> None:
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([envs.num_envs]))
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
+        check_wrappers(envs, getattr(envs.spec, "id", None))
         self.envs = envs
-        self._discrete_action = isinstance(envs.single_action_space, Discrete)
-        self._action_start = _start(envs.single_action_space)
-        self._action_dtype = envs.action_space.dtype
+        self.cast_action = ActionCast(envs.single_action_space)
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
-        self.spaces = _entries(envs.single_observation_space, envs.single_action_space)
+        self.spaces = _entries(readable(envs.single_observation_space), envs.single_action_space)
         self._guard = Guard(envs.num_envs, getattr(envs.spec, "id", None), self.spaces)
         self._discrete_observation = isinstance(self.spaces["observation"], Discrete)
         self._observation_start = _start(self.spaces["observation"])
+        self._read_as = _read_as(envs.single_observation_space, self.spaces["observation"])
+        self._take = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
         self._seed = self._next_seed = seed
         self._first = 0
         self._successes: list[tuple[int, int, float]] | None = None
@@ -76,7 +86,7 @@ class VectorEnv(EnvBase):
             episode_reward=Unbounded(column, dtype=torch.float32),
             shape=self.batch_size,
         )
-        self.action_spec = _spec(self.envs.single_action_space, "action", self.batch_size)
+        self.action_spec = _action_spec(self.envs.single_action_space, self.batch_size)
         self.reward_spec = Unbounded(column, dtype=torch.float32)
         self.done_spec = Composite(
             {key: Categorical(2, column, dtype=torch.bool) for key in ("done", "terminated", "truncated")},
@@ -113,7 +123,7 @@ class VectorEnv(EnvBase):
         """Step every environment once; `root` becomes the next one.
 
         Args:
-            action: `[num_envs, *action]`, as in the action spec.
+            action: `[num_envs, *action]`, as in the action spec; it is not changed.
 
         Returns:
             The `next` entries of the step, one array a key: `[num_envs]`, observations `[num_envs, *observation]`.
@@ -127,11 +137,8 @@ class VectorEnv(EnvBase):
                 f"the policy's action has shape {list(action.shape)}, expected {list(self._action_shape)}: one of "
                 f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
             )
-        if self._discrete_action:
-            action = action + self._action_start
-        action = action.astype(self._action_dtype, copy=False)
         try:
-            observation, reward, terminated, truncated, info = self.envs.step(action)
+            observation, reward, terminated, truncated, info = self.envs.step(self.cast_action(action))
             observed = self._read(observation)
         except RlpipeError:
             raise
@@ -139,28 +146,41 @@ class VectorEnv(EnvBase):
             raise self._guard.told(error) from error
         self._guard.check_step(observed, reward, terminated, truncated)
         done = terminated | truncated
+        ended = bool(done.any())
         self._since += 1
-        # copies, because the caller may write into what it gets
-        final = {key: array.copy() for key, array in observed.items()}
-        if done.any():
-            last = self._read_final(info["final_obs"][done])
-            self._guard.check_final(last, done)
-            for key, array in last.items():
-                final[key][done] = array
-            if self._successes is not None and "final_info" in info:
-                self._note_successes(info["final_info"], done)
+        if ended and self._successes is not None and "final_info" in info:
+            self._note_successes(info["final_info"], done)
         after = {
-            **final,
+            **self._last(observed, info["final_obs"] if ended else None, done),
             "reward": reward.astype(np.float32),
-            "terminated": terminated,
-            "truncated": truncated,
+            "terminated": self._take(terminated),
+            "truncated": self._take(truncated),
             "done": done,
             "step_count": self.root["step_count"] + 1,
             "episode_reward": self.root["episode_reward"] + reward,
         }
-        self.root = self._make_root(observed, done, after)
-        self._restarted = done.copy()
+        root = self._make_root(observed, done if ended else None, after)
+        # an environment of TorchRL is a module, which looks for long at each attribute that it is given
+        vars(self).update(root=root, _restarted=done.copy())
         return after
+
+    def _last(self, observed: Arrays, final: np.ndarray | None, done: np.ndarray) -> Arrays:
+        """What a step led to: where it ended an episode that episode's last observation, else the one `observed`."""
+        # copies, because the caller may write into what it gets
+        if final is None:
+            return {key: array.copy() for key, array in observed.items()}
+        state = observed["observation"]
+        if len(observed) == 1 and final.shape == state.shape and final.dtype != object:
+            # a whole batch instead of one by one, which takes fewer operations
+            merged = np.where(done.reshape(-1, *[1] * (state.ndim - 1)), self._read(final)["observation"], state)
+            if merged.dtype == state.dtype and self._guard.accepts(merged):
+                return {"observation": merged}
+        last = self._read_final(final[done])
+        self._guard.check_final(last, done)
+        led_to = {key: array.copy() for key, array in observed.items()}
+        for key, array in last.items():
+            led_to[key][done] = array
+        return led_to
 
     def tell_successes(self) -> None:
         """From now on, keep what environments say of `is_success` in the info of an episode's last step."""
@@ -234,11 +254,11 @@ class VectorEnv(EnvBase):
         state = arrays["observation"]
         if self._discrete_observation:
             state = state.astype(np.int64) - self._observation_start
-        read = {"observation": np.ascontiguousarray(state)}
+        read = {"observation": self._take(state, dtype=self._read_as)}
         if "action_mask" in self.spaces:
             read["action_mask"] = arrays["action_mask"].astype(bool)
         if "lives" in self.spaces:
-            read["lives"] = arrays["lives"]
+            read["lives"] = self._take(arrays["lives"])
         return read
 
     def _read_final(self, observations: np.ndarray) -> Arrays:
@@ -250,7 +270,9 @@ class VectorEnv(EnvBase):
             return self._read({key: np.stack([row[key] for row in rows]) for key in rows[0]})
         return self._read(np.stack(rows))
 
-    def _make_root(self, observed: Arrays, fresh: np.ndarray, counted: Arrays) -> Arrays:
+    def _make_root(self, observed: Arrays, fresh: np.ndarray | None, counted: Arrays) -> Arrays:
+        if fresh is None:
+            return {**observed, **{key: counted[key].copy() for key in ("step_count", "episode_reward")}}
         return {
             **observed,
             "step_count": np.where(fresh, 0, counted.get("step_count", 0)),
@@ -271,7 +293,7 @@ class VectorEnv(EnvBase):
         return seeds if takes_a_list else seeds[0]
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return self.to_tensordict(self.advance(tensordict.get("action").cpu().numpy()))
+        return self.to_tensordict(self.advance(tensordict.get("action").detach().cpu().numpy()))
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         mask = tensordict.get("_reset", None) if tensordict is not None else None
@@ -285,9 +307,12 @@ class VectorEnv(EnvBase):
         return TensorDict({key: as_tensor(key, array) for key, array in arrays.items()}, batch_size=self.batch_size)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Close the vector environment, and with it its processes."""
+        """Close the vector environment, and with it its processes; a failure is a notice only."""
         # not a matter of `is_closed`, which TorchRL also says of an environment that has not yet taken a step
-        self.envs.close()
+        try:
+            self.envs.close()
+        except Exception as error:
+            notice(f"rlpipe: {self._guard.told(error, 'close')}")
         super().close(raise_if_closed=raise_if_closed)
 
 
@@ -305,6 +330,31 @@ class MaskedEnv(TransformedEnv):
         if mask is None or getattr(self.action_spec, "mask", None) is not None:
             return drawn
         return drawn.set("action", torch.rand(mask.shape).masked_fill(~mask, -1.0).argmax(-1))
+
+
+class UnboundedEnv(TransformedEnv):
+    """A `TransformedEnv` over a `VectorEnv` whose Box actions lack bounds: its random actions are finite all the same.
+
+    Where a bound is missing they are standard normal, or as far from the other one as the size of such a number.
+    """
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """See the class."""
+        drawn: TensorDictBase = super().rand_action(tensordict)
+        action, (low, high) = drawn.get("action"), self.action_spec.space
+        normal = torch.randn(action.shape, dtype=action.dtype)
+        beyond = torch.where(
+            low.isfinite(), low + normal.abs(), torch.where(high.isfinite(), high - normal.abs(), normal)
+        )
+        return drawn.set("action", torch.where(low.isfinite() & high.isfinite(), action, beyond))
+
+
+def transformed_class(env: VectorEnv) -> type[TransformedEnv]:
+    """What to put around it, for its random actions to be ones that it takes."""
+    if "action_mask" in env.spaces:
+        return MaskedEnv
+    space = env.envs.single_action_space
+    return UnboundedEnv if isinstance(space, Box) and not space.is_bounded("both") else TransformedEnv
 
 
 def as_tensor(key: str, array: np.ndarray) -> torch.Tensor:
@@ -333,6 +383,12 @@ def _entries(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
     return dict(space.items())
 
 
+def _read_as(own: Space[Any], observation: Space[Any]) -> Any:
+    """The type to read observations as, where it is not the environment's own."""
+    own = own["observation"] if isinstance(own, Dict) else own
+    return None if own.dtype == observation.dtype else observation.dtype
+
+
 def _start(space: Space[Any]) -> int:
     return int(space.start) if isinstance(space, Discrete) else 0
 
@@ -343,6 +399,22 @@ def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
     if isinstance(space, Discrete):
         return Categorical(int(space.n), batch, dtype=torch.int64)
     if isinstance(space, Box):
-        low, high = (torch.from_numpy(bound).expand(*batch, *space.shape).clone() for bound in (space.low, space.high))
-        return Bounded(low, high, shape=low.shape, dtype=low.dtype)
+        return _bounded(space.low, space.high, batch)
     raise ConfigError(f"the {key} space is {space}; rlpipe takes Box and Discrete spaces")
+
+
+def _action_spec(space: Space[Any], batch: torch.Size) -> TensorSpec:
+    """Actions as a policy draws them: those of a Box of integers are floats, as `ActionCast` takes them."""
+    if not isinstance(space, Box):
+        return _spec(space, "action", batch)
+    dtype = np.dtype(space.dtype if space.dtype in _FLOATS else np.float64)
+    # twice the bounds must be a number, or a uniform draw between them would be none
+    most = float(np.finfo(dtype).max) / 2
+    low, high = (bound.astype(dtype) for bound in (space.low, space.high))
+    low, high = (np.where(np.isfinite(each), each.clip(-most, most), each) for each in (low, high))
+    return _bounded(low, high, batch)
+
+
+def _bounded(low: np.ndarray, high: np.ndarray, batch: torch.Size) -> TensorSpec:
+    lowest, highest = (torch.from_numpy(each).expand(*batch, *each.shape).clone() for each in (low, high))
+    return Bounded(lowest, highest, shape=lowest.shape, dtype=lowest.dtype)

@@ -22,7 +22,7 @@ from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.config import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.scripts.baselines import stock_actor, stock_collector, stock_env
+from rlpipe.scripts.baselines import StockKind, fastest, stock_actor, stock_collector, stock_env
 from rlpipe.scripts.baselines_sb3 import sb3_rollout
 from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
 
@@ -40,7 +40,7 @@ class Case:
     Args:
         env_id: a Gymnasium id.
         num_envs: environments that step together.
-        parallel: TorchRL's environments in processes of their own as well.
+        parallel: measure TorchRL's `ParallelEnv` as well.
     """
 
     env_id: str
@@ -68,8 +68,9 @@ CASES = (
     Case("LunarLander-v3", 8),
 )
 MANY = 256
-"""From so many environments on, those that step one after the other are slow enough to be measured by few steps."""
+"""From so many environments on, `SLOW` is measured by `FEW_STEPS` a rollout."""
 FEW_STEPS = 4
+SLOW = "torchrl serial"
 
 
 def run(
@@ -110,7 +111,7 @@ def run(
 
 
 def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only: Sequence[str] | None = None) -> Row:
-    """One case; where `case.num_envs` is `MANY` or more, the arms of `against` take `FEW_STEPS` a rollout.
+    """One case; where `case.num_envs` is `MANY` or more, `SLOW` takes `FEW_STEPS` a rollout.
 
     Args:
         case: what is collected from.
@@ -129,14 +130,14 @@ def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only
                 continue
             times[name] = _times(rollout)
             arms[name] = _repeated(rollout, times[name])
-            steps[name] = few if name.startswith(("torchrl", "sb3")) else case.steps
+            steps[name] = few if name == SLOW else case.steps
         # counting how often to repeat has warmed them all
         seconds = interleave(arms, repeats=repeats, warmup=0)
     samples = {name: [1e6 * each / (steps[name] * times[name]) for each in values] for name, values in seconds.items()}
     row = Row(f"{case}", "us a vector step", samples, {"num_envs": case.num_envs, "steps": steps, "rollouts": times})
     row.extra["frames_per_second"] = {name: 1e6 * case.num_envs / median for name, median in row.medians.items()}
-    if few != case.steps and against:
-        row.extra["note"] = f"{case}: arms of others in rollouts of {few} steps instead of {case.steps}"
+    if steps.get(SLOW, case.steps) != case.steps:
+        row.extra["note"] = f"{case}: {SLOW} in rollouts of {few} steps instead of {case.steps}"
     if not against and only is None and case.num_envs >= MANY:
         row.extra["note"] = f"{case}: without arms of others, which take long"
     return row
@@ -230,19 +231,16 @@ def _arms(
     actor = make_actor(network, env, seed)
     yield "stock collector", _stock_rollout(env, actor, case.num_envs * case.steps, stack)
     if "torchrl" in against:
-        for parallel in (False, True)[: 1 + case.parallel]:
-            stock = stock_env(case.env_id, case.num_envs, seed=seed, parallel=parallel)
-            policy = stock_actor(network, stock.action_spec)
-            yield (
-                "torchrl parallel" if parallel else "torchrl",
-                _stock_rollout(stock, policy, case.num_envs * few, stack),
-            )
+        for name, kind in _stock_kinds(case).items():
+            stock = stock_env(case.env_id, case.num_envs, seed=seed, kind=kind)
+            frames = case.num_envs * (few if name == SLOW else case.steps)
+            yield name, _stock_rollout(stock, stock_actor(network, stock.action_spec), frames, stack)
     if "sb3" in against:
         valued, close = lean_rollout(case, seed, values=True)
         stack.callback(close)
         # what Stable-Baselines3 does with a rollout as well
         yield "rlpipe, with GAE", valued
-        collect, close = sb3_rollout(case.env_id, case.num_envs, steps=few, seed=seed)
+        collect, close = sb3_rollout(case.env_id, case.num_envs, steps=case.steps, seed=seed)
         stack.callback(close)
         yield "sb3", collect
     bare = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
@@ -253,6 +251,16 @@ def _arms(
         stack.callback(alone.close)
         yield "environment", environment_rollout(alone, case.steps)
         yield "network", network_rollout(alone, network, case.steps)
+
+
+def _stock_kinds(case: Case) -> dict[str, StockKind]:
+    """TorchRL's arms: the fastest of its environments, and the others beside it."""
+    kinds: dict[str, StockKind] = {"torchrl": fastest(case.num_envs), "torchrl same step": "same step"}
+    if case.num_envs > 1:
+        kinds[SLOW] = "serial"
+    if case.parallel:
+        kinds["torchrl parallel"] = "parallel"
+    return kinds
 
 
 def _outputs(env: EnvBase) -> int:

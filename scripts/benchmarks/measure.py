@@ -39,8 +39,8 @@ class Row:
         case: what was measured; with its unit, unique within a benchmark.
         unit: of the samples, such as `us a vector step`.
         samples: of each arm, one number a repetition; lower is better.
-        extra: more about it, for the JSON file. Two entries are shown to people too: `frames_per_second`, arm to
-            number, in a table of its own, and `note`, a line beneath the table.
+        extra: more about it, for the JSON file. Three entries are shown to people too: `frames_per_second`, arm to
+            number, and `summary`, arm to column to text, in tables of their own, and `note`, a line beneath the tables.
     """
 
     case: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.versions import version_of
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, spread
 
 _PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy", "mujoco", "stable-baselines3")
@@ -78,16 +78,10 @@ def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None
 
 def machine() -> dict[str, Any]:
     """Where and with what it was measured."""
-    packages: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -120,6 +114,14 @@ def describe(rows: Sequence[Row]) -> str:
             (case, *(_number(speed[arm]) if arm in speed else "" for arm in arms)) for case, speed in speeds.items()
         ]
         parts.append(_table(("frames a second", *arms), body))
+    summaries = [
+        (row.case.partition(",")[0], arm, *told.values())
+        for row in rows
+        for arm, told in row.extra.get("summary", {}).items()
+    ]
+    if summaries:
+        header = next(told for row in rows for told in row.extra.get("summary", {}).values())
+        parts.append(_table(("case", "arm", *header), summaries))
     notes = [f"- {row.extra['note']}" for row in rows if "note" in row.extra]
     if any(row.ratio(arm) for row in rows for arm in row.samples):
         notes.insert(0, f"- medians; in brackets times {REFERENCE}'s, paired by repetition: median and quartiles")

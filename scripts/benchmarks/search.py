@@ -1,8 +1,8 @@
 """Search settings that solve CartPole-v1 soonest: `python -m rlpipe.scripts.benchmarks.search ppo`.
 
-Draws settings at random, races each over a few seeds, and gives the best of them more seeds. Those that are left are
-trained to the recipe's end as well: many settings that are quick to solve the task have lost it again by then. What it
-gave is in docs/performance.md.
+Draws settings at random, races each over a few seeds, and gives those that were soonest to stay solved more seeds. What
+is left is trained to the recipe's end as well: many settings that are quick to solve the task have lost it again by
+then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.recipes import builder
 from rlpipe.scripts.benchmarks.measure import one_thread
-from rlpipe.scripts.benchmarks.solve import ENV_ID, Outcome, Race, drive, recipe_config, solves
+from rlpipe.scripts.benchmarks.solve import ENV_ID, Outcome, Race, drive, greedy_mean, recipe_config
 from rlpipe.scripts.options import parse
 
 _ACTOR_CRITIC: dict[str, Sequence[Any]] = {
@@ -74,7 +74,7 @@ class Options:
     rounds: int = 3
     """Rounds: in each, two seeds more for the quarter that was best so far."""
     total_frames: int = 50_000
-    """When a run is given up."""
+    """Of each run of a race."""
 
 
 @dataclass
@@ -87,12 +87,12 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Median seconds; a run that did not solve the task counts four times."""
-        return statistics.median(each.seconds * (1 if each.solved else 4) for each in self.runs)
+        """Median seconds until it was solved for good; of a run that was not, four times all its seconds."""
+        return statistics.median(each.lasting.seconds if each.lasting else 4 * each.seconds for each in self.runs)
 
     def __str__(self) -> str:
-        frames = statistics.median(each.frames for each in self.runs)
-        solved = sum(each.solved for each in self.runs)
+        frames = statistics.median((each.lasting or each).frames for each in self.runs)
+        solved = sum(each.lasting is not None for each in self.runs)
         settings = " ".join(f"{name}={value}" for name, value in self.settings.items()) or "(the recipe)"
         finals = f"  at the end {' '.join(f'{each:.0f}' for each in self.finals)}" if self.finals else ""
         return f"{self.seconds:6.2f} s  {frames:6.0f} frames  solved {solved} of {len(self.runs)}{finals}  {settings}"
@@ -112,9 +112,9 @@ def draw(algorithm: str, source: random.Random, total_frames: int) -> dict[str, 
 def race(algorithm: str, settings: Mapping[str, Any], seed: int, total_frames: int) -> Outcome:
     """One run."""
     config = replace(recipe_config(algorithm, seed), **settings, total_frames=total_frames)
-    clock = Race(solves)
+    clock = Race(greedy_mean, frames=total_frames)
     drive(builder(algorithm)(config), clock)
-    return Outcome(seed, clock.frames, clock.seconds, clock.solved)
+    return clock.outcome(seed)
 
 
 def final_return(algorithm: str, settings: Mapping[str, Any], seed: int) -> float:

@@ -1,8 +1,9 @@
-"""`rlpipe benchmark solve`: frames and training seconds until CartPole-v1 is solved."""
+"""`rlpipe benchmark solve`: frames and training seconds until CartPole-v1 is solved and stays solved."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import statistics
 import time
@@ -16,12 +17,14 @@ from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.recipes import builder, find_recipe
-from rlpipe.scripts.baselines_sb3 import ZOO, sb3_train
+from rlpipe.scripts.baselines import StockKind
+from rlpipe.scripts.baselines_sb3 import ZOO, build_sb3
 from rlpipe.scripts.baselines_train import build_stock
 from rlpipe.scripts.baselines_trainer import build_trainer, stop_when
-from rlpipe.scripts.benchmarks.measure import Row, gather, one_thread
+from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, one_thread
 
-ALGORITHMS = ("ppo", "dqn", "a2c", "reinforce")
+BUDGETS = {"ppo": 50_000, "dqn": 50_000, "a2c": 100_000, "reinforce": 100_000}
+"""Frames that every arm of an algorithm trains for; evaluations after them do not count."""
 ENV_ID = "CartPole-v1"
 SOLVED = 475.0
 """Mean greedy return that counts as solved; Gymnasium's own threshold."""
@@ -29,17 +32,49 @@ EVAL_EVERY, EVAL_EPISODES, EVAL_SEED = 2_500, 20, 0
 _WARM_FRAMES = 1_500
 
 
-class Race:
-    """Frames and training seconds of one run; the clock stands still while the policy is evaluated.
+@dataclass(frozen=True)
+class Checked:
+    """One evaluation in the middle of training.
 
     Args:
-        solved_by: whether a policy solves the task.
+        frames: collected before it.
+        seconds: of training before it; evaluations do not count.
+        mean: greedy return.
+    """
+
+    frames: int
+    seconds: float
+    mean: float
+
+
+def first_touch(checks: Sequence[Checked], threshold: float = SOLVED) -> Checked | None:
+    """The first evaluation with a mean of at least the threshold; later ones may fall below it again."""
+    return next((each for each in checks if each.mean >= threshold), None)
+
+
+def lasting(checks: Sequence[Checked], threshold: float = SOLVED) -> Checked | None:
+    """The first evaluation of at least the threshold after which none falls below it; `None` if the last one does."""
+    found = None
+    for each in reversed(checks):
+        if not each.mean >= threshold:
+            break
+        found = each
+    return found
+
+
+class Race:
+    """The evaluations of one run, made while its clock stands still.
+
+    Args:
+        judge: the mean greedy return of a policy.
+        frames: after which training ends.
         every: frames from one evaluation to the next.
     """
 
-    def __init__(self, solved_by: Callable[[TensorDictModuleBase], bool], every: int = EVAL_EVERY) -> None:
-        self.solved_by, self.every = solved_by, every
-        self.frames, self.seconds, self.solved = 0, 0.0, False
+    def __init__(self, judge: Callable[[TensorDictModuleBase], float], *, frames: int, every: int = EVAL_EVERY) -> None:
+        self.judge, self.budget, self.every = judge, frames, every
+        self.frames, self.seconds = 0, 0.0
+        self.checks: list[Checked] = []
         self._resumed = time.perf_counter()
 
     def start(self) -> None:
@@ -47,17 +82,21 @@ class Race:
         self._resumed = time.perf_counter()
 
     def __call__(self, policy: TensorDictModuleBase, frames: int) -> bool:
-        """Told the frames so far; evaluates where a multiple of `every` was passed. Whether the task is solved."""
+        """Told the frames so far; evaluates where a multiple of `every` was passed. Whether the budget is used up."""
         before, self.frames = self.frames, frames
         if frames // self.every > before // self.every:
             self.stop()
-            self.solved = self.solved_by(policy)
+            self.checks.append(Checked(frames, self.seconds, self.judge(policy)))
             self.start()
-        return self.solved
+        return frames >= self.budget
 
     def stop(self) -> None:
         """End the count of seconds."""
         self.seconds += time.perf_counter() - self._resumed
+
+    def outcome(self, seed: int) -> Outcome:
+        """How the run of this seed went."""
+        return Outcome(seed, self.frames, self.seconds, tuple(self.checks))
 
 
 @dataclass(frozen=True)
@@ -66,19 +105,43 @@ class Outcome:
 
     Args:
         seed: of the run.
-        frames: until it was solved, or all it had.
-        seconds: of training, evaluation not counted.
-        solved: whether it was.
+        frames: all that it trained for.
+        seconds: of all its training, evaluations not counted.
+        checks: its evaluations, in their order.
     """
 
     seed: int
     frames: int
     seconds: float
-    solved: bool
+    checks: tuple[Checked, ...]
+
+    @property
+    def lasting(self) -> Checked | None:
+        """Where it was solved for good; `None` if it never was."""
+        return lasting(self.checks)
+
+    @property
+    def touched(self) -> Checked | None:
+        """Where it first reached the threshold; `None` if it never did."""
+        return first_touch(self.checks)
+
+    @property
+    def lowest(self) -> float | None:
+        """The least mean of an evaluation after the first touch; `None` without one."""
+        touched = self.touched
+        return min((each.mean for each in self.checks if touched and each.frames > touched.frames), default=None)
+
+    def __str__(self) -> str:
+        if self.touched is None:
+            return f"not solved in {self.frames} frames, {self.seconds:.2f} s"
+        first = f"first touch at {self.touched.frames} frames, {self.touched.seconds:.2f} s"
+        if self.lasting is None:
+            return f"not lasting in {self.frames} frames, {self.seconds:.2f} s; {first}, then down to {self.lowest:.0f}"
+        return f"lasting from {self.lasting.frames} frames, {self.lasting.seconds:.2f} s; {first}"
 
 
 Runner = Callable[[str, int, Race], None]
-"""Trains an algorithm with a seed until the race says that it is solved, or its frames are used up."""
+"""Trains an algorithm with a seed until the race says that its budget is used up."""
 
 
 def run(
@@ -87,92 +150,155 @@ def run(
     quick: bool,
     seeds: Sequence[int],
     progress: Callable[[str], None],
-    algorithms: Sequence[str] = ALGORITHMS,
+    algorithms: Sequence[str] = tuple(BUDGETS),
+    frames: int | None = None,
 ) -> list[Row]:
-    """Measure training seconds until the first greedy evaluation with a mean return of `SOLVED`.
+    """Measure training until CartPole-v1 is solved for good, and until it is first touched.
 
-    Evaluations are rlpipe's, of `EVAL_EPISODES` episodes from the same resets for all. A run that its frames end
-    unsolved counts with all its seconds. rlpipe and TorchRL have the recipe's settings, Stable-Baselines3 those of
-    rl-zoo3.
+    A run counts as solved at the first greedy evaluation with a mean return of `SOLVED` or more after which no later
+    one within the budget falls below it, so every run trains for its whole budget. Evaluations are rlpipe's, of
+    `EVAL_EPISODES` episodes from the same resets for all. rlpipe and TorchRL have the recipe's settings and schedules,
+    Stable-Baselines3 those of rl-zoo3. What is built before training is on no arm's clock.
 
     Args:
-        against: `torchrl` (stock parts, and the trainer classes), `sb3`, both or neither.
-        quick: PPO alone, on the first seed, without the trainer classes.
+        against: whom to compare with, by the names of `make_runners`.
+        quick: PPO alone, on the first seed, for half its frames and without the trainer class.
         seeds: one run of each arm for each, seed by seed.
         progress: told of each run and of each algorithm that is done.
         algorithms: which to train.
+        frames: the budget of all; `None` for those of `BUDGETS`.
 
     Raises:
         ConfigError: `sb3` is asked for and missing.
     """
     if quick:
-        algorithms, seeds = algorithms[:1], seeds[:1]
+        algorithms, seeds, frames = algorithms[:1], seeds[:1], frames or BUDGETS[algorithms[0]] // 2
+        against = [name for name in against if name != "torchrl trainer"]
 
     def rows() -> Iterator[Row]:
         for algorithm in algorithms:
-            runners = make_runners(algorithm, against, trainers=not quick)
-            outcomes = race(algorithm, runners, seeds, progress)
-            yield to_row(algorithm, outcomes)
+            budget = frames or BUDGETS[algorithm]
+            outcomes = race(algorithm, make_runners(algorithm, against), seeds, budget, progress)
+            yield from to_rows(algorithm, outcomes, budget)
 
     with one_thread():
         return gather(rows(), progress)
 
 
-def make_runners(algorithm: str, against: Sequence[str], *, trainers: bool = True) -> dict[str, Runner]:
-    """The arms that there are for an algorithm, by name."""
-    runners: dict[str, Runner] = {"rlpipe": run_ours}
-    if "torchrl" in against:
-        runners["torchrl"] = run_stock
-        if trainers:
-            runners["torchrl trainer"] = run_trainer
-    if "sb3" in against and algorithm in ZOO:
+def make_runners(algorithm: str, against: Sequence[str]) -> dict[str, Runner]:
+    """The arms that there are for an algorithm, by name, rlpipe first."""
+    runners: dict[str, Runner] = {
+        "torchrl": run_stock,
+        "torchrl trainer": run_trainer,
+        "torchrl same step": functools.partial(run_stock, kind="same step"),
+        "torchrl serial": functools.partial(run_stock, kind="serial"),
+        "torchrl parallel": functools.partial(run_stock, kind="parallel"),
+    }
+    if algorithm in ZOO:
         runners["sb3"] = run_sb3
-    return runners
+    return {REFERENCE: run_ours, **{name: runner for name, runner in runners.items() if name in against}}
 
 
 def race(
-    algorithm: str, runners: Mapping[str, Runner], seeds: Sequence[int], progress: Callable[[str], None]
+    algorithm: str,
+    runners: Mapping[str, Runner],
+    seeds: Sequence[int],
+    frames: int,
+    progress: Callable[[str], None],
 ) -> dict[str, list[Outcome]]:
     """Run every arm on the first seed, then on the second, and so on, once each has run for a moment untimed."""
     for runner in runners.values():
         with one_thread():
-            runner(algorithm, seeds[0], Race(lambda _: True, every=_WARM_FRAMES))
+            runner(algorithm, seeds[0], Race(lambda _: 0.0, frames=_WARM_FRAMES))
     outcomes: dict[str, list[Outcome]] = {name: [] for name in runners}
     for seed in seeds:
         for name, runner in runners.items():
             # an arm pays for its own garbage, and for no other's
             gc.collect()
-            clock = Race(solves)
+            clock = Race(greedy_mean, frames=frames)
             # for each anew: TorchRL's environments raise the number when they are closed
             with one_thread():
                 runner(algorithm, seed, clock)
-            outcomes[name].append(Outcome(seed, clock.frames, clock.seconds, clock.solved))
-            how = "solved" if clock.solved else "not solved"
-            progress(f"{algorithm}, seed {seed}, {name}: {how}, {clock.frames} frames, {clock.seconds:.1f} s")
+            outcomes[name].append(clock.outcome(seed))
+            progress(f"{algorithm}, seed {seed}, {name}: {outcomes[name][-1]}")
     return outcomes
 
 
-def solves(policy: TensorDictModuleBase) -> bool:
-    """Whether a greedy evaluation reaches `SOLVED`."""
-    evaluation = evaluate(policy, EnvConfig(ENV_ID), episodes=EVAL_EPISODES, seed=EVAL_SEED)
-    return evaluation.mean >= SOLVED
+def greedy_mean(policy: TensorDictModuleBase) -> float:
+    """The mean return of a greedy evaluation."""
+    return evaluate(policy, EnvConfig(ENV_ID), episodes=EVAL_EPISODES, seed=EVAL_SEED).mean
 
 
-def to_row(algorithm: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
-    """Training seconds of each run, and in `extra` the runs in full, median frames and how many were solved."""
-    samples = {name: [each.seconds for each in runs] for name, runs in outcomes.items()}
-    frames = {name: statistics.median(each.frames for each in runs) for name, runs in outcomes.items() if runs}
-    solved = {name: sum(each.solved for each in runs) for name, runs in outcomes.items()}
-    told = ", ".join(
-        f"{name} {solved[name]} of {len(runs)} at {frames[name]:,.0f} frames" for name, runs in outcomes.items() if runs
-    )
-    extra: dict[str, Any] = {
-        "runs": {name: [asdict(each) for each in runs] for name, runs in outcomes.items()},
-        "frames": frames,
-        "solved": solved,
-        "note": f"{algorithm}, solved (median frames): {told}",
+def to_rows(algorithm: str, outcomes: Mapping[str, Sequence[Outcome]], frames: int) -> Iterator[Row]:
+    """Training seconds until it was solved for good, until it was first touched, and microseconds a frame.
+
+    A run that did not get there counts with all its seconds, which is less than what it would have taken: medians are
+    right while more than half of the seeds got there. The first row's `extra` has the runs in full, and a `summary`.
+    """
+    extra = {
+        "budget": frames,
+        "runs": {name: [_as_json(each) for each in runs] for name, runs in outcomes.items()},
+        "summary": summarize(outcomes),
     }
-    return Row(algorithm, "s of training", samples, extra)
+    stayed = {name: [(each.lasting or each).seconds for each in runs] for name, runs in outcomes.items()}
+    yield Row(f"{algorithm}, lasting", "s of training", stayed, extra)
+    touched = {name: [(each.touched or each).seconds for each in runs] for name, runs in outcomes.items()}
+    yield Row(f"{algorithm}, first touch", "s of training", touched)
+    costs = {name: [1e6 * each.seconds / each.frames for each in runs] for name, runs in outcomes.items()}
+    yield Row(f"{algorithm}, training", "us a frame", costs)
+
+
+def summarize(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, dict[str, str]]:
+    """For people: of each arm how many seeds lasted, medians, and the worst seed."""
+    return {
+        name: {
+            "lasted": f"{sum(each.lasting is not None for each in runs)} of {len(runs)}",
+            "median": _median([(each.lasting, each) for each in runs]),
+            "worst": _worst([(each.lasting, each) for each in runs]),
+            "first touch": _median([(each.touched, each) for each in runs]),
+            "worst first touch": _worst([(each.touched, each) for each in runs]),
+            "lowest after it": _lowest(runs),
+        }
+        for name, runs in outcomes.items()
+        if runs
+    }
+
+
+Reached = tuple["Checked | None", Outcome]
+"""Where a run got there, if it did, and the run."""
+
+
+def _median(reached: Sequence[Reached]) -> str:
+    seconds = statistics.median((there or run).seconds for there, run in reached)
+    frames = statistics.median((there or run).frames for there, run in reached)
+    spelled = _spell(seconds, frames)
+    return spelled if 2 * sum(there is None for there, _ in reached) < len(reached) else f"more than {spelled}"
+
+
+def _worst(reached: Sequence[Reached]) -> str:
+    never = [run.seed for there, run in reached if there is None]
+    if never:
+        return f"not within the budget (seed{'s' * (len(never) > 1)} {', '.join(map(str, never))})"
+    there, run = max(reached, key=lambda each: each[0].seconds if each[0] else 0.0)
+    assert there is not None
+    return f"{_spell(there.seconds, there.frames)} (seed {run.seed})"
+
+
+def _spell(seconds: float, frames: float) -> str:
+    return f"{seconds:.2f} s, {frames:_.0f} frames".replace("_", " ")
+
+
+def _lowest(runs: Sequence[Outcome]) -> str:
+    found = [(each.lowest, each.seed) for each in runs if each.lowest is not None]
+    if not found:
+        return ""
+    lowest, seed = min(found)
+    return f"{lowest:.0f} (seed {seed})"
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    found = {"lasting": outcome.lasting, "first_touch": outcome.touched}
+    return {**asdict(outcome), **{name: check and asdict(check) for name, check in found.items()}}
 
 
 def run_ours(algorithm: str, seed: int, clock: Race) -> None:
@@ -180,9 +306,9 @@ def run_ours(algorithm: str, seed: int, clock: Race) -> None:
     drive(builder(algorithm)(recipe_config(algorithm, seed)), clock)
 
 
-def run_stock(algorithm: str, seed: int, clock: Race) -> None:
+def run_stock(algorithm: str, seed: int, clock: Race, kind: StockKind | None = None) -> None:
     """The recipe, by TorchRL's stock parts."""
-    drive(build_stock(algorithm, recipe_config(algorithm, seed)), clock)
+    drive(build_stock(algorithm, recipe_config(algorithm, seed), kind), clock)
 
 
 def run_trainer(algorithm: str, seed: int, clock: Race) -> None:
@@ -196,9 +322,13 @@ def run_trainer(algorithm: str, seed: int, clock: Race) -> None:
 
 def run_sb3(algorithm: str, seed: int, clock: Race) -> None:
     """The settings of rl-zoo3, by Stable-Baselines3."""
-    clock.start()
-    sb3_train(algorithm, seed, clock, ENV_ID)
-    clock.stop()
+    train, close = build_sb3(algorithm, seed, ENV_ID)
+    try:
+        clock.start()
+        train(clock)
+        clock.stop()
+    finally:
+        close()
 
 
 def recipe_config(algorithm: str, seed: int) -> Any:

@@ -55,8 +55,45 @@ function fixed(value, digits) {
   return rounded.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-function digitsOf(values) {
-  return Math.max(...values.map(Math.abs)) >= 10 ? 1 : 2;
+// Returns as text, by the rules of `column` in numbers.py
+
+const [SMALLEST, LARGEST] = [1e-4, 1e7];
+
+function column(values) {
+  const known = values.filter((value) => value !== null && value !== undefined);
+  const largest = Math.max(0, ...known.map(Math.abs));
+  const spread = Math.max(...known) - Math.min(...known);
+  let decimals = decimalsOf(largest);
+  if (spread > 1e-6 * largest && spread < 10 ** -decimals) decimals = 1 - exponent(spread);
+  return values.map((value) => {
+    if (value === null || value === undefined) return "–";
+    const text = returnText(value, decimals, largest > 0 && largest < SMALLEST);
+    const vanished = value !== 0 && Number(text.replaceAll(",", "")) === 0;
+    return vanished && Math.abs(value) > 1e-12 * largest ? column([value])[0] : text;
+  });
+}
+
+function returnText(value, decimals, tiny) {
+  if (value !== 0 && (tiny || Math.abs(value) >= LARGEST)) {
+    // two digits of the exponent, as in the terminal
+    return value.toExponential(Math.max(2, decimals + exponent(value))).replace(/e([+-])(\d)$/, "e$10$2");
+  }
+  return fixed(value, tiny ? 0 : Math.max(0, decimals));
+}
+
+function decimalsOf(largest) {
+  if (largest === 0) return 2;
+  if (largest >= 0.1 && largest < LARGEST) return largest < 10 ? 2 : largest < 1e6 ? 1 : 0;
+  return 2 - exponent(largest);
+}
+
+function exponent(value) {
+  return Math.floor(Math.log10(Math.abs(value)));
+}
+
+function secondsDigits(longest) {
+  if (longest >= 100) return 0;
+  return longest >= 1 || longest <= 0 ? 1 : 1 - exponent(longest);
 }
 
 function medianAndRange(values, digits) {

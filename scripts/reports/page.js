@@ -182,7 +182,7 @@ function makeGifs() {
     const words = `${group.label} on ${group.environment}, seed ${run.seed}`;
     const image = make("img", { src: source, alt: `An episode of ${words}` });
     // the episode drawn is none of those that the return is a mean of
-    const score = fixed(run.score, digitsOf([run.score]));
+    const score = column([run.score])[0];
     const rest = `on ${group.environment}, seed ${run.seed}; final return of the run (mean): ${score}`;
     const caption = make("figcaption", {}, swatch(group), named(group.label), rest);
     const figure = make("figure", {}, image, caption);

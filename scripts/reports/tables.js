@@ -79,7 +79,7 @@ function rangeOf(views, environment) {
 function resultsRow(view, range) {
   const { group, runs } = view;
   const scores = runs.map((run) => run.score);
-  const digits = digitsOf(scores);
+  const [iqm, low, high, ...texts] = column([view.iqm, view.low, view.high, ...scores]);
   const seconds = runs.map((run) => run.seconds);
   const row = make(
     "tr",
@@ -88,19 +88,18 @@ function resultsRow(view, range) {
     make("td", { textContent: group.environment }),
     make("td", { textContent: runs.map((run) => run.seed).join(", ") }),
     make("td", { className: "number", textContent: medianAndRange(runs.map((run) => run.frames), 0) }),
-    make("td", { className: "number", textContent: medianAndRange(seconds, Math.max(...seconds) < 100 ? 1 : 0) }),
-    make("td", { className: "number strong", textContent: fixed(view.iqm, digits) }),
-    make("td", { className: "number" }, ...intervalCell(view, range, digits)),
-    make("td", { className: "number", textContent: scores.map((score) => fixed(score, digits)).join("  ") }),
+    make("td", { className: "number", textContent: medianAndRange(seconds, secondsDigits(Math.max(...seconds))) }),
+    make("td", { className: "number strong", textContent: iqm }),
+    make("td", { className: "number" }, ...intervalCell(view, range, `${low} to ${high}`)),
+    make("td", { className: "number", textContent: texts.join("  ") }),
   );
   row.dataset.group = group.number;
   return row;
 }
 
-function intervalCell(view, range, digits) {
+function intervalCell(view, range, text) {
   if (view.low === null) return ["one seed"];
-  const text = make("div", { textContent: `${fixed(view.low, digits)} to ${fixed(view.high, digits)}` });
-  return [text, intervalBar(view.low, view.iqm, view.high, range)];
+  return [make("div", { textContent: text }), intervalBar(view.low, view.iqm, view.high, range)];
 }
 
 function intervalBar(low, center, high, [from, to]) {

@@ -90,6 +90,21 @@ def test_lambda_return_is_gae_plus_value():
     torch.testing.assert_close(F.lambda_return(reward, next_value, discount, done, 0.7), advantage + value)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("lmbda", [0.3, 0.95])
+def test_lambda_return_is_as_exact_as_its_numbers(dtype, tolerance, lmbda):
+    reward, _, next_value, discount, done = random_rollout(129)
+    given = [each.to(dtype) for each in (reward, next_value, discount)]
+    reward, next_value, discount = (each.double().numpy() for each in given)
+    expected = reward + discount * next_value
+    for t in reversed(range(128)):
+        later = np.where(done[:, t], next_value[:, t], (1 - lmbda) * next_value[:, t] + lmbda * expected[:, t + 1])
+        expected[:, t] = reward[:, t] + discount[:, t] * later
+    actual = F.lambda_return(*given, done, lmbda)
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=tolerance)
+
+
 def test_reward_to_go():
     close(F.reward_to_go(tensor(REWARD), tensor(HALF), tensor([NO, NO, NO])), [2.75, 3.5, 3.0])
     close(F.reward_to_go(tensor(REWARD), tensor(HALF), tensor([NO, YES, NO])), [2.0, 2.0, 3.0])

@@ -92,13 +92,34 @@ def test_discrete_actors_refuse_a_box(actor):
         actor(nn.Linear(4, 2), BOX)
 
 
-def test_gaussian_actor_refuses_discrete_and_unbounded_actions():
-    with pytest.raises(ValueError, match="needs bounded Box actions, got Categorical"):
+def test_gaussian_actor_refuses_other_actions_than_floats():
+    with pytest.raises(ValueError, match="needs Box actions of floats, got Categorical of torch.int64; for Discrete"):
         GaussianActor(nn.Linear(4, 3), DISCRETE)
-    with pytest.raises(ValueError, match="needs bounded Box actions, got Unbounded"):
-        GaussianActor(nn.Linear(4, 2), Unbounded((64, 2)))
-    with pytest.raises(ValueError, match="needs finite action bounds"):
-        GaussianActor(nn.Linear(4, 2), Bounded(-float("inf"), float("inf"), (64, 2)))
+    with pytest.raises(ValueError, match="got Bounded.* of torch.int64; pass env.action_spec"):
+        GaussianActor(nn.Linear(4, 2), Bounded(0, 3, (64, 2), dtype=torch.int64))
+    with pytest.raises(ValueError, match="needs an action of numbers, got one of shape"):
+        GaussianActor(nn.Identity(), Bounded(torch.zeros(64, 0), torch.ones(64, 0), (64, 0)))
+
+
+@pytest.mark.parametrize(
+    "spec", [Unbounded((64, 2)), Bounded(-float("inf"), float("inf"), (64, 2)), Bounded(-3e38, 3e38, (64, 2))]
+)
+def test_without_bounds_an_action_is_plainly_gaussian(spec):
+    actor = GaussianActor(nn.Linear(4, 2), spec, torch.Generator().manual_seed(0), initial_std=0.5)
+    distribution = actor.distribution(torch.zeros(64, 4))
+    normal = torch.distributions.Normal(actor.network.bias.expand(64, 2), 0.5)
+    action = 10 * distribution.draw(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(distribution.log_prob(action), normal.log_prob(action).sum(-1))
+    torch.testing.assert_close(distribution.entropy(), normal.entropy().sum(-1))
+
+
+def test_a_range_far_from_0_is_drawn_in_float64():
+    spec = Bounded(1e9, 1e9 + 1, (64, 1), dtype=torch.float64)
+    actor = GaussianActor(nn.Linear(4, 1), spec, torch.Generator().manual_seed(0))
+    drawn = actor.distribution(torch.zeros(1000, 4)).draw(torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.float64
+    assert len(drawn.unique()) == 1000
+    assert actor.distribution(torch.zeros(1000, 4)).log_prob(drawn).dtype == torch.float32
 
 
 def masked_batch(scores=SCORES, mask=MASKS):
@@ -220,6 +241,7 @@ def test_a_network_too_narrow_for_a_std_of_its_own_is_refused():
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3), ()])
 def test_an_action_value_critic_takes_actions_of_any_shape(shape):
+    torch.manual_seed(0)
     spec = Bounded(-torch.ones(64, *shape), torch.ones(64, *shape), (64, *shape))
     critic = ActionValueCritic(MLP(4 + spec.shape[1:].numel(), 1, (8,)), spec)
     batch = observations().set("action", spec.rand().requires_grad_())

@@ -5,7 +5,7 @@ import torch
 from torch import tensor
 from torchrl.modules import TanhNormal as StockTanhNormal
 
-from rlpipe.modules import Categorical, TanhNormal
+from rlpipe.modules import BoxNormal, Categorical, TanhNormal
 
 LOW, HIGH = tensor([-2.0, 0.0]), tensor([2.0, 1.0])
 
@@ -94,3 +94,58 @@ def test_its_gradient_is_right_where_the_action_is_at_its_bound():
     _, log_prob = TanhNormal(mean, std, tensor([-1.0]), tensor([1.0])).rsample_and_log_prob()
     log_prob.sum().backward()
     torch.testing.assert_close(mean.grad, torch.full((5, 1), 2.0))
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "grid"),
+    [
+        (0.0, INF, torch.linspace(1e-5, 12.0, 40_001)),
+        (-INF, 3.0, torch.linspace(-9.0, 3.0 - 1e-5, 40_001)),
+        (-INF, INF, torch.linspace(-8.0, 8.0, 20_001)),
+        (-2.0, 2.0, torch.linspace(-1.9999, 1.9999, 20_001)),
+    ],
+)
+def test_each_side_of_a_box_has_a_density_that_integrates_to_one(low, high, grid):
+    distribution = BoxNormal(tensor([[0.4]]), tensor([[0.7]]), tensor([low]), tensor([high]))
+    density = distribution.log_prob(grid.reshape(-1, 1)).exp()
+    assert torch.trapezoid(density, grid).item() == pytest.approx(1.0, abs=2e-3)
+    many = torch.ones(400_000, 1)
+    wide = BoxNormal(0.4 * many, 0.7 * many, tensor([low]), tensor([high]))
+    drawn = wide.draw(torch.Generator().manual_seed(0))
+    assert ((drawn >= low) & (drawn <= high)).all()
+    assert wide.entropy()[0].item() == pytest.approx(-wide.log_prob(drawn).mean().item(), abs=0.01)
+
+
+def test_between_bounds_a_box_is_a_tanh_normal():
+    plain, mean, std = make_tanh_normal()
+    box = BoxNormal(mean, std, LOW, HIGH)
+    action = plain.draw(torch.Generator().manual_seed(0))
+    assert torch.equal(box.draw(torch.Generator().manual_seed(0)), action)
+    assert torch.equal(box.log_prob(action), plain.log_prob(action))
+    assert torch.equal(box.entropy(), plain.entropy())
+
+
+def test_a_dimension_of_equal_bounds_says_nothing():
+    mean, std = torch.zeros(5, 2, requires_grad=True), torch.ones(5, 2, requires_grad=True)
+    both = BoxNormal(mean, std, tensor([-1.0, 2.0]), tensor([1.0, 2.0]))
+    alone = TanhNormal(mean[:, :1], std[:, :1], tensor([-1.0]), tensor([1.0]))
+    action = both.draw(torch.Generator().manual_seed(0)).detach()
+    assert (action[:, 1] == 2).all()
+    torch.testing.assert_close(both.log_prob(action), alone.log_prob(action[:, :1]))
+    torch.testing.assert_close(both.entropy(), alone.entropy())
+    (both.log_prob(action) + both.entropy()).sum().backward()
+    assert not mean.grad[:, 1].any()
+    assert not std.grad[:, 1].any()
+
+
+def test_bounds_at_the_end_of_float32_are_no_trouble():
+    largest = torch.finfo(torch.float32).max
+    mean = torch.tensor([[0.3]], requires_grad=True)
+    distribution = TanhNormal(mean, torch.ones(1, 1), tensor([-largest]), tensor([largest]))
+    action = distribution.draw(torch.Generator().manual_seed(0)).detach()
+    assert action.isfinite().all()
+    (distribution.log_prob(action) + distribution.entropy()).sum().backward()
+    assert mean.grad.isfinite().all()

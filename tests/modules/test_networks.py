@@ -134,11 +134,42 @@ def test_convolutions_are_those_of_the_papers():
             assert torch.equal(other, kept)
 
 
-@pytest.mark.parametrize("shape", [(4, 35, 84), (4, 84, 35), (84, 84), (84, 84, 3), (2, 4, 84, 84)])
+@pytest.mark.parametrize("shape", [(4, 35, 84), (4, 84, 35), (35, 84), (84, 35, 3), (2, 4, 84, 35), (84,), (0, 84, 84)])
 def test_images_too_small_for_convolutions(shape):
     assert not CNN.takes(shape)
-    with pytest.raises(ValueError, match=r"\[channels, height, width\], where height and width are 36 or more"):
+    with pytest.raises(ValueError, match=r"\[height, width, channels\], where height and width are 36 or more"):
         CNN(shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "like"),
+    [
+        ((40, 48, 3), (2, 0, 1), (3, 40, 48)),
+        ((48, 40, 1), (2, 0, 1), (1, 48, 40)),
+        ((60, 50, 40), (2, 0, 1), (40, 60, 50)),
+        ((40, 48), (0, 1), (1, 40, 48)),
+        ((4, 40, 48, 3), (0, 3, 1, 2), (12, 40, 48)),
+        ((4, 3, 40, 48), (0, 1, 2, 3), (12, 40, 48)),
+        # as many on either side are first
+        ((40, 48, 40), (0, 1, 2), (40, 48, 40)),
+    ],
+)
+@pytest.mark.parametrize("learning", [True, False])
+def test_channels_are_first_or_last(shape, order, like, learning):
+    network, plain = CNN(shape), CNN(like)
+    plain.load_state_dict(network.state_dict())
+    image = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    moved = image.permute(0, 1, *(2 + place for place in order)).reshape(2, 3, *like)
+    with torch.set_grad_enabled(learning):
+        assert torch.equal(network(image), plain(moved))
+        assert network(image[:0]).shape == (0, 3, network.features)
+
+
+def test_images_of_other_numbers_are_divided_by_theirs():
+    network, bytes_of = CNN((1, 40, 40), scale=1000.0), CNN((1, 40, 40))
+    bytes_of.load_state_dict(network.state_dict())
+    depth = torch.randint(0, 1000, (2, 1, 40, 40), dtype=torch.int32)
+    torch.testing.assert_close(network(depth), bytes_of(depth.double() * 0.255))
 
 
 def test_convolutions_refuse_other_channels():

@@ -93,7 +93,7 @@ IN_STEP = {
     "RewardInList": ({"fault": step(reward=[1.0])}, "key 'reward' has shape [1], expected one number"),
     "NoReward": ({"fault": lambda: (SOUND, None, False, False, {})}, "key 'reward' is None, expected one number"),
     "RewardText": ({"fault": step(reward="one")}, "key 'reward' is 'one', of type str, expected one number"),
-    "Ended": ({"fault": step(terminated=1)}, "key 'terminated' is 1, of type int, expected True or False"),
+    "Ended": ({"fault": step(terminated=2)}, "key 'terminated' is 2, of type int, expected True or False"),
     "Cut": ({"fault": step(truncated=None)}, "key 'truncated' is None, expected True or False"),
     "Infos": ({"fault": step(info=[1])}, "step returned [1], of type list as info, expected 5 values: "),
     "Four": ({"fault": lambda: (SOUND, 1.0, False, {})}, "step returned 4 values, expected 5 values: observation, "),

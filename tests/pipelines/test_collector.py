@@ -121,6 +121,11 @@ POINTWISE = {
     "floats, actions too": ("tests/DoubleAction-v0", lambda: [DoubleToFloat()]),
     "one-hot": ("FrozenLake-v1", lambda: [OneHotObservation()]),
     "shaped, normalised, bins": ("CartPole-v1", lambda: [ShapeReward(balance), norm(4), bins()]),
+    "one-hot, normalised": ("FrozenLake-v1", lambda: [OneHotObservation(), norm(16)]),
+    "normalised by one row": (
+        "CartPole-v1",
+        lambda: [ObservationNorm(torch.ones(1, 4), torch.full((1, 4), 2.0), in_keys=["observation"])],
+    ),
     "bins, one-hot": ("CartPole-v1", lambda: [bins(), OneHotObservation()]),
     "floats, normalised, shaped": (
         "tests/IdentityBox-v0",
@@ -165,6 +170,12 @@ class Flipped(ObservationNorm):
 
 OTHERS = {
     "not pointwise": lambda: [bins(), RewardSum(in_keys=["reward"], out_keys=["summed"])],
+    "for each environment": lambda: [
+        ObservationNorm(torch.arange(3.0)[:, None].repeat(1, 4), torch.ones(3, 1), in_keys=["observation"])
+    ],
+    "of rewards": lambda: [ObservationNorm(0.0, 2.0, in_keys=["reward"], standard_normal=True)],
+    "of both": lambda: [ObservationNorm(1.0, 2.0, in_keys=["observation", "reward"])],
+    "rewards of each environment": lambda: [ObservationNorm(torch.arange(3.0)[:, None], 2.0, in_keys=["reward"])],
     "a subclass": lambda: [Flipped(0.0, 1.0, in_keys=["observation"])],
     "of actions": lambda: [ObservationNorm(0.5, 2.0, in_keys=[], in_keys_inv=["action"], out_keys_inv=["action"])],
 }

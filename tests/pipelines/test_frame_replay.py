@@ -388,11 +388,11 @@ def test_a_run_whose_checkpoints_have_no_room_does_not_begin(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="a checkpoint take 12,000 bytes of disk; .* has 11,999 free; .*--run-dir"):
         begin(11_999)
     assert not list(tmp_path.iterdir())
-    assert not begin(32_000)
+    assert not begin(20_000)
     assert not begin(12_000, checkpoint_every=None)
-    told = begin(31_999)
+    told = begin(19_999)
     assert len(told) == 1
-    assert "take up to 32,000 bytes of disk" in told[0]
+    assert "take up to 20,000 bytes of disk" in told[0]
     assert told[0].endswith("--checkpoint-every none")
 
 

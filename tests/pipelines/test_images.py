@@ -33,10 +33,48 @@ def test_images_go_through_convolutions():
     assert first[0].bias.abs().sum() == 0
 
 
-@pytest.mark.parametrize("kind", ["Low", "Last", "Grey", "Float"])
-def test_others_are_flattened(kind):
-    config = ppo.Config(**{**SMALL, "env_id": f"tests/Images{kind}-v0"})
-    assert type(trunk(config)[0]) is Flatten
+SCALES = {
+    "Last": 255,
+    "Grey": 255,
+    "Stacked": 255,
+    "Float": 255,
+    "Unit": 1,
+    "Open": 1,
+    "Signed": 1,
+    "Depth": 1000,
+    "Map": 1,
+}
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_images_may_lie_and_be_scaled_in_many_ways(kind):
+    first = trunk(ppo.Config(**{**SMALL, "env_id": f"tests/Images{kind}-v0"}))[0]
+    assert type(first) is CNN
+    assert first.scale == SCALES[kind]
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("Low", 255), ("Small", 255), ("Vector", None), ("Table", None)])
+def test_others_are_flattened_and_bytes_of_small_images_divided(kind, scale):
+    first = trunk(ppo.Config(**{**SMALL, "env_id": f"tests/Images{kind}-v0"}))[0]
+    assert type(first) is Flatten
+    assert first.scale is None if scale is None else (first.scale == scale).all()
+
+
+@pytest.mark.parametrize("kind", ["Last", "Stacked", "Small"])
+@pytest.mark.parametrize("build", [ppo.build, dqn.build])
+def test_channels_last_train(kind, build):
+    config = {ppo.build: ppo.Config, dqn.build: dqn.Config}[build]
+    more = {} if build is ppo.build else {"warmup_frames": 8, "n_steps": 2, "buffer_size": 100, "updates": 1}
+    pipeline = build(config(**{**SMALL, "env_id": f"tests/Images{kind}-v0"}, **more))
+    scalars = pipeline.learn(next(iter(pipeline.collector)))
+    assert all(value.isfinite().all() for value in scalars.values())
+    pipeline.close()
+
+
+def test_frames_are_kept_of_channels_first_alone():
+    options = {"env_id": "tests/ImagesLast-v0", "replay_storage": "frames", "warmup_frames": 8, "n_steps": 2}
+    with pytest.raises(ConfigError, match=r"needs observations \[C, H, W\] .* these are \[40, 40, 3\]"):
+        dqn.build(dqn.Config(**{**SMALL, **options}))
 
 
 def test_images_have_a_scale_already():

@@ -1,7 +1,9 @@
 """Runs of an algorithm that rlpipe does not have: what they write, and who reads it."""
 
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -145,6 +147,16 @@ def test_what_learn_must_not_return(made):
     collector = SyncDataCollector(env, policy, frames_per_batch=64, total_frames=64)
     with pytest.raises(ValueError, match="learn returned .*, expected a"):
         train(Pipeline(collector, lambda _: made, policy))
+
+
+def test_what_the_process_draws_after_a_resumed_run_is_its_own(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", killed_at=128)
+    random.seed(8)
+    np.random.seed(8)  # noqa: NPY002 - the global one is meant
+    before = repr((random.getstate(), np.random.get_state()))  # noqa: NPY002
+    go(tmp_path / "run", resume=True)
+    assert repr((random.getstate(), np.random.get_state())) == before  # noqa: NPY002
 
 
 def test_a_schedule_does_not_bring_its_old_length_back(tmp_path):

@@ -13,7 +13,7 @@ from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.pipelines.camera import check_drawable
-from rlpipe.pipelines.captions import Caption, figures
+from rlpipe.pipelines.captions import Caption
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, make_env
 from rlpipe.pipelines.files import publish
 from rlpipe.pipelines.movies import check_movie, new_movie
@@ -288,12 +288,6 @@ def test_a_caption_is_legible_at_every_size(shape, texts):
         assert (caption.draw(image, without) != drawn).any(-1).sum() > 40
     scale = max(caption._scaled) / max(shape)
     assert scale == int(scale) or scale < 1
-
-
-def test_figures():
-    values = [0.0, -0.001, 0.25, -9.994, 10.0, 500.0, -1234.56, 1e6, 2.5e13]
-    texts = ["0.00", "0.00", "0.25", "-9.99", "10.0", "500.0", "-1234.6", "1000000", "2.5e+13"]
-    assert [figures(value) for value in values] == texts
 
 
 def test_a_file_is_never_overwritten(tmp_path):

@@ -14,7 +14,7 @@ from resuming import go, killed, make_config, text
 from test_interrupted import interrupted
 
 from rlpipe.errors import CheckpointError, InterruptedRunError
-from rlpipe.pipelines import a2c, ppo
+from rlpipe.pipelines import a2c
 from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.folder import checkpoints, frames_of, newest_checkpoint, read_description
@@ -182,22 +182,6 @@ def test_only_a_state_that_can_be_put_back_is_captured(tmp_path, name, captured)
     assert go(tmp_path / "run", "a2c", config).frames == 3072
     described = json.loads((tmp_path / "run" / "config.json").read_text())
     assert described["environments"] == ("captured" if captured else "synchronised")
-
-
-def test_the_best_is_the_checkpoint_that_was_evaluated(tmp_path):
-    config = ppo.Config()
-    made = Run(tmp_path / "run", "ppo", "ppo", config)
-    for frames, score in ((10, None), (20, 500.0), (30, None), (40, 100.0), (50, None)):
-        made.checkpoint(frames, {"policy": torch.nn.Linear(1, 1)}, score=score)
-    made.close()
-    assert [frames_of(path) for path in checkpoints(tmp_path / "run")] == [50, 40, 20]
-    small = make_config("a2c", "cartpole", eval_every=2000)
-    go(tmp_path / "small", "a2c", small)
-    scores = {
-        frames_of(path): json.loads((path / "checkpoint.json").read_text())["content"]["metadata"]["score"] is not None
-        for path in checkpoints(tmp_path / "small")
-    }
-    assert scores == {3072: False, 2048: True}
 
 
 class Part:

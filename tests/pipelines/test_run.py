@@ -14,7 +14,7 @@ from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.curve import moving_mean
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.folder import newest_checkpoint, read_run
-from rlpipe.pipelines.run import Run, default_folder
+from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.versions import versions
 
@@ -91,15 +91,6 @@ def test_a_stray_file_is_no_checkpoint(finished, monkeypatch):
     assert newest_checkpoint(finished) == newest
     monkeypatch.chdir(newest)
     assert read_run(Path())[1] == newest
-
-
-def test_default_folders_differ(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = default_folder("dqn/target-network", 4)
-    assert first.parts[:3] == ("runs", "dqn", "target-network")
-    assert first.name.startswith("4-")
-    first.mkdir(parents=True)
-    assert default_folder("dqn/target-network", 4) != first
 
 
 def test_read_run_takes_a_folder_or_a_checkpoint(finished):

@@ -23,8 +23,8 @@ def costly(env):
 
 
 MODULES = {"q_learning": q_learning, "sarsa": sarsa, "policy_gradient": policy_gradient}
-# Taxi-v3, where a newer Gymnasium has not replaced it
-TAXI = max(env_id for env_id in gym.registry if env_id.startswith("Taxi-"))
+# whichever version of them Gymnasium has
+TAXI, CLIFF = (max(each for each in gym.registry if each.startswith(name)) for name in ("Taxi-", "CliffWalking-"))
 # up, right, down, left; a state that is not here allows all four
 MAZE = {0: (1, 2), 1: (1, 3), 2: (2, 3), 3: (0,), 4: (1, 2), 5: (0, 3), 6: (1,), 7: (0, 1, 3)}
 # at a cost a step, a forbidden action would be the best one, and there is something to learn without the goal
@@ -33,7 +33,7 @@ gym.register("tests/CostlyLake-v0", lambda **kwargs: costly(FrozenLakeEnv(**kwar
 ENVS = {
     "rlpipe/Maze-v0": {"max_episode_steps": None},
     "tests/CostlyMaze-v0": {"max_episode_steps": None},
-    "CliffWalking-v1": {"max_episode_steps": 7},
+    CLIFF: {"max_episode_steps": 7},
     "tests/CostlyLake-v0": {"max_episode_steps": None},
 }
 # environments, steps of each in a batch, batches
@@ -41,7 +41,7 @@ SHAPES = [(1, 1, 300), (1, 8, 60), (5, 1, 200), (5, 8, 40)]
 exactly = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 
 
-def start(algorithm, env_id="CliffWalking-v1", batches=200, **options):
+def start(algorithm, env_id=CLIFF, batches=200, **options):
     """A pipeline that collects so many batches."""
     frames = options.get("num_envs", 1) * options.get("rollout_steps", 1) * batches
     settings = {**ENVS.get(env_id, {}), "total_frames": frames, **options}
@@ -153,7 +153,7 @@ def test_the_batches_here_have_all_kinds_of_ends():
     for env_id, ends in {
         "rlpipe/Maze-v0": (True, False),
         "tests/CostlyMaze-v0": (True, True),
-        "CliffWalking-v1": (False, True),
+        CLIFF: (False, True),
         "tests/CostlyLake-v0": (True, True),
     }.items():
         after = [batch["next"] for batch in batches_of(start("q_learning", env_id, 40, num_envs=5, rollout_steps=8))]
@@ -219,7 +219,7 @@ def test_sarsa_is_the_plain_numpy_one(env_id, num_envs, rollout_steps, batches):
     assert plain.q.any()
 
 
-@pytest.mark.parametrize("env_id", ["rlpipe/Maze-v0", "CliffWalking-v1"])
+@pytest.mark.parametrize("env_id", ["rlpipe/Maze-v0", CLIFF])
 def test_sarsa_in_steps_of_one_is_the_algorithm_of_the_book(env_id):
     options = {"gamma": 0.9, "step_size": 0.1, "epsilon_start": 0.0, "epsilon_end": 0.0, "max_episode_steps": None}
     pipeline = start("sarsa", env_id, batches=600, **options)
@@ -267,7 +267,7 @@ def test_sarsa_in_steps_of_one_is_the_algorithm_of_the_book(env_id):
     assert q.any()
 
 
-@pytest.mark.parametrize("env_id", ["CliffWalking-v1", "tests/CostlyMaze-v0"])
+@pytest.mark.parametrize("env_id", [CLIFF, "tests/CostlyMaze-v0"])
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
 def test_at_a_truncation_sarsa_takes_the_action_that_its_policy_would(env_id, epsilon):
     options = {"epsilon_start": epsilon, "epsilon_end": epsilon, "max_episode_steps": 3, "gamma": 0.9}
@@ -373,7 +373,7 @@ def choices(pipeline, exploration, state, mask=None):
 
 
 @pytest.mark.parametrize("algorithm", ["q_learning", "sarsa"])
-@pytest.mark.parametrize("env_id", ["rlpipe/Maze-v0", "CliffWalking-v1"])
+@pytest.mark.parametrize("env_id", ["rlpipe/Maze-v0", CLIFF])
 def test_ties_are_broken_at_random_while_exploring_only(algorithm, env_id):
     pipeline = start(algorithm, env_id, epsilon_start=0.0, epsilon_end=0.0)
     mask = [True, True, False, True] if "Maze" in env_id else None
@@ -418,7 +418,7 @@ def test_in_the_maze_epsilon_halves_with_every_episode(recipe):
 
 
 @pytest.mark.parametrize("algorithm", MODULES)
-@pytest.mark.parametrize("env_id", ["FrozenLake-v1", TAXI, "CliffWalking-v1"])
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", TAXI, CLIFF])
 def test_any_discrete_environment(algorithm, env_id):
     pipeline = start(algorithm, env_id, num_envs=4, rollout_steps=50, max_episode_steps=20, batches=4)
     env = gym.make(env_id)
@@ -460,7 +460,7 @@ def test_a_box_needs_bins(algorithm):
         start(algorithm, device="cuda")
 
 
-@pytest.mark.parametrize("env_id", ["tests/CostlyMaze-v0", "CliffWalking-v1"])
+@pytest.mark.parametrize("env_id", ["tests/CostlyMaze-v0", CLIFF])
 @pytest.mark.parametrize("algorithm", MODULES)
 def test_a_learner_from_a_checkpoint_goes_on_as_the_first_one(algorithm, env_id, tmp_path):
     options = {"num_envs": 3, "rollout_steps": 5, "batches": 30}

@@ -100,7 +100,7 @@ def test_counts_and_intervals(tmp_path):
     assert [row["frames"] for row in lines(tmp_path / "run")] == told
     # the first batch at or after each multiple
     assert [row["frames"] for row in lines(tmp_path / "run", "evaluations.jsonl")] == [192, 320, 512, 640]
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("frames-*"))
     assert names == ["frames-000000000320", "frames-000000000640"]
     episodes = [value for row in lines(tmp_path / "run") for value in row["returns"]]
     assert result.episodes == len(episodes) > 0

@@ -6,17 +6,23 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
+from safetensors.torch import load_file
 from torchrl.data import Categorical
 from torchrl.envs import Compose, DoubleToFloat, GymEnv, ObservationNorm, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules import encoder
 from rlpipe.pipelines import ppo
 from rlpipe.pipelines.build import observation_norm
 from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, make_env
+from rlpipe.pipelines.envs.transforms import Standardize
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.trained import trained
 from rlpipe.scripts.main import run
 
 PPO = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "normalize_frames": 200}
@@ -161,10 +167,101 @@ def test_evaluate_uses_the_saved_statistics(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("env_id", "frames", "message"),
     [
-        ("FrozenLake-v1", 400, "normalize_frames needs a Box observation of floats, and 'FrozenLake-v1' has none"),
+        ("FrozenLake-v1", 400, "normalize_frames needs a Box observation, and 'FrozenLake-v1' has none"),
         ("CartPole-v1", 39, "normalize_frames is 39; allowed is 40 or more, 10 an environment"),
     ],
 )
 def test_what_cannot_be_normalised_is_refused(env_id, frames, message):
     with pytest.raises(ConfigError, match=message):
         observation_norm(EnvConfig(env_id, 4), frames, Seeds(0))
+
+
+class Far(gym.Env):
+    """Observes numbers around `at`, a tenth to either side."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, at=1_700_000_077.0, dtype=np.float64, step=0.1):
+        self.at, self.by = at, step
+        self.observation_space = Box(-np.inf, np.inf, (2,), dtype)
+
+    def out(self):
+        return (np.array([self.at, 0.0]) + self.by * self.np_random.normal(size=2)).astype(self.observation_space.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.out(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.out(), 1.0, False, self.time >= 10, {}
+
+
+FAR = {
+    "stamp": {},
+    "metres": {"at": 5_500_000.3},
+    "negative": {"at": -5_500_000.3, "dtype": np.float32, "step": 3.0},
+    "whole": {"at": 1_700_000_077, "dtype": np.int64, "step": 30.0},
+    "small": {"at": 1e-8, "step": 1e-9},
+    "near": {"at": 10.0},
+}
+for name, options in FAR.items():
+    gym.register(f"tests/Far-{name}-v0", Far, kwargs=options)
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_observations_far_from_0_are_normalised_as_well_as_others(name):
+    config = EnvConfig(f"tests/Far-{name}-v0", 4)
+    norm = observation_norm(config, 4_000, Seeds(0))
+    assert type(norm) is (ObservationNorm if name in ("near", "small") else Standardize)
+    env = make_env(config, seed=1, transforms=[norm])
+    check_env_specs(env)
+    seen = env.rollout(1_000, break_when_any_done=False)["observation"].double().flatten(0, 1)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(2).double(), rtol=0, atol=0.1)
+    torch.testing.assert_close(seen.std(0), torch.ones(2).double(), rtol=0, atol=0.1)
+    env.close()
+
+
+def test_a_feature_that_does_not_move_is_not_divided():
+    gym.register("tests/Far-still-v0", Far, kwargs={"at": 1e9, "step": 0.0})
+    norm = observation_norm(EnvConfig("tests/Far-still-v0", 4), 100, Seeds(0))
+    assert norm.scale.tolist() == [1.0, 1.0]
+
+
+def test_statistics_far_from_0_are_kept_and_exported(tmp_path, capsys):
+    options = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "total_frames": 128, "final_eval_episodes": 2}
+    run_recipe("ppo", env_id="tests/Far-stamp-v0", normalize_frames=400, folder=tmp_path / "run", **options)
+    with trained(tmp_path / "run") as agent:
+        statistics = agent.pipeline.state["observation_norm"]
+        assert statistics[0].loc.dtype == torch.float64
+        assert abs(float(statistics[0].loc[0]) - 1_700_000_077.0) < 0.1
+        # a run of before has them in float32
+        old = {
+            key: value.float() if value.is_floating_point() else value for key, value in statistics.state_dict().items()
+        }
+        statistics.load_state_dict(old)
+        assert statistics[0].loc.dtype == torch.float32
+    for kind in ("torch", "safetensors"):
+        assert run(["export", str(tmp_path / "run"), "--format", kind, "--out", str(tmp_path / kind)]) == 0
+    tensors = load_file(tmp_path / "safetensors")
+    assert tensors["observation.mean"].dtype == torch.float64
+
+
+class Bounds(Far):
+    def __init__(self, space):
+        super().__init__()
+        self.observation_space = space
+
+    def out(self):
+        return self.np_random.integers(self.observation_space.low, self.observation_space.high + 1)
+
+
+def test_numbers_between_bounds_far_from_0_are_counted_from_the_lower_one():
+    low, high = np.array([10**9, 0]), np.array([10**9 + 10, 10])
+    gym.register("tests/Between-v0", lambda **_: Bounds(Box(low, high, dtype=np.int64)))
+    env = make_env(EnvConfig("tests/Between-v0", 2), seed=0)
+    first = encoder(env.observation_spec["observation"])
+    seen = env.reset()["observation"]
+    assert torch.equal(first(seen), (seen - torch.from_numpy(low)).float())
+    env.close()

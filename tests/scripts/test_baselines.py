@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Categorical
-from torchrl.envs import GymEnv, SerialEnv
+from torchrl.envs import GymEnv, GymWrapper, SerialEnv
 from torchrl.objectives.value import GAE as StockGAE
 
 from rlpipe.errors import ConfigError
@@ -18,7 +18,7 @@ from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.recipes import builder, config_class
 from rlpipe.scripts.baselines import stock_actor, stock_collector, stock_env, stock_loss, stock_q_actor, stock_target
-from rlpipe.scripts.baselines_sb3 import sb3_policy, sb3_rollout, sb3_train
+from rlpipe.scripts.baselines_sb3 import build_sb3, sb3_policy, sb3_rollout
 from rlpipe.scripts.baselines_train import build_stock, look_ahead
 from rlpipe.scripts.baselines_trainer import build_trainer, stop_when
 
@@ -43,35 +43,70 @@ def moved(before, module):
     return [not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True)]
 
 
-@pytest.mark.parametrize(("num_envs", "kind"), [(1, GymEnv), (3, SerialEnv)])
-def test_environments_and_collector_give_batches(num_envs, kind):
+KINDS = [
+    (1, None, GymEnv),
+    (3, None, GymWrapper),
+    (1, "same step", GymWrapper),
+    (3, "same step", GymWrapper),
+    (3, "serial", SerialEnv),
+]
+
+
+@pytest.mark.parametrize(("num_envs", "kind", "expected"), KINDS)
+def test_environments_and_collector_give_batches(num_envs, kind, expected):
     # a pole that falls within 40 steps, as nearly all do
     torch.manual_seed(0)
-    env = stock_env("CartPole-v1", num_envs, seed=0)
-    assert isinstance(env.base_env, kind)
+    env = stock_env("CartPole-v1", num_envs, seed=0, kind=kind)
+    assert isinstance(env.base_env, expected)
     actor = stock_actor(nn.Linear(4, 2), env.action_spec)
     collector = stock_collector(env, actor, frames_per_batch=num_envs * 40)
     batch = next(iter(collector))
     collector.shutdown()
-    assert batch.shape == ((40,) if num_envs == 1 else (num_envs, 40))
+    assert batch.shape == ((40,) if expected is GymEnv else (num_envs, 40))
     assert batch["action"].dtype == torch.int64
     assert batch["action_log_prob"].shape == batch.shape
     assert batch["next", "done"].any()
     assert batch["next", "episode_reward"][batch["next", "done"]].min() > 1
 
 
+@pytest.mark.parametrize("kind", ["vector", "same step", "serial"])
+def test_an_episode_ends_with_its_own_last_observation(kind):
+    torch.manual_seed(0)
+    env = stock_env("CartPole-v1", 3, seed=0, kind=kind)
+    collector = stock_collector(env, stock_actor(nn.Linear(4, 2), env.action_spec), frames_per_batch=3 * 100)
+    batch = next(iter(collector))
+    collector.shutdown()
+    # the batch says of the last step what only the next batch shows
+    ended = batch["next", "done"][:, :-1, 0]
+    goes_on = (batch["observation"][:, 1:] == batch["next", "observation"][:, :-1]).all(-1)
+    assert torch.equal(goes_on, ~ended)
+    assert ended.sum() > 3
+    last = batch["next", "observation"][:, :-1][ended]
+    assert ((last[:, 0].abs() > 2.4) | (last[:, 2].abs() > 0.2094)).all()
+    assert batch["observation"][:, 1:][ended].abs().max() <= 0.05
+    counts = batch["next", "step_count"][:, :-1][ended]
+    assert torch.equal(counts.float(), batch["next", "episode_reward"][:, :-1][ended])
+    assert batch["step_count"][:, 1:][ended].sum() == 0
+
+
+def test_the_kinds_of_environments_have_names():
+    with pytest.raises(ValueError, match="kind is 'fast'; allowed are 'single', 'vector', 'same step'"):
+        stock_env("CartPole-v1", 2, seed=0, kind="fast")
+
+
 def test_parallel_takes_a_process_for_each(monkeypatch):
     # processes take seconds to start, and are TorchRL's affair
     made = []
     monkeypatch.setattr("rlpipe.scripts.baselines.ParallelEnv", lambda *args: made.append(args) or SerialEnv(*args))
-    stock_env("CartPole-v1", 2, seed=0, parallel=True)
-    stock_env("CartPole-v1", 2, seed=0)
-    stock_env("CartPole-v1", 1, seed=0, parallel=True)
+    stock_env("CartPole-v1", 2, seed=0, kind="parallel")
+    stock_env("CartPole-v1", 2, seed=0, kind="serial")
     assert [args[0] for args in made] == [2]
 
 
-def test_the_seed_fixes_the_environment():
-    first, again, other = (stock_env("CartPole-v1", 2, seed=seed).reset()["observation"] for seed in (5, 5, 6))
+@pytest.mark.parametrize("kind", ["vector", "same step", "serial"])
+def test_the_seed_fixes_the_environment(kind):
+    envs = [stock_env("CartPole-v1", 2, seed=seed, kind=kind) for seed in (5, 5, 6)]
+    first, again, other = (env.reset()["observation"] for env in envs)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -238,7 +273,10 @@ def test_stable_baselines_trains_until_told_to_stop(algorithm):
         policies.append(policy)
         return frames >= 80
 
-    sb3_train(algorithm, 0, check)
+    train, close = build_sb3(algorithm, 0)
+    assert seen == []
+    train(check)
+    close()
     assert seen[-1] == 80
     assert seen == sorted(seen)
     evaluation = evaluate(policies[-1], EnvConfig("CartPole-v1"), episodes=3, seed=0)

@@ -12,7 +12,7 @@ import torch
 from rlpipe.errors import RlpipeError
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.scripts import benchmark
-from rlpipe.scripts.benchmarks import collect, scale
+from rlpipe.scripts.benchmarks import collect, scale, solve
 from rlpipe.scripts.benchmarks.collect import Case
 from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row
 from rlpipe.scripts.main import run
@@ -36,7 +36,8 @@ def measured(monkeypatch):
         arguments["progress"]("one is done")
         return [ROW]
 
-    monkeypatch.setattr(collect, "run", fake)
+    for each in (collect, solve):
+        monkeypatch.setattr(each, "run", fake)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "stable_baselines3" or find(name))
     return calls
@@ -84,6 +85,12 @@ def refused(capsys, *arguments):
         (["collect", "--seeds=-1"], "seeds has '-1'"),
         (["collect", "--seeds", "4294967296"], "seeds has '4294967296'"),
         (["collect", "--seeds", "3,1,3"], "seeds has 3 twice"),
+        (["solve", "--against", "torchrl-trainr"], "against has 'torchrl-trainr'; did you mean torchrl-trainer?"),
+        (["solve", "--algorithms", "ppo,sac"], "algorithms has 'sac'; did you mean a2c?"),
+        (["solve", "--algorithms", "none"], "algorithms is 'none'; expected some of ppo, dqn, a2c, reinforce"),
+        (["solve", "--frames", "0"], "frames is 0; allowed is 1 or more"),
+        (["solve", "--seeds", "1", "--seed-of-seeds", "2"], "seeds and seed_of_seeds are both given"),
+        (["collect", "--algorithms", "ppo"], "no option is called --algorithms"),
         (["collect", "--out", "here.txt"], "out is here.txt; expected a name that ends in .json"),
         (["collect", "--out", "/proc/no/here.json"], "cannot be written"),
         (["collect", "more"], "more"),
@@ -119,6 +126,34 @@ def test_json_on_stdout_is_the_file(capsys, measured):
     assert run(["benchmark", "collect", "--out", "deep/er/here.json"]) == 2
     assert "exists already; nothing was overwritten" in capsys.readouterr().err
     assert len(measured) == 1
+
+
+def test_solve_draws_ten_seeds_that_can_be_drawn_again(capsys, measured):
+    assert run(["benchmark", "solve", "--out", "first.json"]) == 0
+    first = measured[-1]
+    assert (len(set(first["seeds"])), first["frames"]) == (10, None)
+    assert first["against"] == ["torchrl", "torchrl trainer", "sb3"]
+    assert first["algorithms"] == ["ppo", "dqn", "a2c", "reinforce"]
+    content = json.loads(Path("first.json").read_text())
+    assert content["seeds"] == first["seeds"]
+    said = f"seeds {', '.join(map(str, first['seeds']))}; drawn from --seed-of-seeds {content['seed_of_seeds']}"
+    assert said in capsys.readouterr().err
+    again = ["--seed-of-seeds", str(content["seed_of_seeds"]), "--algorithms", "a2c,ppo", "--frames", "7"]
+    assert run(["benchmark", "solve", *again]) == 0
+    assert measured[-1]["seeds"] == first["seeds"]
+    assert (measured[-1]["algorithms"], measured[-1]["frames"]) == (["ppo", "a2c"], 7)
+    assert run(["benchmark", "solve"]) == 0
+    assert measured[-1]["seeds"] != first["seeds"]
+    assert run(["benchmark", "solve", "--seeds", "4,2", "--against", "torchrl-serial"]) == 0
+    assert (measured[-1]["seeds"], measured[-1]["against"]) == ([4, 2], ["torchrl serial"])
+    assert run(["benchmark", "solve", "--quick"]) == 0
+    assert len(measured[-1]["seeds"]) == 1
+
+
+def test_the_names_of_solve_are_those_that_it_knows():
+    assert list(benchmark.ALGORITHMS) == list(solve.BUDGETS)
+    names = [name.replace("-", " ") for name in benchmark.RACERS]
+    assert list(solve.make_runners("ppo", names)) == ["rlpipe", *names]
 
 
 def test_without_stable_baselines3(capsys, measured, without_sb3):
@@ -191,7 +226,8 @@ def test_collect_measures_every_arm():
     ]
     for row, case in zip(rows, cases, strict=True):
         halves = ["environment", "network"] if case.env_id == "CartPole-v1" else []
-        theirs = ["torchrl", "rlpipe, with GAE", "sb3"] if "sb3" in others else others
+        theirs = ["torchrl", "torchrl same step", *["torchrl serial"] * (case.num_envs > 1)]
+        theirs += ["rlpipe, with GAE", "sb3"] if "sb3" in others else []
         assert list(row.samples) == ["rlpipe", "stock collector", *theirs, "floor", *halves]
         assert all(len(samples) == 3 for samples in row.samples.values())
         assert row.extra["frames_per_second"]["floor"] == pytest.approx(1e6 * case.num_envs / row.medians["floor"])
@@ -199,16 +235,16 @@ def test_collect_measures_every_arm():
 
 
 @pytest.mark.usefixtures("short")
-def test_many_environments_leave_others_out_or_take_few_steps(monkeypatch):
+def test_many_environments_leave_others_out_or_take_few_steps_where_they_are_slow(monkeypatch):
     monkeypatch.setattr(collect, "MANY", 2)
     case = Case("CartPole-v1", 2)
     (quick,) = collect.run(against=["torchrl"], quick=True, seeds=[0], progress=lambda line: None, cases=[case])
     assert list(quick.samples) == ["rlpipe", "stock collector", "floor", "environment", "network"]
     assert "without arms of others" in quick.extra["note"]
     full = collect.measure(case, ["torchrl"], repeats=1, seed=0)
-    ours = dict.fromkeys(("rlpipe", "stock collector", "floor", "environment", "network"), 8)
-    assert full.extra["steps"] == {**ours, "torchrl": 4}
-    assert "rollouts of 4 steps instead of 8" in full.extra["note"]
+    assert full.extra["steps"].pop("torchrl serial") == 4
+    assert set(full.extra["steps"].values()) == {8}
+    assert "torchrl serial in rollouts of 4 steps instead of 8" in full.extra["note"]
 
 
 @pytest.mark.usefixtures("short")

@@ -8,7 +8,7 @@ import pytest
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.recipes import find_recipe
 from rlpipe.scripts.benchmarks import search
-from rlpipe.scripts.benchmarks.solve import Outcome
+from rlpipe.scripts.benchmarks.solve import Checked, Outcome
 
 
 @pytest.mark.parametrize("algorithm", search.SPACES)
@@ -23,10 +23,10 @@ def test_every_setting_is_a_field_and_every_draw_a_valid_config(algorithm):
 
 
 def test_a_race_trains_and_evaluates_with_the_settings(monkeypatch):
-    monkeypatch.setattr(search, "solves", lambda policy: False)
+    monkeypatch.setattr(search, "greedy_mean", lambda policy: 100.0)
     settings = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 64, "hidden": (8,)}
     outcome = search.race("ppo", settings, 3, 2_560)
-    assert (outcome.seed, outcome.frames, outcome.solved) == (3, 2_560, False)
+    assert (outcome.seed, outcome.frames, len(outcome.checks), outcome.touched) == (3, 2_560, 1, None)
     assert outcome.seconds > 0
 
 
@@ -36,7 +36,8 @@ def test_the_best_get_more_seeds_and_the_recipe_stays_in_the_race(monkeypatch, c
     def race(algorithm, settings, seed, total_frames):
         raced.append((settings.get("lr"), seed))
         # the recipe never solves it, the others the sooner the lower their number
-        return Outcome(seed, 1_000, settings.get("lr", 9.0), bool(settings))
+        seconds = settings.get("lr", 9.0)
+        return Outcome(seed, 1_000, seconds, (Checked(1_000, seconds, 500.0 if settings else 100.0),))
 
     rates = iter(range(1, 9))
     monkeypatch.setattr(search, "race", race)

@@ -41,7 +41,8 @@ def test_train_prints_only_the_summary_on_stdout(capsys):
     assert run(["train", "ppo", *PPO, "--run-dir", "here"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("ppo on CartPole-v1, seed 0\n  return   ")
-    assert captured.out.count("\n") == 5
+    assert captured.out.count("\n") == 6
+    assert "  best     " in captured.out
     assert "over 3 greedy episodes" in captured.out
     assert "512" in captured.out
     assert str(Path("here") / "curve.png") in captured.out
@@ -57,6 +58,7 @@ def test_train_prints_only_the_summary_on_stdout(capsys):
         "curve.png",
         "tensorboard",
         "lock",
+        "best.json",
     }
     assert {path.name for path in Path("here").iterdir()} == names
     rows = [json.loads(line) for line in Path("here/evaluations.jsonl").read_text().splitlines()]
@@ -86,6 +88,7 @@ def test_train_json_and_quiet(capsys):
         "stopped_by",
         "longest_streak",
         "evaluation",
+        "best",
         "run",
     ]
     assert (summary["recipe"], summary["env_id"], summary["seed"], summary["frames"]) == ("dqn", "CartPole-v1", 4, 512)
@@ -227,7 +230,7 @@ def test_damaged_and_foreign_checkpoints(capsys):
     for recipe, options in (("ppo", PPO), ("dqn", DQN)):
         run(["train", recipe, *options, "--run-dir", recipe, "--quiet"])
     capsys.readouterr()
-    files = sorted(Path("ppo/checkpoints").rglob("policy.safetensors"))
+    files = sorted(Path("ppo/checkpoints").glob("frames-*/policy.safetensors"))
     files[0].write_bytes(files[0].read_bytes()[:-4])
     line = refused(capsys, "evaluate", "ppo")
     assert "component 'policy' is damaged" in line

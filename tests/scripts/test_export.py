@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from safetensors import safe_open
 from torchrl.data import Bounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -23,7 +24,40 @@ SHORT = {"total_frames": 128, "eval_every": 10_000, "eval_episodes": 1, "final_e
 SMALL = {**SHORT, "hidden": (8,), "rollout_steps": 32}
 PPO = {**SMALL, "minibatch_size": 32}
 DQN = {**SHORT, "hidden": (8,), "minibatch_size": 8, "warmup_frames": 32, "buffer_size": 1_000}
+ACTIONS = {
+    "whole": Box(np.array([-3, 10**9]), np.array([3, 10**9 + 5]), dtype=np.int64),
+    "unsigned": Box(0, 9, (2, 2), np.uint16),
+    "tenth": Box(0.0, 0.1, (2,), np.float64),
+    "half": Box(-1.0, 1.0, (1,), np.float16),
+    "open": Box(np.array([-np.inf, 0, -np.inf, 2], np.float32), np.array([np.inf, np.inf, 3, 2], np.float32)),
+}
+
+
+class Strict(gym.Env):
+    """Refuses an action that is not in its space."""
+
+    observation_space = Box(-1, 1, (3,), np.float32)
+
+    def __init__(self, space):
+        self.action_space = space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.time += 1
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), 1.0, False, self.time >= 9, {}
+
+
+for name, space in ACTIONS.items():
+    gym.register(f"tests/Export-{name}-v0", lambda space=space, **_: Strict(space))
+
+TORCH_ONLY = ("whole", "tenth", "half")
 KINDS = {
+    **{name: ("ppo", {**PPO, "env_id": f"tests/Export-{name}-v0"}) for name in ACTIONS},
     "ppo": ("ppo", PPO),
     "pendulum": ("ppo", {**PPO, "env_id": "Pendulum-v1", "normalize_frames": 100}),
     "matrix": ("ppo", {**PPO, "env_id": "tests/Matrix-v0", "state_dependent_std": True}),
@@ -69,7 +103,10 @@ def actor(file):
 @pytest.mark.parametrize(
     ("kind", "suffix"),
     # both are made of one program
-    [*[(kind, ".onnx") for kind in KINDS], *[(kind, ".pt2") for kind in ("pendulum", "from-7", "maze", "bins")]],
+    [
+        *[(kind, ".onnx") for kind in KINDS if kind not in TORCH_ONLY],
+        *[(kind, ".pt2") for kind in ("pendulum", "from-7", "maze", "bins", *TORCH_ONLY)],
+    ],
 )
 def test_acts_as_the_policy_does(runs, tmp_path, capsys, kind, suffix):
     if suffix == ".onnx":
@@ -83,15 +120,15 @@ def test_acts_as_the_policy_does(runs, tmp_path, capsys, kind, suffix):
     with trained(runs(kind)) as agent, set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
         env = make_env(agent.config.env, seed=5, transforms=[each.clone() for each in agent.transforms])
         base, step = env.base_env, env.reset()
-        starts = (getattr(base.spaces["observation"], "start", 0), getattr(base.envs.single_action_space, "start", 0))
+        start = getattr(base.spaces["observation"], "start", 0)
         for _ in range(steps):
-            raw = [base.root["observation"] + starts[0] if starts[0] else base.root["observation"]]
+            raw = [base.root["observation"] + start if start else base.root["observation"]]
             raw += [base.root["action_mask"]] if "action_mask" in base.root else []
-            expected = agent.policy(step)["action"].numpy() + starts[1]
-            if expected.dtype == np.int64:
-                np.testing.assert_array_equal(act(*raw), expected)
-            else:
-                np.testing.assert_allclose(act(*raw), expected, rtol=0, atol=1e-5)
+            expected = base.cast_action(agent.policy(step)["action"].numpy())
+            given = act(*raw)
+            assert given.dtype == expected.dtype
+            assert all(base.envs.single_action_space.contains(each) for each in given)
+            np.testing.assert_allclose(given, expected, rtol=0, atol=2e-3 if expected.dtype == np.float16 else 1e-5)
             _, step = env.step_and_maybe_reset(step)
         env.close()
 

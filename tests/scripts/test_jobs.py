@@ -375,7 +375,7 @@ def test_the_table_tells_of_each_seed():
     assert lines[0].endswith("1 finished, 1 failed, 1 stopped, 2 running, 4 waiting  0:00")
     assert lines[1].split("  ")[0] == "seed"
     assert [line.split()[:2] for line in lines[2:5]] == [["0", "finished"], ["1", "failed"], ["2", "stopped"]]
-    assert lines[5].split() == ["3", "training", "2,000", "20%", "500", "0:16", "-12.5", "1,234.5", "+-", "0.00"]
+    assert lines[5].split() == ["3", "training", "2,000", "20%", "500", "0:16", "-12.5", "1,234.5", "+-", "0.0"]
     assert lines[6].split()[1:3] == ["final", "evaluation"]
     assert lines[7].split() == ["5", "waiting"]
     assert len(lines) == 11

@@ -55,7 +55,7 @@ def test_the_table_as_printed(capsys):
         " 0.0, 0.0, 0.0, 0.0, 10.0 |",
         "| `ppo --env-id Acrobot-v1 --total-frames 100000` | Acrobot-v1 | 1, 2 | 17 920 (13 312 to 22 528) | 4.0 |"
         " -12 345.7 (-12 345.7 to -12 345.7) | -12 345.7, -12 345.7 |",
-        "| `dqn` | CartPole-v1 | 7 | 1 234 567 | 115 | 0.00 (one seed) | 0.00 |",
+        "| `dqn` | CartPole-v1 | 7 | 1 234 567 | 115 | -0.00400 (one seed) | -0.00400 |",
     ]
 
 

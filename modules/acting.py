@@ -1,0 +1,91 @@
+"""Networks without the cost of calling modules, for whoever runs them at every step and learns nothing meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as calls
+
+from rlpipe.modules.base import TensorModule
+from rlpipe.modules.networks import Flatten, Tanh
+
+Layer = Callable[[Tensor], Tensor]
+
+
+@contextlib.contextmanager
+def acting(modules: Iterable[TensorModule]) -> Iterator[None]:
+    """Within, the modules run their networks as `straight` has them: under inference mode, with the weights of now."""
+    held = list(modules)
+    for each in held:
+        each.running = {network: straight(network) for network in each.children()}
+    try:
+        yield
+    finally:
+        for each in held:
+            vars(each).pop("running", None)
+
+
+def straight(network: nn.Module) -> Layer:
+    """What `network` computes, to the bit, with nothing between its layers; only under inference mode.
+
+    A module that has hooks, or is called in some way of its own, is called as ever.
+    """
+    layers: list[Layer] = []
+    fresh = False
+    for module in _modules(network):
+        layers.append(_layer(module, fresh))
+        # what a linear layer returns belongs to nobody else, so that an activation may overwrite it
+        fresh = type(module) is nn.Linear and _is_plain(module)
+    if len(layers) == 1:
+        return layers[0]
+
+    def run(x: Tensor) -> Tensor:
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    return run
+
+
+def _modules(network: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward and _is_plain(network):
+        for each in network:
+            yield from _modules(each)
+    else:
+        yield network
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether calling it does no more than its class's `forward`."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+        calls._global_forward_hooks,
+        calls._global_forward_pre_hooks,
+    )
+    as_ever = type(module).__call__ is nn.Module.__call__ and "forward" not in vars(module)
+    return as_ever and not any(hooks) and getattr(module, "_compiled_call_impl", None) is None
+
+
+def _layer(module: nn.Module, fresh: bool) -> Layer:
+    if not _is_plain(module):
+        return module
+    if type(module) is nn.Linear:
+        weight, bias = module.weight, module.bias
+        return lambda x: F.linear(x, weight, bias)
+    if type(module) is Flatten and module.dims == 1 and module.scale is None:
+        dtype = torch.get_default_dtype()
+        return lambda x: x if x.dtype is dtype else x.to(dtype)
+    if type(module) is Tanh and fresh:
+        minus_one = module.minus_one
+        # `Tanh.forward`, in place
+        return lambda x: torch.add(minus_one, x.add_(x).sigmoid_(), alpha=2.0, out=x)
+    if type(module) is nn.ReLU and fresh:
+        return torch.relu_
+    return module.forward

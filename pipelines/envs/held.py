@@ -1,0 +1,213 @@
+"""Copies of transforms for an evaluation: they use what training has found out, and learn nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torchrl.envs import (
+    ActionScaling,
+    CatFrames,
+    ClipTransform,
+    Compose,
+    EnvBase,
+    InitTracker,
+    ObservationNorm,
+    RandomTruncationTransform,
+    RewardScaling,
+    TensorDictPrimer,
+    TimeMaxPool,
+    TrajCounter,
+    Transform,
+    TransformedEnv,
+    VecNorm,
+    VecNormV2,
+)
+
+from rlpipe.errors import ConfigError
+
+_LIBRARIES = ("torchrl", "rlpipe")
+_STATISTICS = (ObservationNorm, RewardScaling, ActionScaling, ClipTransform)
+_KNOWN = (*_STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPrimer, TrajCounter)
+
+
+def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module | None = None) -> None:
+    """Append copies of transforms to an environment for evaluation.
+
+    Statistics are those of the originals and stay as they are. Where there is a row of them for each environment, `[m,
+    ...]`, environment `i` takes row `i` modulo `m`. What belongs to an episode, such as stacked frames, starts empty.
+    A `RandomTruncationTransform` is left out, because an evaluation is of whole episodes. A recurrent policy gets the
+    transforms that it needs, where they are missing.
+
+    A custom transform is put into evaluation mode: one that learns must do so only while `self.training`.
+
+    Args:
+        env: a new environment of any size.
+        transforms: of the environment that the policy was trained in; they are left as they are.
+        policy: that is evaluated.
+
+    Raises:
+        ConfigError: a running normalisation has no statistics, or keeps them elsewhere.
+    """
+    for transform in each_of(transforms):
+        if isinstance(transform, RandomTruncationTransform):
+            continue
+        held = _copied(transform)
+        held.eval()
+        _settle(held, env)
+        env.append_transform(held)
+    if policy is not None:
+        _append_state(env, policy)
+    env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
+
+
+def each_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
+    """Transforms one by one, those in a `Compose` too."""
+    for transform in transforms:
+        if isinstance(transform, Compose):
+            yield from each_of(transform)
+        else:
+            yield transform
+
+
+def size_for(transforms: Iterable[Transform], wanted: int) -> int:
+    """How many environments to evaluate in: as many as wanted, or as in training.
+
+    The latter for a custom transform with a tensor that may have a row for each of training's environments.
+    """
+    for transform in each_of(transforms):
+        container = transform.container if _is_custom(transform) else None
+        rows = int(container.batch_size[0]) if container is not None and container.batch_size else 1
+        if rows > 1 and any(rows in tensor.shape for tensor in _tensors(transform)):
+            return rows
+    return wanted
+
+
+def that_learn(transforms: Iterable[Transform]) -> list[Transform]:
+    """The transforms whose state a checkpoint must hold: running normalisations, and custom ones with tensors."""
+    return [each for each in each_of(transforms) if _learns(each)]
+
+
+def per_environment(loc: Tensor, scale: Tensor, dims: int) -> bool:
+    """Whether statistics have a row for each environment, where one environment's entry has so many dimensions."""
+    return any(not _is_lazy(each) and each.ndim > dims and each.shape[0] > 1 for each in (loc, scale))
+
+
+def _learns(transform: Transform) -> bool:
+    if isinstance(transform, VecNormV2):
+        return bool(transform.stateful)
+    if isinstance(transform, VecNorm):
+        return True
+    if not _is_custom(transform):
+        return False
+    state = list(transform.state_dict().values())
+    return bool(state) and all(isinstance(each, Tensor) and not _is_lazy(each) for each in state)
+
+
+def _is_custom(transform: Transform) -> bool:
+    return not isinstance(transform, _KNOWN) and not type(transform).__module__.startswith(_LIBRARIES)
+
+
+def _copied(transform: Transform) -> Transform:
+    """A copy that shares no tensor with the original, nor anything else that can be copied."""
+    # TorchRL's own shares all there is
+    copied = transform.clone()
+    memo: dict[int, Any] = {}
+    for name, value in list(vars(copied).items()):
+        try:
+            vars(copied)[name] = copy.deepcopy(value, memo)
+        except (TypeError, RuntimeError):  # a lock, say
+            continue
+    return copied
+
+
+def _settle(held: Transform, env: TransformedEnv) -> None:
+    """Hold a copy's statistics still, and bring what it keeps for each environment to the environment's size."""
+    freeze = getattr(held, "freeze", None)
+    if callable(freeze):
+        freeze()
+    if isinstance(held, (VecNorm, VecNormV2)):
+        _settle_running(held, env)
+    elif isinstance(held, (CatFrames, TimeMaxPool)):
+        _empty_frames(held)
+    elif isinstance(held, TensorDictPrimer) and held.primers.ndim:
+        held.primers = held.primers[_rows(int(held.primers.shape[0]), env)]
+    elif isinstance(held, TrajCounter):
+        held._make_shared_value()
+    elif isinstance(held, _STATISTICS):
+        dims = [found for key in [*held.in_keys, *held.in_keys_inv] if (found := _dims(env, key)) is not None]
+        for name, value in held.named_buffers():
+            if dims and per_environment(value, value, max(dims)):
+                setattr(held, name, value[_rows(len(value), env)])
+
+
+def _settle_running(held: VecNorm | VecNormV2, env: TransformedEnv) -> None:
+    if isinstance(held, VecNorm):
+        known = held._td is not None
+    elif not held.stateful:
+        raise ConfigError(
+            "VecNormV2(stateful=False) keeps its statistics in the batches, where an evaluation finds none; use "
+            "stateful=True"
+        )
+    else:
+        known = held._loc is not None and any(bool((each > 0).any()) for each in held._count.values(True, True))
+    if not known:
+        raise ConfigError(
+            f"{type(held).__name__} has no statistics yet; give the evaluation the one of the environment that was "
+            "trained in"
+        )
+    if isinstance(held, VecNormV2):
+        held._loc, held._var = (_sized(statistics, env) for statistics in (held._loc, held._var))
+
+
+def _sized(statistics: TensorDictBase, env: TransformedEnv) -> TensorDictBase:
+    sized = TensorDict()
+    for key, value in statistics.items(True, True):
+        dims = _dims(env, key)
+        rows = dims is not None and per_environment(value, value, dims)
+        sized.set(key, value[_rows(len(value), env)] if rows else value)
+    return sized
+
+
+def _empty_frames(held: CatFrames | TimeMaxPool) -> None:
+    for name in [*vars(held), *held._buffers]:
+        if name.startswith(("_cat_buffers_", "_maxpool_buffer_")):
+            setattr(held, name, nn.UninitializedBuffer())
+
+
+def _rows(number: int, env: TransformedEnv) -> Tensor:
+    return torch.arange(env.batch_size[0]) % number
+
+
+def _dims(env: EnvBase, key: Any) -> int | None:
+    """Dimensions of one environment's entry, if there is such an entry."""
+    for spec in (env.full_observation_spec, env.full_reward_spec, env.full_action_spec):
+        if key in spec.keys(True, True):
+            return len(spec[key].shape) - len(env.batch_size)
+    return None
+
+
+def _is_lazy(value: Any) -> bool:
+    return isinstance(value, (nn.UninitializedBuffer, nn.UninitializedParameter))
+
+
+def _tensors(transform: Transform) -> list[Tensor]:
+    found = [*transform.buffers(), *transform.parameters(), *vars(transform).values()]
+    found += [leaf for value in found if isinstance(value, TensorDictBase) for leaf in value.values(True, True)]
+    return [each for each in found if isinstance(each, Tensor) and not _is_lazy(each)]
+
+
+def _append_state(env: TransformedEnv, policy: nn.Module) -> None:
+    """What a recurrent policy reads and no environment has: its state, and where an episode begins."""
+    makers: list[Any] = [module for module in policy.modules() if hasattr(module, "make_tensordict_primer")]
+    if makers and "is_init" in getattr(policy, "in_keys", ()) and _dims(env, "is_init") is None:
+        env.append_transform(InitTracker())
+    for maker in makers:
+        # a fresh one, because a primer keeps the size of its first environment
+        primer: TensorDictPrimer = maker.make_tensordict_primer()
+        if any(_dims(env, key) is None for key in primer.primers.keys(True, True)):
+            env.append_transform(primer)

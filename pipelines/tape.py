@@ -1,0 +1,209 @@
+"""A tape of tensor operations: noted while they run, and made into a function that runs them alone."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+_READS = (
+    *("item", "tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "storage", "untyped_storage", "_typed_storage"),
+    *("__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__repr__", "__format__"),
+)
+_PYTHON_READS = {getattr(Tensor, name) for name in _READS}
+_FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+"""They read the tensors in a list number by number."""
+
+
+class _Reads(TorchFunctionMode):
+    """Refuses what takes numbers out of tensors without an operation that a tape would see."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        lists = [each for each in args if isinstance(each, (list, tuple))] if function in _FROM_PYTHON else []
+        indices = args[1:] if function in (torch.tensor_split, Tensor.tensor_split) else []
+        if function in _PYTHON_READS or any(isinstance(each, Tensor) for each in tree_leaves([lists, indices])):
+            name = getattr(function, "__name__", function)
+            raise ValueError(f"the loss uses {name}, which depends on data; leave its execution eager")
+        return function(*args, **(kwargs or {}))
+
+
+class Tape(TorchDispatchMode):
+    """Notes each tensor operation, autograd's included: what was called, with what, and what came of it.
+
+    It holds every tensor that it saw, so that each can be known by its `id`. Python that reads a tensor's numbers, such
+    as `tolist`, is no operation, and refused as well.
+
+    Raises:
+        ValueError: an operation depends on the numbers in the batch, so that it cannot be replayed with others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.draws_elsewhere = False
+        """Whether Python's or NumPy's generator has drawn meanwhile."""
+        self._reads, self._generators = _Reads(), _generators()
+
+    def __enter__(self) -> Tape:
+        self._reads.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._reads.__exit__(*raised)
+        self.draws_elsewhere = self._generators != _generators()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _depends_on_data(function, args):
+            raise ValueError(f"the loss uses {function}, which depends on data; leave its execution eager")
+        results = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, results))
+        return results
+
+    def writes_into(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Those among `tensors` whose memory is written into."""
+        written = {
+            _memory(tensor)
+            for function, args, kwargs, _ in self.operations
+            if function._schema.is_mutable
+            for tensor in _written(function, args, kwargs)
+        }
+        return [each for each in tensors if _memory(each) in written]
+
+    def check(self, known: set[int]) -> None:
+        """Refuse a tensor that is neither `known`, nor made on the tape, nor a constant that the loss writes down.
+
+        Raises:
+            ValueError: there is one; replayed, it would stay what it was.
+        """
+        for function, args, kwargs, results in self.operations:
+            for tensor in tree_leaves((args, kwargs)):
+                constant = function is torch.ops.aten.lift_fresh.default
+                if isinstance(tensor, Tensor) and id(tensor) not in known and not constant:
+                    raise ValueError(
+                        f"the loss reads a tensor of shape {list(tensor.shape)} that is neither an entry of its "
+                        "in_keys, nor a parameter or buffer; leave its execution eager"
+                    )
+            known.update(map(id, tree_leaves(results)))
+
+    def check_graph(self, overwritten: Sequence[Tensor]) -> None:
+        """Refuse what no CUDA graph can do: copies between the host and the GPU, and writing into the minibatch.
+
+        Args:
+            overwritten: entries of the minibatch that are changed in place.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if overwritten:
+            raise ValueError(
+                f"the loss changes an entry of shape {list(overwritten[0].shape)} in place, which a CUDA graph does to "
+                "a copy of it; change a clone, or leave cuda_graphs out"
+            )
+        for function, args, _, results in self.operations:
+            if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+                source = args[0 if function is torch.ops.aten._to_copy.default else 1]
+                if source.device != results.device:
+                    raise ValueError(
+                        f"the loss copies a tensor of shape {list(source.shape)} from {source.device} to "
+                        f"{results.device}, which a CUDA graph cannot; make it a buffer, or leave cuda_graphs out"
+                    )
+
+
+def _generators() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), name, keys.tobytes(), *rest  # type: ignore[union-attr]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an operation writes into."""
+    declared = function._schema.arguments
+    given = [*zip(declared, args, strict=False), *((each, kwargs[each.name]) for each in declared if each.name in kwargs)]
+    leaves = tree_leaves([value for each, value in given if each.alias_info is not None and each.alias_info.is_write])
+    return [each for each in leaves if isinstance(each, Tensor)]
+
+
+def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the operation's shape, or what Python does with its result, depends on numbers in the batch."""
+    if function is torch.ops.aten.index.Tensor:
+        return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags))
+
+
+Replay = Callable[..., Sequence[Tensor]]
+"""From other tensors in the place of a tape's inputs to its outputs; parameters and constants are the same tensors."""
+
+
+def script(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
+    """The tape in TorchScript, which runs without Python between the operations."""
+    names = {id(tensor): f"x{index}" for index, tensor in enumerate(inputs)}
+    constants: list[Tensor] = []
+
+    def write(value: Any) -> str:
+        if not isinstance(value, Tensor):
+            return _literal(value, write)
+        if id(value) not in names:
+            names[id(value)] = f"c{len(constants)}"
+            constants.append(value)
+        return names[id(value)]
+
+    lines = []
+    for number, (function, args, kwargs, results) in enumerate(tape.operations):
+        arguments = [*map(write, args), *(f"{key}={write(value)}" for key, value in kwargs.items())]
+        several = isinstance(results, (tuple, list))
+        made = results if several else [results]
+        names.update({id(tensor): f"y{number}_{index}" for index, tensor in enumerate(made)})
+        left = ", ".join(f"y{number}_{index}" for index in range(len(made)))
+        lines.append(f"{left}{',' if several else ''} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
+    returned = ", ".join(map(write, outputs))
+    taken = [f"{letter}{index}" for letter, each in (("x", inputs), ("c", constants)) for index in range(len(each))]
+    signature = ", ".join(f"{name}: Tensor" for name in taken)
+    source = "\n    ".join([f"def replay({signature}):", *lines, f"return ({returned},)"])
+    function = torch.jit.CompilationUnit(f"{source}\n").replay
+    return lambda *others: function(*others, *constants)
+
+
+def _literal(value: Any, write: Callable[[Any], str]) -> str:
+    """How TorchScript writes a constant."""
+    if isinstance(value, (list, tuple)):
+        text = f"[{', '.join(map(write, value))}]"
+        return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, torch.device):
+        return f"torch.{value!r}"
+    if value is None or isinstance(value, (int, float, str, torch.dtype, torch.layout, torch.memory_format)):
+        return repr(value)
+    raise ValueError(f"the loss uses a {type(value).__name__}, which cannot be recorded; leave its execution eager")
+
+
+def compiled(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
+    """The tape as PyTorch's compiler makes it."""
+
+    def replay(*others: Tensor) -> tuple[Tensor, ...]:
+        tensors = dict(zip(map(id, inputs), others, strict=True))
+
+        def current(value: Any) -> Any:
+            return tensors.get(id(value), value)
+
+        for function, args, kwargs, results in tape.operations:
+            fresh = function(*tree_map(current, args), **tree_map(current, kwargs))
+            tensors.update(zip(map(id, tree_leaves(results)), tree_leaves(fresh), strict=True))
+        return tuple(map(current, outputs))
+
+    with torch.no_grad():
+        return torch.compile(make_fx(replay)(*inputs))
