@@ -202,15 +202,15 @@ class Session:
     def _judge(
         self, pipeline: Pipeline, episodes: int, stream: str, *, stochastic: bool = False, copies: int = 1
     ) -> Evaluation:
-        seed = Seeds(self.config.seed).integer(stream)
+        config = self.config
         return evaluate(
             pipeline.policy,
-            self.config.eval_env,
+            config.eval_env,
             episodes=episodes,
-            seed=seed,
+            seed=Seeds(config.seed).integer(stream),
             stochastic=stochastic,
             transforms=pipeline.transforms,
-            num_envs=most_copies(self.config.eval_env, self.config.eval_envs, copies),
+            num_envs=most_copies(config.eval_env, config.eval_envs, copies),
         )
 
     def _way_on(self) -> str:

@@ -105,7 +105,8 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
             has = f"; it registers {', '.join(registered[:_SHOWN])}" if registered else ""
             raise ConfigError(f"env-id is {env_id!r}, and the module {module!r} registers no {name!r}{has}") from error
         near = _nearest(env_id)
-        hint = f"did you mean {' or '.join(near)}?" if near else "one that a module registers is called MODULE:ID"
+        elsewhere = "see gymnasium.pprint_registry() for all ids; one that a module registers is called MODULE:ID"
+        hint = f"did you mean {' or '.join(near)}?" if near else elsewhere
         raise UnknownEnvError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
 
 
@@ -139,7 +140,9 @@ def _nearest(env_id: str) -> list[str]:
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     """The entry of an Atari game, with the limit in steps that its id has in frames."""
     if importlib.util.find_spec("ale_py") is None:
-        raise ConfigError(f'env-id is {env_id!r}, which needs an extra: pip install "rlpipe[atari]"')
+        raise ConfigError(
+            f'env-id is {env_id!r}, which Gymnasium does not know; it needs an extra: pip install "rlpipe[atari]"'
+        )
     import_module("ale_py", f"env-id is {env_id!r}")
     spec = copy.deepcopy(gym.spec(env_id))
     if is_game(spec):

@@ -15,6 +15,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 from rlpipe.losses import DQNLoss
 from rlpipe.modules import MLP, GaussianActor, QActor, TanhNormal
 from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.ended import finished_episodes
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.pipeline import gradient_step, off_policy
@@ -24,7 +25,7 @@ from rlpipe.pipelines.render import Player
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.trained import trained
-from rlpipe.pipelines.training import _numbers, finished_episodes, train
+from rlpipe.pipelines.training import _numbers, train
 from rlpipe.pipelines.transfer import moved, sent
 from rlpipe.scripts.main import run
 

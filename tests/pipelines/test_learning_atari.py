@@ -12,10 +12,10 @@ from tensordict.nn import TensorDictModule
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines import dqn, ppo
 from rlpipe.pipelines.build import make_lives
+from rlpipe.pipelines.ended import finished_episodes
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.recipes import find_recipe
-from rlpipe.pipelines.training import finished_episodes
 
 SMALL = {"env_id": "ALE/Breakout-v5", "num_envs": 2, "rollout_steps": 8, "hidden": (8,), "minibatch_size": 8}
 

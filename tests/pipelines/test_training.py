@@ -10,12 +10,13 @@ import torch
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines import dqn, ppo
+from rlpipe.pipelines.ended import finished_episodes
 from rlpipe.pipelines.evaluation import Evaluation, evaluate
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.recipes import RECIPES, find_recipe
 from rlpipe.pipelines.run import Run
 from rlpipe.pipelines.stopping import StoppingRule
-from rlpipe.pipelines.training import finished_episodes, train
+from rlpipe.pipelines.training import train
 
 SMALL = {
     "ppo": (ppo, {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "epochs": 2, "total_frames": 640}),

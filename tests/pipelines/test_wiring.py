@@ -19,6 +19,7 @@ LOOP = {
     "success_return",
     "eval_every",
     "eval_episodes",
+    "eval_envs",
     "eval_stochastic",
     "eval_env_id",
     "final_eval_episodes",
