@@ -20,6 +20,7 @@ from rlpipe.pipelines.checkpoint import (
     identity,
     load_checkpoint,
     read_manifest,
+    read_metadata,
     save_checkpoint,
 )
 from rlpipe.pipelines.config import TrainConfig, check_settings
@@ -275,7 +276,9 @@ class Run:
 
     def _remove_old(self) -> None:
         for path in checkpoints(self.folder)[KEPT:]:
-            remove_checkpoint(path)
+            # older versions gave one to each that might be the best, and kept it in this way
+            if read_metadata(path).get("score") is None:
+                remove_checkpoint(path)
 
     def _note_resume(self, frames: int) -> None:
         now = versions()
