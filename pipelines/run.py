@@ -43,8 +43,8 @@ class Run:
     """A run folder, open for writing by one process.
 
     `config.json`, `versions.json`, `metrics.jsonl` (a line a batch, or as `log_every` says), `evaluations.jsonl` (raw
-    returns and lengths), `checkpoints/`, what loggers keep in it, `resumes.jsonl` if it was continued, and at the end
-    `curve.png`.
+    returns and lengths), `checkpoints/`, `best.json` (which of them is the best agent), what loggers keep in it,
+    `resumes.jsonl` if it was continued, and at the end `curve.png`.
 
     It closes at the end of a `with` block. A run of one's own, `Run(folder, "c51", settings={...})`, has settings in
     place of a recipe's algorithm and config; `rlpipe table` shows it, and the program that trained it resumes it.
