@@ -167,6 +167,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint; nothing of one that is damaged."""
+    try:
+        return dict(read_manifest(path)["metadata"])
+    except CheckpointError:
+        return {}
+
+
 def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run and its checkpoints have in common, however long it is trained and on which cluster; in JSON form."""
     lasting = {name: value for name, value in config.items() if name not in ("total_frames", "ray_address")}

@@ -20,6 +20,7 @@ from rlpipe.pipelines.checkpoint import (
     identity,
     load_checkpoint,
     read_manifest,
+    read_metadata,
     save_checkpoint,
 )
 from rlpipe.pipelines.config import TrainConfig, check_settings
@@ -42,8 +43,8 @@ class Run:
     """A run folder, open for writing by one process.
 
     `config.json`, `versions.json`, `metrics.jsonl` (a line a batch, or as `log_every` says), `evaluations.jsonl` (raw
-    returns and lengths), `checkpoints/`, what loggers keep in it, `resumes.jsonl` if it was continued, and at the end
-    `curve.png`.
+    returns and lengths), `checkpoints/`, `best.json` (which of them is the best agent), what loggers keep in it,
+    `resumes.jsonl` if it was continued, and at the end `curve.png`.
 
     It closes at the end of a `with` block. A run of one's own, `Run(folder, "c51", settings={...})`, has settings in
     place of a recipe's algorithm and config; `rlpipe table` shows it, and the program that trained it resumes it.
@@ -279,7 +280,9 @@ class Run:
 
     def _remove_old(self) -> None:
         for path in checkpoints(self.folder)[KEPT:]:
-            remove_checkpoint(path)
+            # older versions gave one to each that might be the best, and kept it in this way
+            if read_metadata(path).get("score") is None:
+                remove_checkpoint(path)
 
     def _note_resume(self, frames: int) -> None:
         now = versions()

@@ -262,12 +262,9 @@ def test_a_run_is_not_resumed_from_it(here, capsys):
     [
         None,
         "",
-        "[]",
         '{"frames": 256, "mean": 501.0, "checkpoint": "best-000000000300"}',
         '{"frames": 256, "mean": NaN, "checkpoint": "best-000000000256"}',
-        '{"frames": true, "mean": 5, "checkpoint": "best-000000000256"}',
         '{"frames": 256, "mean": 501.0, "checkpoint": "../../run@home/checkpoints/best-000000000256"}',
-        '{"frames": 256, "mean": 501.0, "checkpoint": ["best-000000000256"]}',
     ],
 )
 def test_a_run_without_a_mark_has_no_best(here, mark, capsys):

@@ -300,6 +300,12 @@ def test_the_newest_two_are_kept(opened):
     assert not list((opened.folder / "checkpoints").glob(".*"))
 
 
+def test_the_best_one_of_an_older_version_is_kept(opened):
+    write(opened, None)
+    seal(newest_checkpoint(opened.folder), lambda content: content["metadata"].update(score=9.0))
+    assert write(opened, *[None] * 5) == [10, 40, 50]
+
+
 @pytest.mark.parametrize("damage", ["empty", "missing"])
 def test_a_damaged_old_checkpoint_does_not_stop_training(opened, damage):
     write(opened, 9.0, 1.0)

@@ -1,6 +1,7 @@
 """Folders of runs that begin at the same moment, and what is left of one that could not begin."""
 
 import datetime
+import json
 import multiprocessing
 import os
 import threading
@@ -129,3 +130,13 @@ def test_an_empty_folder_above_that_another_process_removes(monkeypatch):
     monkeypatch.setattr(Path, "mkdir", remove_first)
     with claimed(Path("runs/ppo/4")) as made:
         assert made.is_dir()
+
+
+def test_seeds_in_processes_take_the_next_names(capsys):
+    taken = Path(f"runs/ppo/4-{CLOCK}")
+    taken.mkdir(parents=True)
+    assert run(["train", "ppo", *TYPED, "--seeds", "4-5", "--jobs", "2", "--json", "--quiet"]) == 0
+    summaries = json.loads(capsys.readouterr().out)["summaries"]
+    assert [each["run"] for each in summaries] == [f"runs/ppo/4-{CLOCK}-2", f"runs/ppo/5-{CLOCK}"]
+    assert all(Path(each["run"], "curve.png").is_file() for each in summaries)
+    assert not list(taken.iterdir())

@@ -9,6 +9,7 @@ from comparing import fingerprint
 from rlpipe import StopTraining, run_recipe, train, trained
 from rlpipe.pipelines import ppo
 from rlpipe.pipelines.folder import newest_checkpoint
+from rlpipe.pipelines.progress import Progress, Telling
 from rlpipe.scripts.main import run
 
 SMALL = {
@@ -48,7 +49,7 @@ def at(stage, frames, answer):
     return tell
 
 
-@pytest.mark.parametrize("answer", [False, np.False_, StopTraining(), StopTraining("no better for long")], ids=repr)
+@pytest.mark.parametrize("answer", [False, StopTraining("no better for long")], ids=repr)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_ends_by_choice(tmp_path, stage, answer, capsys):
     folder = tmp_path / "run"
@@ -67,6 +68,12 @@ def test_a_run_ends_by_choice(tmp_path, stage, answer, capsys):
     assert json.loads(capsys.readouterr().out) == summary
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     assert run(["table", str(folder)]) == 0
+
+
+def test_what_is_false_in_numpy_ends_it_too():
+    now = Progress("training", 5)
+    assert Telling(lambda _: np.mean([1.0]) > 3).tell(now) == "the progress listener"
+    assert Telling(at("training", 0, StopTraining())).tell(now) == "the progress listener"
 
 
 @pytest.mark.parametrize("answer", [None, 0, "", [], 0.0, np.zeros(1), True])

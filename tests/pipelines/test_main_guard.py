@@ -6,17 +6,14 @@ import sys
 import pytest
 
 _OWN_LOOP = """
+rlpipe.Run("before", "mine", settings={"env_id": "CartPole-v1", "seed": 0}).close()
 env = rlpipe.make_env(rlpipe.EnvConfig("CartPole-v1", num_envs=2, backend="async"))
 rlpipe.train(rlpipe.Pipeline(None, None, None, {}))
-"""
-_BEFORE = """
-rlpipe.Run("before", "mine", settings={"env_id": "CartPole-v1", "seed": 0}).close()
 """
 SCRIPTS = {
     "workers": 'rlpipe.run_recipe("ppo", backend="async", num_envs=2, loggers=None)',
     "collectors": 'rlpipe.run_recipe("ppo", collector="processes", num_collectors=2, loggers=None)',
     "own loop": _OWN_LOOP,
-    "a run before": f"{_BEFORE}{_OWN_LOOP}",
 }
 
 
