@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from folders import write_run
 from torch import nn, optim
 
 from rlpipe.pipelines.origin import Origin, continued, describe_program, find_built
@@ -206,3 +207,28 @@ def test_what_is_found_in_a_pipeline():
     assert found["net.0.out_features"] == 3
     assert found["sgd.lr"] == 0.5
     assert not {"net.seed", "net.note", "net.training", "sgd.params"} & set(found)
+
+
+def test_other_versions_in_a_row_are_noted(capsys):
+    for seed, torch in enumerate(["2.13.0", "2.13.0", "2.15.0"]):
+        folder = write_run(f"runs/{seed}", seed=seed)
+        versions = {"python": "3.11.7", "packages": {"torch": torch, "numpy": "2.4.0"}, "commit": None, "machine": seed}
+        (folder / "versions.json").write_text(json.dumps(versions))
+    write_run("runs/old", seed=3)
+    write_run("runs/odd", seed=4).joinpath("versions.json").write_text("[]")
+    rows, err = table(capsys, "runs")
+    assert rows == {"ppo": [0, 1, 2, 3, 4]}
+    assert err == "rlpipe: note: the runs of ppo on CartPole-v1 differ in their torch\n"
+
+
+HOSTILE = [{"prolonged": 5}, {"prolonged": [{"frames": 1}]}, {"program": "x"}, {"built": [1]}, {"program": [1]}]
+
+
+@pytest.mark.parametrize("entries", HOSTILE)
+def test_an_origin_that_rlpipe_did_not_write_is_damage(entries, capsys):
+    write_run("runs/good")
+    path = write_run("runs/bad", seed=1) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    rows, err = table(capsys, "runs")
+    assert rows == {"ppo": [0]}
+    assert err == "rlpipe: note: 1 run left out, damaged: runs/bad\n"
