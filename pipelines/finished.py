@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlpipe.pipelines.curve import read_lines
-from rlpipe.pipelines.files import read_plain
+from rlpipe.pipelines.files import DAMAGE, read_plain
 from rlpipe.pipelines.folder import LARGEST_CONFIG, LARGEST_LINES
+from rlpipe.pipelines.origin import Origin, read_origin
 
 _LARGEST_NUMBER = 1e100
 
@@ -31,6 +33,8 @@ class FinishedRun:
         seconds: of training.
         score: mean return of the final evaluation.
         curve: `[evaluations, 3]`: frames, training seconds and mean return of each, in the order of frames.
+        origin: what it is beside its config.
+        versions: of Python, packages and source that it was made with.
     """
 
     folder: Path
@@ -42,6 +46,8 @@ class FinishedRun:
     seconds: float
     score: float
     curve: np.ndarray
+    origin: Origin = field(default_factory=Origin)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_finished(folder: Path) -> FinishedRun | None:
@@ -70,14 +76,27 @@ def read_finished(folder: Path) -> FinishedRun | None:
     if not (np.abs([*curve.flat, *scores, seconds]) < _LARGEST_NUMBER).all():
         raise ValueError(f"a return or a time in {folder} is no number, infinite, or too large for means")
     config = dict(described["config"])
+    seed = int(config.pop("seed"))
     return FinishedRun(
         folder=folder,
         recipe=str(described["recipe"]),
         algorithm=str(described["algorithm"]),
-        seed=int(config.pop("seed")),
+        seed=seed,
         config=config,
         frames=int(frames),
         seconds=seconds,
         score=scores[-1],
         curve=curve,
+        origin=read_origin(described, seed),
+        versions=_read_versions(folder),
     )
+
+
+def _read_versions(folder: Path) -> dict[str, str]:
+    """Python, packages and commit; nothing if that is damaged, since nothing depends on it."""
+    try:
+        found = json.loads(read_plain(folder / "versions.json", LARGEST_CONFIG))
+        named = {"Python": found["python"], **found["packages"], "commit": found["commit"]}
+        return {str(name): str(version) for name, version in named.items()}
+    except DAMAGE:
+        return {}

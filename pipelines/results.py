@@ -30,11 +30,11 @@ WITHOUT_EFFECT = {"seed", "gif"}
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in nothing but the seed, and whether an episode was recorded.
+    """The runs that differ in nothing but the seed, and whether an episode was recorded; of one origin, too.
 
     Args:
         recipe: name of the recipe.
-        label: the recipe, and the options that differ from its own.
+        label: the recipe, the options that differ from its own, and what else tells the row from others.
         env_id: the environment.
         runs: one for each seed, in the order of seeds.
         iqm: interquartile mean of the runs' scores.
@@ -95,9 +95,10 @@ def survey(paths: Sequence[Path]) -> Survey:
     kept = {run.folder for group in chosen for run in group}
     older = [run.folder for run in finished if run.folder not in kept]
     notes += _note("passed over for a newer run of its seed", older)
-    rows = [summarise(group) for group in chosen]
+    rows = _told_apart([summarise(group) for group in chosen])
     foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
     notes += _note("shown without options, of a recipe or version that is not this one's", foreign)
+    notes += [note for row in rows for note in (*_notes_of_versions(row), *_notes_of_arguments(row))]
     order = list(RECIPES)
     rows.sort(key=lambda row: (_position(order, row.recipe), row.recipe, row.label))
     return Survey(rows, unfinished, notes)
@@ -176,7 +177,7 @@ def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
     for run in runs:
         config = {name: value for name, value in run.config.items() if name not in WITHOUT_EFFECT}
         what = (run.recipe, run.algorithm, config)
-        group = next((group for key, group in groups if key == what), None)
+        group = next((group for key, group in groups if key == what and group[0].origin.is_like(run.origin)), None)
         if group is None:
             groups.append((what, [run]))
         else:
@@ -203,9 +204,36 @@ def _started(folder: Path) -> tuple[float, int]:
 def summarise(runs: Sequence[FinishedRun]) -> Row:
     """The row of runs that differ in nothing but the seed, at least one."""
     first = runs[0]
-    label = " ".join([first.recipe, *(_options(first) or [])])
+    label = " ".join([first.recipe, *(_options(first) or []), *first.origin.words()])
     summary = interquartile_mean([run.score for run in runs])
     return Row(first.recipe, label, str(first.config.get("env_id", "unknown")), tuple(runs), *summary)
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each with a label that no other row of its environment has."""
+    told = []
+    for row in rows:
+        alike = [each.runs[0].origin for each in rows if (each.label, each.env_id) == (row.label, row.env_id)]
+        extra = f" ({row.runs[0].origin.differences(alike)})" if len(alike) > 1 else ""
+        told.append(dataclasses.replace(row, label=f"{row.label}{extra}"))
+    return told
+
+
+def _notes_of_versions(row: Row) -> list[str]:
+    known = [run.versions for run in row.runs if run.versions]
+    names = dict.fromkeys(name for versions in known for name in versions)
+    differing = [name for name in names if len({versions.get(name) for versions in known}) > 1]
+    return [f"the runs of {row.label} on {row.env_id} differ in their {', '.join(differing)}"] if differing else []
+
+
+def _notes_of_arguments(row: Row) -> list[str]:
+    """Custom runs whose settings may not say all of what they are."""
+    origins = [run.origin for run in row.runs]
+    others = [each for each in origins if not each.has_arguments_of(origins[0])]
+    if not others:
+        return []
+    shown = " and ".join(shlex.join(each.arguments) for each in (origins[0], others[0]))
+    return [f"the runs of {row.label} on {row.env_id} were started with different arguments, such as {shown}"]
 
 
 def _options(run: FinishedRun) -> list[str] | None:

@@ -27,8 +27,16 @@ from rlpipe.pipelines.config import TrainConfig, check_settings
 from rlpipe.pipelines.curve import draw_curve
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.files import DAMAGE, Journal, read_plain, replace_synced, sync
-from rlpipe.pipelines.folder import check_plain, checkpoints, free_name, lock, newest_checkpoint
+from rlpipe.pipelines.folder import (
+    LARGEST_CONFIG,
+    check_plain,
+    checkpoints,
+    free_name,
+    lock,
+    newest_checkpoint,
+)
 from rlpipe.pipelines.loggers import DEFAULT, Kind, Loggers, batch_scalars
+from rlpipe.pipelines.origin import continued, describe_program, find_built
 from rlpipe.pipelines.trackers import Logged
 from rlpipe.pipelines.versions import versions
 from rlpipe.pipelines.workers import check_main_guard
@@ -57,6 +65,8 @@ class Run:
         settings: of a run of one's own: JSON values by name, `env_id` and `seed` among them. All but `total_frames` are
             part of what the run is, and must be the same when it is continued.
         start_from: what the run begins with, if not with what its config makes; its first checkpoint then holds that.
+        start_digest: of the checkpoint that this is.
+        custom: whether a program of the user's trains it; its source and arguments are then part of what the run is.
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         loggers: where metrics go beside the journals.
         resume: continue what is there; `restore` then brings it back to its newest checkpoint.
@@ -77,6 +87,8 @@ class Run:
         *,
         settings: Mapping[str, Any] | None = None,
         start_from: str | None = None,
+        start_digest: str | None = None,
+        custom: bool = True,
         environments: str | None = None,
         loggers: Sequence[Kind] = DEFAULT,
         resume: bool = False,
@@ -95,6 +107,8 @@ class Run:
         self._described = {
             **described,
             "start_from": start_from,
+            "start_digest": start_digest,
+            "program": describe_program(folder) if custom else None,
             "environments": environments,
             "loggers": list(loggers),
         }
@@ -216,9 +230,25 @@ class Run:
         self._evaluations.cut(metadata["lengths"]["evaluations"])
         for left in (self.folder / "checkpoints").glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
+        self._described |= self._continued(metadata["frames"])
         self._write_json("config.json", self._described)
         self._open_loggers(metadata["frames"])
         self._note_resume(metadata["frames"])
+
+    def note_built(self, parts: Mapping[str, Any], collector: Any) -> None:
+        """Write down what a custom run that has learned nothing yet is built with, see `find_built`."""
+        if self._described["program"] is not None:
+            self._described["built"] = find_built(parts, collector)
+            with self._naming_failures():
+                self._write_json("config.json", self._described)
+
+    def _continued(self, frames: int) -> dict[str, Any]:
+        """What to keep of the `config.json` that there is; nothing if it is damaged, since nothing depends on it."""
+        try:
+            before = json.loads(read_plain(self.folder / "config.json", LARGEST_CONFIG))
+            return continued(before, self._described, frames)
+        except DAMAGE:
+            return {}
 
     def _load(self, path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         """Load a checkpoint that is this run's, and fits its journals; returns its metadata."""

@@ -29,6 +29,7 @@ from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.memory import gpu_memory_for
 from rlpipe.pipelines.notices import each_once
+from rlpipe.pipelines.origin import digest_of_checkpoint
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Listener, Progress, Telling
 from rlpipe.pipelines.recipes import builder, find_recipe, owners_of
@@ -129,6 +130,8 @@ class Session:
             config,
             environments=kind,
             start_from=self.start_from,
+            start_digest=None if weights is None else digest_of_checkpoint(weights),
+            custom=False,
             loggers=self.loggers,
             resume=self.resume,
             claimed=not self.resume,

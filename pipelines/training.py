@@ -143,6 +143,8 @@ def train(
                     "rlpipe: a checkpoint holds no environments of this collector: the run goes on in fresh ones, and "
                     "not to the bit; SyncDataCollector's are held, with transforms that change each step by itself"
                 )
+            if not loop.result.frames:
+                run.note_built(pipeline.state, pipeline.collector)
         loop.episodes.begin()
         loop.stopping.go_on(loop.limit)
         loop.tell("starting")

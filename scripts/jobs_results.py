@@ -162,6 +162,7 @@ class Jobs:
         import numpy as np
 
         from rlpipe.pipelines.finished import FinishedRun
+        from rlpipe.pipelines.origin import Origin
         from rlpipe.pipelines.results import summarise
 
         # in the order in which they were asked for, whichever came first
@@ -169,6 +170,7 @@ class Jobs:
         self.failed = {seed: self.failed[seed] for seed in self.seeds if seed in self.failed}
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
         del config["seed"]
+        start_from = self._options.start_from
         runs = [
             FinishedRun(
                 folder=Path(found["run"]),
@@ -180,6 +182,7 @@ class Jobs:
                 seconds=found["seconds"],
                 score=found["evaluation"]["mean"],
                 curve=np.empty((0, 3)),
+                origin=Origin(start_from=None if start_from is None else str(start_from)),
             )
             for seed, found in sorted(self.finished.items())
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlpipe.pipelines.finished import FinishedRun
 from rlpipe.pipelines.results import WITHOUT_EFFECT, Row
 from rlpipe.pipelines.statistics import stratified_interquartile_mean
 from rlpipe.scripts.reports.plain import number, text
@@ -24,7 +25,8 @@ def across_environments(rows: Sequence[Row]) -> dict[str, Any] | None:
     settings: list[tuple[Any, dict[str, Row]]] = []
     for row in rows:
         what = _setting(row)
-        known = next((found for key, found in settings if key == what), None)
+        same = (found for key, found in settings if key == what and _first(found).origin.is_like(row.runs[0].origin))
+        known = next(same, None)
         if known is None:
             settings.append((what, {row.env_id: row}))
         else:
@@ -47,6 +49,10 @@ def _setting(row: Row) -> Any:
     run = row.runs[0]
     config = {key: value for key, value in run.config.items() if key not in _OF_ENVIRONMENT | WITHOUT_EFFECT}
     return run.recipe, run.algorithm, config
+
+
+def _first(found: dict[str, Row]) -> FinishedRun:
+    return next(iter(found.values())).runs[0]
 
 
 def _line(found: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:

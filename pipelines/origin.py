@@ -1,0 +1,220 @@
+"""What a run is beside its config: the weights it began with, the program that trained it, what it was prolonged from.
+
+Runs that differ in any of it are not the same thing, and `rlpipe table` gives them rows of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_LARGEST_SOURCE = 10_000_000
+_FALLING = ("linear", "cosine")
+"""Schedules of the learning rate that depend on the run's length."""
+_WHOLE = re.compile(r"(?<![\d.])(?<!e[+-])(?<!\de)\d+(?![\d.]|e[\d+-])")
+"""A whole number that is no part of another number."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What `config.json` says of a run beside its config; a folder of an older version says nothing.
+
+    Args:
+        start_from: the run or checkpoint that it began with, as it was named.
+        start: digest of that checkpoint.
+        prolonged: total frames that it was planned for before, and its frames when it was given more.
+        program: digest of the source of a custom run's program.
+        arguments: of that program.
+        built: numbers and words that were found in a custom run's optimisers, networks and collector.
+        seed: of the run; may be part of the arguments.
+    """
+
+    start_from: str | None = None
+    start: str | None = None
+    prolonged: tuple[tuple[int, int], ...] = ()
+    program: str | None = None
+    arguments: tuple[str, ...] = ()
+    built: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def is_like(self, other: Origin) -> bool:
+        """Whether two runs of one config, but for the seed, are of the same origin.
+
+        Whole numbers among the arguments may be seeds of any kind, and make no difference here.
+        """
+        mine, theirs = (
+            (each.start or _normal(each.start_from), each.prolonged, each.built, each.program, _blurred(each.arguments))
+            for each in (self, other)
+        )
+        return mine == theirs
+
+    def has_arguments_of(self, other: Origin) -> bool:
+        """Whether the arguments of both programs are the same but for the runs' own seeds."""
+        mine, theirs = (
+            [re.sub(rf"(?<!\d){each.seed}(?!\d)", "SEED", argument) for argument in each.arguments]
+            for each in (self, other)
+        )
+        pairs = zip(self.arguments, other.arguments, mine, theirs, strict=False)
+        return len(mine) == len(theirs) and all(one == two or a == b for one, two, a, b in pairs)
+
+    def words(self) -> list[str]:
+        """What a label says of it."""
+        said = [f"--start-from {self.start_from}"] if self.start_from else []
+        for planned, frames in self.prolonged:
+            said.append(f"(prolonged from {planned}{f' at frame {frames}' if frames < planned else ''})")
+        return said
+
+    def differences(self, others: Sequence[Origin]) -> str:
+        """What tells it from others of the same label."""
+        built = {name: [each.built.get(name) for each in others] for each in others for name in each.built}
+        said = [
+            f"{name} {self.built.get(name)}" for name, values in built.items() if any(v != values[0] for v in values)
+        ]
+        for what, values in (
+            ("start", [each.start for each in others]),
+            ("program", [each.program for each in others]),
+        ):
+            if len(set(values)) > 1:
+                said.append(f"{what} {(getattr(self, what) or 'unknown')[:7]}")
+        return ", ".join(said[:4]) or " ".join(self.arguments) or "other arguments"
+
+
+def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
+    """The origin that a run's `config.json` tells of.
+
+    Raises:
+        One of `DAMAGE`: what it says is not what rlpipe writes.
+    """
+    program, config = described.get("program") or {}, described["config"]
+    # a rate that does not know the run's length is the same in a longer one
+    depends = config.get("lr_schedule") in _FALLING or ("program" in described and described["program"] is not None)
+    prolonged = [(int(each["total_frames"]), int(each["frames"])) for each in described.get("prolonged") or ()]
+    start_from, start = described.get("start_from"), described.get("start_digest")
+    return Origin(
+        start_from=None if start_from is None else str(start_from),
+        start=None if start is None else str(start),
+        prolonged=tuple(prolonged) if depends else (),
+        program=None if not program.get("digest") else str(program["digest"]),
+        arguments=tuple(map(str, program.get("arguments") or ())),
+        built=dict(described.get("built") or {}),
+        seed=seed,
+    )
+
+
+def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:
+    """The origin of a run that goes on at so many frames.
+
+    Args:
+        before: its `config.json` until now.
+        now: what it would be for a new run.
+        frames: of the checkpoint that it goes on from.
+
+    Returns:
+        The entries of `config.json`.
+    """
+    if not frames:
+        # it begins anew
+        return {}
+    earlier = [each for each in before.get("prolonged") or () if each["frames"] < frames]
+    later = [each for each in before.get("prolonged") or () if each["frames"] >= frames]
+    # what was planned after this checkpoint had no effect on it
+    planned = later[0]["total_frames"] if later else before["config"].get("total_frames")
+    if planned is not None and planned != now["config"].get("total_frames"):
+        earlier.append({"total_frames": planned, "frames": frames})
+    program, old = now.get("program"), before.get("program")
+    if program and old and old["digest"] != program["digest"]:
+        old = {**old, "digest": _digest([old["digest"].encode(), program["digest"].encode()])}
+    kept = {name: before[name] for name in ("start_digest", "built") if name in before}
+    return {**kept, "prolonged": earlier, "program": old or program}
+
+
+def describe_program(folder: Path) -> dict[str, Any]:
+    """The program that this process runs: a digest of its source, and its arguments.
+
+    Its source is the main script, and what was imported from the script's folder and below. In a notebook, or where
+    another program such as pytest runs it, there is none.
+
+    Args:
+        folder: of the run; it is no argument that makes a difference.
+    """
+    main = _source_of(sys.modules.get("__main__"))
+    if main is None:
+        return {"digest": None, "arguments": []}
+    loaded = {_source_of(module, main.parent) for module in list(sys.modules.values())}
+    sources = sorted(each for each in loaded if each is not None)
+    contents = [part for each in sources for part in (str(each.relative_to(main.parent)).encode(), _content(each))]
+    arguments = [re.sub(rf"(^|=){re.escape(str(folder))}$", r"\1RUN", each) for each in sys.argv[1:]]
+    return {"digest": _digest(contents), "arguments": arguments}
+
+
+def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
+    """Numbers and words of optimisers, networks and losses, and of the collector, such as `optimizer.lr`.
+
+    Args:
+        parts: a pipeline's state, before anything was learned.
+        collector: of the pipeline.
+    """
+    found = {"collector.frames_per_batch": getattr(collector, "frames_per_batch", None)}
+    for name, part in parts.items():
+        if hasattr(part, "param_groups"):
+            for index, group in enumerate(part.param_groups):
+                found |= {f"{name}.{f'{index}.' if index else ''}{key}": value for key, value in group.items()}
+        elif hasattr(part, "named_modules"):
+            for path, module in part.named_modules():
+                place = f"{name}.{path}" if path else name
+                found |= {f"{place}.{key}": value for key, value in vars(module).items() if key[0] != "_"}
+    return {key: value for key, value in found.items() if _is_setting(key.rpartition(".")[2], value)}
+
+
+def digest_of_checkpoint(path: Path) -> str:
+    """Digest of a checkpoint: of its manifest, which has those of all its files."""
+    return _digest([(path / "checkpoint.json").read_bytes()])
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    if name == "training" or "seed" in name or type(value) not in (bool, int, float, str):
+        return False
+    return len(value) <= 100 if isinstance(value, str) else json.dumps(value) not in ("NaN", "Infinity", "-Infinity")
+
+
+def _source_of(module: Any, below: Path | None = None) -> Path | None:
+    """The file of a module that is the user's own, and in a folder."""
+    named = vars(module) if isinstance(module, ModuleType) else {}
+    file = named.get("__file__")
+    if not isinstance(file, str) or not file.endswith(".py") or str(named.get("__name__")).split(".")[0] == "rlpipe":
+        return None
+    # most of thousands of modules end here
+    if below is not None and not os.path.abspath(file).startswith(f"{below}{os.sep}"):
+        return None
+    path = Path(file).absolute()
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return None if any(map(path.is_relative_to, installed)) or not path.is_file() else path
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_LARGEST_SOURCE)
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little") + part)
+    return whole.hexdigest()[:16]
+
+
+def _blurred(arguments: Sequence[str]) -> list[str]:
+    return [_WHOLE.sub("N", each) for each in arguments]
+
+
+def _normal(path: str | None) -> str | None:
+    return None if path is None else os.path.normpath(path)
