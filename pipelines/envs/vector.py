@@ -134,7 +134,8 @@ class VectorEnv(EnvBase):
             raise self._guard.told(error) from error
         self._guard.check_step(observed, reward, terminated, truncated)
         done = terminated | truncated
-        ended = bool(done.any())
+        # a third of the time of `any`
+        ended = np.count_nonzero(done) > 0
         after = {
             **self._last(observed, info["final_obs"] if ended else None, done),
             "reward": reward.astype(np.float32),
@@ -146,7 +147,7 @@ class VectorEnv(EnvBase):
         }
         root = self._make_root(observed, done if ended else None, after)
         # an environment of TorchRL is a module, which looks for long at each attribute that it is given
-        vars(self).update(root=root, _restarted=done.copy())
+        self.__dict__.update(root=root, _restarted=done.copy())
         return after
 
     def _last(self, observed: Arrays, final: np.ndarray | None, done: np.ndarray) -> Arrays:
