@@ -26,7 +26,7 @@ def acting(modules: Iterable[TensorModule]) -> Iterator[None]:
         yield
     finally:
         for each in held:
-            vars(each).pop("running", None)
+            each.__dict__.pop("running", None)
 
 
 def straight(network: nn.Module) -> Layer:

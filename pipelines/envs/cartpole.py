@@ -32,7 +32,7 @@ class SameStepCartPole(CartPoleVectorEnv):
         reward = -terminated.astype(np.float32) if self._sutton_barto_reward else np.ones(len(x), np.float32)
         observation, info = self.state.T.astype(np.float32, order="C"), {}
         done = terminated | truncated
-        if done.any():
+        if np.count_nonzero(done):
             info = {"final_obs": observation, "_final_obs": done}
             observation = self._restart(done)
         return observation, reward, terminated, truncated, info

@@ -146,7 +146,8 @@ class VectorEnv(EnvBase):
             raise self._guard.told(error) from error
         self._guard.check_step(observed, reward, terminated, truncated)
         done = terminated | truncated
-        ended = bool(done.any())
+        # a third of the time of `any`
+        ended = np.count_nonzero(done) > 0
         self._since += 1
         if ended and self._successes is not None and "final_info" in info:
             self._note_successes(info["final_info"], done)
@@ -161,7 +162,7 @@ class VectorEnv(EnvBase):
         }
         root = self._make_root(observed, done if ended else None, after)
         # an environment of TorchRL is a module, which looks for long at each attribute that it is given
-        vars(self).update(root=root, _restarted=done.copy())
+        self.__dict__.update(root=root, _restarted=done.copy())
         return after
 
     def _last(self, observed: Arrays, final: np.ndarray | None, done: np.ndarray) -> Arrays:

@@ -137,7 +137,7 @@ def clock_rollout(collector: SyncDataCollector, clocks: Clocks) -> None:
     env, actor = collector.env.base_env, collector.policy
     clocks.put("environment", env.envs, "step")
     clocks.put("bookkeeping", env, "advance")
-    clocks.put("network", actor.network, "forward")
+    clocks.put("network", actor, "through")
     clocks.put("sampling", actor, "compute")
     clocks.put("to tensors", collector, "_assemble")
 

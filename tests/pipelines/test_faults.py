@@ -151,6 +151,23 @@ def test_a_vector_environment_of_one_piece_is_checked_as_a_whole(spoil, message)
     assert message in str(kept.value)
 
 
+def others_have_no_last(observation, reward, terminated, truncated, info):
+    truncated[1] = True
+    final = np.full_like(observation, np.nan)
+    final[1] = 7.0
+    return observation, reward, terminated, truncated, {"final_obs": final}
+
+
+def test_of_last_observations_only_those_of_ended_episodes_are_read():
+    env = VectorEnv(Whole(others_have_no_last), seed=0)
+    play(env, 2)
+    after = env.advance(np.zeros(3, np.int64))
+    assert after["done"].tolist() == [False, True, False]
+    assert (after["observation"][1] == 7.0).all()
+    assert np.array_equal(after["observation"][[0, 2]], env.root["observation"][[0, 2]])
+    assert env.root["step_count"].tolist() == [1, 0, 1]
+
+
 def test_what_a_reset_of_one_piece_returns_is_checked(monkeypatch):
     monkeypatch.setattr(SameStepCartPole, "reset", lambda self, **_: (np.full((3, 4), np.inf, np.float32), {}))
     with pytest.raises(TrainingError, match=r"^environment 0 of 3 .* its reset after step 0: .* is inf at \[0\]"):
