@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.importing import import_module
 from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.movies import check_movie
 from rlpipe.pipelines.numbers import column
@@ -98,6 +99,8 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
     if path is not None:
         # refused at once, before anything heavy is imported
         read_run(path, options.trust_module)
+    for name in options.trust_module:
+        import_module(name, "trust-module")
     _check_opengl()
     if not options.screen:
         # with a display, too, drawing into memory needs neither, and SDL may complain
