@@ -72,6 +72,8 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], who: str | None = None) -> None:
         super().__init__(env)
         self._who, self._steps, self._is_lent = who, 0, False
+        # a worker process that leaves is told of by its parent
+        self._errors = (Exception,) if who is None else (Exception, SystemExit)
         own = env.observation_space
         self.observation_space = space = readable(own)
         self._is_dict = isinstance(own, Dict)
@@ -87,7 +89,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         self._is_lent = False
         try:
             result = self.env.reset(**options)
-        except Exception as error:
+        except self._errors as error:
             raise self._told("reset", _in_words(error, "reset")) from error
         try:
             _check_count(result, "reset")
@@ -102,7 +104,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise self._told("step", _LENT)
         try:
             result = self.env.step(action)
-        except Exception as error:
+        except self._errors as error:
             raise self._told("step", _in_words(error, "step")) from error
         try:
             _check_count(result, "step")
@@ -123,7 +125,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         """Close the environment; a failure is a notice only, because what was done with it is done."""
         try:
             self.env.close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             spec = self.unwrapped.spec
             name = "an environment" if spec is None else spec.id
             notice(f"rlpipe: {name} could not be closed: {' '.join(_in_words(error, 'close').split())}")
@@ -223,7 +225,7 @@ def _type_name(value: Any) -> str:
     return "None" if value is None else f"{value!r:.40}, of type {type(value).__name__}"
 
 
-def _in_words(error: Exception, what: str) -> str:
+def _in_words(error: BaseException, what: str) -> str:
     """An exception's type and message; and where it came from, if it has no message."""
     words = f"{type(error).__name__}: {error}"
     if not str(error):

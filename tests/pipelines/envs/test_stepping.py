@@ -1,5 +1,6 @@
 """What environments may do with arrays, infos, flags and types: each is told apart from a plain one by nothing."""
 
+import sys
 import warnings
 
 import gymnasium as gym
@@ -160,6 +161,23 @@ def test_an_error_in_close_hides_no_other(backend, tmp_path, capfd, caplog):
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("rlpipe: error: ")
     assert "RuntimeError: the wheel came off" in error
+
+
+class Leaves(odd.Plain):
+    """Ends the program in its third step, and when it is closed, as many a window does."""
+
+    def step(self, action):
+        return sys.exit(2) if self.count == 2 else super().step(action)
+
+    def close(self):
+        sys.exit(2)
+
+
+def test_an_environment_that_ends_the_program(caplog):
+    env_id = register(Leaves)
+    with pytest.raises(TrainingError, match=r"^environment 0 of 2 .* failed in step 3: SystemExit: 2$"):
+        rollout(env_id)
+    assert caplog.messages == [f"rlpipe: {env_id} could not be closed: SystemExit: 2"]
 
 
 def test_a_vector_environment_that_cannot_be_closed(caplog):
