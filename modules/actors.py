@@ -160,8 +160,8 @@ class GaussianActor(_StochasticActor):
     """Tanh-squashed Gaussian policy over Box actions of any shape.
 
     Dimensions without bounds, with one, or with two equal ones are as `BoxNormal` has them; a bound beyond 1.7e38, half
-    of float32's largest number, counts as none. Actions are float32; where
-    that is too coarse to tell actions apart, such as between 1e9 and 1e9 + 1, they are float64.
+    of float32's largest number, counts as none. Actions are float32; where that is too coarse to tell actions apart,
+    such as between 1e9 and 1e9 + 1, they are float64.
 
     The network gives the mean before squashing. The standard deviation is a learned parameter, the same in every state
     (Schulman et al. 2015), or with `state_dependent_std` comes from the network as well, by a softplus (as that of
