@@ -44,7 +44,7 @@ def _is_watched() -> bool:
     modes = torch._C._len_torch_function_stack() > (_device.CURRENT_DEVICE is not None)
     if torch.is_anomaly_enabled() or not torch.is_grad_enabled() or modes or any(_GLOBAL_HOOKS):
         return True
-    return bool(torch._C._autograd._top_saved_tensors_default_hooks(True) or parametrize._cache_enabled)
+    return any((torch._C._autograd._top_saved_tensors_default_hooks(True), parametrize._cache_enabled))
 
 
 def _describe(batch: TensorDictBase, kind: list[Hashable], entries: list[Tensor]) -> bool:
