@@ -126,7 +126,8 @@ def gradient_step(
                 f"{type(loss).__name__} gives nothing to minimise: none of its entries {list(terms)} whose name begins "
                 f"with 'loss' ({losses}) depends on a parameter that the optimizer holds and that takes a gradient"
             )
-        gradient = [_accumulated(parameter, grad) for parameter, grad in zip(parameters, gradient, strict=True)]
+        if any(parameter._post_accumulate_grad_hooks for parameter in parameters):
+            gradient = [_accumulated(parameter, grad) for parameter, grad in zip(parameters, gradient, strict=True)]
         clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
         for parameter, grad in zip(parameters, gradient, strict=True):
             parameter.grad = None if grad is None else next(clipped)

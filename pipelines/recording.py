@@ -126,6 +126,7 @@ class _Recorder:
 
     def _begin(self) -> None:
         self._watch = Watch([self.loss, self.parameters], addresses=self.execution == "graphed")
+        self._recordings: list[_Recording] = []
         self._states: dict[Hashable, _State] = {}
         self._set_to: Hashable = None
         self._state = _State()
@@ -142,8 +143,8 @@ class _Recorder:
         if len(state.seen) >= _MOST_STATES:
             state.seen.clear()
         state.seen[kind] += 1
-        made = sum(len(each.recordings) for each in self._states.values())
-        if state.seen[kind] == _REPEATS and made < _MOST_KINDS and self._credit > _PRICE:
+        room = len(self._recordings) < _MOST_KINDS and self._credit > _PRICE
+        if room and state.seen[kind] == _REPEATS:
             return self._record(kind, minibatch, entries)
         return _differentiate(self.loss, self.parameters, minibatch)
 
@@ -172,7 +173,7 @@ class _Recorder:
 
     def _stop(self, reason: str) -> None:
         """Leave the loss to autograd from now on."""
-        self._credit, self._states, self._state = 0, {}, _State()
+        self._credit, self._recordings, self._states, self._state = 0, [], {}, _State()
         self._tell(reason)
 
     def _record(self, kind: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
@@ -226,7 +227,9 @@ class _Recorder:
             with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 replay = graphed(replay, entries, list(state.values()))
         exact = self.execution == "recorded" and entries[0].device.type == "cpu"
-        self._state.recordings[kind] = _Recording(replay, used, names, written, bool(overwritten), exact)
+        recording = _Recording(replay, used, names, written, bool(overwritten), exact)
+        self._recordings.append(recording)
+        self._state.recordings[kind] = recording
 
     def _replay(self, recording: _Recording, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
         self._credit += 1

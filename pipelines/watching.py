@@ -41,6 +41,7 @@ _MOST_BYTES = 4_096
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _IGNORED = {"_abc_impl", "_non_persistent_buffers_set", *(name for name in vars(nn.Module()) if "hook" in name)}
 _TENSOR = attrgetter("requires_grad", "dtype", "device", "shape")
+_FORWARD = attrgetter("forward")
 _TENSOR_HOOKS = attrgetter("_backward_hooks")
 
 
@@ -58,6 +59,7 @@ class Watch:
         self.tensors: list[Tensor] = []
         self._slots: list[tuple[Callable[[Any], Iterable[object]], Any]] = []
         self._objects: list[object] = []
+        self._classes: list[type[nn.Module]] = []
         self._iterables: list[Iterable[object]] = []
         self._sized: list[Sized] = []
         self._empty: list[Sized] = []
@@ -107,7 +109,7 @@ class Watch:
         return True
 
     def _read(self) -> list[object]:
-        values: list[object] = list(map(type, self._objects))
+        values: list[object] = [*map(type, self._objects), *map(_FORWARD, self._classes)]
         values += chain.from_iterable(self._iterables)
         for look, source in self._slots:
             values += look(source)
@@ -186,7 +188,7 @@ class Watch:
 
     def _add_type(self, cls: type) -> None:
         if issubclass(cls, nn.Module):
-            self._slots.append((attrgetter("forward", "__call__"), cls))
+            self._classes.append(cls)
         if not of_library(cls) and not issubclass(cls, Enum):
             own = vars(cls)
             self._sized.append(own)
