@@ -30,6 +30,8 @@ class Guard:
         spaces: of the entries of one environment's observation.
     """
 
+    _most = float(np.finfo(np.float32).max)
+
     def __init__(self, num_envs: int, env_id: str | None, spaces: dict[str, Space[Any]]) -> None:
         self._num_envs, self._spaces, self._steps = num_envs, spaces, 0
         self._id = f" ({env_id})" if env_id else ""
@@ -58,13 +60,9 @@ class Guard:
             self._observation_norm, self._reward_norm = _norm_of(state), _norm_of(reward)
             self._accepted = form
         # a norm is NaN or infinite with any one of its numbers; where it overflows without, a closer look tells
-        if not (self._reward_norm(reward) <= _LARGEST_REWARD and self.is_finite(state)):
+        if not (self._reward_norm(reward) <= _LARGEST_REWARD and self._observation_norm(state.ravel()) < math.inf):
             self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST_REWARD, _FINITE_REWARD)
             self._refuse_first("observation", state, np.isfinite(state), _FINITE, restarted=terminated | truncated)
-
-    def is_finite(self, observation: np.ndarray) -> bool:
-        """Whether all numbers of an array like those of `check_step` are finite; `False` may be an overflow."""
-        return self._observation_norm(observation.ravel()) < math.inf
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
         """Check the last observations of the environments of `done`.
@@ -75,7 +73,7 @@ class Guard:
         for key, array in observed.items():
             self._check_form(key, array, self._spaces[key].shape, array.dtype, rows=int(done.sum()))
         state = observed["observation"]
-        if not self.is_finite(state):
+        if not self._observation_norm(state.ravel()) < math.inf:
             self._refuse_first("observation", state, np.isfinite(state), _FINITE, indices=np.flatnonzero(done))
 
     def check_reset(self, observed: Arrays) -> None:
@@ -88,6 +86,13 @@ class Guard:
         state = observed["observation"]
         restarted = np.ones(self._num_envs, dtype=bool)
         self._refuse_first("observation", state, np.isfinite(state), _FINITE, restarted=restarted)
+
+    def is_sound(self, observation: np.ndarray) -> bool:
+        """Whether one look tells that all numbers are finite and in the range of float32.
+
+        `False` asks for a closer one. For arrays like those that `check_step` has accepted.
+        """
+        return self._observation_norm(observation.ravel()) <= self._most
 
     def told(self, error: Exception, when: str = "") -> TrainingError:
         """The error to raise for one of a vector environment as a whole."""

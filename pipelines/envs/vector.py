@@ -159,7 +159,7 @@ class VectorEnv(EnvBase):
         if len(observed) == 1 and final.shape == state.shape and final.dtype != object:
             # a whole batch instead of one by one, which takes fewer operations
             merged = np.where(done.reshape(-1, *[1] * (state.ndim - 1)), self._read(final)["observation"], state)
-            if merged.dtype == state.dtype and self._guard.is_finite(merged):
+            if merged.dtype == state.dtype and self._guard.is_sound(merged):
                 return {"observation": merged}
         last = self._read_final(final[done])
         self._guard.check_final(last, done)
