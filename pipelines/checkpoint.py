@@ -175,9 +175,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return {}
 
 
+_FREE = ("total_frames", "ray_address", "eval_envs")
+
+
 def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run and its checkpoints have in common, however long it is trained and on which cluster; in JSON form."""
-    lasting = {name: value for name, value in config.items() if name not in ("total_frames", "ray_address")}
+    """What a run and its checkpoints have in common, in JSON form: all but its length, its cluster and `eval_envs`."""
+    lasting = {name: value for name, value in config.items() if name not in _FREE}
     same: dict[str, Any] = json.loads(json.dumps({"algorithm": algorithm, "config": lasting}))
     return same
 
