@@ -22,7 +22,7 @@ def test_the_last_line_names_the_guard(tmp_path, name):
     script = tmp_path / "script.py"
     script.write_text(f"import rlpipe\n{SCRIPTS[name]}\n")
     done = subprocess.run(
-        [sys.executable, script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 1
     assert 'put what it does under: if __name__ == "__main__":' in done.stderr.splitlines()[-1]
