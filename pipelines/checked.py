@@ -73,7 +73,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._who, self._steps, self._is_lent = who, 0, False
         # a worker process that leaves is told of by its parent
-        self._errors = (Exception,) if who is None else (Exception, SystemExit)
+        self._errors: tuple[type[BaseException], ...] = (Exception,) if who is None else (Exception, SystemExit)
         own = env.observation_space
         self.observation_space = space = readable(own)
         self._is_dict = isinstance(own, Dict)
