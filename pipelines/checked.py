@@ -5,6 +5,7 @@ Not among `envs/`, because each worker process imports this module, and that pac
 
 from __future__ import annotations
 
+import contextlib
 import math
 import traceback
 import weakref
@@ -46,7 +47,8 @@ def make_checked(
     try:
         check_wrappers(env, spec.id)
     except ConfigError:
-        env.close()
+        with contextlib.suppress(Exception):
+            env.close()
         raise
     return Checked(PixelObservation(env) if from_pixels else env, who)
 
