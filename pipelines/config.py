@@ -17,6 +17,7 @@ from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.envs.config import Backend, EnvConfig
 from rlpipe.pipelines.envs.shaping import RewardShaping
 from rlpipe.pipelines.fields import LARGEST, MANY, check_fields, number
+from rlpipe.pipelines.folder import completed
 from rlpipe.pipelines.placement import RayConfig
 from rlpipe.pipelines.recording import Execution
 from rlpipe.pipelines.stopping import StoppingRule
@@ -271,17 +272,13 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
 
 
-_SINCE = {"eval_envs": None}
-"""Fields that runs of before lack, with what they had."""
-
-
 def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
     """Read a config back from its JSON form, `dataclasses.asdict`.
 
     Raises:
         ConfigError: an unknown or missing field, or a value that is not allowed.
     """
-    values = {**_SINCE, **values}
+    values = completed(values)
     names = {each.name for each in dataclasses.fields(cls)}
     if wrong := sorted(names ^ set(values)):
         what = "an unknown" if wrong[0] in values else "no"

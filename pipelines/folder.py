@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.importing import import_module
 
+_SINCE = {"eval_envs": None}
 LARGEST_CONFIG = 1_000_000
 """Bytes of the largest `config.json` of a run that is read."""
 LARGEST_LINES = 500_000_000
@@ -260,3 +261,8 @@ def is_held(folder: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's config as `config.json` has it, with the fields that runs of older versions lack."""
+    return {**_SINCE, **config}

@@ -30,6 +30,8 @@ class Line:
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # a checkpoint of an older version has no such entry
+        state = {"successes": [], **state}
         check_like(vars(Line()), state)
         for name in ("returns", "lengths", "successes"):
             check_numbers(state[name], name)

@@ -19,6 +19,7 @@ import numpy as np
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.files import DAMAGE
 from rlpipe.pipelines.finished import FinishedRun, read_finished
+from rlpipe.pipelines.folder import completed
 from rlpipe.pipelines.recipes import RECIPES
 from rlpipe.pipelines.statistics import interquartile_mean
 from rlpipe.pipelines.unfinished import UnfinishedRun, read_unfinished
@@ -175,7 +176,7 @@ def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
     """Group by equality, not by hash or text: a config holds lists, and 1 is 1.0."""
     groups: list[tuple[Any, list[FinishedRun]]] = []
     for run in runs:
-        config = {name: value for name, value in run.config.items() if name not in WITHOUT_EFFECT}
+        config = {name: value for name, value in completed(run.config).items() if name not in WITHOUT_EFFECT}
         what = (run.recipe, run.algorithm, config)
         group = next((group for key, group in groups if key == what and group[0].origin.is_like(run.origin)), None)
         if group is None:
@@ -247,10 +248,11 @@ def _options(run: FinishedRun) -> list[str] | None:
     if recipe is None or recipe.algorithm != run.algorithm:
         return None
     default = json.loads(json.dumps(dataclasses.asdict(recipe.config())))
-    if default.keys() - {"seed"} != run.config.keys():
+    config = completed(run.config)
+    if default.keys() - {"seed"} != config.keys():
         return None
     named = [name for name in default if name not in WITHOUT_EFFECT]
-    return [_option(name, run.config[name]) for name in named if run.config[name] != default[name]]
+    return [_option(name, config[name]) for name in named if config[name] != default[name]]
 
 
 def _option(name: str, value: Any) -> str:

@@ -117,6 +117,12 @@ def test_json_with_wrong_fields_is_refused():
         config_from_json(ppo.Config, values)
 
 
+def test_a_config_of_an_older_version_is_read():
+    values = dataclasses.asdict(ppo.Config())
+    del values["eval_envs"]
+    assert config_from_json(ppo.Config, values) == ppo.Config()
+
+
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ConfigError, match="no recipe is called 'dqn/target-net'; did you mean dqn/target-network"):
         find_recipe("dqn/target-net")

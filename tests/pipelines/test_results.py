@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rlpipe.pipelines.finished import FinishedRun
+from rlpipe.pipelines.line import Line
 from rlpipe.pipelines.results import over_seeds
 
 
@@ -20,3 +21,9 @@ def test_curves_on_one_axis():
     seconds, returns = over_seeds(runs, 1)
     assert seconds.tolist() == [2, 4, 5]
     assert returns.tolist() == [[2, 6, 8], [6, 2, 2]]
+
+
+def test_a_line_of_an_older_version_has_no_successes():
+    line = Line()
+    line.load_state_dict({"scalars": [], "returns": [1.0], "lengths": [2]})
+    assert (line.returns, line.successes) == ([1.0], [])

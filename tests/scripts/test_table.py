@@ -12,6 +12,7 @@ import pytest
 from folders import write_run
 
 from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.results import collect
 from rlpipe.scripts.main import run
 
 ROOT = Path(__file__).parents[2]
@@ -356,3 +357,15 @@ def test_the_script_runs():
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 3
+
+
+def test_a_run_of_an_older_version_is_of_the_same_row(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed=seed)
+    path = tmp_path / "0" / "config.json"
+    described = json.loads(path.read_text())
+    del described["config"]["eval_envs"]
+    path.write_text(json.dumps(described))
+    rows, notes = collect([tmp_path])
+    assert [(row.label, len(row.runs)) for row in rows] == [("ppo", 2)]
+    assert not notes
