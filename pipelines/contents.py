@@ -27,9 +27,12 @@ _NUMBERS = (float, complex, np.generic)
 _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _PLAIN = (int, str, bytes, type(None), Enum, range, type(...), np.dtype, *_TORCH, *_NUMBERS)
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.ClassMethodDescriptorType)
-_BUILTIN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
+BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)
+"""Functions of C, which may belong to an object, as the `get` of a dict does."""
+_BUILTIN = (types.WrapperDescriptorType, types.MethodDescriptorType)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
-_OTHERS = (slice, types.ModuleType, re.Pattern, logging.Logger, weakref.ref, torch.Generator)
+_TYPES = (types.GenericAlias, types.UnionType, torch.finfo, torch.iinfo)
+_OTHERS = (slice, types.ModuleType, re.Pattern, logging.Logger, weakref.ref, torch.Generator, *_TYPES)
 FIXED = (*_OTHERS, *_LOCKS, *_DESCRIPTORS, *_BUILTIN)
 """Known by which one they are. What a `torch.Generator` draws cannot be recorded at all."""
 _USUAL = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
@@ -82,8 +85,15 @@ def is_library(module: str) -> bool:
 
 def is_python(cls: type) -> bool:
     """Whether all that its instances hold is in their `__dict__` and `__slots__`; others keep theirs in C."""
-    return cls is types.SimpleNamespace or all(
-        base.__flags__ & _HEAP_TYPE and not _is_extension(base.__module__) for base in cls.__mro__[:-1]
+    return (
+        cls is types.SimpleNamespace
+        or all(
+            base.__flags__ & _HEAP_TYPE
+            and not _is_extension(base.__module__)
+            # those of C that name a Python module as theirs, such as functools.partial
+            and not isinstance(vars(base).get("__new__"), types.BuiltinFunctionType)
+            for base in cls.__mro__[:-1]
+        )
     )
 
 
@@ -112,6 +122,16 @@ def globals_of(code: types.CodeType) -> list[str]:
 
 
 @functools.cache
+def imports_of(code: types.CodeType) -> list[str]:
+    """Names of modules that a function, and those that it defines, import while they run."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME"}
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            names.update(imports_of(inner))
+    return sorted(names)
+
+
+@functools.cache
 def names_of(code: types.CodeType) -> list[str]:
     """Names of attributes that a function, and those that it defines, read."""
     inner = [names_of(each) for each in code.co_consts if isinstance(each, types.CodeType)]
@@ -120,7 +140,11 @@ def names_of(code: types.CodeType) -> list[str]:
 
 def may_change(value: object) -> bool:
     """Whether a global variable's content is watched too; of others, such as modules, only which one it is."""
+    if isinstance(value, (Tensor, nn.Module, types.MethodType, types.SimpleNamespace, argparse.Namespace)):
+        return True
     if isinstance(value, (types.FunctionType, type)):
         return not of_library(value)
-    held = (Tensor, nn.Module, list, dict, tuple, set, np.ndarray, types.SimpleNamespace, argparse.Namespace)
-    return isinstance(value, held) or (is_python(type(value)) and not of_library(type(value)))
+    if is_python(type(value)):
+        return not of_library(type(value))
+    # of C: iterators, generators and locals of a thread hold something, NumPy's functions do not
+    return not isinstance(value, np.ufunc) and not (hasattr(value, "__qualname__") and of_library(value))

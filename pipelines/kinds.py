@@ -51,7 +51,7 @@ def _describe(batch: TensorDictBase, kind: list[Hashable], entries: list[Tensor]
     """Add what decides about operations to `kind`, and the tensors to `entries`; whether they can be recorded."""
     if type(batch) is not TensorDict:
         return False
-    kind += batch.batch_size, batch.device
+    kind += batch.batch_size, batch.device, batch.is_locked, tuple(batch.names) if batch._has_names() else None
     for key, entry in batch.items():
         kind.append(key)
         if isinstance(entry, Tensor):

@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, is_leaf_nontensor
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from rlpipe.pipelines.graphs import graphed
 from rlpipe.pipelines.kinds import kind_of
-from rlpipe.pipelines.tape import Replay, Tape, compiled, script
+from rlpipe.pipelines.tape import Replay, Tape, compiled, script, share_memory
 from rlpipe.pipelines.watching import Watch
 
 _LOG = logging.getLogger("rlpipe")
@@ -138,12 +138,12 @@ class _Recorder:
             return _differentiate(self.loss, self.parameters, minibatch)
         state = self._state
         recording = state.recordings.get(kind)
-        if recording is not None:
+        if recording is not None and not (recording.overwrites and share_memory(entries)):
             return self._replay(recording, minibatch, entries)
         if len(state.seen) >= _MOST_STATES:
             state.seen.clear()
         state.seen[kind] += 1
-        room = len(self._recordings) < _MOST_KINDS and self._credit > _PRICE
+        room = recording is None and len(self._recordings) < _MOST_KINDS and self._credit > _PRICE
         if room and state.seen[kind] == _REPEATS:
             return self._record(kind, minibatch, entries)
         return _differentiate(self.loss, self.parameters, minibatch)
@@ -177,7 +177,7 @@ class _Recorder:
         self._tell(reason)
 
     def _record(self, kind: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
-        before = _leaves(minibatch)
+        before, around = _leaves(minibatch), _surroundings(minibatch)
         with Tape() as tape:
             gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
         self._credit -= _PRICE
@@ -193,6 +193,10 @@ class _Recorder:
             self._tell("it changes its own attributes each time")
         elif before.keys() - after.keys():
             self._tell("it takes entries out of the minibatch")
+        elif around != _surroundings(minibatch):
+            self._tell("it changes the minibatch's batch_size, or what is no tensor in it")
+        elif tape.writes_into(entries) and share_memory(entries):
+            self._tell("it changes entries in place that share their memory")
         elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs):
             self._tell("what it returns, or writes into the minibatch, is not all tensors without a graph")
         else:
@@ -284,6 +288,12 @@ def _differ(one: Tensor | None, other: Tensor | None) -> bool:
         return True
     bits = [each.detach().reshape(-1).contiguous().view(torch.uint8) for each in (one, other)]
     return not torch.equal(*bits)
+
+
+def _surroundings(batch: TensorDictBase) -> tuple[Any, ...]:
+    """What a minibatch is beside its tensors."""
+    others = set(batch.keys(True, True, is_leaf=is_leaf_nontensor)) - set(batch.keys(True, True))
+    return batch.batch_size, batch.is_locked, others
 
 
 def _leaves(batch: TensorDictBase) -> dict[NestedKey, Tensor]:

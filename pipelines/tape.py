@@ -132,6 +132,11 @@ def _generators() -> tuple[Any, ...]:
     return random.getstate(), state[0], state[1].tobytes(), *state[2:]
 
 
+def share_memory(tensors: Sequence[Tensor]) -> bool:
+    """Whether any two of them may hold the same numbers."""
+    return len(set(map(_memory, tensors))) < len(tensors)
+
+
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rlpipe.pipelines.contents import (
+    BOUND,
     FIXED,
     WRAPPERS,
     content_of,
     exact,
     getter,
     globals_of,
+    imports_of,
     is_library,
     is_plain,
     is_python,
@@ -66,6 +69,7 @@ class Watch:
         self._arrays: list[np.ndarray[Any, Any]] = []
         # all that was seen, held so that each keeps its `id`
         self._seen: dict[int, object] = {}
+        self._modules: set[tuple[int, tuple[str, ...]]] = set()
         self._pending: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
         while self._pending and len(self._seen) < _MOST:
             self._add(*self._pending.pop())
@@ -122,7 +126,12 @@ class Watch:
         self.reason = self.reason or reason
 
     def _add(self, value: object, name: str) -> None:
-        if id(value) in self._seen or is_plain(value) or isinstance(value, FIXED):
+        if id(value) in self._seen or isinstance(value, FIXED):
+            return
+        if is_plain(value):
+            # a number or tuple of a user's class may have attributes
+            if hasattr(value, "__dict__"):
+                self._add_dict(vars(value), name)
             return
         self._seen[id(value)] = value
         if isinstance(value, type):
@@ -136,7 +145,7 @@ class Watch:
             self._add_names(vars(value), ("_batch_size", "_device"), name)
         elif isinstance(value, np.ndarray):
             self._add_array(value, name)
-        elif isinstance(value, (types.FunctionType, types.MethodType, functools.partial, *WRAPPERS)):
+        elif isinstance(value, (types.FunctionType, types.MethodType, *BOUND, functools.partial, *WRAPPERS)):
             self._add_callable(value, name)
         elif isinstance(value, (list, tuple, set, frozenset, deque, dict)):
             self._add_holder(value, name)
@@ -175,10 +184,13 @@ class Watch:
         own = getattr(value, "__dict__", {})
         self._sized.append(own)
         self._add_names(own, list(own), name)
-        slots = [each for cls in type(value).__mro__ for each in slots_of(cls) if hasattr(value, each)]
+        slots = [each for cls in type(value).__mro__ for each in slots_of(cls)]
         if slots:
-            self._slots.append((getter(attrgetter, slots), value))
-            self._pending += [(getattr(value, each), f"{name}.{each}") for each in slots]
+            held = _held_in(slots, value)
+            self._slots.append(
+                (functools.partial(_held_in, slots) if ... in held else getter(attrgetter, slots), value)
+            )
+            self._pending += [(each, f"{name}.{slot}") for slot, each in zip(slots, held, strict=True)]
         self._add_class(value)
 
     def _add_class(self, value: object) -> None:
@@ -190,6 +202,7 @@ class Watch:
         if issubclass(cls, nn.Module):
             self._classes.append(cls)
         if not of_library(cls) and not issubclass(cls, Enum):
+            self._pending += [(each, cls.__name__) for each in type(cls).__mro__]
             own = vars(cls)
             self._sized.append(own)
             names = [each for each, held in own.items() if each[:2] != "__" or isinstance(held, types.FunctionType)]
@@ -239,11 +252,33 @@ class Watch:
         self._add_dict(vars(function), name)
         self._pending += [(each, name) for each in (function.__defaults__, function.__kwdefaults__)]
         scope = function.__globals__
-        read = [each for each in globals_of(function.__code__) if each in scope]
+        names = globals_of(function.__code__)
+        if {"globals", "eval", "exec"}.intersection(names):
+            self._refuse(f"{name} calls globals, eval or exec, which may read anything")
+        read = [each for each in names if each in scope]
         if read:
             self._slots.append((getter(itemgetter, read), scope))
         self._pending += [(scope[each], f"the global {each}") for each in read if may_change(scope[each])]
+        names = names_of(function.__code__)
         for module in (scope[each] for each in read if isinstance(scope[each], types.ModuleType)):
-            if not is_library(module.__name__):
-                own = vars(module)
-                self._add_names(own, [each for each in names_of(function.__code__) if each in own], module.__name__)
+            self._add_attributes(module, names)
+        for module in imports_of(function.__code__):
+            # `import a.b` gives the function `a`
+            for each in {module, module.partition(".")[0]} & sys.modules.keys():
+                self._add_attributes(sys.modules[each], names)
+
+    def _add_attributes(self, module: types.ModuleType, names: Sequence[str]) -> None:
+        """What a function may read of a module, and of those that are in it."""
+        if is_library(module.__name__) or (id(module), tuple(names)) in self._modules:
+            return
+        self._modules.add((id(module), tuple(names)))
+        own = vars(module)
+        self._add_names(own, [each for each in names if each in own], module.__name__)
+        for each in names:
+            if isinstance(own.get(each), types.ModuleType):
+                self._add_attributes(own[each], names)
+
+
+def _held_in(slots: Sequence[str], value: object) -> tuple[object, ...]:
+    # one that is not set yet is `...`
+    return tuple([getattr(value, each, ...) for each in slots])

@@ -150,7 +150,7 @@ class Jobs:
     def way_on(self, word: str) -> str:
         """How to go on with the seeds that are neither finished nor failed."""
         left = [seed for seed in self.seeds if seed not in self.finished and seed not in self.failed]
-        begun = [seed for seed in left if seed in self._hosts or self._is_here(seed)]
+        begun = [seed for seed in left if seed in self._hosts or self._is_written(seed)]
         lines = [f"{word}; {len(self.finished)} of {len(self.seeds)} seeds had finished"]
         lines += [f"  go on with seed {seed}: {self._resume(seed)}" for seed in begun]
         if never := [seed for seed in left if seed not in begun]:
@@ -214,4 +214,7 @@ class Jobs:
         return str(folder) if self._is_here(seed) else f"{self._hosts[seed]}:{folder.absolute()}"
 
     def _is_here(self, seed: int) -> bool:
-        return seed in self._folders and (seed not in self._hosts or (self._folders[seed] / "config.json").is_file())
+        return seed in self._folders and (seed not in self._hosts or self._is_written(seed))
+
+    def _is_written(self, seed: int) -> bool:
+        return seed in self._folders and (self._folders[seed] / "config.json").is_file()

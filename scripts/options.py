@@ -126,7 +126,7 @@ def _check_names(arguments: Sequence[str], names: Sequence[str], owners: Owners)
             raise ConfigError("one of the options is empty")
         option = argument.split("=")[0]
         name = option.removeprefix("--").replace("_", "-")
-        is_short = re.fullmatch("-[A-Za-z]", option) is not None and option != "-h"
+        is_short = re.fullmatch("-[A-Za-z]+", option) is not None and option != "-h"
         if (is_short or option.startswith("--")) and name not in (*names, "help"):
             unknown[option if is_short else f"--{name}"] = explain(name, names, owners) or "see --help"
     if unknown:

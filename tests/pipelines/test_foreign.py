@@ -77,6 +77,8 @@ ANSWERS = {
     ("q-learning/maze", "--learning_rate"): "it is --step-size here",
     ("ppo", "--total-timesteps=1e6"): "it is --total-frames here",
     ("dqn", "-n"): "it is --total-frames here",
+    ("dqn", "-tb"): "it is --logger tensorboard here, the default; it writes into the run folder",
+    ("dqn", "--num-gpus"): "it is --device cuda here, or cpu, the default",
     ("ppo", "--n-steps"): "it is --rollout-steps here",
     ("ppo", "--num-minibatches"): "it is --minibatch-size here, the size of one: --num-envs * --rollout",
     ("a2c", "--clip-range"): "other recipes have --clip for it, this one has nothing like it",

@@ -1,9 +1,16 @@
 """Recorded gradients against autograd's, bit for bit; when they are recorded, and what cannot be."""
 
+import array
+import copy
+import functools
 import itertools
 import os
 import random
+import sys
 import warnings
+from collections import deque
+from contextvars import ContextVar
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -414,6 +421,7 @@ EAGER = {
     ),
     "iterator": (lambda: Reads(lambda loss, batch: next(loss.numbers), numbers=itertools.count(1)), "is a count"),
     "array": (lambda: Reads(lambda loss, batch: loss.array[0], array=np.ones(2_000)), "16000 bytes, too many"),
+    "globals": (lambda: Reads(lambda loss, batch: globals()["np"].pi), "may read anything"),
     "taken out": (lambda: Reads(lambda loss, batch: batch.pop("y")), "it takes entries out of the minibatch"),
     "written": (lambda: Reads(write), ""),
     "in place": (lambda: Reads(lambda loss, batch: batch["y"].mul_(2)), ""),
@@ -650,3 +658,148 @@ def test_what_is_no_loss(returns, message):
     loss.returns = returns
     with pytest.raises((TypeError, ValueError), match=message):
         gradient_step(loss, torch.optim.SGD(loss.parameters()))(TensorDict(x=torch.ones(5, 3), batch_size=[5]))
+
+
+# what a loss may read through something of C, or in a place that is easily missed; a setter makes it another
+HOLDERS = {
+    "bound method of a dict": (
+        {"k": 1.0},
+        lambda held: held.get,
+        lambda held: held.update(k=3.0),
+        lambda got: got("k"),
+    ),
+    "partial": ([1.0], lambda held: functools.partial(max, held), lambda held: held.append(3.0), lambda got: got()),
+    "array": (array.array("d", [1.0]), lambda held: held, lambda held: held.insert(0, 3.0), lambda got: got[0]),
+    "deque": (deque([1.0]), lambda held: held, lambda held: held.appendleft(3.0), lambda got: got[0]),
+    "context": (ContextVar("held", default=1.0), lambda held: held, lambda held: held.set(3.0), lambda got: got.get()),
+}
+GOT = None
+CACHED = {"k": 1.0}
+
+
+@functools.cache
+def cached():
+    return CACHED["k"]
+
+
+def cache_anew(number):
+    CACHED["k"] = number
+    cached.cache_clear()
+
+
+HOLDERS["cache"] = (None, lambda held: cache_anew(1.0) or cached, lambda held: cache_anew(3.0), lambda got: got())
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_global_variables_of_c_are_followed_or_left_to_autograd(name, monkeypatch):
+    held, get, change, read = HOLDERS[name]
+    held = copy.deepcopy(held) if name != "context" else held
+    monkeypatch.setitem(globals(), "GOT", get(held))
+    loss = Reads(lambda loss, batch: read(GOT))
+    gradient_of = make_gradient(loss, [loss.weight], "recorded")
+    # the first, second, fourth and eighth replay are compared with autograd, the twelfth is not
+    for number in range(21):
+        assert gradient_of(numbered(number))[0][0].item() == number
+    change(held)
+    for number in range(21, 40):
+        assert gradient_of(numbered(number))[0][0].item() == 3 * number
+
+
+class Slotted:
+    __slots__ = ("k",)
+
+
+class Number(float):
+    """A number with attributes."""
+
+
+class Kinds(type):
+    k = 1.0
+
+
+class OfKind(metaclass=Kinds):
+    pass
+
+
+PLACES = {
+    "slot that was not set": (Slotted, lambda held: setattr(held, "k", 3.0)),
+    "attribute of a number": (lambda: Number(2.0), lambda held: setattr(held, "k", 3.0)),
+    "metaclass": (lambda: OfKind, lambda held: setattr(Kinds, "k", 3.0)),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_attributes_in_odd_places_are_followed(name, monkeypatch, recorded):
+    make, change = PLACES[name]
+    monkeypatch.setattr(Kinds, "k", 1.0)
+    held = make()
+    if name == "attribute of a number":
+        held.k = 1.0
+    loss = Reads(lambda loss, batch: getattr(loss.held, "k", 1.0), held=held)
+    gradient_of = make_gradient(loss, [loss.weight], "recorded")
+    for number in range(21):
+        assert gradient_of(numbered(number))[0][0].item() == number
+    change(held)
+    for number in range(21, 40):
+        assert gradient_of(numbered(number))[0][0].item() == 3 * number
+    assert len(recorded) == 2
+
+
+def test_modules_imported_in_a_loss_and_those_inside_them_are_followed(monkeypatch, recorded):
+    package, inner = ModuleType("own_package"), ModuleType("own_package.inner")
+    package.inner, inner.k = inner, 1.0
+    monkeypatch.setitem(sys.modules, "own_package", package)
+    monkeypatch.setitem(sys.modules, "own_package.inner", inner)
+
+    def read(loss, batch):
+        import own_package.inner
+
+        return own_package.inner.k
+
+    loss = Reads(read)
+    gradient_of = make_gradient(loss, [loss.weight], "recorded")
+    for number in range(21):
+        gradient_of(numbered(number))
+    inner.k = 3.0
+    for number in range(21, 40):
+        assert gradient_of(numbered(number))[0][0].item() == 3 * number
+    assert len(recorded) == 2
+
+
+@pytest.mark.parametrize("setting", ["names", "locked"])
+def test_names_and_locks_of_minibatches_are_kinds(setting, recorded):
+    def batches():
+        for number in range(50):
+            batch = numbered(number)
+            if number > 20 and setting == "names":
+                batch.names = ["time"]
+            yield batch.lock_() if number > 20 and setting == "locked" else batch
+
+    compare(lambda: Reads(lambda loss, batch: 3.0 if batch.is_locked or batch._has_names() else 1.0), batches)
+    assert len(recorded) == 2
+
+
+def test_entries_that_begin_to_share_their_memory_are_left_to_autograd(recorded):
+    def batches():
+        for number in range(40):
+            batch = numbered(number)
+            yield batch.set("other", batch["y"].view_as(batch["y"]) if number > 20 else batch["y"].clone())
+
+    compare(lambda: Reads(lambda loss, batch: batch["y"].mul_(2) * batch["other"]), batches)
+    assert len(recorded) == 1
+
+
+def flag(loss, batch):
+    batch.set_non_tensor("flag", "seen")
+    return 1.0
+
+
+def test_what_is_no_tensor_and_written_into_the_minibatch_is_written_each_time(recorded, caplog):
+    loss = Reads(flag)
+    gradient_of = make_gradient(loss, [loss.weight], "recorded")
+    for number in range(20):
+        batch = numbered(number)
+        gradient_of(batch)
+        assert batch["flag"] == "seen"
+    assert not recorded
+    assert "what is no tensor in it" in caplog.text

@@ -17,12 +17,14 @@ from rich.console import Console
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.evaluation import Evaluation
 from rlpipe.pipelines.progress import Progress
+from rlpipe.pipelines.recipes import RECIPES
 from rlpipe.scripts.facts import Facts
 from rlpipe.scripts.job import Reporter, progress_of
 from rlpipe.scripts.jobs import read_jobs
-from rlpipe.scripts.jobs_results import read_seeds, spell
+from rlpipe.scripts.jobs_results import Jobs, read_seeds, spell
 from rlpipe.scripts.jobs_view import LiveTable, PlainTable, Seed, Seeds
 from rlpipe.scripts.main import run
+from rlpipe.scripts.train import Options
 
 QUICK = ["--total-frames", "512", "--eval-every", "256", "--eval-episodes", "2", "--final-eval-episodes", "3"]
 PPO = ["ppo", *QUICK, "--num-envs", "4", "--rollout-steps", "16", "--minibatch-size", "32", "--epochs", "1"]
@@ -174,6 +176,19 @@ def test_sigterm_stops_all_and_says_how_to_go_on(tmp_path, monkeypatch):
         "  not begun: --seeds 1,4-5",
     ]
     assert list((folder / "checkpoints").iterdir())
+
+
+def test_a_seed_that_has_written_nothing_is_not_gone_on_with(tmp_path):
+    options = Options(RECIPES["ppo"].config(), run_dir=tmp_path)
+    jobs = Jobs(RECIPES["ppo"], options, None, [0, 1, 2])
+    for seed in (0, 1):
+        jobs.job(seed)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "config.json").touch()
+    assert jobs.way_on("interrupted").splitlines()[1:] == [
+        f"  go on with seed 1: rlpipe resume {tmp_path / '1'}",
+        "  not begun: --seeds 0,2",
+    ]
 
 
 def test_what_no_seed_can_be_trained_with_is_one_line():
