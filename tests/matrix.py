@@ -64,7 +64,7 @@ def try_out(kind: str) -> list[str]:
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", constraints]
     if run(*pip, ROOT, "pytest", "pytest-xdist", "hypothesis"):
         return [kind, *["failed to install"], *["" for _ in PACKAGES], "", ""]
-    for each in ("tests", "setup.cfg"):
+    for each in ("tests", "scripts", "setup.cfg"):
         (folder / each).symlink_to(ROOT / each)
     versions = subprocess.run([python, "-c", _VERSIONS], cwd=folder, check=True, capture_output=True, text=True)
     trained = run(folder / "venv" / "bin" / "rlpipe", "train", "ppo", "--quiet", cwd=folder)
