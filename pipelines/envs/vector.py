@@ -21,6 +21,7 @@ from rlpipe.pipelines.dtypes import readable
 from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
+from rlpipe.pipelines.envs.sync import copy_observations
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.notices import notice
 from rlpipe.pipelines.wrappers import check_wrappers
@@ -60,6 +61,7 @@ class VectorEnv(EnvBase):
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         check_wrappers(envs, getattr(envs.spec, "id", None))
+        copy_observations(envs)
         self.envs = envs
         self.cast_action = ActionCast(envs.single_action_space)
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
