@@ -31,7 +31,7 @@ MAX_EPISODE_STEPS = 10_000
 _CHUNK, _SHORT_CHUNK = 32, 4
 """Steps of each environment between two looks at whether all is done; what is stepped beyond is for nothing."""
 _SLOW = 10.0
-"""Seconds without an episode's end after which it is said that there is no hurry."""
+"""Seconds without the end of an episode after which a warning says so."""
 _LOG = logging.getLogger("rlpipe")
 _TOLD: set[tuple[str, object]] = set()
 
@@ -92,9 +92,10 @@ def evaluate(
     """Run whole episodes and keep the return and length of each.
 
     The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
-    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them; their returns are
-    the environment's own, whatever transforms make of rewards. Neither the policy nor any random generator is changed,
-    the process's own included.
+    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them (environments that
+    are vectorised themselves, such as CartPole, draw for all at once); their returns are the environment's own,
+    whatever transforms make of rewards. Neither the policy nor any random generator is changed, the process's own
+    included.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -150,7 +151,8 @@ def is_endless(env_config: EnvConfig) -> bool:
 def _tell_once(what: str, env_id: object, words: str) -> None:
     if (what, env_id) not in _TOLD:
         _TOLD.add((what, env_id))
-        _LOG.warning("rlpipe: %s %s; --max-episode-steps (max_episode_steps) sets a limit", env_id, words)
+        limit = "train with --max-episode-steps (max_episode_steps), which sets a limit"
+        _LOG.warning("rlpipe: %s %s; %s", env_id, words, limit)
 
 
 def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int = 1) -> int:
