@@ -81,6 +81,34 @@ def test_a_vector_environment_that_uses_its_arrays_again_is_copied(identical):
     identical(*[walk(VectorEnv(envs, seed=0), 8) for envs in (Kept(), plain)])
 
 
+class Tells(SameStepCartPole):
+    """A vector environment of one piece that tells of successes in a way of its own."""
+
+    def __init__(self, told):
+        super().__init__(2, max_episode_steps=3)
+        self.told = told
+
+    def step(self, action):
+        *arrays, info = super().step(action)
+        return *arrays, {**info, "final_info": self.told}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"is_success": np.array([True, False])}, [(2, 0, 1.0), (2, 1, 0.0)]),
+        ({"is_success": np.array([0.5, 1.0]), "_is_success": np.array([True, False])}, [(2, 0, 0.5)]),
+        ({"is_success": np.array([None, "yes"])}, []),
+        (np.array([{"is_success": True}, None], dtype=object), []),
+    ],
+)
+def test_successes_of_a_vector_environment_of_one_piece(told, expected):
+    env = VectorEnv(Tells(told), seed=0)
+    env.tell_successes()
+    walk(env, 3)
+    assert env.take_successes() == expected
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_an_environment_that_changes_its_action_leaves_the_batch_what_was_drawn(num_envs):
     env = make_env(EnvConfig("tests/Moves-v0", num_envs), seed=0)
