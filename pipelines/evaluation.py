@@ -18,7 +18,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
 from rlpipe.pipelines.envs.guard import Arrays
-from rlpipe.pipelines.envs.held import hold, size_for
+from rlpipe.pipelines.envs.held import Seat, hold, size_for
 from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
@@ -31,7 +31,7 @@ MAX_EPISODE_STEPS = 10_000
 _CHUNK, _SHORT_CHUNK = 32, 4
 """Steps of each environment between two looks at whether all is done; what is stepped beyond is for nothing."""
 _SLOW = 10.0
-"""Seconds without an episode's end after which it is said that there is no hurry."""
+"""Seconds without the end of an episode after which a warning says so."""
 _LOG = logging.getLogger("rlpipe")
 _TOLD: set[tuple[str, object]] = set()
 
@@ -92,9 +92,10 @@ def evaluate(
     """Run whole episodes and keep the return and length of each.
 
     The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
-    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them; their returns are
-    the environment's own, whatever transforms make of rewards. Neither the policy nor any random generator is changed,
-    the process's own included.
+    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them (environments that
+    are vectorised themselves, such as CartPole, draw for all at once); their returns are the environment's own,
+    whatever transforms make of rewards. Neither the policy nor any random generator is changed, the process's own
+    included.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -103,7 +104,7 @@ def evaluate(
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
         transforms: of the environment that the policy was trained in; they are copied, and learn nothing here. Of
-            statistics for each environment, `[n, ...]`, environment `i` takes row `i` modulo `n`.
+            statistics for each environment, `[n, ...]`, stream `i` takes row `i` modulo `n`.
         num_envs: how many environments are open at most; by default `MAX_ENVS` of those that Gymnasium, ALE and rlpipe
             bring along, and one of any other, of which perhaps no more can run. With fewer, streams wait their turn.
 
@@ -125,12 +126,12 @@ def evaluate(
     with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
         env = make_env(config, seed=seed)
         stack.callback(env.close, raise_if_closed=False)
-        hold(env, transforms, policy)
+        seats = hold(env, transforms, policy)
         tally = Tally(env.base_env, quotas)
         collector = _make_collector(env, policy, _SHORT_CHUNK if num_envs < streams else _CHUNK, stochastic=stochastic)
         stack.callback(collector.shutdown, raise_on_error=False)
         with evaluating(policy, seed):
-            _play(collector, tally, env_config.env_id if endless else None)
+            _play(collector, tally, seats, env_config.env_id if endless else None)
     evaluation = tally.evaluation()
     if endless and (cut := sum(length >= MAX_EPISODE_STEPS for length in evaluation.lengths)):
         _tell_once(
@@ -150,7 +151,8 @@ def is_endless(env_config: EnvConfig) -> bool:
 def _tell_once(what: str, env_id: object, words: str) -> None:
     if (what, env_id) not in _TOLD:
         _TOLD.add((what, env_id))
-        _LOG.warning("rlpipe: %s %s; --max-episode-steps (max_episode_steps) sets a limit", env_id, words)
+        limit = "train with --max-episode-steps (max_episode_steps), which sets a limit"
+        _LOG.warning("rlpipe: %s %s; %s", env_id, words, limit)
 
 
 def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int = 1) -> int:
@@ -187,13 +189,15 @@ def _make_collector(
     )
 
 
-def _play(collector: SyncDataCollector, tally: Tally, endless: object) -> None:
+def _play(collector: SyncDataCollector, tally: Tally, seats: Sequence[Seat], endless: object) -> None:
     """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
     base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
     for first in range(0, len(tally.returns), base.envs.num_envs):
         tally.begin(first)
         if first:
             base.seed_as(first)
+            for seat in seats:
+                seat(first)
             collector.reset()
         while tally.missing:
             next(batches)

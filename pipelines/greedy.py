@@ -20,6 +20,7 @@ from rlpipe.modules import CategoricalActor, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.pipelines.envs import BinObservation, make_env
 from rlpipe.pipelines.envs.held import per_environment
+from rlpipe.pipelines.envs.transforms import Standardize
 from rlpipe.pipelines.evaluation import most_copies
 from rlpipe.pipelines.trained import Trained
 
@@ -238,7 +239,7 @@ def _of_observations(transforms: tuple[Transform, ...], dims: int) -> list[nn.Mo
             raise ConfigError(f"the transform {type(transform).__name__} of the action cannot be exported")
         if "observation" not in transform.in_keys:
             continue
-        if type(transform) is ObservationNorm and _is_plain(transform, dims):
+        if type(transform) in (ObservationNorm, Standardize) and _is_plain(transform, dims):
             made.append(_Normalize(transform))
         elif isinstance(transform, BinObservation):
             made.append(_Bins(transform))

@@ -282,7 +282,7 @@ def run_recipe(
 
     Raises:
         ConfigError: there is no such recipe or option, a value is not allowed, or the folder exists already.
-        TrainingError: the run came to grief.
+        TrainingError: training failed; says where and why.
         InterruptedRunError: by Ctrl-C or SIGTERM; says how to go on.
     """
     recipe = find_recipe(name)

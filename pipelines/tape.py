@@ -159,6 +159,7 @@ def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:
 
 Replay = Callable[..., Sequence[Tensor]]
 """From other tensors in the place of a tape's inputs to its outputs; parameters and constants are the same tensors."""
+_NEGATIVE_ZERO = "negative_zero"
 
 
 def script(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
@@ -184,10 +185,10 @@ def script(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> R
         lines.append(f"{left}{',' if several else ''} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
     returned = ", ".join(map(write, outputs))
     taken = [f"{letter}{index}" for letter, each in (("x", inputs), ("c", constants)) for index in range(len(each))]
-    signature = ", ".join(f"{name}: Tensor" for name in taken)
+    signature = ", ".join([*(f"{name}: Tensor" for name in taken), f"{_NEGATIVE_ZERO}: float"])
     source = "\n    ".join([f"def replay({signature}):", *lines, f"return ({returned},)"])
     function = torch.jit.CompilationUnit(f"{source}\n").replay
-    return lambda *others: function(*others, *constants)
+    return lambda *others: function(*others, *constants, -0.0)
 
 
 def _literal(value: Any, write: Callable[[Any], str]) -> str:
@@ -197,6 +198,9 @@ def _literal(value: Any, write: Callable[[Any], str]) -> str:
         return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
+    if isinstance(value, float) and not value and math.copysign(1.0, value) < 0:
+        # not a constant, because TorchScript keeps equal ones once, and 0.0 is equal
+        return _NEGATIVE_ZERO
     if isinstance(value, torch.device):
         return f"torch.{value!r}"
     if value is None or isinstance(value, (int, float, str, torch.dtype, torch.layout, torch.memory_format)):

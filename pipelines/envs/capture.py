@@ -10,10 +10,11 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from rlpipe.pipelines.checked import Checked
+from rlpipe.pipelines.envs.sync import Copied
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.pixels import PixelObservation
 
-_WITHOUT_STATE = (Checked, OrderEnforcing, PassiveEnvChecker)
+_WITHOUT_STATE = (Checked, Copied, OrderEnforcing, PassiveEnvChecker)
 _WITH_STATE = (TimeLimit, PixelObservation)
 
 

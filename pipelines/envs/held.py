@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,12 +32,14 @@ from torchrl.envs import (
 
 from rlpipe.errors import ConfigError
 
+Seat = Callable[[int], None]
+"""Gives environments the rows of statistics from one on, as if they were those of a larger number from there on."""
 _LIBRARIES = ("torchrl", "rlpipe")
 _STATISTICS = (ObservationNorm, RewardScaling, ActionScaling)
 _KNOWN = (*_STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPrimer, TrajCounter)
 
 
-def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module | None = None) -> None:
+def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module | None = None) -> list[Seat]:
     """Append copies of transforms to an environment for evaluation.
 
     Statistics are those of the originals and stay as they are. Where there is a row of them for each environment, `[m,
@@ -52,20 +55,25 @@ def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module
         transforms: of the environment that the policy was trained in; they are left as they are.
         policy: that is evaluated.
 
+    Returns:
+        For each transform with a row for each environment, what gives them other rows.
+
     Raises:
         ConfigError: a running normalisation has no statistics, or keeps them elsewhere; or a transform steps
             environments itself.
     """
     check_steps(transforms)
+    seats: list[Seat] = []
     for transform in each_of(transforms):
         if isinstance(transform, RandomTruncationTransform):
             continue
         held = _copied(transform)
-        _settle(held, env)
+        seats += _settle(held, env)
         env.append_transform(held)
     if policy is not None:
         _append_state(env, policy)
     env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
+    return seats
 
 
 def each_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
@@ -143,13 +151,14 @@ def _copied(transform: Transform) -> Transform:
     return copied
 
 
-def _settle(held: Transform, env: TransformedEnv) -> None:
+def _settle(held: Transform, env: TransformedEnv) -> list[Seat]:
     """Hold a copy's statistics still, and bring what it keeps for each environment to the environment's size."""
     freeze = getattr(held, "freeze", None)
     if callable(freeze):
         freeze()
+    seats: list[Seat] = []
     if isinstance(held, (VecNorm, VecNormV2)):
-        _settle_running(held, env)
+        seats = _settle_running(held, env)
     elif isinstance(held, (CatFrames, TimeMaxPool)):
         _empty_frames(held)
     elif isinstance(held, TensorDictPrimer) and held.primers.ndim:
@@ -160,10 +169,17 @@ def _settle(held: Transform, env: TransformedEnv) -> None:
         dims = [found for key in [*held.in_keys, *held.in_keys_inv] if (found := _dims(env, key)) is not None]
         for name, value in held.named_buffers():
             if dims and per_environment(value, value, max(dims)):
-                setattr(held, name, value[_rows(len(value), env)])
+                seats.append(functools.partial(_seat_buffer, held, name, value, env))
+    for seat in seats:
+        seat(0)
+    return seats
 
 
-def _settle_running(held: VecNorm | VecNormV2, env: TransformedEnv) -> None:
+def _seat_buffer(held: Transform, name: str, rows: Tensor, env: TransformedEnv, first: int) -> None:
+    setattr(held, name, rows[_rows(len(rows), env, first)])
+
+
+def _settle_running(held: VecNorm | VecNormV2, env: TransformedEnv) -> list[Seat]:
     if isinstance(held, VecNorm):
         known = held._td is not None
     elif not held.stateful:
@@ -178,17 +194,24 @@ def _settle_running(held: VecNorm | VecNormV2, env: TransformedEnv) -> None:
             f"{type(held).__name__} has no statistics yet; give the evaluation the one of the environment that was "
             "trained in"
         )
-    if isinstance(held, VecNormV2):
-        held._loc, held._var = (_sized(statistics, env) for statistics in (held._loc, held._var))
+    if not isinstance(held, VecNormV2):
+        return []
+    seats: list[Seat] = []
+    for name in ("_loc", "_var"):
+        statistics: TensorDictBase = getattr(held, name)
+        entries = [(key, value, _dims(env, key)) for key, value in statistics.items(True, True)]
+        rows = [key for key, value, dims in entries if dims is not None and per_environment(value, value, dims)]
+        seats.append(functools.partial(_seat_entries, held, name, statistics, rows, env))
+    return seats
 
 
-def _sized(statistics: TensorDictBase, env: TransformedEnv) -> TensorDictBase:
-    sized = TensorDict()
-    for key, value in statistics.items(True, True):
-        dims = _dims(env, key)
-        rows = dims is not None and per_environment(value, value, dims)
-        sized.set(key, value[_rows(len(value), env)] if rows else value)
-    return sized
+def _seat_entries(
+    held: Transform, name: str, statistics: TensorDictBase, keys: list[Any], env: TransformedEnv, first: int
+) -> None:
+    seated = TensorDict(dict(statistics.items(True, True)))
+    for key in keys:
+        seated.set(key, statistics[key][_rows(len(statistics[key]), env, first)])
+    setattr(held, name, seated)
 
 
 def _empty_frames(held: CatFrames | TimeMaxPool) -> None:
@@ -197,8 +220,8 @@ def _empty_frames(held: CatFrames | TimeMaxPool) -> None:
             setattr(held, name, nn.UninitializedBuffer())
 
 
-def _rows(number: int, env: TransformedEnv) -> Tensor:
-    return torch.arange(env.batch_size[0]) % number
+def _rows(number: int, env: TransformedEnv, first: int = 0) -> Tensor:
+    return torch.arange(first, first + env.batch_size[0]) % number
 
 
 def _dims(env: EnvBase, key: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,6 +95,30 @@ class SyncEnvs(SyncVectorEnv):
 
     def _kept(self) -> Observation:
         return {key: row.copy() for key, row in self._rows.items()} if self._is_dict else self._rows.copy()
+
+
+def copy_observations(envs: gym.vector.VectorEnv) -> None:
+    """Have the environments of Gymnasium's own `SyncVectorEnv`, which may be wrapped, give copies of observations.
+
+    It collects them as they are until the last environment has stepped, and hands the last ones of episodes on so.
+    """
+    stock = envs.unwrapped
+    if isinstance(stock, SyncVectorEnv) and not isinstance(stock, SyncEnvs):
+        stock.envs = [each if isinstance(each, Copied) else Copied(each) for each in stock.envs]
+
+
+class Copied(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives copies of observations, because environments use an array again, and may share it with others."""
+
+    def reset(self, **options: Any) -> tuple[Observation, dict[str, Any]]:
+        """See Gymnasium."""
+        observation, info = self.env.reset(**options)
+        return copy.deepcopy(observation), info
+
+    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+        """See Gymnasium."""
+        observation, *rest = self.env.step(action)
+        return copy.deepcopy(observation), *rest
 
 
 def _given(env: Env) -> Env:

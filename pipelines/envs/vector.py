@@ -21,6 +21,7 @@ from rlpipe.pipelines.dtypes import readable
 from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.capture import can_capture, capture, restore
 from rlpipe.pipelines.envs.guard import Arrays, Guard
+from rlpipe.pipelines.envs.sync import copy_observations
 from rlpipe.pipelines.fitting import check_like
 from rlpipe.pipelines.notices import notice
 from rlpipe.pipelines.wrappers import check_wrappers
@@ -60,6 +61,7 @@ class VectorEnv(EnvBase):
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         check_wrappers(envs, getattr(envs.spec, "id", None))
+        copy_observations(envs)
         self.envs = envs
         self.cast_action = ActionCast(envs.single_action_space)
         self._action_shape = (envs.num_envs, *(envs.single_action_space.shape or ()))
@@ -148,7 +150,6 @@ class VectorEnv(EnvBase):
         done = terminated | truncated
         # a third of the time of `any`
         ended = np.count_nonzero(done) > 0
-        self._since += 1
         if ended and self._successes is not None and "final_info" in info:
             self._note_successes(info["final_info"], done)
         after = {
@@ -162,7 +163,7 @@ class VectorEnv(EnvBase):
         }
         root = self._make_root(observed, done if ended else None, after)
         # an environment of TorchRL is a module, which looks for long at each attribute that it is given
-        self.__dict__.update(root=root, _restarted=done.copy())
+        self.__dict__.update(root=root, _restarted=done.copy(), _since=self._since + 1)
         return after
 
     def _last(self, observed: Arrays, final: np.ndarray | None, done: np.ndarray) -> Arrays:
@@ -185,7 +186,7 @@ class VectorEnv(EnvBase):
 
     def tell_successes(self) -> None:
         """From now on, keep what environments say of `is_success` in the info of an episode's last step."""
-        self._successes, self._since = [], 0
+        self.__dict__.update(_successes=[], _since=0)
 
     def take_successes(self) -> list[tuple[int, int, float]]:
         """What was kept since the last call: the step, from 0; the environment; the success, 0 or 1 or as told."""
@@ -193,15 +194,16 @@ class VectorEnv(EnvBase):
         self.tell_successes()
         return taken
 
-    def _note_successes(self, told: dict[str, Any], done: np.ndarray) -> None:
-        if "is_success" not in told or self._successes is None:
+    def _note_successes(self, told: Any, done: np.ndarray) -> None:
+        if not isinstance(told, dict) or "is_success" not in told or self._successes is None:
             return
-        for index in np.flatnonzero(done & told["_is_success"]):
+        # a vector environment of one piece may tell of all, and leave out of whom
+        for index in np.flatnonzero(done & told.get("_is_success", done)):
             # an info may hold anything
             with contextlib.suppress(TypeError, ValueError):
                 success = float(told["is_success"][index])
                 if math.isfinite(success):
-                    self._successes.append((self._since - 1, int(index), success))
+                    self._successes.append((self._since, int(index), success))
 
     def can_capture(self) -> bool:
         """Whether `get_state` and `set_state` know all there is to know of the environments."""

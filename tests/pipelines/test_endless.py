@@ -32,7 +32,7 @@ def test_an_evaluation_that_is_cut_says_so_once(caplog):
     assert found.lengths == (50,) * 3
     assert caplog.messages == [
         "rlpipe: tests/Endless-v0 has no time limit, and 3 of 3 evaluation episodes were cut at 50 steps: their "
-        "returns are those up to there; --max-episode-steps (max_episode_steps) sets a limit"
+        "returns are those up to there; train with --max-episode-steps (max_episode_steps), which sets a limit"
     ]
 
 

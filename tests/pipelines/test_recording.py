@@ -527,6 +527,18 @@ def test_numbers_that_are_equal_are_not_taken_for_one(number, recorded):
     assert len(recorded) == 2
 
 
+def test_a_loss_may_have_zeros_of_both_signs(recorded, caplog):
+    """As an entropy bonus without weight has; TorchScript takes the two for one."""
+
+    def read(loss, batch):
+        sizes = batch["y"].abs()
+        return torch.ones(()).copysign(sizes * 0.0) + 2 * torch.ones(()).copysign(sizes * -0.0)
+
+    compare(lambda: Reads(read), lambda: [numbered(at) for at in range(14)])
+    assert len(recorded) == 1
+    assert not caplog.records
+
+
 def test_nested_entries_and_those_beyond_in_keys_are_read():
     loss = Reads(lambda loss, batch: batch["deep", "x"] if ("deep", "x") in batch.keys(True) else batch["y"])
     loss.in_keys = ["deep"]

@@ -1,5 +1,6 @@
 """What environments may do with arrays, infos, flags and types: each is told apart from a plain one by nothing."""
 
+import functools
 import sys
 import warnings
 
@@ -8,6 +9,7 @@ import numpy as np
 import odd
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 from walking import register, rollout, walk
 
 from rlpipe.errors import ConfigError, TrainingError
@@ -32,6 +34,15 @@ def test_arrays_that_are_used_again_are_copied(name, plain, backend, num_envs, i
     identical(seen, expected)
     assert expected["observation"][0, :, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
     assert expected["next", "observation"][0, :, 0].tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2]
+
+
+@pytest.mark.parametrize("wrap", [lambda envs: envs, gym.vector.VectorWrapper])
+@pytest.mark.parametrize(("name", "plain"), [("Shares", "Plain"), ("MaskedReuses", "Masked")])
+def test_so_they_are_in_gymnasiums_own_vector_environment(name, plain, wrap, identical):
+    makers = [functools.partial(gym.make, f"tests/{name}-v0", disable_env_checker=True)] * 2
+    envs = wrap(gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
+    seen = walk(VectorEnv(envs, seed=0), 12)
+    identical(seen, rollout(f"tests/{plain}-v0", "sync", 2))
 
 
 def test_a_partial_reset_leaves_the_rows_of_the_others():
@@ -68,6 +79,34 @@ class Kept(SameStepCartPole):
 def test_a_vector_environment_that_uses_its_arrays_again_is_copied(identical):
     plain = SameStepCartPole(2, max_episode_steps=3)
     identical(*[walk(VectorEnv(envs, seed=0), 8) for envs in (Kept(), plain)])
+
+
+class Tells(SameStepCartPole):
+    """A vector environment of one piece that tells of successes in a way of its own."""
+
+    def __init__(self, told):
+        super().__init__(2, max_episode_steps=3)
+        self.told = told
+
+    def step(self, action):
+        *arrays, info = super().step(action)
+        return *arrays, {**info, "final_info": self.told}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"is_success": np.array([True, False])}, [(2, 0, 1.0), (2, 1, 0.0)]),
+        ({"is_success": np.array([0.5, 1.0]), "_is_success": np.array([True, False])}, [(2, 0, 0.5)]),
+        ({"is_success": np.array([None, "yes"])}, []),
+        (np.array([{"is_success": True}, None], dtype=object), []),
+    ],
+)
+def test_successes_of_a_vector_environment_of_one_piece(told, expected):
+    env = VectorEnv(Tells(told), seed=0)
+    env.tell_successes()
+    walk(env, 3)
+    assert env.take_successes() == expected
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
