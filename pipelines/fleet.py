@@ -160,17 +160,23 @@ class Fleet:
             self._sent[index] = self._round
 
     def _comes_to_rest(self, index: int) -> None:
-        """Take note of which asynchronous collector has delivered, and now waits for a policy."""
+        """Take note of which asynchronous collector has delivered, and now waits for a policy.
+
+        It is asked before it goes on: later it would tell of its next batch, or not at all.
+        """
         self._resting, self._staleness = [index], self._round - self._sent[index]
+        self._note_successes(self.call("report", workers=self._resting))
+
+    def _note_successes(self, reports: Sequence[dict[str, Any]]) -> None:
+        self.successes = [success for report in reports for success in report["successes"]]
 
     def _arrived(self, batch: TensorDictBase) -> TensorDictBase:
         """Take note of a batch."""
-        reports = self.call("report", workers=self._resting)
-        self.successes = [success for report in reports for success in report["successes"]]
         if self.asynchronous:
-            index = self._resting[0]
-            batch.set(("collector", "worker"), torch.full(batch.shape, index))
+            batch.set(("collector", "worker"), torch.full(batch.shape, self._resting[0]))
         else:
+            reports = self.call("report")
+            self._note_successes(reports)
             self._busy = sum(report["busy"] for report in reports) / self.num_collectors
             if self._passes_streams:
                 set_streams(self._learner, reports[0]["streams"])

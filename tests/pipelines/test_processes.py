@@ -141,6 +141,29 @@ def test_asynchronous_collection_is_behind_and_goes_on_after_a_stop(tmp_path):
     assert not torch.equal(starts[0], begun)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_successes_are_those_of_the_batch(asynchronous):
+    sizes = {"num_envs": 4, "rollout_steps": 8, "warmup_frames": 32, "total_frames": 320}
+    config = dqn.Config(env_id="test_ended:tests/Goal-v0", asynchronous=asynchronous, **TWO, **sizes)
+    pipeline, told, expected = builder("dqn")(config), [], []
+    learn = pipeline.learn
+
+    def watched(batch):
+        done = batch["next", "done"].squeeze(-1)
+        lengths = batch["next", "observation"][done].flatten().int()
+        expected.append(sorted(float(length % 2 == 0) for length in lengths))
+        told.append(sorted(pipeline.collector.successes))
+        return learn(batch)
+
+    pipeline.learn = watched
+    try:
+        train(pipeline)
+    finally:
+        pipeline.close()
+    assert told == expected
+    assert sum(map(len, told)) > 50
+
+
 def test_an_environment_that_fails_in_a_collector_speaks_for_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = dqn.Config(env_id="fragile:tests/Broken-v0", total_frames=1000, num_envs=4, **TWO)
