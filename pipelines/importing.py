@@ -10,24 +10,24 @@ from types import ModuleType
 from rlpipe.errors import ConfigError
 
 
-def import_module(name: str, option: str) -> ModuleType:
+def import_module(module: str, option: str) -> ModuleType:
     """Import a module.
 
     Args:
-        name: of the module.
+        module: its name.
         option: that named it, with its value, for messages.
 
     Raises:
         ConfigError: there is none of this name, or it fails to be imported, for whatever reason.
     """
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"{option}: the module {name!r} cannot be imported: {reason_of(error)}") from error
-        raise ConfigError(f"{option}: there is no module {name!r}{_hint(name)}") from error
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ConfigError(f"{option}: the module {module!r} cannot be imported: {reason_of(error)}") from error
+        raise ConfigError(f"{option}: there is no module {module!r}{_hint(module)}") from error
     except (Exception, SystemExit) as error:  # its code may do anything
-        raise ConfigError(f"{option}: the module {name!r} cannot be imported: {reason_of(error)}") from error
+        raise ConfigError(f"{option}: the module {module!r} cannot be imported: {reason_of(error)}") from error
 
 
 def reason_of(error: BaseException) -> str:

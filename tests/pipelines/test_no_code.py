@@ -21,7 +21,7 @@ IMPORTERS = {
     "importlib.import_module(f'rlpipe.scripts.{command}')",
     "importlib.import_module(f'rlpipe.scripts.benchmarks.{name}')",
     "importlib.import_module(package)",
-    "importlib.import_module(name)",
+    "importlib.import_module(module)",
     "import_module(name, 'trust-module')",
     "import_module(module, f'env-id is {env_id!r}')",
 }
