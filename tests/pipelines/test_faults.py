@@ -182,7 +182,7 @@ def test_an_evaluation_tells_of_faults_as_training_does():
     with pytest.raises(
         TrainingError, match=r"^environment 1 of 2 \(tests/Nan-v0\) failed in step 3: key 'observation'"
     ):
-        evaluate(policy, EnvConfig("tests/Nan-v0", 2), episodes=2, seed=0)
+        evaluate(policy, EnvConfig("tests/Nan-v0", 2), episodes=2, seed=0, num_envs=2)
 
 
 def train(env_id, backend):
