@@ -177,7 +177,7 @@ def test_help_of_a_command_lists_its_options(capsys, command):
         (["trian"], "no command is called 'trian'; did you mean train?"),
         (["train", "ppoo"], "no recipe is called 'ppoo'; did you mean ppo?"),
         (["train", "--seed", "3"], "the recipe comes before the options"),
-        (["train", "ppo", "--num-env", "3"], "no option is called --num-env; did you mean --num-envs?"),
+        (["train", "ppo", "--num-env", "3"], "no option is called --num-env; it is --num-envs here"),
         (["train", "ppo", "--zzz"], "no option is called --zzz; see --help"),
         (["train", "ppo", "stray"], "error: Unrecognized options: stray\n"),
         (["train", "ppo", "--num-envs"], "error: Missing value for argument '--num-envs'."),
