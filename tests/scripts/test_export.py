@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import gymnasium as gym
@@ -117,7 +118,10 @@ def test_acts_as_the_policy_does(runs, tmp_path, capsys, kind, suffix):
     assert (
         run(["export", str(runs(kind)), "--format", {".onnx": "onnx", ".pt2": "torch"}[suffix], "--out", str(out)]) == 0
     )
-    assert "acts as the policy does on 512 observations" in capsys.readouterr().out
+    # of a custom environment no more copies are open than in training, and fewer are visited
+    visited = re.search(r"acts as the policy does on (\d+) observations", capsys.readouterr().out)
+    assert visited
+    assert int(visited[1]) >= 384
     act, steps = actor(out), 100
     with trained(runs(kind)) as agent, set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
         env = make_env(agent.config.env, seed=5, transforms=[each.clone() for each in agent.transforms])
