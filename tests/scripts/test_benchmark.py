@@ -86,7 +86,7 @@ def refused(capsys, *arguments):
         (["collect", "--seeds", "4294967296"], "seeds has '4294967296'"),
         (["collect", "--seeds", "3,1,3"], "seeds has 3 twice"),
         (["solve", "--against", "torchrl-trainr"], "against has 'torchrl-trainr'; did you mean torchrl-trainer?"),
-        (["solve", "--algorithms", "ppo,sac"], "algorithms has 'sac'; did you mean a2c?"),
+        (["solve", "--algorithms", "ppo,sac"], "algorithms has 'sac'; there are ppo, dqn, a2c, reinforce"),
         (["solve", "--algorithms", "none"], "algorithms is 'none'; expected some of ppo, dqn, a2c, reinforce"),
         (["solve", "--frames", "0"], "frames is 0; allowed is 1 or more"),
         (["solve", "--seeds", "1", "--seed-of-seeds", "2"], "seeds and seed_of_seeds are both given"),
@@ -188,7 +188,7 @@ def test_nothing_to_measure_is_an_error(capsys, monkeypatch):
 
 
 def test_help_is_quick_and_the_script_works_too():
-    code = "import sys; from rlpipe.scripts.main import run; run(['benchmark', 'collect', '--sed', '1'])"
+    code = "import sys; from rlpipe.scripts.main import run; run(['benchmark', 'collect', '--seds', '1'])"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], capture_output=True, text=True, check=True
     )
