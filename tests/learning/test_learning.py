@@ -61,8 +61,8 @@ def test_a_state_dependent_std_learns_identity_with_box_actions():
 
 @pytest.mark.parametrize("module", [ppo, dqn, a2c, reinforce])
 def test_cartpole_is_solved(module, device):
-    # on another device samples are others, and no figure was taken there; ppo's default is restless: of seeds 0 to 9 the
-    # worst ends with 337 on one kind of processor, and this one with 500 on another, which rounds differently
+    # on another device samples are others, and no figure was taken there; ppo's default is restless: this seed ends
+    # with 337 on one kind of processor and with 500 on another, which rounds differently
     least = 250 if module is ppo else 475
     enough = least if device == "cpu" else 200
     assert train_and_evaluate(module, episodes=100, device=device).mean >= enough
