@@ -7,7 +7,6 @@ import copy
 import difflib
 import functools
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,11 +138,14 @@ def _nearest(env_id: str) -> list[str]:
 
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     """The entry of an Atari game, with the limit in steps that its id has in frames."""
-    if importlib.util.find_spec("ale_py") is None:
+    try:
+        import_module("ale_py", f"env-id is {env_id!r}")
+    except ConfigError as error:
+        if getattr(error.__cause__, "name", None) != "ale_py":
+            raise
         raise ConfigError(
             f'env-id is {env_id!r}, which Gymnasium does not know; it needs an extra: pip install "rlpipe[atari]"'
-        )
-    import_module("ale_py", f"env-id is {env_id!r}")
+        ) from error
     spec = copy.deepcopy(gym.spec(env_id))
     if is_game(spec):
         spec.max_episode_steps = spec.kwargs["max_num_frames_per_episode"] // FRAMESKIP

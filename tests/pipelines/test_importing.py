@@ -1,5 +1,7 @@
 """Modules that environments come from: a fault of theirs is told as theirs, and `--trust-module` imports them."""
 
+import contextlib
+import importlib
 import sys
 
 import gymnasium as gym
@@ -64,6 +66,9 @@ def modules(tmp_path, monkeypatch):
     for name, text in MODULES.items():
         (tmp_path / "modules" / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    # imported for the first time within a test, its games would leave the registry with what the test registers
+    with contextlib.suppress(ImportError):
+        importlib.import_module("ale_py")
     registry = dict(gym.registry)
     yield
     for name in MODULES:
