@@ -34,7 +34,7 @@ docs: .venv/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench: .venv/.installed
-	for what in collect update solve scale breakdown; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
+	for what in collect update solve scale; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
 
 # the last two lines are what a user does: an empty environment, and a folder that is not this one
 package: .venv/.installed

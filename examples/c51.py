@@ -9,8 +9,8 @@ from tensordict.nn import TensorDictSequential
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from rlpipe import EnvConfig, SyncDataCollector, evaluate, gradient_step, make_env, off_policy
-from rlpipe.losses import TargetUpdate, frozen_copy, functional
-from rlpipe.modules import MLP, EpsilonGreedy, Linear, NStep, QActor
+from rlpipe.losses import NStep, TargetUpdate, frozen_copy, functional
+from rlpipe.modules import MLP, EpsilonGreedy, Linear, QActor
 
 
 class Distributions(MLP):

@@ -14,8 +14,8 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 import rlpipe
 from rlpipe import EnvConfig, PrioritizedSampler, SyncDataCollector, evaluate, gradient_step, make_env, off_policy
-from rlpipe.losses import DQNLoss, TargetUpdate
-from rlpipe.modules import MLP, DuelingHead, EpsilonGreedy, Linear, NStep, QActor
+from rlpipe.losses import DQNLoss, NStep, TargetUpdate
+from rlpipe.modules import MLP, DuelingHead, EpsilonGreedy, Linear, QActor
 
 
 def main(seed: int = 0, total_frames: int = 40_960, folder: str = "runs/dueling_double_dqn"):

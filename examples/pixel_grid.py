@@ -10,8 +10,8 @@ from torch import nn
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
 
 from rlpipe import EnvConfig, SyncDataCollector, evaluate, gradient_step, make_env, on_policy
-from rlpipe.losses import ClipPPOLoss
-from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, Pixels
+from rlpipe.losses import GAE, ClipPPOLoss
+from rlpipe.modules import MLP, CategoricalActor, Critic, Pixels
 
 GOAL, PITS, MOVES = (5, 5), [(1, 1), (1, 4), (3, 2), (4, 4)], [(-1, 0), (1, 0), (0, -1), (0, 1)]
 

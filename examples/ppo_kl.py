@@ -9,8 +9,8 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacem
 from torchrl.objectives import LossModule
 
 from rlpipe import EnvConfig, SyncDataCollector, evaluate, gradient_step, make_env, on_policy
-from rlpipe.losses import column, functional, policy_terms, scalar, standardized, value_terms
-from rlpipe.modules import GAE, MLP, CategoricalActor, Critic
+from rlpipe.losses import GAE, column, functional, policy_terms, scalar, standardized, value_terms
+from rlpipe.modules import MLP, CategoricalActor, Critic
 
 
 class KLPenaltyPPOLoss(LossModule):

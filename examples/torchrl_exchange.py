@@ -10,8 +10,8 @@ from torchrl.objectives import ClipPPOLoss as StockClipPPOLoss
 from torchrl.trainers import ReplayBufferTrainer, Trainer
 
 from rlpipe import EnvConfig, Pipeline, SyncDataCollector, evaluate, gradient_step, make_env, on_policy, train
-from rlpipe.losses import ClipPPOLoss
-from rlpipe.modules import GAE, MLP, CategoricalActor, Critic
+from rlpipe.losses import GAE, ClipPPOLoss
+from rlpipe.modules import MLP, CategoricalActor, Critic
 
 CONFIG = EnvConfig("CartPole-v1", num_envs=16)
 

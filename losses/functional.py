@@ -305,16 +305,3 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
     variance = target.var(correction=0)
     explained = 1.0 - (target - value).var(correction=0) / variance
     return torch.where(variance > 0, explained, torch.zeros_like(explained))
-
-
-def entropy(log_prob: Tensor) -> Tensor:
-    """Entropy in nats of a categorical distribution.
-
-    Args:
-        log_prob: of every action, as `log_softmax` gives it, `[*B, A]`; an action of `-inf` adds nothing.
-
-    Returns:
-        `[*B]`.
-    """
-    # 0 * -inf would be NaN, in the value and in the gradient
-    return -(log_prob.exp() * log_prob.clamp_min(torch.finfo(log_prob.dtype).min)).sum(-1)

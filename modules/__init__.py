@@ -1,7 +1,6 @@
 """What is learned, and what acts: TensorDictModules on TorchRL's key names."""
 
 from rlpipe.modules.actors import ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
-from rlpipe.modules.advantage import GAE
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal
 from rlpipe.modules.exploration import (
@@ -27,12 +26,10 @@ from rlpipe.modules.networks import (
     computed_once,
     encoder,
 )
-from rlpipe.modules.returns import NStep, ReturnToGo
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 
 __all__ = [
     "CNN",
-    "GAE",
     "MLP",
     "ActionValueCritic",
     "ActionValueTable",
@@ -50,12 +47,10 @@ __all__ = [
     "Harmonic",
     "Initialization",
     "Linear",
-    "NStep",
     "OneHot",
     "Pixels",
     "PreferenceTable",
     "QActor",
-    "ReturnToGo",
     "Schedule",
     "ScheduleKind",
     "Shared",

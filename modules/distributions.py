@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rlpipe.losses.functional import chosen_value, entropy
-
 # Gauss-Hermite quadrature for expectations under a standard normal
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 _TABLE = np.stack([_NODES, _WEIGHTS / _WEIGHTS.sum()])
@@ -42,10 +40,11 @@ class Categorical(torch.distributions.Categorical):
         return (rate / torch.empty_like(rate).exponential_(generator=generator)).argmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return chosen_value(self.logits, value)
+        return self.logits.gather(-1, value.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        return entropy(self.logits)
+        # 0 * -inf, of an action that is not allowed, would be NaN, in the value and in the gradient
+        return -(self.logits.exp() * self.logits.clamp_min(torch.finfo(self.logits.dtype).min)).sum(-1)
 
 
 def quadrature() -> Tensor:

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torchrl.data import ReplayBuffer
-from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
-from torchrl.data.replay_buffers import SamplerWithoutReplacement
-from torchrl.envs import Transform
-
-from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.environments import Environments
-from rlpipe.pipelines.envs.held import each_of, that_learn
-from rlpipe.pipelines.fleet import Fleet, FleetState
-from rlpipe.pipelines.memory import REPLAY, gpu_memory_for
-from rlpipe.pipelines.priorities import PrioritizedSampler
-from rlpipe.pipelines.recording import Execution, make_gradient
-
-_BATCH = "--num-envs or --rollout-steps"
+from torchrl.envs import (
+    ActionScaling,
+    CatFrames,
+    Compose,
+    ObservationNorm,
+    RewardScaling,
+    TensorDictPrimer,
+    TimeMaxPool,
+    TrajCounter,
+    Transform,
+    VecNorm,
+    VecNormV2,
+)
 
 Update = Callable[[TensorDictBase], TensorDictBase]
 """One gradient step on one minibatch, or (then called Learn) all that is learned from one collected batch."""
+
+
+_LIBRARIES = ("torchrl", "rlpipe")
+STATISTICS = (ObservationNorm, RewardScaling, ActionScaling)
+_KNOWN = (*STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPrimer, TrajCounter)
+
+
+class EnvState(Protocol):
+    """The environments of a collector, as a component of checkpoints; see `Environments`."""
+
+    kind: str
+
+    def note_actions(self) -> None: ...
+
+    def cut(self, batch: TensorDictBase) -> None: ...
+
+    def synchronise(self, frames: int | None) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -50,13 +67,11 @@ class Pipeline:
     policy: TensorDictModuleBase
     state: dict[str, Any] = field(default_factory=dict)
     transforms: Sequence[Transform] = field(default_factory=tuple)
-    environments: Environments | FleetState | None = field(default=None, init=False)
+    environments: EnvState | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.collector, Fleet):
-            self.environments = FleetState(self.collector)
-        elif isinstance(self.collector, SyncDataCollector) and self.collector.is_lean():
-            self.environments = Environments(self.collector)
+        ask = getattr(self.collector, "env_state", None)
+        self.environments = ask() if ask is not None else None
         if self.environments is not None:
             if "environments" in self.state:
                 raise ValueError("the state has 'environments', a name that a lean collector's are kept under")
@@ -79,212 +94,34 @@ class Pipeline:
             shutdown(raise_on_error=False)
 
 
-def gradient_step(
-    loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    max_norm: float | None = None,
-    max_value: float | None = None,
-    after: Sequence[Callable[[], object]] = (),
-    execution: Execution = "eager",
-) -> Update:
-    """An update: the loss, its gradient, clipping, the optimiser.
-
-    Args:
-        loss: a loss module, ours or TorchRL's; the sum of its `loss*` entries is minimised.
-        optimizer: over the loss's parameters. Its groups and their `requires_grad` are read at each step; what takes no
-            gradient at the time is left alone.
-        max_norm: scale the gradient down to this norm over all parameters.
-        max_value: clamp each element of the gradient to this magnitude, before the norm is taken.
-        after: called after each step, such as a `TargetUpdate`.
-        execution: how the gradient is computed, see `make_gradient`; `"recorded"` gives the same numbers in less time.
-
-    Returns:
-        An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
-    """
-
-    def held() -> list[nn.Parameter]:
-        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    parameters = held()
-    learned = {id(parameter) for parameter in loss.parameters()}
-    if not any(id(parameter) in learned for parameter in parameters):
-        raise ValueError(
-            f"the optimizer holds no parameter of {type(loss).__name__} that takes a gradient; make it over "
-            "loss.parameters()"
-        )
-
-    gradient_of = make_gradient(loss, parameters, execution)
-
-    def update(minibatch: TensorDictBase) -> TensorDictBase:
-        # in place, so that the gradient follows: groups may be added, and parameters frozen and thawed, at any time
-        parameters[:] = held()
-        gradient, terms = gradient_of(minibatch)
-        if all(grad is None for grad in gradient):
-            losses = [key for key in terms if key.startswith("loss")]
-            raise ValueError(
-                f"{type(loss).__name__} gives nothing to minimise: none of its entries {list(terms)} whose name begins "
-                f"with 'loss' ({losses}) depends on a parameter that the optimizer holds and that takes a gradient"
-            )
-        if any(parameter._post_accumulate_grad_hooks for parameter in parameters):
-            gradient = [_accumulated(parameter, grad) for parameter, grad in zip(parameters, gradient, strict=True)]
-        clipped, norm = _clip([grad for grad in gradient if grad is not None], max_norm, max_value)
-        for parameter, grad in zip(parameters, gradient, strict=True):
-            parameter.grad = None if grad is None else next(clipped)
-        optimizer.step()
-        for call in after:
-            call()
-        return TensorDict({**terms, "grad_norm": norm})
-
-    return update
+def each_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
+    """Transforms one by one, those in a `Compose` too."""
+    for transform in transforms:
+        if isinstance(transform, Compose):
+            yield from each_of(transform)
+        else:
+            yield transform
 
 
-def _accumulated(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor | None:
-    """The gradient after those hooks of the parameter that follow a backward pass."""
-    hooks = parameter._post_accumulate_grad_hooks
-    if gradient is None or not hooks:
-        return gradient
-    parameter.grad = gradient
-    for hook in hooks.values():
-        hook(parameter)
-    return parameter.grad
+def that_learn(transforms: Iterable[Transform]) -> list[Transform]:
+    """The transforms whose state a checkpoint must hold: running normalisations, and custom ones with tensors."""
+    return [each for each in each_of(transforms) if _learns(each)]
 
 
-def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> tuple[Iterator[Tensor], Tensor]:
-    """The gradient clipped, by value and then by norm; and its norm in between. Not in place: two may be one tensor."""
-    if not gradient:
-        return iter(()), torch.zeros(())
-    if max_value is not None:
-        gradient = [each.clamp(-max_value, max_value) for each in gradient]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
-    if max_norm is not None:
-        # as PyTorch's clip_grad_norm_ has it
-        gradient = list(torch._foreach_mul(gradient, (max_norm / (norm + 1e-6)).clamp_max(1.0)))
-    return iter(gradient), norm
+def _learns(transform: Transform) -> bool:
+    if isinstance(transform, VecNormV2):
+        return bool(transform.stateful)
+    if isinstance(transform, VecNorm):
+        return True
+    if not is_custom(transform):
+        return False
+    state = list(transform.state_dict().values())
+    return bool(state) and all(isinstance(each, Tensor) and not is_lazy(each) for each in state)
 
 
-def on_policy(
-    advantage: Update, buffer: ReplayBuffer, update: Update, *, epochs: int, keys: Sequence[NestedKey]
-) -> Update:
-    """Learn from a batch once: its advantages, then epochs of minibatches, then forget it.
-
-    Args:
-        advantage: writes `advantage` and `value_target` into a batch `[num_envs, T]`.
-        buffer: of the batch's size, with a `SamplerWithoutReplacement`: iterating it is one epoch.
-        update: one gradient step.
-        epochs: passes over the batch.
-        keys: what the update reads; the rest is not copied.
-    """
-    # iterating any other sampler never ends
-    if not isinstance(buffer.sampler, SamplerWithoutReplacement):
-        name = type(buffer.sampler).__name__
-        raise ValueError(f"on_policy needs a buffer with a SamplerWithoutReplacement, this one has a {name}")
-
-    def learn(batch: TensorDictBase) -> TensorDictBase:
-        _check_fits(buffer, batch)
-        with gpu_memory_for("the advantages of a batch", _BATCH):
-            # also where the buffer is larger than a batch: what it held was collected by an older policy
-            buffer.empty()
-            buffer.extend(advantage(batch).select(*keys).reshape(-1))
-        with gpu_memory_for("an update", "--minibatch-size"):
-            return mean_of([update(minibatch) for _ in range(epochs) for minibatch in buffer])
-
-    return learn
+def is_custom(transform: Transform) -> bool:
+    return not isinstance(transform, _KNOWN) and not type(transform).__module__.startswith(_LIBRARIES)
 
 
-def once(update: Update, *, keys: Sequence[NestedKey], advantage: Update | None = None) -> Update:
-    """Learn from a batch as a whole, in one gradient step, then forget it.
-
-    Args:
-        update: one gradient step.
-        keys: what it reads.
-        advantage: applied to the batch `[num_envs, T]` before.
-    """
-
-    def learn(batch: TensorDictBase) -> TensorDictBase:
-        with gpu_memory_for("an update with a whole batch", _BATCH):
-            batch = batch if advantage is None else advantage(batch)
-            return mean_of([update(batch.select(*keys).reshape(-1))])
-
-    return learn
-
-
-def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: int, keys: Sequence[NestedKey]) -> Update:
-    """Learn from replay: store each batch, then draw minibatches from all that is stored.
-
-    With a `PrioritizedSampler`, minibatches have the importance weights as `priority_weight` `[B]`, and what the update
-    returns as `priority` `[B]` (as those of `DQNLoss(prioritized=True)` do) becomes the samples' priority.
-
-    Args:
-        buffer: draws minibatches of its own `batch_size`.
-        update: one gradient step.
-        updates: gradient steps a collected batch.
-        warmup: frames to store before the first update.
-        keys: what the update reads; the rest is not stored.
-
-    Raises:
-        ValueError: a number that is out of range, a buffer that never holds the warm-up, a sampler that does not fit.
-    """
-    capacity = getattr(buffer.storage, "max_size", math.inf)
-    if updates < 1 or warmup < 0 or warmup > capacity:
-        raise ValueError(
-            f"updates is {updates} and warmup {warmup}; allowed are 1 or more, and 0 to {capacity}, what the "
-            "buffer holds"
-        )
-    if isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.capacity < capacity:
-        raise ValueError(
-            f"the sampler is made for {buffer.sampler.capacity} transitions, and the buffer has {capacity}"
-        )
-    prioritized = isinstance(buffer.sampler, (PrioritizedSampler, StockPrioritizedSampler))
-    if "priority_weight" in keys and not prioritized:
-        raise ValueError(
-            "the loss reads 'priority_weight', which a buffer with a PrioritizedSampler gives; this one has a "
-            f"{type(buffer.sampler).__name__}"
-        )
-    stored = [key for key in keys if key != "priority_weight"]
-
-    def learn(batch: TensorDictBase) -> TensorDictBase:
-        _check_fits(buffer, batch)
-        with gpu_memory_for(*REPLAY):
-            buffer.extend(batch.select(*stored).reshape(-1))
-        if len(buffer) < warmup:
-            return mean_of([])
-        with gpu_memory_for("an update", "--minibatch-size"):
-            if prioritized:
-                return mean_of([_update_by_priority(buffer, update) for _ in range(updates)])
-            return mean_of([update(buffer.sample()) for _ in range(updates)])
-
-    return learn
-
-
-def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
-    """One gradient step on a minibatch drawn by priority, which is then set anew; returns the rest of its scalars.
-
-    Raises:
-        ValueError: the update returns no `priority`.
-    """
-    minibatch, drawn = buffer.sample(return_info=True)
-    scalars = update(minibatch.set("priority_weight", drawn["priority_weight"]))
-    # TorchRL's losses write theirs into the minibatch
-    priority = scalars.pop("priority", minibatch.get("td_error", None))
-    if priority is None:
-        raise ValueError(
-            "the buffer draws by priority, and the loss returns no 'priority': DQNLoss(prioritized=True) does, and so "
-            "can one of your own, [B] and detached"
-        )
-    buffer.update_priority(drawn["index"], priority)
-    return scalars
-
-
-def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:
-    capacity = getattr(buffer.storage, "max_size", math.inf)
-    if batch.numel() > capacity:
-        raise ValueError(
-            f"the buffer has room for {capacity} frames, and a batch has {batch.numel()}; make its storage that large"
-        )
-
-
-def mean_of(scalars: Sequence[TensorDictBase]) -> TensorDictBase:
-    """The mean of each entry over some updates, with their number as `updates`."""
-    mean: TensorDictBase = torch.stack(list(scalars)).mean(0) if scalars else TensorDict()
-    return mean.set("updates", torch.tensor(len(scalars)))
+def is_lazy(value: Any) -> bool:
+    return isinstance(value, (nn.UninitializedBuffer, nn.UninitializedParameter))

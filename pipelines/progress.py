@@ -8,8 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from rlpipe.pipelines.evaluation import Evaluation
-
 Stage = Literal["starting", "training", "evaluating", "evaluated"]
 
 
@@ -87,3 +85,46 @@ class Telling:
             self.raised = error
             return ""
         return _LISTENER if isinstance(answer, (bool, np.bool_)) and not answer else ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw results of an evaluation.
+
+    Args:
+        returns: undiscounted return of each episode.
+        lengths: steps of each episode.
+        successes: of each episode what the environment said in its last info as `is_success`, 0 or 1, or `None` where
+            it said nothing; empty where it never does.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    successes: tuple[float | None, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successes among the episodes of which the environment tells; `None` where it tells of none."""
+        told = [success for success in self.successes if success is not None]
+        return sum(told) / len(told) if told else None
+
+    def summary(self) -> dict[str, float]:
+        """Number of episodes, and mean, (population) standard deviation, minimum and maximum of their returns.
+
+        Where the environment tells of successes, `success_rate` as well.
+        """
+        values = np.asarray(self.returns)
+        rate = self.success_rate
+        return {
+            "episodes": len(self.returns),
+            "mean": self.mean,
+            "std": float(values.std()),
+            "min": float(values.min()),
+            "max": float(values.max()),
+            **({} if rate is None else {"success_rate": rate}),
+        }

@@ -16,28 +16,28 @@ from typing import Any
 import torch
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
-from rlpipe.pipelines.build import load_weights
-from rlpipe.pipelines.camera import check_drawable
-from rlpipe.pipelines.claim import claimed, default_folder
-from rlpipe.pipelines.config import TrainConfig
-from rlpipe.pipelines.evaluation import Evaluation, evaluate, is_endless, most_copies
-from rlpipe.pipelines.failures import naming_checkpoint
-from rlpipe.pipelines.folder import read_best
-from rlpipe.pipelines.foreign import explain
-from rlpipe.pipelines.frame_replay import check_checkpoints
-from rlpipe.pipelines.interruption import Interruption
-from rlpipe.pipelines.loggers import DEFAULT, Kind, check_loggers
-from rlpipe.pipelines.memory import gpu_memory_for
-from rlpipe.pipelines.notices import each_once
-from rlpipe.pipelines.origin import digest_of_checkpoint
+from rlpipe.pipelines.algorithms.recipes import builder, find_recipe, owners_of
+from rlpipe.pipelines.build.pipeline import load_weights
+from rlpipe.pipelines.child_processes import check_main_guard
+from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
+from rlpipe.pipelines.config.foreign_names import explain
+from rlpipe.pipelines.config.train import TrainConfig
+from rlpipe.pipelines.devices import gpu_memory_for
+from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.progress import Listener, Progress, Telling
-from rlpipe.pipelines.recipes import builder, find_recipe, owners_of
-from rlpipe.pipelines.render import Player, record
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.progress import Evaluation, Listener, Progress, Telling
+from rlpipe.pipelines.render.player import Player, record
+from rlpipe.pipelines.replay.state import check_checkpoints
+from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
+from rlpipe.pipelines.runs.new_folder import claimed, default_folder
+from rlpipe.pipelines.runs.origin import digest_of_checkpoint
+from rlpipe.pipelines.runs.read import read_best
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
-from rlpipe.pipelines.training import Result, train
-from rlpipe.pipelines.workers import check_main_guard
+from rlpipe.pipelines.training.failures import naming_checkpoint
+from rlpipe.pipelines.training.loop import Result, train
+from rlpipe.pipelines.training.signals import Interruption
+from rlpipe.warn_once import each_once
 
 Display = Callable[[Interruption, Path], AbstractContextManager[Listener | None]]
 """Makes what shows the progress of the run in a folder, entered while it trains; it may say that a signal came."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlpipe.pipelines.fitting import check_like, check_numbers
-from rlpipe.pipelines.numbers import figure
+from rlpipe.formatting import figure
+from rlpipe.pipelines.checkpoints.state_checks import check_like, check_numbers
 
 _ENDLESS = -1
 

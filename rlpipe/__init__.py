@@ -5,34 +5,72 @@ The names that most people import are here. They load when they are first used, 
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rlpipe.lazy import loader
+from rlpipe.version import __version__
 
 if TYPE_CHECKING:
     from rlpipe.errors import ConfigError, RlpipeError
-    from rlpipe.losses import ClipPPOLoss, DQNLoss, TargetUpdate
-    from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
-    from rlpipe.pipelines.collector import SyncDataCollector
+    from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss, TargetUpdate
+    from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
+    from rlpipe.pipelines.agents.load import trained
+    from rlpipe.pipelines.algorithms.recipes import find_recipe
+    from rlpipe.pipelines.collectors.collector import SyncDataCollector
+    from rlpipe.pipelines.collectors.evaluation import evaluate
     from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
-    from rlpipe.pipelines.evaluation import Evaluation, evaluate
-    from rlpipe.pipelines.pipeline import Pipeline, gradient_step, off_policy, on_policy, once
-    from rlpipe.pipelines.priorities import PrioritizedSampler
-    from rlpipe.pipelines.progress import Progress, StopTraining
-    from rlpipe.pipelines.recipes import find_recipe
-    from rlpipe.pipelines.replay import ReplayState
-    from rlpipe.pipelines.run import Run
+    from rlpipe.pipelines.pipeline import Pipeline
+    from rlpipe.pipelines.progress import Evaluation, Progress, StopTraining
+    from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
+    from rlpipe.pipelines.replay.state import ReplayState
+    from rlpipe.pipelines.runs.run import Run
     from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
-    from rlpipe.pipelines.trained import trained
-    from rlpipe.pipelines.training import train
-
-__version__ = "0.1.0"
+    from rlpipe.pipelines.training.loop import train
+    from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy, once
 
 # in a checkout, which Python finds before an installed package, the other packages lie beside this folder and not in it
 if not Path(__file__).with_name("losses").exists():
     __path__.append(str(Path(__file__).resolve().parent.parent))
+
+_HOMES = {
+    "GAE": "rlpipe.losses",
+    "MLP": "rlpipe.modules",
+    "CategoricalActor": "rlpipe.modules",
+    "ClipPPOLoss": "rlpipe.losses",
+    "ConfigError": "rlpipe.errors",
+    "Critic": "rlpipe.modules",
+    "DQNLoss": "rlpipe.losses",
+    "EnvConfig": "rlpipe.pipelines.envs",
+    "EpsilonGreedy": "rlpipe.modules",
+    "Evaluation": "rlpipe.pipelines.progress",
+    "GaussianActor": "rlpipe.modules",
+    "Pipeline": "rlpipe.pipelines.pipeline",
+    "PrioritizedSampler": "rlpipe.pipelines.replay.prioritized",
+    "Progress": "rlpipe.pipelines.progress",
+    "QActor": "rlpipe.modules",
+    "ReplayState": "rlpipe.pipelines.replay.state",
+    "RlpipeError": "rlpipe.errors",
+    "Run": "rlpipe.pipelines.runs.run",
+    "Seeds": "rlpipe.pipelines.seeding",
+    "StopTraining": "rlpipe.pipelines.progress",
+    "StoppingRule": "rlpipe.pipelines.stopping",
+    "SyncDataCollector": "rlpipe.pipelines.collectors.collector",
+    "TargetUpdate": "rlpipe.losses",
+    "VectorEnv": "rlpipe.pipelines.envs",
+    "evaluate": "rlpipe.pipelines.collectors.evaluation",
+    "find_recipe": "rlpipe.pipelines.algorithms.recipes",
+    "gradient_step": "rlpipe.pipelines.updates.update",
+    "make_env": "rlpipe.pipelines.envs",
+    "off_policy": "rlpipe.pipelines.updates.update",
+    "on_policy": "rlpipe.pipelines.updates.update",
+    "once": "rlpipe.pipelines.updates.update",
+    "run_recipe": "rlpipe.pipelines.session",
+    "train": "rlpipe.pipelines.training.loop",
+    "trained": "rlpipe.pipelines.agents.load",
+}
 
 __all__ = [
     "GAE",
@@ -72,35 +110,7 @@ __all__ = [
     "trained",
 ]
 
-_HOMES = (
-    "errors",
-    "losses",
-    "modules",
-    "pipelines.collector",
-    "pipelines.envs",
-    "pipelines.evaluation",
-    "pipelines.pipeline",
-    "pipelines.priorities",
-    "pipelines.progress",
-    "pipelines.recipes",
-    "pipelines.replay",
-    "pipelines.run",
-    "pipelines.seeding",
-    "pipelines.session",
-    "pipelines.stopping",
-    "pipelines.trained",
-    "pipelines.training",
-)
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for home in _HOMES:
-            module = importlib.import_module(f"rlpipe.{home}")
-            if hasattr(module, name):
-                globals()[name] = getattr(module, name)
-                return globals()[name]
-    raise AttributeError(f"module 'rlpipe' has no attribute {name!r}")
+__getattr__ = loader(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

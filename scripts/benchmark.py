@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
-from rlpipe.pipelines.names import nearest
 from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row
+from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import parse
+from rlpipe.spelling import nearest
 
 BENCHMARKS = {
     "collect": "a step of 1 to 1024 environments with a policy: microseconds, and frames a second",
@@ -29,7 +29,6 @@ BENCHMARKS = {
     "scale": "speed and memory from 1 to 4096 environments, and replay buffers of up to a million transitions",
     "atari": "collecting from Atari games and learning from their pixels; an extra",
     "collectors": "rounds collected here, in one and two other processes, and on Ray",
-    "breakdown": "where the time of a step and of an update of rlpipe goes, part by part",
 }
 OTHERS = ("torchrl", "sb3")
 RACERS = ("torchrl", "torchrl-trainer", "torchrl-same-step", "torchrl-serial", "torchrl-parallel", "sb3")
@@ -52,7 +51,7 @@ class Options:
     """What `rlpipe benchmark` takes."""
 
     against: str = ",".join(OTHERS)
-    """Whom to compare with: torchrl, sb3, both with a comma between them, or none; breakdown has rlpipe alone."""
+    """Whom to compare with: torchrl, sb3, both with a comma between them, or none."""
     quick: bool = False
     """A look of a minute or so: fewer cases and repetitions."""
     seeds: str = "0"

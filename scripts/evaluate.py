@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.folder import read_run
-from rlpipe.pipelines.numbers import statistics
+from rlpipe.formatting import statistics
+from rlpipe.pipelines.runs.read import read_run
+from rlpipe.scripts.cli.options import RUN, parse_run
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import RUN, parse_run
 
 USAGE = (
     "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] "
@@ -61,9 +61,9 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     # refused at once, before anything heavy is imported
     read_run(path, options.trust_module)
 
-    from rlpipe.pipelines.evaluation import evaluate, most_copies
+    from rlpipe.pipelines.agents.load import trained
+    from rlpipe.pipelines.collectors.evaluation import evaluate, most_copies
     from rlpipe.pipelines.seeding import Seeds
-    from rlpipe.pipelines.trained import trained
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     with trained(path, options.trust_module) as agent:

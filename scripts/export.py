@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.folder import frames_of, read_run
-from rlpipe.scripts.main import printable, run
-from rlpipe.scripts.options import RUN, parse_run
+from rlpipe.pipelines.checkpoints.names import frames_of
+from rlpipe.pipelines.runs.read import read_run
+from rlpipe.scripts.cli.options import RUN, parse_run
+from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.main import run
 
 USAGE = "usage: rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]\n"
 Format = Literal["onnx", "torch", "safetensors"]
@@ -51,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"out {out} cannot be made: there is no folder {out.parent}")
 
-    from rlpipe.pipelines.exporting import check_format, export
-    from rlpipe.pipelines.trained import trained
+    from rlpipe.pipelines.agents.export import check_format, export
+    from rlpipe.pipelines.agents.load import trained
 
     check_format(kind)
     logging.getLogger("torchrl").setLevel(logging.WARNING)

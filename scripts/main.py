@@ -12,10 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlpipe import __version__
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
-from rlpipe.pipelines.names import nearest
-from rlpipe.pipelines.notices import each_once
+from rlpipe.pipelines.child_processes import QUIET_TRACKER
+from rlpipe.scripts.cli.text import printable
+from rlpipe.spelling import nearest
+from rlpipe.version import __version__
+from rlpipe.warn_once import each_once
 
 COMMANDS = {
     "train": "train an agent by a recipe, and write a run folder",
@@ -29,8 +31,6 @@ COMMANDS = {
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }
 
-QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
-"""Python's process that tracks semaphores takes this over; else it complains whenever a run is stopped at once."""
 
 HELP = f"""usage: rlpipe COMMAND ...
 
@@ -77,11 +77,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("rlpipe: interrupted", file=sys.stderr)
         return 130
     return _write(printed.getvalue()) or code
-
-
-def printable(text: str) -> str:
-    """A text in one line, without what controls a terminal; names in files may be anything."""
-    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
 
 
 def _write(text: str) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.main import run
 
 USAGE = "usage: rlpipe recipes\n\nList the recipes: name, algorithm, environment, what it is.\n"

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
-from rlpipe.pipelines.folder import read_run
-from rlpipe.pipelines.importing import import_module
-from rlpipe.pipelines.interruption import Interruption
-from rlpipe.pipelines.movies import check_movie
-from rlpipe.pipelines.numbers import column
-from rlpipe.scripts.main import printable, run
-from rlpipe.scripts.options import RUN, parse, parse_run
+from rlpipe.formatting import column
+from rlpipe.pipelines.render.film import check_movie
+from rlpipe.pipelines.runs.read import read_run
+from rlpipe.pipelines.training.signals import Interruption
+from rlpipe.scripts.cli.options import RUN, parse, parse_run
+from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.main import run
+from rlpipe.user_modules import import_module
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.render import Moment, Player, Recording
-    from rlpipe.scripts.window import Window
+    from rlpipe.pipelines.render.player import Moment, Player, Recording
+    from rlpipe.scripts.display.window import Window
 
 USAGE = """usage: rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
                          [--max-steps 1000] [--stochastic] [--screen] [--trust-module NAME ...] [--json] [--quiet]
@@ -135,7 +136,7 @@ def _screen(*, shown: bool) -> Iterator[Window | None]:
     if not shown:
         yield None
         return
-    from rlpipe.scripts.window import Window
+    from rlpipe.scripts.display.window import Window
 
     with contextlib.closing(Window("rlpipe")) as window:
         yield window
@@ -144,11 +145,11 @@ def _screen(*, shown: bool) -> Iterator[Window | None]:
 @contextlib.contextmanager
 def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
     """What plays, and what a summary says of it."""
-    from rlpipe.pipelines.camera import check_drawable
+    from rlpipe.pipelines.agents.load import read_config, trained
     from rlpipe.pipelines.envs import EnvConfig
-    from rlpipe.pipelines.render import Player
+    from rlpipe.pipelines.envs.rendering import check_drawable
+    from rlpipe.pipelines.render.player import Player
     from rlpipe.pipelines.seeding import Seeds
-    from rlpipe.pipelines.trained import read_config, trained
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     played: dict[str, Any] = {
@@ -174,7 +175,7 @@ def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[
 def _film(
     player: Player, who: dict[str, Any], out: Path | None, screen: Window | None, options: Options
 ) -> dict[str, Any]:
-    from rlpipe.pipelines.render import record
+    from rlpipe.pipelines.render.player import record
 
     with _progress(player, quiet=options.quiet) as progress:
         made = record(

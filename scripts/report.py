@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from rlpipe import __version__
 from rlpipe.errors import ConfigError, RlpipeError
-from rlpipe.scripts.main import printable, run
-from rlpipe.scripts.options import parse
+from rlpipe.scripts.cli.options import parse
+from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.main import run
+from rlpipe.version import __version__
 
 DESCRIPTION = """One HTML page that compares runs: a table of interquartile means with 95 % intervals, learning curves,
 probabilities of improvement, settings and GIFs. It is one file, and needs no network."""
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     if importlib.util.find_spec("plotly") is None:
         raise ConfigError('the package of its plots is missing: pip install "rlpipe[report]"')
 
-    from rlpipe.pipelines.results import survey
+    from rlpipe.scripts.reports.groups import survey
 
     found = survey(options.paths)
     if not found.rows and not found.unfinished:
@@ -85,7 +86,7 @@ def _check_out(path: Path) -> None:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a page that appears under its name when it is whole; else nothing of it is left."""
-    from rlpipe.pipelines.files import publish
+    from rlpipe.pipelines.checkpoints.files import publish
 
     # a name that is as long as names may be leaves no room for more
     stage = path.with_name(f".{path.stem[:80]}.{os.getpid()}.partial")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.folder import read_description, split_choice
-from rlpipe.pipelines.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
-from rlpipe.pipelines.recipes import config_class
+from rlpipe.pipelines.algorithms.recipes import config_class
+from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
+from rlpipe.pipelines.runs.read import read_description, split_choice
+from rlpipe.scripts.cli.options import parse_run
+from rlpipe.scripts.display.progress import display
+from rlpipe.scripts.display.summary import describe
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import parse_run
-from rlpipe.scripts.progress import display
-from rlpipe.scripts.summary import describe
 
 USAGE = (
     "usage: rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] "
@@ -62,9 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     described = read_description(folder, options.trust_module)
 
-    from rlpipe.pipelines.config import config_from_json
-    from rlpipe.pipelines.trained import check_known
-    from rlpipe.pipelines.training import read_end
+    from rlpipe.pipelines.agents.load import check_known, read_end
+    from rlpipe.pipelines.config.train import config_from_json
 
     check_known(described, folder)
 

@@ -33,7 +33,7 @@ TESTS = (
 )
 _VERSIONS = f"""
 import platform
-from rlpipe.pipelines.versions import version_of
+from rlpipe.pipelines.runs.versions import version_of
 print(platform.python_version(), *map(version_of, {PACKAGES}))
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlpipe import find_recipe, run_recipe
-from rlpipe.pipelines.recipes import RECIPES, config_class
+from rlpipe.pipelines.algorithms.recipes import RECIPES, config_class
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
@@ -94,7 +94,9 @@ def test_the_options_are_all_there_with_their_defaults(page):
     options = {}
     for algorithm in ALGORITHMS[page]:
         cls = config_class(algorithm)
-        homes = [each for each in cls.__mro__ if each.__module__ in (cls.__module__, "rlpipe.pipelines.tabular")]
+        homes = [
+            each for each in cls.__mro__ if each.__module__ in (cls.__module__, "rlpipe.pipelines.algorithms.tabular")
+        ]
         own = {name for each in homes for name in vars(each).get("__annotations__", {})}
         options |= {each.name: str(each.default) for each in dataclasses.fields(cls) if each.name in own}
     assert stated == options

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.algorithms.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 

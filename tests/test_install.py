@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matrix import constraints_of
 
-from rlpipe.pipelines.versions import version_of
+from rlpipe.pipelines.runs.versions import version_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,9 +9,8 @@ from torchrl.data import LazyTensorStorage, OneHot, ReplayBuffer, Unbounded
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
 from rlpipe.errors import ConfigError
-from rlpipe.losses import A2CLoss, ClipPPOLoss, DQNLoss
+from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss
 from rlpipe.modules import (
-    GAE,
     MLP,
     ActionValueTable,
     CategoricalActor,
@@ -22,9 +21,9 @@ from rlpipe.modules import (
     encoder,
     make_schedule,
 )
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pipeline import gradient_step, off_policy, on_policy
+from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy
 
 CART = make_env(EnvConfig("CartPole-v1", 2), seed=0)
 PENDULUM = make_env(EnvConfig("Pendulum-v1", 2), seed=0)

@@ -1,13 +1,30 @@
 """Environments: always a batched TorchRL `TransformedEnv`.
 
 Importing this package registers rlpipe's own with Gymnasium: `gymnasium.make("rlpipe.pipelines.envs:rlpipe/Maze-v0")`.
+Its names load when they are first used, so that a process that steps an environment imports no PyTorch.
 """
 
-from rlpipe.pipelines.envs.config import Backend, EnvConfig
-from rlpipe.pipelines.envs.make import env_spec, make_env
-from rlpipe.pipelines.envs.register import register
-from rlpipe.pipelines.envs.transforms import BinObservation, OneHotObservation, ShapeReward
-from rlpipe.pipelines.envs.vector import VectorEnv
+from typing import TYPE_CHECKING
+
+from rlpipe.lazy import loader
+from rlpipe.pipelines.envs.builtin.register import register
+
+if TYPE_CHECKING:
+    from rlpipe.pipelines.envs.config import Backend, EnvConfig
+    from rlpipe.pipelines.envs.make import env_spec, make_env
+    from rlpipe.pipelines.envs.transforms import BinObservation, OneHotObservation, ShapeReward
+    from rlpipe.pipelines.envs.vector import VectorEnv
+
+_HOMES = {
+    "Backend": "rlpipe.pipelines.envs.config",
+    "BinObservation": "rlpipe.pipelines.envs.transforms",
+    "EnvConfig": "rlpipe.pipelines.envs.config",
+    "OneHotObservation": "rlpipe.pipelines.envs.transforms",
+    "ShapeReward": "rlpipe.pipelines.envs.transforms",
+    "VectorEnv": "rlpipe.pipelines.envs.vector",
+    "env_spec": "rlpipe.pipelines.envs.make",
+    "make_env": "rlpipe.pipelines.envs.make",
+}
 
 __all__ = [
     "Backend",
@@ -19,5 +36,7 @@ __all__ = [
     "env_spec",
     "make_env",
 ]
+
+__getattr__ = loader(__name__, _HOMES)
 
 register()

@@ -15,19 +15,18 @@ from gymnasium.vector import AutoresetMode
 from torchrl.envs import Compose, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
-from rlpipe.pipelines.checked import make_checked
-from rlpipe.pipelines.envs.atari import AtariGames
-from rlpipe.pipelines.envs.cartpole import SameStepCartPole
+from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
+from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
+from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
+from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
+from rlpipe.pipelines.envs.backends.env_checker import make_checked
+from rlpipe.pipelines.envs.backends.envpool import EnvPoolVectorEnv
+from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
+from rlpipe.pipelines.envs.backends.sync import SyncEnvs
 from rlpipe.pipelines.envs.config import EnvConfig
-from rlpipe.pipelines.envs.envpool import EnvPoolVectorEnv
-from rlpipe.pipelines.envs.held import check_steps
-from rlpipe.pipelines.envs.sync import SyncEnvs
+from rlpipe.pipelines.envs.frozen_transforms import check_steps
 from rlpipe.pipelines.envs.vector import VectorEnv, transformed_class
-from rlpipe.pipelines.folder import module_of
-from rlpipe.pipelines.games import FRAMESKIP, AtariGame, is_game
-from rlpipe.pipelines.importing import import_module, reason_of
-from rlpipe.pipelines.pixels import check_modes, choose_drivers
-from rlpipe.pipelines.workers import WorkerVectorEnv
+from rlpipe.user_modules import import_module, module_of, reason_of
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 _GAMES = "ALE/"

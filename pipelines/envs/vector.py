@@ -17,14 +17,14 @@ from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Un
 from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
-from rlpipe.pipelines.dtypes import readable
+from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.actions import ActionCast
-from rlpipe.pipelines.envs.capture import can_capture, capture, restore
-from rlpipe.pipelines.envs.guard import Arrays, Guard
-from rlpipe.pipelines.envs.sync import copy_observations
-from rlpipe.pipelines.fitting import check_like
-from rlpipe.pipelines.notices import notice
-from rlpipe.pipelines.wrappers import check_wrappers
+from rlpipe.pipelines.envs.backends.batch_checker import Arrays, Guard
+from rlpipe.pipelines.envs.backends.dtypes import readable
+from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
+from rlpipe.pipelines.envs.backends.sync import copy_observations
+from rlpipe.pipelines.envs.backends.wrappers import check_wrappers
+from rlpipe.warn_once import notice
 
 OBSERVED = ("observation", "action_mask", "lives")
 """What an observation consists of; the mask, and lives, are there only where the environment has them."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
 from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
 
 Part = Callable[[], object]
@@ -103,7 +103,7 @@ def _arms(algorithm: str, config: Any, sb3: bool, stack: contextlib.ExitStack) -
     yield "rlpipe", _ours(algorithm, config, stack)
     if not sb3:
         return
-    from rlpipe.scripts.baselines_atari import SharedGames, own_games, sb3_dqn, sb3_ppo
+    from rlpipe.scripts.baselines.sb3_atari import SharedGames, own_games, sb3_dqn, sb3_ppo
 
     make: Any = {"dqn": sb3_dqn, "ppo": sb3_ppo}[algorithm]
     kinds: dict[str, Any] = {"sb3": SharedGames}

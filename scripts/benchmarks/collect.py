@@ -16,14 +16,15 @@ from torchrl.data import Categorical
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, GaussianActor, encoder
-from rlpipe.pipelines.build import make_collector
-from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.config import TrainConfig
+from rlpipe.losses import GAE
+from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, encoder
+from rlpipe.pipelines.build.collector import make_collector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.scripts.baselines import StockKind, fastest, stock_actor, stock_collector, stock_env
-from rlpipe.scripts.baselines_sb3 import sb3_rollout
+from rlpipe.scripts.baselines.sb3 import sb3_rollout
+from rlpipe.scripts.baselines.torchrl_parts import StockKind, fastest, stock_actor, stock_collector, stock_env
 from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
 
 Rollout = Callable[[], object]

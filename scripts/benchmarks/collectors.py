@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rlpipe.pipelines import ppo
-from rlpipe.pipelines.fleet import Fleet, get_streams, make_payload
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.collectors.multi import Fleet, get_streams, make_payload
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, interleave
 
@@ -101,7 +101,7 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
 
 
 def _start_ray() -> Any:
-    from rlpipe.pipelines.ray_cluster import RayConnection
+    from rlpipe.pipelines.collectors.ray_connection import RayConnection
 
     # room for both arms at once; one that waits needs no core
     return RayConnection(None, 3)

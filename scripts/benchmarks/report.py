@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.versions import version_of
+from rlpipe.pipelines.runs.versions import version_of
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, spread
 
 _PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy", "mujoco", "stable-baselines3")

@@ -16,9 +16,9 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from rlpipe.errors import RlpipeError
-from rlpipe.modules import NStep
-from rlpipe.pipelines import dqn
-from rlpipe.pipelines.recipes import find_recipe
+from rlpipe.losses import NStep
+from rlpipe.pipelines.algorithms import dqn
+from rlpipe.pipelines.algorithms.recipes import find_recipe
 from rlpipe.scripts.benchmarks.collect import Case, measure
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, one_thread
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from tensordict.nn import TensorDictModuleBase
 
+from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig
-from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.recipes import builder, find_recipe
-from rlpipe.scripts.baselines import StockKind
-from rlpipe.scripts.baselines_sb3 import ZOO, build_sb3
-from rlpipe.scripts.baselines_train import build_stock
-from rlpipe.scripts.baselines_trainer import build_trainer, stop_when
+from rlpipe.scripts.baselines.sb3 import ZOO, build_sb3
+from rlpipe.scripts.baselines.torchrl_loop import build_stock
+from rlpipe.scripts.baselines.torchrl_parts import StockKind
+from rlpipe.scripts.baselines.torchrl_trainer import build_trainer, stop_when
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, one_thread
 
 BUDGETS = {"ppo": 50_000, "dqn": 50_000, "a2c": 100_000, "reinforce": 100_000}

@@ -14,13 +14,20 @@ from torchrl.data import Categorical
 
 from rlpipe.losses import A2CLoss, ClipPPOLoss, DQNLoss, ReinforceLoss, TargetUpdate, frozen_copy
 from rlpipe.modules import MLP, CategoricalActor, Critic, QActor
-from rlpipe.pipelines import a2c, dqn, ppo, reinforce
-from rlpipe.pipelines.build import make_optimizer
-from rlpipe.pipelines.pipeline import gradient_step
-from rlpipe.pipelines.recording import Execution
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
+from rlpipe.pipelines.build.optimizer import make_optimizer
+from rlpipe.pipelines.devices import Execution
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.scripts.baselines import stock_actor, stock_critic, stock_loss, stock_q_actor, stock_target, stock_update
-from rlpipe.scripts.baselines_sb3 import sb3_ppo_update
+from rlpipe.pipelines.updates.update import gradient_step
+from rlpipe.scripts.baselines.sb3 import sb3_ppo_update
+from rlpipe.scripts.baselines.torchrl_parts import (
+    stock_actor,
+    stock_critic,
+    stock_loss,
+    stock_q_actor,
+    stock_target,
+    stock_update,
+)
 from rlpipe.scripts.benchmarks.measure import Row, gather, interleave
 
 MINIBATCHES = (64, 256, 2048)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlpipe.pipelines.finished import FinishedRun
-from rlpipe.pipelines.results import WITHOUT_EFFECT, Row
-from rlpipe.pipelines.statistics import stratified_interquartile_mean
+from rlpipe.scripts.reports.groups import WITHOUT_EFFECT, Row
 from rlpipe.scripts.reports.plain import number, text
+from rlpipe.scripts.reports.read_runs import FinishedRun
+from rlpipe.scripts.reports.statistics import stratified_interquartile_mean
 
 _OF_ENVIRONMENT = {"env_id", "eval_env_id"}
 

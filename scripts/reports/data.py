@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rlpipe.pipelines.files import DAMAGE, read_plain
-from rlpipe.pipelines.finished import FinishedRun
-from rlpipe.pipelines.results import Row, Survey, over_seeds
-from rlpipe.pipelines.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
+from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
 from rlpipe.scripts.reports.aggregate import across_environments
 from rlpipe.scripts.reports.gifs import Gifs
+from rlpipe.scripts.reports.groups import Row, Survey, over_seeds
 from rlpipe.scripts.reports.plain import number, text
+from rlpipe.scripts.reports.read_runs import FinishedRun
+from rlpipe.scripts.reports.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
 
 _LARGEST_VERSIONS = 1_000_000
 _MOST_FIELDS = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rlpipe.scripts.main import printable
+from rlpipe.scripts.cli.text import printable
 
 _LONGEST = 300
 

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, GaussianActor
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pipeline import gradient_step
+from rlpipe.pipelines.updates.update import gradient_step
 
 FOLDER = Path(__file__).parents[2] / "examples"
 

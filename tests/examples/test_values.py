@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlpipe.pipelines.folder import newest_checkpoint
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.runs.run import Run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

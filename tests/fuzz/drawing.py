@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from rlpipe.pipelines.recipes import RECIPES, config_class
+from rlpipe.pipelines.algorithms.recipes import RECIPES, config_class
 
 ALGORITHMS = sorted({recipe.algorithm for recipe in RECIPES.values()})
 ENVIRONMENTS = [

@@ -15,7 +15,7 @@ from drawing import NO_ENVIRONMENTS, Field, base_of, fields_of, good, limited
 from hypothesis import event, given, note
 from hypothesis import strategies as st
 
-from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.benchmark import BENCHMARKS
 from rlpipe.scripts.main import COMMANDS, run
 

@@ -15,12 +15,12 @@ from hypothesis import event, given, note
 from hypothesis import strategies as st
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines.config import config_from_json
+from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.collectors.evaluation import MAX_EPISODE_STEPS, evaluate
+from rlpipe.pipelines.config.train import config_from_json
 from rlpipe.pipelines.envs import env_spec
-from rlpipe.pipelines.evaluation import MAX_EPISODE_STEPS, evaluate
-from rlpipe.pipelines.recipes import builder, config_class
-from rlpipe.pipelines.run import Run
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.training.loop import train
 
 BATCHES = 2
 

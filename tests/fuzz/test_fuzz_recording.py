@@ -10,8 +10,8 @@ import torch
 from changing import CHANGES, Layer, World, plans
 from hypothesis import Phase, given, settings
 
-from rlpipe.pipelines import recording
-from rlpipe.pipelines.recording import make_gradient
+from rlpipe.pipelines.updates import recorder as recording
+from rlpipe.pipelines.updates.recorder import make_gradient
 
 
 def compute(kinds, phases, execution):

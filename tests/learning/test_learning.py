@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from rlpipe.pipelines import a2c, dqn, ppo, q_learning, reinforce
-from rlpipe.pipelines.ended import finished_episodes
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, reinforce
+from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
+from rlpipe.pipelines.collectors.evaluation import evaluate
+from rlpipe.pipelines.training.finished_episodes import finished_episodes
 
 pytestmark = pytest.mark.learning
 

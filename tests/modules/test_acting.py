@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from rlpipe.modules import MLP, CategoricalActor, DuelingHead, EpsilonGreedy, Flatten, Linear, OneHot, QActor, Shared
 from rlpipe.modules.acting import acting, straight
 from rlpipe.modules.networks import Tanh
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
 
 NETWORKS = {

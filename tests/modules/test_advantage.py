@@ -8,7 +8,8 @@ from torch import nn, tensor
 from torchrl.modules import ValueOperator
 from torchrl.objectives.value import GAE as StockGAE
 
-from rlpipe.modules import GAE, MLP, Critic
+from rlpipe.losses import GAE
+from rlpipe.modules import MLP, Critic
 
 
 class StateIsValue(TensorDictModuleBase):

@@ -1,5 +1,7 @@
 """Distributions against PyTorch's and TorchRL's, and against sampling."""
 
+import math
+
 import pytest
 import torch
 from torch import tensor
@@ -15,6 +17,16 @@ def make_tanh_normal(batch=6):
     mean = torch.randn(batch, 2, generator=generator)
     std = 0.2 + torch.rand(batch, 2, generator=generator)
     return TanhNormal(mean, std, LOW, HIGH), mean, std
+
+
+def test_entropy_by_hand():
+    logits = tensor([[0.0, 0.0], [-math.inf, 0.0], [math.log(3.0), 0.0]], requires_grad=True)
+    entropy = Categorical(logits).entropy()
+    torch.testing.assert_close(
+        entropy.detach(), tensor([math.log(2), 0.0, 0.25 * math.log(4) + 0.75 * math.log(4 / 3)])
+    )
+    entropy.sum().backward()
+    assert logits.grad.isfinite().all()
 
 
 def test_categorical_equals_pytorchs():

@@ -6,7 +6,8 @@ from tensordict import TensorDict
 from torch import nn, tensor
 from torchrl.modules import ValueOperator
 
-from rlpipe.modules import Critic, NStep, ReturnToGo
+from rlpipe.losses import NStep, ReturnToGo
+from rlpipe.modules import Critic
 
 
 def episode(terminated, truncated):

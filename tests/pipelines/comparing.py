@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from rlpipe.pipelines.checkpoint import read_manifest
-from rlpipe.pipelines.folder import newest_checkpoint
+from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 
 TIMES = ("seconds", "frames_per_second", "collectors_waiting")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlpipe.pipelines.checkpoint import _digest, _sealed
+from rlpipe.pipelines.checkpoints.checkpoint import _digest, _sealed
 from rlpipe.scripts.main import run
 
 DQN = ["--num-envs", "2", "--rollout-steps", "8", "--minibatch-size", "8", "--warmup-frames", "16", "--quiet"]

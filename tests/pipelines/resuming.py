@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import pytest
 
-from rlpipe.pipelines.config import config_from_json
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.recipes import builder, config_class
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.collectors.evaluation import evaluate
+from rlpipe.pipelines.config.train import config_from_json
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.training.loop import train
 
 _RUN = {"checkpoint_every": 1000, "eval_every": 700, "eval_episodes": 2, "log_every": 300, "max_episode_steps": 60}
 _LONG = {**_RUN, "total_frames": 3000, "num_envs": 8, "hidden": (16, 16)}
@@ -119,9 +119,9 @@ def _remove(path, **options):
 
 _RMTREE = shutil.rmtree
 # places in the code, and what is there when the run is killed
-WRITING = ("rlpipe.pipelines.checkpoint.write_synced", "all files of a checkpoint but the last")
-MOVING = ("rlpipe.pipelines.checkpoint.os.replace", "a whole checkpoint under another name")
-WRITTEN = ("rlpipe.pipelines.run.Run._remove_old", "a checkpoint too many")
+WRITING = ("rlpipe.pipelines.checkpoints.checkpoint.write_synced", "all files of a checkpoint but the last")
+MOVING = ("rlpipe.pipelines.checkpoints.checkpoint.os.replace", "a whole checkpoint under another name")
+WRITTEN = ("rlpipe.pipelines.runs.run.Run._remove_old", "a checkpoint too many")
 
 
 def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None, during=None, first=False):
@@ -159,7 +159,7 @@ def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None,
         elif place == "evaluate":
             inner = killed_at(number, judge)
         elif place == "removing":
-            stack.enter_context(patch("rlpipe.pipelines.run.shutil.rmtree", _remove))
+            stack.enter_context(patch("rlpipe.pipelines.runs.run.shutil.rmtree", _remove))
         elif place:
             owner, _, name = place.rpartition(".")
             original = getattr(_find(owner), name)

@@ -13,8 +13,9 @@ from resuming import Killed, Whole, go, killed, killed_at, lengthened, make_conf
 
 from rlpipe import Run, evaluate, run_recipe, trained
 from rlpipe.errors import CheckpointError
-from rlpipe.pipelines.checkpoint import read_manifest
-from rlpipe.pipelines.folder import newest_checkpoint, read_best, read_run
+from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.runs.read import read_best, read_run
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run
 
@@ -109,7 +110,7 @@ def test_keeping_it_changes_nothing(tmp_path, whole, monkeypatch, kind):
     config = make_config("a2c", kind)
     kept = whole("a2c", config)
     assert agents(kept)
-    monkeypatch.setattr("rlpipe.pipelines.run.keep_best", lambda *_: None)
+    monkeypatch.setattr("rlpipe.pipelines.runs.run.keep_best", lambda *_: None)
     go(tmp_path / "run", "a2c", config)
     assert not agents(tmp_path / "run")
     assert fingerprint(tmp_path / "run") == fingerprint(kept)
@@ -119,12 +120,12 @@ def test_keeping_it_changes_nothing(tmp_path, whole, monkeypatch, kind):
 @pytest.mark.parametrize(
     "place",
     [
-        "rlpipe.pipelines.checkpoint.write_synced",
-        "rlpipe.pipelines.checkpoint.os.replace",
-        "rlpipe.pipelines.best.mark_best",
-        "rlpipe.pipelines.folder.replace_synced",
-        "rlpipe.pipelines.best.remove_checkpoint",
-        "rlpipe.pipelines.best.shutil.rmtree",
+        "rlpipe.pipelines.checkpoints.checkpoint.write_synced",
+        "rlpipe.pipelines.checkpoints.checkpoint.os.replace",
+        "rlpipe.pipelines.runs.best.mark_best",
+        "rlpipe.pipelines.runs.read.replace_synced",
+        "rlpipe.pipelines.runs.best.remove_checkpoint",
+        "rlpipe.pipelines.runs.best.shutil.rmtree",
     ],
 )
 def test_a_kill_at_any_moment_leaves_one(tmp_path, monkeypatch, place, number):

@@ -13,11 +13,12 @@ from hostile import COMMANDS, SIZES, make_run, seal
 from tensordict import TensorDict
 
 from rlpipe.errors import CheckpointError, TrainingError
-from rlpipe.pipelines import checkpoint, ppo
-from rlpipe.pipelines.checkpoint import load_checkpoint, read_manifest, save_checkpoint
-from rlpipe.pipelines.encoding import decode, encode
-from rlpipe.pipelines.folder import checkpoints, newest_checkpoint
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.checkpoints import checkpoint
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from rlpipe.pipelines.checkpoints.encoding import decode, encode
+from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.scripts.main import run
 
 
@@ -259,7 +260,7 @@ def test_manifests_of_another_form(tiny, key, value):
     seal(tiny, lambda content: content.update({key: value}) if key != "files" else None)
     if key == "files":
         # sealing goes through the files
-        from rlpipe.pipelines.checkpoint import _sealed
+        from rlpipe.pipelines.checkpoints.checkpoint import _sealed
 
         content = {**json.loads((tiny / "checkpoint.json").read_text())["content"], "files": value}
         (tiny / "checkpoint.json").write_text(_sealed(content))
@@ -341,7 +342,7 @@ def test_writing_that_fails_leaves_the_last_good_one(opened, monkeypatch, broken
         raise OSError(28, "No space left on device")
 
     where = "os.replace" if broken == "replace" else broken
-    monkeypatch.setattr(f"rlpipe.pipelines.checkpoint.{where}", fail)
+    monkeypatch.setattr(f"rlpipe.pipelines.checkpoints.checkpoint.{where}", fail)
     words = "frames-000000000020 cannot be written: No space left on device; the last good checkpoint is .*0010$"
     with pytest.raises(TrainingError, match=words):
         opened.checkpoint(20, {"part": Part({"a": torch.ones(2)})})

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from rlpipe import ConfigError, run_recipe
-from rlpipe.pipelines import claim
-from rlpipe.pipelines.claim import claimed, default_folder
+from rlpipe.pipelines.runs import new_folder
+from rlpipe.pipelines.runs.new_folder import claimed, default_folder
 from rlpipe.scripts.main import run
 
 TINY = {"total_frames": 64, "num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "final_eval_episodes": 1}
@@ -27,7 +27,7 @@ def one_second(tmp_path, monkeypatch):
 
     stopped = datetime.datetime.strptime(CLOCK, "%Y%m%d-%H%M%S")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(claim, "datetime", SimpleNamespace(datetime=SimpleNamespace(now=lambda: stopped)))
+    monkeypatch.setattr(new_folder, "datetime", SimpleNamespace(datetime=SimpleNamespace(now=lambda: stopped)))
 
 
 def hold(folder, barrier):

@@ -13,9 +13,9 @@ from torchrl.envs import DoubleToFloat, GymEnv, ObservationNorm, RewardSum
 from torchrl.modules import ProbabilisticActor
 
 from rlpipe.modules import MLP, CategoricalActor, GaussianActor, encoder
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, OneHotObservation, ShapeReward, make_env
-from rlpipe.pipelines.envs.shaping import balance
+from rlpipe.pipelines.envs.reward_shaping import balance
 
 
 def make_policy(env, stock=False):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.config import config_from_json
-from rlpipe.pipelines.recipes import RECIPES, builder, config_class, find_recipe
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.recipes import RECIPES, builder, config_class, find_recipe
+from rlpipe.pipelines.config.train import config_from_json
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_processes_are_counted():
     ],
 )
 def test_what_is_more_than_the_memory_is_refused_before_it_is_taken(monkeypatch, module, values, message):
-    monkeypatch.setattr("rlpipe.pipelines.memory._memory", lambda device: 40e6)
+    monkeypatch.setattr("rlpipe.pipelines.devices._memory", lambda device: 40e6)
     with pytest.raises(ConfigError, match=message):
         module.build(module.Config(**values))
 

@@ -7,11 +7,11 @@ from gymnasium.spaces import Box, Discrete
 from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.agents.export import export
+from rlpipe.pipelines.agents.load import trained
+from rlpipe.pipelines.collectors.evaluation import MAX_ENVS, evaluate, most_copies
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import MAX_ENVS, evaluate, most_copies
-from rlpipe.pipelines.exporting import export
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trained import trained
 
 
 class Simulator(gym.Env):

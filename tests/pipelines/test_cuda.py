@@ -18,13 +18,13 @@ from tensordict import TensorDict
 from test_devices import DEEP, small
 from torch import nn
 
-from rlpipe.modules import GAE, NStep, ReturnToGo
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.pipeline import gradient_step
-from rlpipe.pipelines.recipes import RECIPES, builder
-from rlpipe.pipelines.recording import make_gradient
-from rlpipe.pipelines.trained import trained
-from rlpipe.pipelines.training import _numbers
+from rlpipe.losses import GAE, NStep, ReturnToGo
+from rlpipe.pipelines.agents.load import trained
+from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
+from rlpipe.pipelines.collectors.evaluation import evaluate
+from rlpipe.pipelines.training.metrics import _numbers
+from rlpipe.pipelines.updates.recorder import make_gradient
+from rlpipe.pipelines.updates.update import gradient_step
 from rlpipe.scripts.main import run
 
 pytestmark = pytest.mark.cuda

@@ -14,19 +14,20 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from rlpipe.losses import DQNLoss
 from rlpipe.modules import MLP, GaussianActor, QActor, TanhNormal
-from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.ended import finished_episodes
+from rlpipe.pipelines.agents.load import trained
+from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.evaluation import evaluate
+from rlpipe.pipelines.devices import moved, sent
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.pipeline import gradient_step, off_policy
-from rlpipe.pipelines.priorities import PrioritizedSampler
-from rlpipe.pipelines.recipes import RECIPES, builder
-from rlpipe.pipelines.render import Player
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.render.player import Player
+from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
-from rlpipe.pipelines.trained import trained
-from rlpipe.pipelines.training import _numbers, train
-from rlpipe.pipelines.transfer import moved, sent
+from rlpipe.pipelines.training.finished_episodes import finished_episodes
+from rlpipe.pipelines.training.loop import train
+from rlpipe.pipelines.training.metrics import _numbers
+from rlpipe.pipelines.updates.update import gradient_step, off_policy
 from rlpipe.scripts.main import run
 
 HOST = torch.device("cpu")
@@ -178,7 +179,7 @@ def untimed(line):
 @pytest.fixture
 def run_of_cuda(tmp_path, monkeypatch):
     """The folder of a run whose config says cuda, and CUDA graphs; the recordings are left as they are."""
-    monkeypatch.setattr("rlpipe.pipelines.recording.graphed", lambda function, inputs, state: function)
+    monkeypatch.setattr("rlpipe.pipelines.updates.recorder.graphed", lambda function, inputs, state: function)
     with pytest.MonkeyPatch.context() as patched, standing_in(patched):
         train_small(tmp_path / "run", "ppo", small("ppo", "cuda", cuda_graphs=True))
     return tmp_path / "run"

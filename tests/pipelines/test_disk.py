@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from comparing import fingerprint
 
-from rlpipe.pipelines.files import Journal
-from rlpipe.pipelines.folder import newest_checkpoint
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.runs.journal import Journal
 from rlpipe.scripts.main import run
 
 SIZES = ["--num-envs", "2", "--rollout-steps", "8", "--final-eval-episodes", "2", "--eval-episodes", "1", "--quiet"]
@@ -81,7 +81,7 @@ def failing_once(monkeypatch, target, when):
 @pytest.mark.parametrize("when", [0, 3, 11])
 @pytest.mark.parametrize("target", ["save_file", "sync", "write_synced"])
 def test_a_checkpoint_that_cannot_be_written(here, monkeypatch, capsys, expected, target, when):
-    failing_once(monkeypatch, f"rlpipe.pipelines.checkpoint.{target}", when)
+    failing_once(monkeypatch, f"rlpipe.pipelines.checkpoints.checkpoint.{target}", when)
     code = run([*TRAIN, "run"])
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -99,7 +99,7 @@ LIMITED = """
 import resource, signal, sys
 from rlpipe.scripts import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import torch, torchrl, rlpipe.pipelines.a2c, rlpipe.pipelines.session
+import torch, torchrl, rlpipe.pipelines.algorithms.a2c, rlpipe.pipelines.session
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.exit(main.run(sys.argv[2:]))
@@ -152,7 +152,7 @@ def limit():
 @needs_limits
 @pytest.mark.parametrize("file", ["metrics.jsonl", "evaluations.jsonl"])
 def test_a_metric_that_cannot_be_written(here, monkeypatch, capsys, expected, limit, file):
-    monkeypatch.setattr("rlpipe.pipelines.board.Board.log", lambda *_: None)
+    monkeypatch.setattr("rlpipe.pipelines.runs.loggers.tensorboard.Board.log", lambda *_: None)
     if file != "metrics.jsonl":
         append = Journal.append
         monkeypatch.setattr(Journal, "append", lambda self, line: self.path.name == file and append(self, line))
@@ -162,7 +162,7 @@ def test_a_metric_that_cannot_be_written(here, monkeypatch, capsys, expected, li
         # what else there is to write is smaller than that, or is written in one piece to a new file
         limit(1 + max(size for path, size in grown.items() if file in str(path)))
 
-    import rlpipe.pipelines.run as module
+    import rlpipe.pipelines.runs.run as module
 
     original = module.save_checkpoint
 
@@ -190,7 +190,7 @@ def test_a_metric_that_cannot_be_written(here, monkeypatch, capsys, expected, li
 
 def test_no_process_is_left(here, monkeypatch, capsys):
     before = set(multiprocessing.active_children())
-    failing_once(monkeypatch, "rlpipe.pipelines.checkpoint.save_file", 3)
+    failing_once(monkeypatch, "rlpipe.pipelines.checkpoints.checkpoint.save_file", 3)
     assert run([*TRAIN, "run", "--backend", "async"]) == 1
     one_line(capsys, "No space left on device")
     assert set(multiprocessing.active_children()) == before
@@ -198,7 +198,7 @@ def test_no_process_is_left(here, monkeypatch, capsys):
 
 def at_second_checkpoint(monkeypatch, act):
     """Do something to the run folder once its second checkpoint is there."""
-    import rlpipe.pipelines.run as module
+    import rlpipe.pipelines.runs.run as module
 
     original, calls = module.save_checkpoint, []
 
@@ -230,7 +230,7 @@ def test_a_run_folder_that_becomes_read_only(here, expected):
     Path("run").mkdir()
     code = """
 import os, subprocess, sys
-import rlpipe.pipelines.run as module
+import rlpipe.pipelines.runs.run as module
 original, calls = module.save_checkpoint, []
 def save(path, state, metadata):
     if len(calls) == 2:

@@ -23,15 +23,16 @@ from torchrl.envs import (
 )
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.ended import EpisodeCounter
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.evaluation import evaluate
+from rlpipe.pipelines.collectors.multi import WorkerCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import Evaluation, evaluate
-from rlpipe.pipelines.fleet import WorkerCollector
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.training.finished_episodes import EpisodeCounter
+from rlpipe.pipelines.training.loop import train
 from rlpipe.scripts.main import run
 
 

@@ -14,8 +14,8 @@ from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import MLP, QActor
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, ShapeReward, VectorEnv, make_env
-from rlpipe.pipelines.evaluation import evaluate
 
 ENVS = [
     ("CartPole-v1", "auto"),

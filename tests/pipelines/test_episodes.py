@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rlpipe.pipelines import policy_gradient
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from rlpipe.pipelines.episodes import EpisodeBuffer
+from rlpipe.pipelines.algorithms import policy_gradient
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 
 KEYS = ["observation", "action", ("next", "reward")]
 ALL_KEYS = {*KEYS, ("next", "done")}

@@ -7,8 +7,9 @@ from torch import nn
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import MLP, CategoricalActor, EpsilonGreedy, Linear, QActor
+from rlpipe.pipelines.collectors.evaluation import MAX_EPISODE_STEPS, evaluate
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, ShapeReward, make_env
-from rlpipe.pipelines.evaluation import MAX_EPISODE_STEPS, Evaluation, evaluate
+from rlpipe.pipelines.progress import Evaluation
 
 CARTPOLE = EnvConfig("CartPole-v1")
 

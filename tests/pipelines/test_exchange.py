@@ -11,11 +11,11 @@ from torchrl.objectives import SoftUpdate
 from torchrl.objectives.value import GAE as StockGAE
 from torchrl.trainers import Trainer
 
-from rlpipe.losses import ClipPPOLoss, DQNLoss
-from rlpipe.modules import GAE, MLP, CategoricalActor, Critic, GaussianActor, QActor
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss
+from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, QActor
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pipeline import gradient_step, off_policy, on_policy
+from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy
 
 
 def make_modules(env_id):

@@ -6,8 +6,8 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.vector import AutoresetMode
 
-from rlpipe.pipelines.envs.family import InstanceCartPole, InstanceCartPoleVector, instances
-from rlpipe.pipelines.envs.register import register
+from rlpipe.pipelines.envs.builtin.cartpole_instances import InstanceCartPole, InstanceCartPoleVector, instances
+from rlpipe.pipelines.envs.builtin.register import register
 
 register()
 

@@ -15,9 +15,9 @@ from faulty import IN_RESET, IN_STEP, NOT_FINITE
 from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import TrainingError
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
-from rlpipe.pipelines.envs.cartpole import SameStepCartPole
-from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
 from rlpipe.scripts.main import run
 
 BACKENDS = ["sync", "async"]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.foreign import ABSENT, CHANGED, RENAMED, explain
-from rlpipe.pipelines.names import nearest
-from rlpipe.pipelines.recipes import RECIPES, owners_of
+from rlpipe.pipelines.algorithms.recipes import RECIPES, owners_of
+from rlpipe.pipelines.config.foreign_names import ABSENT, CHANGED, RENAMED, explain
 from rlpipe.pipelines.session import run_recipe
+from rlpipe.scripts.cli.options import _option_names
+from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run
-from rlpipe.scripts.options import _option_names
-from rlpipe.scripts.train import Options
+from rlpipe.spelling import nearest
 
 THEIRS = [*(name for names in RENAMED.values() for name in names.split()), *CHANGED, *ABSENT]
 ONE_OF_EACH = {recipe.algorithm: recipe for recipe in RECIPES.values()}.values()

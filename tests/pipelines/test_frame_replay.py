@@ -16,15 +16,16 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import NStep
-from rlpipe.pipelines import dqn
-from rlpipe.pipelines.checkpoint import read_manifest
-from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.fitting import Kind
-from rlpipe.pipelines.folder import checkpoints
-from rlpipe.pipelines.frame_replay import FrameReplay, FrameReplayState, frames_for
+from rlpipe.losses import NStep
+from rlpipe.pipelines.agents.load import trained
+from rlpipe.pipelines.algorithms import dqn
+from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
+from rlpipe.pipelines.checkpoints.names import checkpoints
+from rlpipe.pipelines.checkpoints.state_checks import Kind
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.replay.image_buffer import FrameReplay, frames_for
+from rlpipe.pipelines.replay.state import FrameReplayState
 from rlpipe.pipelines.session import Session
-from rlpipe.pipelines.trained import trained
 
 SHAPE = (STACK, HEIGHT, WIDTH)
 KEYS = ["action", "observation", ("next", "observation"), ("next", "reward"), ("next", "discount")]
@@ -320,7 +321,7 @@ def test_a_run_is_the_same_with_frames_and_with_transitions():
 @pytest.mark.parametrize(("env_id", "storage"), [("Counting-v0", "frames"), ("Opaque-v0", "frames-on-disk")])
 def test_a_killed_run_goes_on_to_the_bit(env_id, storage, tmp_path, monkeypatch):
     # some pieces a checkpoint
-    monkeypatch.setattr("rlpipe.pipelines.frames._PIECE", 100 * HEIGHT * WIDTH)
+    monkeypatch.setattr("rlpipe.pipelines.replay.image_store._PIECE", 100 * HEIGHT * WIDTH)
     config = dqn.Config(**{**OPTIONS, "env_id": env_id, "replay_storage": storage})
     go(tmp_path / "whole", "dqn", config)
     killed(tmp_path / "killed", "dqn", config, "learn", 25)
@@ -329,7 +330,7 @@ def test_a_killed_run_goes_on_to_the_bit(env_id, storage, tmp_path, monkeypatch)
 
 
 def test_a_checkpoint_links_the_frames_that_the_last_one_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlpipe.pipelines.frames._PIECE", 50 * HEIGHT * WIDTH)
+    monkeypatch.setattr("rlpipe.pipelines.replay.image_store._PIECE", 50 * HEIGHT * WIDTH)
     config = dqn.Config(**{**OPTIONS, "replay_storage": "frames", "buffer_size": 2000})
     go(tmp_path / "run", "dqn", config)
     newest, before = checkpoints(tmp_path / "run")[:2]
@@ -358,7 +359,7 @@ def test_a_disk_or_memory_that_is_too_small(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=f"{words}{way_out and f' or --replay-storage {way_out}'}$"):
             dqn.build(dqn.Config(**options, replay_storage=storage))
     usage = type("Usage", (), {"free": 15_000})
-    monkeypatch.setattr("rlpipe.pipelines.memory.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("rlpipe.pipelines.devices.shutil.disk_usage", lambda _: usage)
     options["buffer_size"] = 400
     with pytest.raises(ConfigError, match=r"buffer_size is 400: .* take 18,000 bytes .* has 15,000 free; .* TMPDIR"):
         dqn.build(dqn.Config(**options, replay_storage="frames-on-disk"))
@@ -381,7 +382,7 @@ def test_a_run_whose_checkpoints_have_no_room_does_not_begin(tmp_path, monkeypat
     config = dqn.Config(**{**OPTIONS, **changed, "final_eval_episodes": 1})
 
     def begin(free, **changes):
-        monkeypatch.setattr("rlpipe.pipelines.memory.shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
+        monkeypatch.setattr("rlpipe.pipelines.devices.shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
         Session("dqn", "dqn", dataclasses.replace(config, **changes), tmp_path / f"run-{free}").run()
         return [record.message for record in caplog.records if "disk" in record.message]
 
@@ -417,7 +418,7 @@ KINDS = {
 @pytest.fixture
 def saved(monkeypatch):
     """A buffer in the second round of its ring, and its state in three pieces and a part."""
-    monkeypatch.setattr("rlpipe.pipelines.frames._PIECE", 100 * HEIGHT * WIDTH)
+    monkeypatch.setattr("rlpipe.pipelines.replay.image_store._PIECE", 100 * HEIGHT * WIDTH)
     frames, played = framed(300, num_frames=350), Played((5,))
     for _ in range(21):
         store(frames, played.batch())

@@ -7,13 +7,14 @@ import torch
 from torchrl.data import LazyTensorStorage
 
 from rlpipe.errors import GPUMemoryError
-from rlpipe.losses import A2CLoss, ClipPPOLoss, DQNLoss, ReinforceLoss
-from rlpipe.modules import GAE, Categorical
-from rlpipe.pipelines import ppo, session
-from rlpipe.pipelines.collector import SyncDataCollector
-from rlpipe.pipelines.folder import checkpoints
-from rlpipe.pipelines.run import Run
-from rlpipe.pipelines.training import train
+from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, ReinforceLoss
+from rlpipe.modules import Categorical
+from rlpipe.pipelines import session
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.checkpoints.names import checkpoints
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.training.loop import train
 from rlpipe.scripts.main import run
 
 SMALL = ["--num-envs", "2", "--rollout-steps", "8", "--total-frames", "96", "--hidden", "4", "--max-episode-steps", "8"]

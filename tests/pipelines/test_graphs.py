@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines import graphs, ppo, recording, reinforce
-from rlpipe.pipelines.graphs import graphed
-from rlpipe.pipelines.recipes import RECIPES, builder
-from rlpipe.pipelines.recording import make_gradient
+from rlpipe.pipelines.algorithms import ppo, reinforce
+from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
+from rlpipe.pipelines.updates import cuda_graph
+from rlpipe.pipelines.updates import recorder as recording
+from rlpipe.pipelines.updates.cuda_graph import graphed
+from rlpipe.pipelines.updates.recorder import make_gradient
 
 
 class FakeGraph:
@@ -97,7 +99,7 @@ def test_what_it_writes_is_as_it_was_until_it_is_launched(cuda):
         return (total.add_(x),)
 
     total.fill_(5.0)
-    graphs._warm_up(count, [torch.tensor(1.0)], [total])
+    cuda_graph._warm_up(count, [torch.tensor(1.0)], [total])
     assert len(calls) == 3
     assert total.item() == 5.0
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import CNN, Flatten
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.build import make_trunk
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.build.networks import make_trunk
 from rlpipe.pipelines.envs import EnvConfig, make_env
 
 SMALL = {"env_id": IMAGES, "num_envs": 2, "rollout_steps": 4, "minibatch_size": 8, "hidden": (16, 12)}
@@ -88,7 +88,7 @@ def test_images_have_a_scale_already():
 
 
 def test_more_weights_than_memory(monkeypatch):
-    monkeypatch.setattr("rlpipe.pipelines.memory._memory", lambda device: 1e6)
+    monkeypatch.setattr("rlpipe.pipelines.devices._memory", lambda device: 1e6)
     weights = 2 * 64 * 32 + 32 + 32 * 16 * 64 + 64 + 64 * 9 * 64 + 64 + 65 * 16 + 17 * 12
     with pytest.raises(ConfigError, match=f"hidden has {weights:,} weights, which to learn take 0.00 GB"):
         trunk(ppo.Config(**SMALL))

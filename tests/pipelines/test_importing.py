@@ -8,10 +8,10 @@ import gymnasium as gym
 import pytest
 
 from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.folder import read_run
+from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trained import trained
 from rlpipe.scripts.main import run
 
 MODULES = {

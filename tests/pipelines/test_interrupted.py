@@ -15,12 +15,12 @@ from resuming import Whole, batches, go, killed, make_config, text
 from torchrl.collectors import Collector
 
 from rlpipe.errors import InterruptedRunError
-from rlpipe.pipelines import a2c
-from rlpipe.pipelines.folder import checkpoints, newest_checkpoint
-from rlpipe.pipelines.interruption import Interruption
+from rlpipe.pipelines.algorithms import a2c
+from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.run import Run
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.training.loop import train
+from rlpipe.pipelines.training.signals import Interruption
 
 
 class Unseeded(Identity):
@@ -188,9 +188,9 @@ def test_a_stock_collector_trains_and_writes_checkpoints(tmp_path):
 def test_one_sigterm_that_comes_twice_is_one(monkeypatch):
     # as `timeout` sends it
     ended, told = [], []
-    monkeypatch.setattr("rlpipe.pipelines.interruption.os._exit", ended.append)
+    monkeypatch.setattr("rlpipe.pipelines.training.signals.os._exit", ended.append)
     now = [10.0]
-    monkeypatch.setattr("rlpipe.pipelines.interruption.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rlpipe.pipelines.training.signals.time.monotonic", lambda: now[0])
     with Interruption() as interruption, interruption.held_back():
         interruption.announce = told.append
         for later in (0.0, 0.9):

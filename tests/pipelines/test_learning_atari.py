@@ -10,12 +10,12 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.build import make_lives
-from rlpipe.pipelines.ended import finished_episodes
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.recipes import find_recipe
+from rlpipe.pipelines.build.environment import make_lives
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.recipes import find_recipe
+from rlpipe.pipelines.training.finished_episodes import finished_episodes
 
 SMALL = {"env_id": "ALE/Breakout-v5", "num_envs": 2, "rollout_steps": 8, "hidden": (8,), "minibatch_size": 8}
 

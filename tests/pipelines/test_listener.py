@@ -7,8 +7,8 @@ import pytest
 from comparing import fingerprint
 
 from rlpipe import StopTraining, run_recipe, train, trained
-from rlpipe.pipelines import ppo
-from rlpipe.pipelines.folder import newest_checkpoint
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.progress import Progress, Telling
 from rlpipe.scripts.main import run
 

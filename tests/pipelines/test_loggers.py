@@ -13,13 +13,14 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.board import Board
-from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.loggers import batch_scalars, check_loggers
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.loggers.base import Logged
+from rlpipe.pipelines.runs.loggers.loggers import batch_scalars, check_loggers
+from rlpipe.pipelines.runs.loggers.mlflow import MLflowBoard
+from rlpipe.pipelines.runs.loggers.tensorboard import Board
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trackers import Logged, MLflowBoard
 from rlpipe.scripts.main import run
 
 SHORT = {"num_envs": 4, "rollout_steps": 64, "minibatch_size": 64, "total_frames": 512, "eval_every": 256}
@@ -180,7 +181,7 @@ def test_a_finished_run_needs_no_logger(tmp_path, monkeypatch, capsys):
     def ask():
         raise ConfigError("logger wandb needs a login")
 
-    monkeypatch.setattr("rlpipe.pipelines.loggers._check_login", ask)
+    monkeypatch.setattr("rlpipe.pipelines.runs.loggers.loggers._check_login", ask)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert run(["resume", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 512

@@ -10,10 +10,10 @@ from torchrl.envs import ActionDiscretizer, ActionMask, StepCounter, Transformed
 from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import a2c, dqn, ppo, reinforce
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, make_env
-from rlpipe.pipelines.envs.register import register
-from rlpipe.pipelines.evaluation import evaluate
+from rlpipe.pipelines.envs.builtin.register import register
 
 register()
 MAZE = "rlpipe/Maze-v0"

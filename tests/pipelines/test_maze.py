@@ -9,8 +9,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from rlpipe.errors import ConfigError, RlpipeError
-from rlpipe.pipelines.envs.maze import ForbiddenActionError
-from rlpipe.pipelines.envs.register import register
+from rlpipe.pipelines.envs.builtin.maze import ForbiddenActionError
+from rlpipe.pipelines.envs.builtin.register import register
 
 register()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlpipe.pipelines.numbers import column, duration, figure, rate, share, statistics
-from rlpipe.scripts.facts import summary_of
+from rlpipe.formatting import column, duration, figure, rate, share, statistics
+from rlpipe.scripts.display.run_stats import summary_of
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reports" / "numbers.js"
 
@@ -91,7 +91,7 @@ def test_a_mean_and_its_deviation_have_the_same_decimals(values, text):
 
 
 def test_an_evaluation_of_infinite_returns_has_words():
-    from rlpipe.pipelines.evaluation import Evaluation
+    from rlpipe.pipelines.progress import Evaluation
 
     assert summary_of(Evaluation((math.inf, 1.0), (1, 1))) == {"mean": "inf", "std": "nan", "min": "1.00", "max": "inf"}
 

@@ -11,14 +11,14 @@ from torchrl.collectors import Collector
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.modules import MLP, QActor
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.training.loop import train
 from rlpipe.scripts.main import run as command
 
 SETTINGS = {"env_id": "CartPole-v1", "seed": 3, "total_frames": 256, "step": 0.5}

@@ -8,11 +8,11 @@ from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from PIL import Image
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines import a2c, dqn, ppo, q_learning
-from rlpipe.pipelines.camera import make_drawn
-from rlpipe.pipelines.config import TrainConfig
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning
+from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pixels import PixelObservation, shrink
+from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation, shrink
+from rlpipe.pipelines.envs.rendering import make_drawn
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
 

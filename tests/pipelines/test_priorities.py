@@ -12,11 +12,11 @@ from torchrl.objectives import DQNLoss as StockDQNLoss
 from rlpipe.errors import CheckpointError
 from rlpipe.losses import DQNLoss
 from rlpipe.modules import MLP, QActor
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.pipeline import gradient_step, off_policy
-from rlpipe.pipelines.priorities import PrioritizedSampler
-from rlpipe.pipelines.replay import ReplayState
+from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
+from rlpipe.pipelines.replay.state import ReplayState
+from rlpipe.pipelines.updates.update import gradient_step, off_policy
 
 
 def make_buffer(size=100, batch_size=64, kind=ReplayBuffer, seed=0, **options):

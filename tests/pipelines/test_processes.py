@@ -17,10 +17,10 @@ from comparing import fingerprint, same_weights
 from resuming import go, killed, make_config
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.fleet import PolicyCopy, generators_of, get_streams
-from rlpipe.pipelines.recipes import builder
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.recipes import builder
+from rlpipe.pipelines.collectors.multi import PolicyCopy, generators_of, get_streams
+from rlpipe.pipelines.training.loop import train
 
 TWO = {"collector": "processes", "num_collectors": 2}
 

@@ -18,15 +18,15 @@ from comparing import fingerprint
 from resuming import go, killed, make_config
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.folder import newest_checkpoint
-from rlpipe.pipelines.recipes import builder
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.recipes import builder
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.training.loop import train
 
 ray = pytest.importorskip("ray")
 
-from rlpipe.pipelines import ray_cluster, ray_collector, ray_places  # noqa: E402
-from rlpipe.pipelines.ray_worker import why_lost  # noqa: E402
+from rlpipe.pipelines.collectors import ray_collector, ray_connection, ray_placement  # noqa: E402
+from rlpipe.pipelines.collectors.ray_worker import why_lost  # noqa: E402
 
 TOKEN = "0123456789abcdef" * 4
 TWO = {"collector": "ray", "num_collectors": 2}
@@ -37,7 +37,7 @@ def _one_ray():
     with pytest.MonkeyPatch.context() as patch:
         # where `fragile` is
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        connection = ray_cluster.RayConnection(None, 2)
+        connection = ray_connection.RayConnection(None, 2)
     yield
     connection.close()
     assert not ray.is_initialized()
@@ -207,7 +207,7 @@ def test_what_ray_has_not_is_refused(options, message):
 
 def test_no_room_beside_others_is_said(monkeypatch):
     pipeline = ppo.build(ppo.Config(**TWO))
-    monkeypatch.setattr(ray_places, "START_SECONDS", 0.5)
+    monkeypatch.setattr(ray_placement, "START_SECONDS", 0.5)
     try:
         with pytest.raises(ConfigError, match=r"Ray found no room for 2 collectors within 0.5 s: others use it"):
             ppo.build(ppo.Config(**TWO))
@@ -236,12 +236,12 @@ def test_a_head_where_nobody_listens_is_told_at_once():
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ConfigError, match=rf"ray_address is {address}, which cannot be reached: connection refused"):
-        ray_cluster.check_reachable(address)
+        ray_connection.check_reachable(address)
 
 
 @pytest.mark.parametrize("backlog", [0, 10], ids=["drops packets", "is no Ray"])
 def test_a_head_that_does_not_answer_is_given_up(backlog, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(ray_connection, "CONNECT_SECONDS", 2)
     with socket.socket() as silent, socket.socket() as first:
         silent.bind(("127.0.0.1", 0))
         silent.listen(backlog)
@@ -249,7 +249,7 @@ def test_a_head_that_does_not_answer_is_given_up(backlog, monkeypatch):
             # with its queue full, the system no longer answers
             first.connect(silent.getsockname())
         with pytest.raises(ConfigError, match=r"does not answer.*given up after 2 s"):
-            ray_cluster.check_reachable(f"127.0.0.1:{silent.getsockname()[1]}")
+            ray_connection.check_reachable(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlpipe.modules.networks import Tanh
-from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
 
 ADAM, ADAMW = torch.optim.Adam, torch.optim.AdamW
 RELU, SILU, TANH = torch.nn.ReLU, torch.nn.SiLU, Tanh

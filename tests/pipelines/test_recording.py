@@ -25,10 +25,11 @@ from torchrl.objectives import LossModule
 
 from rlpipe.losses import ReinforceLoss
 from rlpipe.modules import MLP, CategoricalActor
-from rlpipe.pipelines import a2c, dqn, ppo, recording, reinforce
-from rlpipe.pipelines.config import OptimizerConfig
-from rlpipe.pipelines.pipeline import gradient_step
-from rlpipe.pipelines.recording import make_gradient
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
+from rlpipe.pipelines.config.groups import OptimizerConfig
+from rlpipe.pipelines.updates import recorder as recording
+from rlpipe.pipelines.updates.recorder import make_gradient
+from rlpipe.pipelines.updates.update import gradient_step
 
 SMALL = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "epochs": 3, "hidden": (16,)}
 REPLAY = {**SMALL, "warmup_frames": 64, "buffer_size": 512, "updates": 4}

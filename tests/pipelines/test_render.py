@@ -12,12 +12,12 @@ from PIL import Image
 from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import ConfigError, RlpipeError
-from rlpipe.pipelines.camera import check_drawable
-from rlpipe.pipelines.captions import Caption
+from rlpipe.pipelines.checkpoints.files import publish
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, make_env
-from rlpipe.pipelines.files import publish
-from rlpipe.pipelines.movies import check_movie, new_movie
-from rlpipe.pipelines.render import Player, record
+from rlpipe.pipelines.envs.rendering import check_drawable
+from rlpipe.pipelines.render.captions import Caption
+from rlpipe.pipelines.render.film import check_movie, new_movie
+from rlpipe.pipelines.render.player import Player, record
 
 WAY = torch.tensor([1, 1, 2, 0, 2, 3, 0, 1, 0])
 CARTPOLE, MAZE = EnvConfig("CartPole-v1", 5), EnvConfig("rlpipe/Maze-v0", 5)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rlpipe.pipelines.finished import FinishedRun
-from rlpipe.pipelines.line import Line
-from rlpipe.pipelines.results import over_seeds
+from rlpipe.pipelines.training.metrics import Line
+from rlpipe.scripts.reports.groups import over_seeds
+from rlpipe.scripts.reports.read_runs import FinishedRun
 
 
 def finished(*curve):

@@ -23,10 +23,10 @@ from resuming import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlpipe.errors import CheckpointError
-from rlpipe.pipelines.build import load_weights
-from rlpipe.pipelines.checkpoint import read_manifest
-from rlpipe.pipelines.folder import checkpoints, frames_of, newest_checkpoint
-from rlpipe.pipelines.recipes import RECIPES, builder
+from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
+from rlpipe.pipelines.build.pipeline import load_weights
+from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
+from rlpipe.pipelines.checkpoints.names import checkpoints, frames_of, newest_checkpoint
 
 BOTH = ["cartpole", "frozen-lake"]
 """An environment that is captured, and one that is synchronised."""

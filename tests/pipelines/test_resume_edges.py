@@ -14,15 +14,16 @@ from resuming import go, killed, make_config, text
 from test_interrupted import interrupted
 
 from rlpipe.errors import CheckpointError, InterruptedRunError
-from rlpipe.pipelines import a2c
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.algorithms import a2c
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.checkpoints.names import checkpoints, frames_of, newest_checkpoint
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.folder import checkpoints, frames_of, newest_checkpoint, read_description
-from rlpipe.pipelines.interruption import Interruption
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.runs.read import read_description
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.training.loop import train
+from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.scripts.main import run
 
 BINS = ["train", "q-learning/cartpole-bins", "--total-frames", "400", "--eval-every", "100000", "--quiet"]

@@ -9,14 +9,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from rlpipe.pipelines.curve import moving_mean
-from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.folder import newest_checkpoint, read_run
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.curve import moving_mean
+from rlpipe.pipelines.runs.read import read_run
+from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.versions import versions
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.pipelines.versions import versions
 
 
 @pytest.fixture

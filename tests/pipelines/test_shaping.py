@@ -5,10 +5,10 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 
-from rlpipe.pipelines import ppo, q_learning
-from rlpipe.pipelines.build import make_training_env
+from rlpipe.pipelines.algorithms import ppo, q_learning
+from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, make_env
-from rlpipe.pipelines.envs.shaping import make_shaping
+from rlpipe.pipelines.envs.reward_shaping import make_shaping
 from rlpipe.pipelines.seeding import Seeds
 
 

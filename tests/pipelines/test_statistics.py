@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlpipe.pipelines.statistics import (
+from rlpipe.scripts.reports.statistics import (
     interquartile_band,
     interquartile_mean,
     probability_of_improvement,

@@ -3,8 +3,8 @@
 import pytest
 
 from rlpipe.errors import CheckpointError
-from rlpipe.pipelines import q_learning
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.algorithms import q_learning
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.stopping import StoppingRule
 
 

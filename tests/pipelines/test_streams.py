@@ -9,8 +9,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from rlpipe.pipelines import ppo
-from rlpipe.pipelines.build import make_training_env
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.envs import make_env
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run

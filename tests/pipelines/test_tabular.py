@@ -12,10 +12,10 @@ from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import policy_gradient, q_learning, sarsa
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from rlpipe.pipelines.envs.maze import Maze
-from rlpipe.pipelines.recipes import builder, find_recipe
+from rlpipe.pipelines.algorithms import policy_gradient, q_learning, sarsa
+from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.envs.builtin.maze import Maze
 
 
 def costly(env):

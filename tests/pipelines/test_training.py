@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.ended import finished_episodes
-from rlpipe.pipelines.evaluation import Evaluation, evaluate
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.recipes import RECIPES, find_recipe
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.recipes import RECIPES, find_recipe
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.stopping import StoppingRule
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.training.finished_episodes import finished_episodes
+from rlpipe.pipelines.training.loop import train
 
 SMALL = {
     "ppo": (ppo, {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "epochs": 2, "total_frames": 640}),
@@ -115,7 +116,7 @@ def test_seconds_are_of_training_only(tmp_path, monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("rlpipe.pipelines.training.time", clock)
+    monkeypatch.setattr("rlpipe.pipelines.training.loop.time", clock)
     module, settings = SMALL["ppo"]
     config = module.Config(**settings)
     pipeline, run = module.build(config), Run(tmp_path / "run", "ppo", "ppo", config)

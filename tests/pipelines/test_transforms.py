@@ -14,15 +14,15 @@ from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import encoder
-from rlpipe.pipelines import ppo
-from rlpipe.pipelines.build import observation_norm
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.agents.load import trained
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.build.environment import observation_norm
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, make_env
 from rlpipe.pipelines.envs.transforms import Standardize
-from rlpipe.pipelines.evaluation import evaluate
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trained import trained
 from rlpipe.scripts.main import run
 
 PPO = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "normalize_frames": 200}
@@ -155,7 +155,7 @@ def test_evaluate_uses_the_saved_statistics(tmp_path, monkeypatch, capsys):
     trained = json.loads(capsys.readouterr().out)["evaluation"]
     # what another version of the environment would give
     monkeypatch.setattr(
-        "rlpipe.pipelines.build.observation_norm",
+        "rlpipe.pipelines.build.environment.observation_norm",
         lambda *_: ObservationNorm(
             torch.full((3,), 50.0), torch.full((3,), 9.0), in_keys=["observation"], standard_normal=True
         ),

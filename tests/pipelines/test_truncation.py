@@ -18,7 +18,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import tensor
 
-from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
 
 STATES = tensor([[1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2, 0]])
 ENDS = ["terminated", "truncated"]

@@ -14,15 +14,15 @@ from torchrl.envs.utils import exploration_type
 
 from rlpipe.errors import TrainingError
 from rlpipe.modules import QActor
-from rlpipe.pipelines.build import observation_norm
-from rlpipe.pipelines.camera import check_drawable, metadata
-from rlpipe.pipelines.curve import read_lines
+from rlpipe.pipelines.agents.load import trained
+from rlpipe.pipelines.build.environment import observation_norm
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.render import Player, record
+from rlpipe.pipelines.envs.rendering import check_drawable, metadata
+from rlpipe.pipelines.render.player import Player, record
+from rlpipe.pipelines.runs.curve import read_lines
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trained import trained
 
 CARTPOLE = EnvConfig("CartPole-v1")
 

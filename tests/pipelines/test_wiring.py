@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
-from rlpipe.pipelines.config import LivesConfig, OptimizerConfig
-from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
+from rlpipe.pipelines.algorithms.recipes import RECIPES
+from rlpipe.pipelines.config.groups import LivesConfig, OptimizerConfig
 
 # fields of the loop around a pipeline: tests/pipelines/test_training.py, test_stopping.py and tests/scripts have these
 LOOP = {

@@ -198,7 +198,7 @@ def none_left(workers):
 MAKE = """
 import sys
 import fragile, numpy
-from rlpipe.pipelines.workers import WorkerVectorEnv
+from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
 if __name__ == "__main__":
     try:
         env = WorkerVectorEnv([fragile.Fragile] * 2, context=sys.argv[1])

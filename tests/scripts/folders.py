@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.algorithms.recipes import RECIPES
 
 
 def write_run(

@@ -13,14 +13,21 @@ from torchrl.envs import GymEnv, GymWrapper, SerialEnv
 from torchrl.objectives.value import GAE as StockGAE
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import GAE, NStep
+from rlpipe.losses import GAE, NStep
+from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.recipes import builder, config_class
-from rlpipe.scripts.baselines import stock_actor, stock_collector, stock_env, stock_loss, stock_q_actor, stock_target
-from rlpipe.scripts.baselines_sb3 import build_sb3, sb3_policy, sb3_rollout
-from rlpipe.scripts.baselines_train import build_stock, look_ahead
-from rlpipe.scripts.baselines_trainer import build_trainer, stop_when
+from rlpipe.scripts.baselines.sb3 import build_sb3, sb3_policy, sb3_rollout
+from rlpipe.scripts.baselines.torchrl_loop import build_stock, look_ahead
+from rlpipe.scripts.baselines.torchrl_parts import (
+    stock_actor,
+    stock_collector,
+    stock_env,
+    stock_loss,
+    stock_q_actor,
+    stock_target,
+)
+from rlpipe.scripts.baselines.torchrl_trainer import build_trainer, stop_when
 
 ALGORITHMS = ["dqn", "reinforce", "a2c", "ppo"]
 SMALL = {
@@ -97,7 +104,9 @@ def test_the_kinds_of_environments_have_names():
 def test_parallel_takes_a_process_for_each(monkeypatch):
     # processes take seconds to start, and are TorchRL's affair
     made = []
-    monkeypatch.setattr("rlpipe.scripts.baselines.ParallelEnv", lambda *args: made.append(args) or SerialEnv(*args))
+    monkeypatch.setattr(
+        "rlpipe.scripts.baselines.torchrl_parts.ParallelEnv", lambda *args: made.append(args) or SerialEnv(*args)
+    )
     stock_env("CartPole-v1", 2, seed=0, kind="parallel")
     stock_env("CartPole-v1", 2, seed=0, kind="serial")
     assert [args[0] for args in made] == [2]

@@ -75,7 +75,7 @@ def refused(capsys, *arguments):
     ("arguments", "said"),
     [
         (["colect"], "no benchmark is called 'colect'; did you mean collect?"),
-        (["zzz"], "there are collect, update, solve, scale, atari, collectors, breakdown"),
+        (["zzz"], "there are collect, update, solve, scale, atari, collectors"),
         (["--quick"], "the benchmark comes before the options, got '--quick'; try: rlpipe benchmark collect --quick"),
         (["collect", "--quik"], "no option is called --quik; did you mean --quick?"),
         (["collect", "--against", "sb4"], "against has 'sb4'; did you mean sb3?"),

@@ -37,9 +37,9 @@ def test_both_have_as_many_weights():
     pytest.importorskip("stable_baselines3", reason="needs the extra rlpipe[benchmark]")
     from stable_baselines3 import PPO
 
-    from rlpipe.pipelines import ppo
-    from rlpipe.pipelines.recipes import find_recipe
-    from rlpipe.scripts.baselines_atari import SharedGames
+    from rlpipe.pipelines.algorithms import ppo
+    from rlpipe.pipelines.algorithms.recipes import find_recipe
+    from rlpipe.scripts.baselines.sb3_atari import SharedGames
 
     pipeline = ppo.build(find_recipe("ppo/atari").config())
     env = SharedGames("ALE/Pong-v5", 2, 0)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import rlpipe
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.recipes import RECIPES
+from rlpipe.pipelines.algorithms.recipes import RECIPES
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run
 

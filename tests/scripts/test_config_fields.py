@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlpipe.pipelines import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
 
 
 @pytest.mark.parametrize("algorithm", [ppo, a2c, dqn, reinforce, q_learning, sarsa, policy_gradient])

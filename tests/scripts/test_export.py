@@ -16,11 +16,11 @@ from torchrl.envs import ObservationNorm
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import exporting
+from rlpipe.pipelines.agents import export
+from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
+from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
-from rlpipe.pipelines.greedy import GreedyPolicy
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trained import trained
 from rlpipe.scripts.main import run
 
 SHORT = {"total_frames": 128, "eval_every": 10_000, "eval_episodes": 1, "final_eval_episodes": 1, "num_envs": 2}
@@ -166,13 +166,13 @@ def test_the_default_name_is_that_of_the_run(runs, tmp_path, monkeypatch, capsys
 
 
 def test_what_acts_otherwise_gets_no_name(runs, tmp_path, monkeypatch, capsys):
-    write = exporting._write_torch
+    write = export._write_torch
 
     def write_another(*given):
         act = write(*given)
         return lambda *inputs: act(*inputs) + 1
 
-    monkeypatch.setattr(exporting, "_write_torch", write_another)
+    monkeypatch.setattr(export, "_write_torch", write_another)
     for kind in ("ppo", "pendulum"):
         assert run(["export", str(runs(kind)), "--format", "torch", "--out", str(tmp_path / "agent.pt2")]) == 1
         assert "what was exported does not act as the policy does" in capsys.readouterr().err
@@ -224,14 +224,14 @@ def test_the_checkpoint_of_the_name_is_exported(runs, tmp_path, monkeypatch, cap
     folder = tmp_path / "run"
     shutil.copytree(runs("maze"), folder)
     monkeypatch.chdir(tmp_path)
-    look = exporting.check_format
+    look = export.check_format
 
     def train_on(kind):
         newer = folder / "checkpoints" / "frames-000000000256"
         newer.mkdir()
         look(kind)
 
-    monkeypatch.setattr(exporting, "check_format", train_on)
+    monkeypatch.setattr(export, "check_format", train_on)
     assert run(["export", str(folder), "--json"]) == 0
     with safe_open(json.loads(capsys.readouterr().out)["path"], "pt") as file:
         assert file.metadata()["frames"] == "128"
@@ -247,7 +247,7 @@ def test_random_observations_lie_in_their_space(runs, monkeypatch, low, high, dt
     # the second one has other bounds
     space = gym.spaces.Box(np.array([low, 0], dtype), np.array([high, 3], dtype), dtype=dtype)
     with trained(runs("ppo")) as agent:
-        greedy = exporting.GreedyPolicy(agent)
+        greedy = export.GreedyPolicy(agent)
     greedy.spec = Bounded(
         torch.tensor(space.low), torch.tensor(space.high), space.shape, dtype=torch.tensor(space.low).dtype
     )
@@ -279,7 +279,7 @@ def test_a_strange_policy_is_refused(runs):
     with trained(runs("ppo")) as agent:
         agent.policy.register_forward_hook(lambda *_: None)
         with pytest.raises(ConfigError, match="a policy of kind CategoricalActor cannot be exported"):
-            exporting.GreedyPolicy(agent)
+            export.GreedyPolicy(agent)
 
 
 @pytest.mark.parametrize(

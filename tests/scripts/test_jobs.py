@@ -15,16 +15,15 @@ import pytest
 from rich.console import Console
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.progress import Progress
-from rlpipe.pipelines.recipes import RECIPES
-from rlpipe.scripts.facts import Facts
-from rlpipe.scripts.job import Reporter, progress_of
-from rlpipe.scripts.jobs import read_jobs
-from rlpipe.scripts.jobs_results import Jobs, read_seeds, spell
-from rlpipe.scripts.jobs_view import LiveTable, PlainTable, Seed, Seeds
+from rlpipe.pipelines.algorithms.recipes import RECIPES
+from rlpipe.pipelines.progress import Evaluation, Progress
+from rlpipe.scripts.cli.train_options import Options
+from rlpipe.scripts.display.run_stats import Facts
 from rlpipe.scripts.main import run
-from rlpipe.scripts.train import Options
+from rlpipe.scripts.seeds.job import Reporter, progress_of
+from rlpipe.scripts.seeds.progress_table import LiveTable, PlainTable, Seed, Seeds
+from rlpipe.scripts.seeds.results import Jobs, read_seeds, spell
+from rlpipe.scripts.seeds.train_seeds import read_jobs
 
 QUICK = ["--total-frames", "512", "--eval-every", "256", "--eval-episodes", "2", "--final-eval-episodes", "3"]
 PPO = ["ppo", *QUICK, "--num-envs", "4", "--rollout-steps", "16", "--minibatch-size", "32", "--epochs", "1"]
@@ -283,7 +282,7 @@ def test_ray_that_is_not_installed(monkeypatch):
 
 
 def test_a_ray_cluster_that_does_not_answer(monkeypatch):
-    from rlpipe.scripts.jobs_ray import RayTasks
+    from rlpipe.scripts.seeds.ray_tasks import RayTasks
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -425,7 +424,7 @@ def test_a_terminal_that_has_gone_is_no_failure_of_the_runs(capsys):
 
 def test_plain_lines_are_not_repeated(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("rlpipe.scripts.jobs_view.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rlpipe.scripts.seeds.progress_table.time.monotonic", lambda: now[0])
     plain = PlainTable(some_seeds(5))
     for second in range(20):
         now[0] = float(second)

@@ -11,7 +11,7 @@ import pytest
 from folders import write_run
 from torch import nn, optim
 
-from rlpipe.pipelines.origin import Origin, continued, describe_program, find_built
+from rlpipe.pipelines.runs.origin import Origin, continued, describe_program, find_built
 from rlpipe.scripts.main import run
 
 SHORT = ["--num-envs", "4", "--rollout-steps", "16", "--minibatch-size", "32", "--epochs", "1", "--hidden", "4"]
@@ -101,12 +101,12 @@ PROGRAM = """
 import sys, torch
 from tensordict import TensorDict
 from rlpipe.modules import MLP, QActor
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import Evaluation
+from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.run import Run
-from rlpipe.pipelines.training import train
+from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.training.loop import train
 import helper
 
 def go(folder, seed, lr):

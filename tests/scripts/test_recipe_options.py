@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rlpipe.pipelines.recipes import RECIPES, find_recipe
+from rlpipe.pipelines.algorithms.recipes import RECIPES, find_recipe
 from rlpipe.scripts.main import run
 
 SHORT = ["--quiet", "--eval-episodes", "2", "--final-eval-episodes", "2", "--eval-every", "400"]
@@ -192,7 +192,7 @@ def test_a_gif_of_an_episode():
 
 
 def test_the_curve_has_the_window_that_was_asked_for(monkeypatch):
-    from rlpipe.pipelines import curve
+    from rlpipe.pipelines.runs import curve
 
     windows = []
     true = curve.moving_mean

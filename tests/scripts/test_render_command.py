@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rlpipe.errors import CheckpointError
-from rlpipe.pipelines.trained import trained as load
+from rlpipe.pipelines.agents.load import trained as load
 from rlpipe.scripts.main import run
 
 SHORT = ["--total-frames", "512", "--eval-every", "512", "--eval-episodes", "1", "--final-eval-episodes", "1"]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from folders import write_run
 
-from rlpipe.pipelines.recipes import RECIPES
-from rlpipe.pipelines.results import survey
+from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.main import run
 from rlpipe.scripts.reports.data import make_data
 from rlpipe.scripts.reports.gifs import Gifs, read_gif
+from rlpipe.scripts.reports.groups import survey
 from rlpipe.scripts.reports.page import as_json
 from rlpipe.scripts.reports.plain import number, text
 

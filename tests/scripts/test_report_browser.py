@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from folders import write_run
 
-from rlpipe.pipelines.statistics import interquartile_mean, probability_of_improvement
 from rlpipe.scripts.main import run
+from rlpipe.scripts.reports.statistics import interquartile_mean, probability_of_improvement
 
 ARGUMENTS = [
     "--no-sandbox",

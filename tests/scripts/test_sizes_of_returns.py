@@ -4,9 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlpipe.pipelines.results import Row
-from rlpipe.scripts.jobs_results import describe
 from rlpipe.scripts.main import run
+from rlpipe.scripts.reports.groups import Row
+from rlpipe.scripts.seeds.results import describe
 
 SHORT = ["--num-envs", "4", "--rollout-steps", "40", "--minibatch-size", "80", "--epochs", "1", "--hidden", "4"]
 SHORT += ["--total-frames", "320", "--eval-every", "160", "--eval-episodes", "2", "--final-eval-episodes", "3"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from folders import write_run
 
-from rlpipe.pipelines.recipes import RECIPES
-from rlpipe.pipelines.results import collect
+from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.main import run
+from rlpipe.scripts.reports.groups import collect
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +104,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("changes", CHANGES)
 def test_a_label_is_what_one_would_type(capsys, changes):
-    from rlpipe.scripts.options import parse
+    from rlpipe.scripts.cli.options import parse
 
     write_run("runs/a", **changes)
     ((row,), _) = table(capsys)
@@ -245,13 +245,15 @@ def test_paths_may_overlap_and_links_may_lead_back(capsys):
 
 
 def test_each_folder_is_looked_into_once(monkeypatch):
-    from rlpipe.pipelines.results import find_runs
+    from rlpipe.scripts.reports.groups import find_runs
 
     looked = []
     real = os.path.realpath
     write_run("runs/deep/0")
     Path("runs/deep/back").symlink_to(Path("runs").absolute())
-    monkeypatch.setattr("rlpipe.pipelines.results.os.path.realpath", lambda path: (looked.append(path), real(path))[1])
+    monkeypatch.setattr(
+        "rlpipe.scripts.reports.groups.os.path.realpath", lambda path: (looked.append(path), real(path))[1]
+    )
     assert find_runs([Path("runs")]) == [Path("runs/deep/0")]
     assert [str(path) for path in looked] == ["runs", "runs/deep", "runs/deep/0", "runs/deep/back"]
 
@@ -273,7 +275,7 @@ def test_refusals(capsys):
 
 
 def test_seconds_of_an_evaluation_between_two_lines_of_metrics():
-    from rlpipe.pipelines.finished import read_finished
+    from rlpipe.scripts.reports.read_runs import read_finished
 
     folder = write_run("runs/a", frames=400, seconds=4.0, score=8.0)
     row = {"frames": 400, "seconds": 4.0}

@@ -20,16 +20,15 @@ import pytest
 from rich.console import Console
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines import ppo
-from rlpipe.pipelines.evaluation import Evaluation
-from rlpipe.pipelines.interruption import Interruption
-from rlpipe.pipelines.progress import Progress
-from rlpipe.scripts.facts import Facts, Speed, clock, number
+from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.progress import Evaluation, Progress
+from rlpipe.pipelines.training.signals import Interruption
+from rlpipe.scripts.display.layout import View
+from rlpipe.scripts.display.live_view import PER_SECOND, history, watching
+from rlpipe.scripts.display.progress import PlainLines, display
+from rlpipe.scripts.display.run_stats import Facts, Speed, clock, number
+from rlpipe.scripts.display.sparkline import BLOCKS, Series, resample, sparkline
 from rlpipe.scripts.main import run
-from rlpipe.scripts.progress import PlainLines, display
-from rlpipe.scripts.sparkline import BLOCKS, Series, resample, sparkline
-from rlpipe.scripts.view import View
-from rlpipe.scripts.watch import PER_SECOND, history, watching
 
 SCALARS = {
     "loss_policy": -0.00414,
@@ -265,7 +264,7 @@ def broken(*_):
     raise ZeroDivisionError("of all things")
 
 
-@pytest.mark.parametrize("where", ["rlpipe.scripts.view.View.render", "rich.live.Live.start"])
+@pytest.mark.parametrize("where", ["rlpipe.scripts.display.layout.View.render", "rich.live.Live.start"])
 def test_a_view_that_breaks_ends_in_one_line_and_not_the_run(monkeypatch, where):
     screen, interruption, told_later = io.StringIO(), Interruption(), []
     interruption.announce = usual_way = told_later.append
@@ -289,7 +288,7 @@ def test_a_view_that_breaks_ends_in_one_line_and_not_the_run(monkeypatch, where)
 
 def test_a_last_view_that_breaks_is_no_failure_of_the_run(monkeypatch, capsys):
     with watching(facts(), Console(file=io.StringIO(), force_terminal=True), Interruption()):
-        monkeypatch.setattr("rlpipe.scripts.watch.Watch._draw", broken)
+        monkeypatch.setattr("rlpipe.scripts.display.live_view.Watch._draw", broken)
     assert capsys.readouterr().err.count("\n") == 1
 
 

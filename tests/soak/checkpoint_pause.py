@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from rlpipe.pipelines import dqn, ppo
-from rlpipe.pipelines.recipes import builder
-from rlpipe.pipelines.run import Run
+from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.recipes import builder
+from rlpipe.pipelines.runs.run import Run
 
 TRANSITIONS = 1_000_000
 TIMES = 5

@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-from rlpipe.pipelines.frame_replay import FrameReplay
+from rlpipe.pipelines.replay.image_buffer import FrameReplay
 
 SHAPE = (4, 84, 84)
 KEYS = ["action", "observation", ("next", "observation"), ("next", "reward"), ("next", "terminated")]

@@ -67,7 +67,7 @@ def run_in(watch: Watch, folder: Path, algorithm: str, config: Any) -> None:
     """Train, or go on, in this process, and take note of its phases."""
     import resuming
 
-    from rlpipe.pipelines import run
+    from rlpipe.pipelines.runs import run
 
     def during(pipeline: Any) -> None:
         pipeline.learn = watch.marked(2, pipeline.learn)
@@ -131,7 +131,7 @@ def one_case(folder: Path, algorithm: str, config: Any, phases: list[int], dice:
     """Kill a run once in each phase, let it end, and compare it with one that was never killed."""
     from comparing import fingerprint
 
-    from rlpipe.pipelines.folder import frames_of, newest_checkpoint
+    from rlpipe.pipelines.checkpoints.names import frames_of, newest_checkpoint
 
     reference, run = folder / "never", folder / "killed"
     ended, watch = finish(reference, algorithm, config)
@@ -180,7 +180,8 @@ def main() -> int:
     from resuming import KINDS, make_config
 
     # everything is imported before the first fork
-    from rlpipe.pipelines import a2c, board, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa  # noqa: F401
+    from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa  # noqa: F401
+    from rlpipe.pipelines.runs.loggers import tensorboard as board  # noqa: F401
 
     torch.set_num_threads(1)
     dice, different, total, all_fell = random.Random(options.seed), 0, 0, Counter()

@@ -12,12 +12,12 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.modules import GaussianActor
+from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.vector import _action_spec
-from rlpipe.pipelines.failures import weights_of
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.trained import trained
+from rlpipe.pipelines.training.failures import weights_of
 
 LARGEST = float(np.finfo(np.float32).max)
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")

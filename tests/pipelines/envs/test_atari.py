@@ -10,10 +10,10 @@ import torch
 from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.camera import make_drawn
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
-from rlpipe.pipelines.envs.atari import AtariGames
-from rlpipe.pipelines.games import AtariGame
+from rlpipe.pipelines.envs.backends.atari_game import AtariGame
+from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
+from rlpipe.pipelines.envs.rendering import make_drawn
 from rlpipe.scripts.main import run
 
 BREAKOUT = "ALE/Breakout-v5"

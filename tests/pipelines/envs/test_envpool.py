@@ -16,9 +16,9 @@ from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import MLP, CategoricalActor, GaussianActor
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.envs.envpool import EQUAL_TO_GYMNASIUM, EnvPoolVectorEnv
+from rlpipe.pipelines.envs.backends.envpool import EQUAL_TO_GYMNASIUM, EnvPoolVectorEnv
 from rlpipe.scripts.main import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*out of date.*")
@@ -375,7 +375,9 @@ def test_seeds_hold_through_make_env_and_reseeding():
 def test_threads_change_nothing(monkeypatch):
     both = []
     for threads in (1, 3):
-        monkeypatch.setattr("rlpipe.pipelines.envs.envpool._count_threads", lambda num_envs, threads=threads: threads)
+        monkeypatch.setattr(
+            "rlpipe.pipelines.envs.backends.envpool._count_threads", lambda num_envs, threads=threads: threads
+        )
         both.append(stream([1, 2, 3, 4]))
     np.testing.assert_array_equal(*both)
 

@@ -33,13 +33,13 @@ from torchrl.envs import (
 from torchrl.modules import GRUModule, LSTMModule
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.checkpoint import load_checkpoint, save_checkpoint
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.evaluation import evaluate
+from rlpipe.pipelines.collectors.multi import shares
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.fleet import shares
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.render import Player
+from rlpipe.pipelines.render.player import Player
 
 SEED, TRAINED_IN = 11, 3
 SIZES = (1, 3, 7)

@@ -14,12 +14,12 @@ from walking import register, rollout, walk
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.modules import MLP, CategoricalActor, GaussianActor
-from rlpipe.pipelines.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
-from rlpipe.pipelines.envs.cartpole import SameStepCartPole
-from rlpipe.pipelines.evaluation import evaluate
-from rlpipe.pipelines.notices import each_once, notice_mujoco
+from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
 from rlpipe.scripts.main import run
+from rlpipe.warn_once import each_once, notice_mujoco
 
 BACKENDS = ["sync", "async"]
 QUICK = ["--num-envs", "2", "--rollout-steps", "8", "--total-frames", "64", "--minibatch-size", "8", "--quiet"]

@@ -10,7 +10,7 @@ from walking import register, rollout
 
 from rlpipe.errors import TrainingError
 from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
-from rlpipe.pipelines.envs.cartpole import SameStepCartPole
+from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
 from rlpipe.scripts.main import run
 
 TYPES = [

@@ -1,0 +1,182 @@
+"""A run's policy as a file for elsewhere: safetensors, ONNX, or a `torch.export` program. Each is checked once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy, cases, check_action, tensors
+from rlpipe.pipelines.agents.load import Trained
+from rlpipe.pipelines.checkpoints.files import publish, sync
+from rlpipe.version import __version__
+
+Format = Literal["safetensors", "onnx", "torch"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+Act = Callable[..., Tensor]
+"""From the inputs of a `GreedyPolicy` to its actions."""
+
+
+def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
+    """Write a file, read it again, compare it with the policy, and only then give it its name.
+
+    Args:
+        agent: read back from its run.
+        kind: of the file.
+        out: the file, which there must not be yet.
+
+    Returns:
+        What was written: `path`, `format`, `bytes`, `inputs` and `outputs` (name, shape and dtype of each), `checked`
+        (the number of observations) and `apart` (how far an action is off at most).
+
+    Raises:
+        ConfigError: the file exists, or the policy is of a kind that cannot be exported.
+        RlpipeError: the file cannot be written, or does not act as the policy does.
+    """
+    if os.path.lexists(out):
+        raise ConfigError(f"out {out} exists already; nothing was overwritten, name a new one")
+    greedy = GreedyPolicy(agent).eval()
+    stage = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    write = {"safetensors": _write_safetensors, "onnx": _write_onnx, "torch": _write_torch}[kind]
+    try:
+        try:
+            with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC), _quiet():
+                act = write(greedy, _metadata(agent, greedy), stage)
+                checked, apart = _check(agent, greedy, act)
+            sync(stage)
+            publish(stage, out)
+            sync(out.parent)
+        except OSError as error:
+            raise RlpipeError(f"out {out} cannot be written: {error.strerror or error}") from error
+    finally:
+        stage.unlink(missing_ok=True)
+    example = greedy.example(1)
+    action = greedy(*example)
+    named = dict(zip(("observation", "action_mask"), example, strict=False))
+    written = {"path": str(out), "format": kind, "bytes": out.stat().st_size}
+    if kind == "safetensors":
+        shapes = {"tensors": [_entry(name, value, ()) for name, value in tensors(greedy).items()]}
+    else:
+        shapes = {
+            "inputs": [_entry(name, value[0], ("batch",)) for name, value in named.items()],
+            "outputs": [_entry("action", action[0], ("batch",))],
+        }
+    return {**written, **shapes, "checked": checked, "apart": apart}
+
+
+def check_format(kind: Format) -> None:
+    """Refuse a format whose packages are not there.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    needed = ("onnx", "onnxruntime", "onnxscript") if kind == "onnx" else ()
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise ConfigError('format onnx needs an extra: pip install "rlpipe[onnx]"')
+
+
+def _check(agent: Trained, greedy: GreedyPolicy, act: Act) -> tuple[int, float]:
+    checked, apart = 0, 0.0
+    for inputs, action, scores in cases(agent, greedy):
+        apart = max(apart, check_action(greedy, act(*inputs), action, scores))
+        checked += len(action)
+    # a batch of another size than it was made with
+    inputs, action, scores = next(cases(agent, greedy))
+    check_action(greedy, act(*[each[:1] for each in inputs]), action[:1], None if scores is None else scores[:1])
+    return checked, apart
+
+
+def _write_torch(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:
+    file = io.BytesIO()
+    torch.export.save(_program(greedy), file, extra_files={"rlpipe.json": json.dumps(metadata)})
+    path.write_bytes(file.getvalue())
+    with path.open("rb") as stream:
+        read: Act = torch.export.load(stream).module()
+    return read
+
+
+def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    names = ["observation", "action_mask"] if greedy.masked else ["observation"]
+    made = torch.onnx.export(_program(greedy), input_names=names, output_names=["action"], dynamo=True, verbose=False)
+    if made is None:
+        raise RlpipeError("PyTorch made no ONNX program")
+    made.model.metadata_props.update(metadata)
+    model = made.model_proto.SerializeToString()
+    path.write_bytes(model)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+
+    def act(*inputs: Tensor) -> Tensor:
+        fed = dict(zip(names, (each.numpy() for each in inputs), strict=True))
+        return torch.from_numpy(session.run(["action"], fed)[0])
+
+    return act
+
+
+def _write_safetensors(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:
+    from safetensors import safe_open  # noqa: PLC0415
+    from safetensors.torch import load_file, save  # noqa: PLC0415
+
+    expected = tensors(greedy)
+    path.write_bytes(save(expected, metadata))
+    with safe_open(path, "pt") as file:
+        same = file.metadata() == metadata
+    read = load_file(path)
+    if not (same and read.keys() == expected.keys() and all(torch.equal(read[name], expected[name]) for name in read)):
+        raise RlpipeError(f"{path} does not hold what was written to it")
+    return greedy
+
+
+def _program(greedy: GreedyPolicy) -> torch.export.ExportedProgram:
+    example = greedy.example(3)
+    batch = {0: torch.export.Dim.DYNAMIC}
+    shapes = {"observation": batch, "action_mask": batch if greedy.masked else None}
+    try:
+        return torch.export.export(greedy, example, dynamic_shapes=shapes if greedy.masked else {"observation": batch})
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the policy cannot be exported as one function of tensors: {said}") from error
+
+
+def _metadata(agent: Trained, greedy: GreedyPolicy) -> dict[str, str]:
+    return {
+        "recipe": agent.recipe,
+        "env_id": agent.config.env_id,
+        "frames": agent.checkpoint.name.removeprefix("frames-").lstrip("0") or "0",
+        "rlpipe": __version__,
+        "observation_start": str(greedy.observation_start),
+        "action_start": str(greedy.action_start),
+        "config": json.dumps(asdict(agent.config)),
+    }
+
+
+def _entry(name: str, value: Tensor, batch: tuple[str, ...]) -> dict[str, Any]:
+    return {"name": name, "shape": [*batch, *value.shape], "dtype": str(value.dtype).removeprefix("torch.")}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch's exporter says of its own steps."""
+    before = logging.root.manager.disable
+    try:
+        logging.disable()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

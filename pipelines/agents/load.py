@@ -1,0 +1,141 @@
+"""What a run has learned, read back from its folder: to evaluate it, draw it, export it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import Transform
+
+from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
+from rlpipe.pipelines.checkpoints.files import DAMAGE
+from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.config.train import TrainConfig, config_from_json
+from rlpipe.pipelines.envs import env_spec
+from rlpipe.pipelines.envs.make import UnknownEnvError
+from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.curve import read_lines
+from rlpipe.pipelines.runs.read import read_run
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.stopping import StoppingRule
+from rlpipe.pipelines.training.loop import Result
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's agent.
+
+    Args:
+        recipe: name of the recipe.
+        config: of the run.
+        checkpoint: that it was read from.
+        pipeline: built anew, on the CPU, with what the checkpoint says of policy and observation statistics.
+    """
+
+    recipe: str
+    config: TrainConfig
+    checkpoint: Path
+    pipeline: Pipeline
+
+    @property
+    def policy(self) -> TensorDictModuleBase:
+        """Greedy under `ExplorationType.DETERMINISTIC`."""
+        return self.pipeline.policy
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What the policy's environment is transformed by, the observation statistics of the run in them."""
+        return tuple(self.pipeline.transforms)
+
+
+def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
+    """The config of a run, from what `read_run` gives.
+
+    Raises:
+        CheckpointError: a field is missing, unknown or of a value that is not allowed; names the run.
+    """
+    try:
+        return config_from_json(config_class(described["algorithm"]), described["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
+
+
+def check_known(described: Mapping[str, Any], path: Path) -> None:
+    """Refuse a run whose environment nobody has registered in this process.
+
+    Raises:
+        CheckpointError: it is such a one; says how to name the module that does.
+    """
+    for env_id in filter(None, map(described["config"].get, ("env_id", "eval_env_id"))):
+        try:
+            env_spec(env_id)
+        except UnknownEnvError as error:
+            raise CheckpointError(
+                f"run {path} is one of {env_id!r}, which Gymnasium does not know here; add --trust-module with the "
+                "module that registers it"
+            ) from error
+
+
+@contextlib.contextmanager
+def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
+    """Load the agent of a run; no environment of it is open.
+
+    Within, PyTorch has the number of threads that the run had, and afterwards its old one.
+
+    Args:
+        path: a run folder, for its newest checkpoint; `RUN@best`, for the one of its best evaluation, `RUN@last` or
+            `RUN@<frames>`; or a checkpoint in a run folder.
+        trusted: modules that its environment may come from; they are imported.
+
+    Raises:
+        CheckpointError: the path is no run, or its checkpoint is damaged or of another run.
+        ConfigError: the environment cannot be had.
+    """
+    described, checkpoint = read_run(Path(path), trusted)
+    check_known(described, Path(path))
+    config = read_config(described, checkpoint)
+    check_identity(checkpoint, identity(described["algorithm"], described["config"]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        with GlobalRandom().kept(Seeds(config.seed).integer("process")):
+            pipeline = builder(described["algorithm"])(config.to_act())
+        with contextlib.closing(pipeline):
+            # what the policy sees depends on the statistics of its observations as well
+            load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
+            # whoever uses the policy opens environments of their own
+            pipeline.close()
+            yield Trained(described["recipe"], config, checkpoint, pipeline)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result, Evaluation | None, bool]:
+    """How far the run in a folder came, its final evaluation, and whether a listener ended it.
+
+    A run that has not come to its end has no final evaluation.
+    """
+    result, rule, newest = Result(), StoppingRule(), newest_checkpoint(folder)
+    if newest is None:
+        return result, None, False
+    try:
+        check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
+        load_checkpoint(newest, {"progress": result, "stopping": rule})
+        row = read_lines(folder / "evaluations.jsonl")[-1]
+        final = Evaluation(
+            tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(row.get("successes", ()))
+        )
+        ended = row["final"] is True and row["frames"] == result.frames and final.returns
+        return result, final if ended else None, rule.until is not None
+    except (CheckpointError, *DAMAGE):
+        # to continue it tells what is wrong
+        return Result(), None, False

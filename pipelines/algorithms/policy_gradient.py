@@ -1,0 +1,71 @@
+"""Tabular policy gradient on whole episodes, Williams 1992, with a softmax policy written out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from rlpipe.modules import CategoricalActor, PreferenceTable, only_allowed
+from rlpipe.pipelines.algorithms.tabular import ChangeMeter, TabularConfig, make_tabular_env, steps_of, table_shape
+from rlpipe.pipelines.build.collector import make_collector
+from rlpipe.pipelines.build.networks import is_masked
+from rlpipe.pipelines.build.pipeline import make_state
+from rlpipe.pipelines.config.fields import number
+from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.replay.episodes import EpisodeBuffer
+from rlpipe.pipelines.replay.state import transition_kinds
+from rlpipe.pipelines.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config(TabularConfig):
+    """Tabular policy gradient."""
+
+    beta: float = number(1.0, above=0, at_most=1e6)
+    """Inverse temperature of the softmax over preferences."""
+
+
+def build(config: Config) -> Pipeline:
+    """Put the tabular policy gradient together.
+
+    Raises:
+        ConfigError: the environment cannot be had, or is no Discrete one.
+    """
+    seeds = Seeds(config.seed)
+    env = make_tabular_env(config, seeds)
+    table = PreferenceTable(*table_shape(env), beta=config.beta)
+    policy = CategoricalActor(table, env.action_spec, seeds.generator("exploration"), is_masked(env))
+    meter = ChangeMeter(table, len(table.values), lambda scores: scores.softmax(-1))
+    kinds = partial(transition_kinds, env)
+    episodes = EpisodeBuffer([*policy.in_keys, "action", ("next", "reward")], kinds=kinds, num_envs=config.num_envs)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        for step in steps_of(batch):
+            meter.note(step)
+        finished = episodes.extend(batch)
+        # every episode's gradient is taken before the table moves
+        for move in [policy_gradient(table, episode) for episode in finished]:
+            table.values += config.step_size * move
+        scalars = TensorDict(updates=torch.tensor(len(finished)))
+        return meter.report(scalars) if finished else scalars
+
+    state = make_state(policy, env, seeds, change=meter, episodes=episodes)
+    frames = config.num_envs * config.rollout_steps
+    return Pipeline(make_collector(config, env, policy, frames), learn, policy, state, tuple(env.transform))
+
+
+def policy_gradient(table: PreferenceTable, episode: TensorDictBase) -> Tensor:
+    """`R * (N_ij - pi_ij * N_i) / T` of one episode `[T]`, as `[states, actions]`.
+
+    N counts how often action j was taken in state i, R is the episode's return: up to the inverse temperature, the
+    gradient of `R / T * sum_t log pi(a_t|s_t)`.
+    """
+    state, action = episode.get("observation"), episode.get("action")
+    policy = only_allowed(table(state), episode.get("action_mask", None)).softmax(-1)
+    taken = torch.nn.functional.one_hot(action, policy.shape[-1])
+    gradient = torch.zeros_like(table.values).index_add_(0, state, taken - policy)
+    return gradient * episode.get(("next", "reward")).sum().item() / len(episode)

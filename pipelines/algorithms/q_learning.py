@@ -1,0 +1,44 @@
+"""Tabular Q-learning, Watkins and Dayan 1992; Sutton and Barto 2018, section 6.5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from rlpipe.losses import functional as F
+from rlpipe.modules import ActionValueTable, only_allowed
+from rlpipe.pipelines.algorithms.tabular import ActionValueConfig, Rule, Step, make_control
+from rlpipe.pipelines.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Config(ActionValueConfig):
+    """Tabular Q-learning."""
+
+
+def build(config: Config) -> Pipeline:
+    """Put Q-learning together.
+
+    Raises:
+        ConfigError: the environment cannot be had, or is no Discrete one.
+    """
+
+    def make_rule(table: ActionValueTable, policy: TensorDictModuleBase) -> Rule:
+        return partial(q_learning_step, table, gamma=config.gamma, step_size=config.step_size)
+
+    return make_control(config, make_rule)
+
+
+def q_learning_step(table: ActionValueTable, step: Step, *, gamma: float, step_size: float) -> Tensor:
+    """Move `Q(s, a)` by `step_size` times its TD error, and return the errors, `[num_envs]`.
+
+    All errors are taken before any entry moves; a pair that several environments visit moves by each of its errors.
+    """
+    next_value = only_allowed(table(step.next_state), step.next_mask)
+    target = F.q_learning_target(step.reward, gamma * (~step.terminated).to(next_value), next_value)
+    error = F.td_error(table(step.state), step.action, target)
+    table.add(step.state, step.action, step_size * error)
+    return error

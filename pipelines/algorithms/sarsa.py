@@ -1,0 +1,120 @@
+"""Tabular SARSA, Rummery and Niranjan 1994; Sutton and Barto 2018, section 6.4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from rlpipe.losses import functional as F
+from rlpipe.modules import ActionValueTable
+from rlpipe.pipelines.algorithms.tabular import ActionValueConfig, Step, make_control
+from rlpipe.pipelines.checkpoints.state_checks import Kind, check_rows
+from rlpipe.pipelines.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Config(ActionValueConfig):
+    """Tabular SARSA."""
+
+
+class Sarsa:
+    """The rule `Q(s, a) += step_size * (r + gamma * Q(s', a') - Q(s, a))`.
+
+    `a'` is the action that is then taken, so a step that its episode goes on from waits for the next one. At a terminal
+    state there is none, and its value is 0; where an episode is truncated, the policy is asked what it would do there.
+
+    Args:
+        table: of action values.
+        policy: gives `a'` at a truncation.
+        gamma: discount a step.
+        step_size: share of the error by which an entry moves.
+        num_envs: of the batches, if known; a checkpoint's must agree.
+    """
+
+    def __init__(
+        self,
+        table: ActionValueTable,
+        policy: TensorDictModuleBase,
+        *,
+        gamma: float,
+        step_size: float,
+        num_envs: int | None = None,
+    ) -> None:
+        self.table, self.policy, self.gamma, self.step_size = table, policy, gamma, step_size
+        self.num_envs = num_envs
+        self._waiting: dict[str, Tensor] = {}
+
+    def __call__(self, step: Step) -> Tensor:
+        """Learn from one step of every environment, and return the errors of the steps that were complete."""
+        errors = []
+        if self._waiting:
+            rows = self._waiting["row"]
+            errors.append(self._move(**self._waiting, next_state=step.state[rows], next_action=step.action[rows]))
+        ended = step.done.nonzero().squeeze(-1)
+        if len(ended):
+            last = self._entries(step, ended)
+            errors.append(self._move(**last, next_state=step.next_state[ended], next_action=self._ask(step, ended)))
+        goes_on = (~step.done).nonzero().squeeze(-1)
+        self._waiting = self._entries(step, goes_on) if len(goes_on) else {}
+        return torch.cat(errors) if errors else torch.zeros(0)
+
+    @staticmethod
+    def _entries(step: Step, rows: Tensor) -> dict[str, Tensor]:
+        names = ("state", "action", "reward", "terminated")
+        # copies, because a batch's memory may be used again
+        return {"row": rows, **{name: getattr(step, name)[rows].clone() for name in names}}
+
+    def _move(
+        self,
+        row: Tensor,
+        state: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        next_state: Tensor,
+        next_action: Tensor,
+    ) -> Tensor:
+        next_value = self.table(next_state)
+        target = F.sarsa_target(reward, self.gamma * (~terminated).to(next_value), next_value, next_action)
+        error = F.td_error(self.table(state), action, target)
+        self.table.add(state, action, self.step_size * error)
+        return error
+
+    def _ask(self, step: Step, rows: Tensor) -> Tensor:
+        observed = {"observation": step.next_state[rows]}
+        if step.next_mask is not None:
+            observed["action_mask"] = step.next_mask[rows]
+        with set_exploration_type(ExplorationType.RANDOM):
+            return self.policy(TensorDict(observed, batch_size=rows.shape)).get("action")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that wait for their next action."""
+        return dict(self._waiting)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        if state:
+            states, actions = self.table.values.shape
+            whole = {"row": self.num_envs, "state": states, "action": actions}
+            kinds = {name: Kind(torch.Size([]), torch.int64, below) for name, below in whole.items()}
+            kinds |= {"reward": Kind(torch.Size([]), torch.float32), "terminated": Kind(torch.Size([]), torch.bool)}
+            check_rows(state, kinds, "the state")
+        self._waiting = {name: value.clone() for name, value in state.items()}
+
+
+def build(config: Config) -> Pipeline:
+    """Put SARSA together.
+
+    Raises:
+        ConfigError: the environment cannot be had, or is no Discrete one.
+    """
+    return make_control(
+        config, partial(Sarsa, gamma=config.gamma, step_size=config.step_size, num_envs=config.num_envs)
+    )

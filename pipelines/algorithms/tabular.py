@@ -1,0 +1,234 @@
+"""What the tabular methods share: their Config, their environment, and a batch as single steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torch import Tensor, nn
+from torchrl.data import Categorical
+from torchrl.envs import EnvBase, TransformedEnv
+
+from rlpipe.errors import ConfigError
+from rlpipe.modules import ActionValueTable, QActor, only_allowed
+from rlpipe.pipelines.build.collector import make_collector
+from rlpipe.pipelines.build.environment import make_training_env
+from rlpipe.pipelines.build.networks import is_masked, make_explorer
+from rlpipe.pipelines.build.pipeline import make_state
+from rlpipe.pipelines.checkpoints.state_checks import check_like
+from rlpipe.pipelines.config.fields import LARGEST, number
+from rlpipe.pipelines.config.groups import ExplorationConfig
+from rlpipe.pipelines.config.train import TrainConfig
+from rlpipe.pipelines.envs import BinObservation
+from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.stopping import StoppingRule
+
+MAX_ENTRIES = 100_000_000
+"""Of a table: 800 MB."""
+
+
+@dataclass(frozen=True)
+class TabularConfig(TrainConfig):
+    """A table over Discrete observations, or over a Box cut into bins."""
+
+    env_id: str = "rlpipe/Maze-v0"
+    """Gymnasium id of the environment."""
+    rollout_steps: int = number(1, at_least=1, at_most=1_000_000)
+    """Steps of each environment in a batch; the policy changes only in between."""
+    step_size: float = number(0.1, above=0, at_most=1e6)
+    """Share of its error by which an entry of the table moves."""
+    stop_at_change: float | None = number(None, above=0, at_most=LARGEST)
+    """Stop once an episode changes the greedy values, or the policy, by less than this in total."""
+    bins: int | None = number(None, at_least=1, at_most=1_000_000)
+    """Cut each feature of a Box observation into so many bins."""
+    bin_low: tuple[float, ...] | None = number(None, at_least=-LARGEST, at_most=LARGEST, at_most_numbers=50)
+    """Where the bins of each feature begin."""
+    bin_high: tuple[float, ...] | None = number(None, at_least=-LARGEST, at_most=LARGEST, at_most_numbers=50)
+    """Where they end."""
+
+    @property
+    def stopping(self) -> StoppingRule:
+        """The rule that the config's fields describe."""
+        return replace(super().stopping, at_change=self.stop_at_change)
+
+    def validate(self) -> None:
+        """Bins have their limits, and the table is on the CPU; it takes no pictures."""
+        if self.from_pixels:
+            raise ConfigError("from_pixels is True, and a table takes no pictures; use ppo, a2c, reinforce or dqn")
+        if self.bins is not None and (self.bin_low is None or self.bin_high is None):
+            raise ConfigError(f"bins is {self.bins}, which needs bin_low and bin_high, one number a feature each")
+        if self.bins is None and (self.bin_low, self.bin_high) != (None, None):
+            raise ConfigError("bin_low and bin_high need bins, the number of bins of each feature")
+        if self.device != "cpu":
+            raise ConfigError(f"device is {self.device!r}; a table is on the CPU, use --device cpu")
+
+
+@dataclass(frozen=True)
+class ActionValueConfig(ExplorationConfig, TabularConfig):
+    """A table of action values, and epsilon-greedy exploration."""
+
+    gamma: float = number(0.9, at_least=0, at_most=1)
+    """Discount a step."""
+
+
+def make_tabular_env(config: TabularConfig, seeds: Seeds) -> TransformedEnv:
+    """The environment, its observation cut into bins if the config says so.
+
+    Raises:
+        ConfigError: observations or actions are not Discrete.
+    """
+    bins = []
+    if config.bins is not None and config.bin_low is not None and config.bin_high is not None:
+        bins = [BinObservation(config.bins, config.bin_low, config.bin_high)]
+    env = make_training_env(config, seeds, bins)
+    if not isinstance(env.observation_spec["observation"], Categorical):
+        env.close()
+        raise ConfigError(
+            f"env_id is {config.env_id!r}, whose observation is a Box; a table needs a Discrete one: the transform "
+            "BinObservation makes it so, with --bins, --bin-low and --bin-high"
+        )
+    if not isinstance(env.action_spec, Categorical):
+        env.close()
+        raise ConfigError(f"env_id is {config.env_id!r}, whose actions are a Box; a table needs Discrete ones")
+    return env
+
+
+def table_shape(env: EnvBase) -> tuple[int, int]:
+    """Number of states and of actions.
+
+    Raises:
+        ConfigError: a table of them would not fit into memory.
+    """
+    states, actions = int(env.observation_spec["observation"].space.n), int(env.action_spec.space.n)
+    if states * actions > MAX_ENTRIES:
+        raise ConfigError(f"a table of {states:,} states and {actions} actions is too large; take fewer bins")
+    return states, actions
+
+
+class Step(NamedTuple):
+    """One step of every environment, `[num_envs]` each; the masks `[num_envs, A]` where there are any."""
+
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    next_state: Tensor
+    terminated: Tensor
+    done: Tensor
+    mask: Tensor | None
+    next_mask: Tensor | None
+
+
+def steps_of(batch: TensorDictBase) -> Iterator[Step]:
+    """The steps of a batch `[num_envs, T]`, one after the other."""
+    after = batch.get("next")
+    state, action, next_state = batch.get("observation"), batch.get("action"), after.get("observation")
+    reward, terminated, done = (after.get(key).squeeze(-1) for key in ("reward", "terminated", "done"))
+    mask, next_mask = (each.get("action_mask", None) for each in (batch, after))
+    for time in range(batch.shape[1]):
+        now = (slice(None), time)
+        yield Step(
+            state[now],
+            action[now],
+            reward[now],
+            next_state[now],
+            terminated[now],
+            done[now],
+            None if mask is None else mask[now],
+            None if next_mask is None else next_mask[now],
+        )
+
+
+class ChangeMeter:
+    """How far what follows from a table has moved from one episode's end to the next.
+
+    Args:
+        table: gives scores `[*B, A]` for states `[*B]`.
+        states: how many there are.
+        outcome: of scores `[S, A]`, minus infinity for forbidden actions: the greedy values, or the policy.
+    """
+
+    def __init__(self, table: nn.Module, states: int, outcome: Callable[[Tensor], Tensor]) -> None:
+        self._table, self._states, self._outcome = table, torch.arange(states), outcome
+        self._allowed = torch.ones_like(table(self._states), dtype=torch.bool)
+        self._last = outcome(table(self._states))
+
+    def note(self, step: Step) -> None:
+        """Remember which actions the visited states allow."""
+        if step.mask is None:
+            return
+        news = (self._allowed[step.state] != step.mask).any(-1)
+        if news.any():
+            state = step.state[news]
+            self._allowed[state] = step.mask[news]
+            # to learn of a mask is no change
+            self._last[state] = self._now()[state]
+
+    def change(self) -> Tensor:
+        """The sum of absolute differences to the last call."""
+        now = self._now()
+        change, self._last = (now - self._last).abs().sum(), now
+        return change
+
+    def _now(self) -> Tensor:
+        return self._outcome(only_allowed(self._table(self._states), self._allowed))
+
+    def report(self, scalars: TensorDictBase) -> TensorDictBase:
+        """Add `change` to a batch's scalars, unless nothing moved: an episode without reward is no sign of an end."""
+        change = self.change()
+        return scalars.set("change", change) if change else scalars
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `change` compares with, for a checkpoint."""
+        return {"allowed": self._allowed, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state_dict`."""
+        check_like(self.state_dict(), state)
+        self._allowed, self._last = state["allowed"].clone(), state["last"].clone()
+
+
+Rule = Callable[[Step], Tensor]
+"""Moves a table by one step of every environment, and returns the TD errors, `[n]`."""
+
+
+def make_control(
+    config: ActionValueConfig, make_rule: Callable[[ActionValueTable, TensorDictModuleBase], Rule]
+) -> Pipeline:
+    """A pipeline that learns action values by a rule: greedy but for epsilon, ties broken at random while exploring.
+
+    Args:
+        config: the environment and the exploration.
+        make_rule: the rule for a table and the policy over it; one with a `state_dict` is part of checkpoints.
+
+    Raises:
+        ConfigError: the environment cannot be had, or is no Discrete one.
+    """
+    seeds = Seeds(config.seed)
+    env = make_tabular_env(config, seeds)
+    table = ActionValueTable(*table_shape(env))
+    actor = QActor(table, env.action_spec, is_masked(env), tie_breaker=seeds.generator("ties"))
+    explorer = make_explorer(config, env, seeds.generator("exploration"))
+    policy = TensorDictSequential(actor, explorer)
+    meter = ChangeMeter(table, len(table.values), lambda scores: scores.amax(-1))
+    rule = make_rule(table, policy)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        errors = []
+        for step in steps_of(batch):
+            meter.note(step)
+            errors.append(rule(step))
+        explorer.advance(batch)
+        moved = torch.cat(errors)
+        scalars = TensorDict(updates=torch.tensor(len(errors)), epsilon=torch.tensor(explorer.epsilon))
+        if len(moved):
+            scalars.set("td_error", moved.abs().mean())
+        return meter.report(scalars) if batch.get(("next", "done")).any() else scalars
+
+    state = make_state(policy, env, seeds, change=meter, rule=rule if hasattr(rule, "state_dict") else None)
+    frames = config.num_envs * config.rollout_steps
+    return Pipeline(make_collector(config, env, policy, frames), learn, policy, state, tuple(env.transform))

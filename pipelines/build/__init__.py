@@ -1,0 +1,1 @@
+"""From the fields of a Config to the parts they describe."""

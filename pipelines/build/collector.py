@@ -1,0 +1,103 @@
+"""The collector of a Config: in this process, in others, or on Ray."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.collectors import BaseCollector
+from torchrl.envs import TransformedEnv
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.multi import shares
+from rlpipe.pipelines.collectors.processes import AsyncProcesses, SyncProcesses
+from rlpipe.pipelines.config.train import TrainConfig
+from rlpipe.pipelines.devices import check_memory
+from rlpipe.pipelines.replay.state import transition_bytes
+from rlpipe.pipelines.seeding import Seeds
+
+
+def check_device(config: TrainConfig) -> torch.device:
+    """The device of a config; of several GPUs the one that PyTorch takes first.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none, or it does not work.
+    """
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu, or for a run that was trained "
+            "on one a machine that has one"
+        )
+    try:
+        # with its number, because 'cuda' and 'cuda:0' are not equal
+        return torch.device("cuda", torch.cuda.current_device())
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"device is 'cuda', and the CUDA device here does not work: {reason}") from error
+
+
+def make_collector(
+    config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int
+) -> BaseCollector:
+    """A collector over `env`, or over others like it, as the config says; `total_frames` in whole batches.
+
+    Raises:
+        ConfigError: a batch does not fit into memory, or a collector cannot be started.
+    """
+    steps = f"rollout_steps is {frames_per_batch // config.num_envs} with num_envs {config.num_envs}"
+    both = [*env.observation_spec.keys(True, True), *env.done_spec.keys(True, True)]
+    size = frames_per_batch * (2 * transition_bytes(env, both) + transition_bytes(env, ["action", "reward"]))
+    where = check_device(config)
+    check_memory(f"{steps}, a batch of which takes", size, where)
+    total_frames = -(-config.total_frames // frames_per_batch) * frames_per_batch
+    if config.collector != "local":
+        return _make_fleet(config, env, policy, frames_per_batch, total_frames)
+    device = {} if where.type == "cpu" else {"policy_device": where, "env_device": "cpu", "storing_device": where}
+    return SyncDataCollector(
+        env,
+        policy,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        auto_register_policy_transforms=False,
+        track_traj_ids=False,
+        use_buffers=False,
+        trust_policy=True,
+        **device,
+    )
+
+
+def _make_fleet(
+    config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int, total_frames: int
+) -> BaseCollector:
+    elsewhere: dict[str, Any] = {}
+    if config.collector == "ray":
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError('collector is "ray", which needs Ray; install it with: pip install "rlpipe[ray]"')
+        from rlpipe.pipelines.collectors.ray_collector import AsyncRay, SyncRay  # noqa: PLC0415 - an extra
+        from rlpipe.pipelines.collectors.ray_placement import Resources  # noqa: PLC0415 - an extra
+
+        kind: Any = AsyncRay if config.asynchronous else SyncRay
+        resources = Resources(config.ray_cpus, config.ray_gpus, config.ray_memory)
+        elsewhere = {"address": config.ray_address, "resources": resources}
+    else:
+        kind = AsyncProcesses if config.asynchronous else SyncProcesses
+    makers = shares(config.env, env, config.num_collectors)
+    # of a simulator there may be no room for more copies than were asked for
+    env.close()
+    fleet: BaseCollector = kind(
+        makers,
+        policy,
+        **elsewhere,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        transforms=env.transform,
+        seed=Seeds(config.seed).integer("process"),
+        device=config.device,
+        threads=config.threads,
+    )
+    return fleet

@@ -1,0 +1,179 @@
+"""From a Config's shared fields to the parts they describe."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.data import Bounded
+from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
+
+from rlpipe.errors import ConfigError
+from rlpipe.modules import (
+    CNN,
+)
+from rlpipe.modules.images import is_image
+from rlpipe.pipelines.config.groups import LivesConfig
+from rlpipe.pipelines.config.train import TrainConfig
+from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
+from rlpipe.pipelines.envs.rendering import check_drawable
+from rlpipe.pipelines.envs.reward_shaping import make_shaping
+from rlpipe.pipelines.envs.transforms import Standardize
+from rlpipe.pipelines.pipeline import Update
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+
+_LEAST_STEPS = 10
+"""Random steps of each environment from which observation statistics are worth having."""
+Spaces = tuple[gym.Space[Any], gym.Space[Any]]
+"""Of observations and of actions."""
+_STILL, _SMALL = 1e-3, 1e-6
+"""A feature with a smaller standard deviation is constant: as a share of its size, and at most."""
+_OFF = 1e-4
+"""Standard deviations by which float32 may be off the mean."""
+
+
+def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
+    """The environment to train in, with the transforms that the config asks for.
+
+    Args:
+        config: which environment, shaping and normalisation.
+        seeds: of the run.
+        last: an algorithm's own transforms, after these.
+
+    Raises:
+        ConfigError: the environment cannot be had, or a transform does not fit it.
+    """
+    if config.reward_shaping == "balance" and "CartPole" not in str(env_spec(config.env_id).entry_point):
+        raise ConfigError(f"reward_shaping is 'balance', which is made for CartPole; env_id is {config.env_id!r}")
+    if config.from_pixels:
+        with _naming("env_id", config.env_id):
+            check_drawable(config.env, "--from-pixels")
+    spaces_elsewhere = _eval_spaces(config)
+    transforms: list[Transform] = []
+    shaping = make_shaping(config.reward_shaping, config.shaping_steps)
+    if shaping is not None:
+        transforms.append(ShapeReward(shaping))
+    if config.normalize_frames is not None:
+        transforms.append(observation_norm(config.env, config.normalize_frames, seeds))
+    with _naming("env_id", config.env_id):
+        # with others in other processes, this one is there for its specs and transforms
+        here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
+        env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
+    try:
+        _check_eval_env(config, env, spaces_elsewhere)
+    except ConfigError:
+        env.close()
+        raise
+    return env
+
+
+@contextlib.contextmanager
+def _naming(field: str, env_id: str) -> Iterator[None]:
+    """Put the environment's id before an error that knows nothing of it, such as that of a kind of space."""
+    try:
+        yield
+    except ConfigError as error:
+        if env_id in str(error):
+            raise
+        raise ConfigError(f"{field} is {env_id!r}: {error}") from error
+
+
+def _eval_spaces(config: TrainConfig) -> Spaces | None:
+    """The spaces of the evaluation environment, if it is another one; looked at before there are any to train in."""
+    if config.eval_env_id is None:
+        return None
+    with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
+        if config.from_pixels:
+            check_drawable(config.eval_env, "--from-pixels")
+        return _spaces_of(make_env(replace(config.eval_env, num_envs=1, backend="auto")), close=True)
+
+
+def _spaces_of(env: TransformedEnv, *, close: bool = False) -> Spaces:
+    envs = env.base_env.envs
+    if close:
+        env.close()
+    return envs.single_observation_space, envs.single_action_space
+
+
+def _check_eval_env(config: TrainConfig, env: TransformedEnv, elsewhere: Spaces | None) -> None:
+    """Refuse an evaluation environment that the policy does not fit."""
+    here = _spaces_of(env)
+    if elsewhere is not None and elsewhere != here:
+        raise ConfigError(
+            f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
+            f"actions there are {elsewhere[0]} and {elsewhere[1]}, here {here[0]} and {here[1]}; "
+            "--eval-env-id none evaluates where it trains"
+        )
+
+
+def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
+    """TorchRL's `ObservationNorm`, by the mean and standard deviation of random frames; it never changes afterwards.
+
+    Of observations that are no floats, or so far from 0 that float32 has not their mean, it is a `Standardize`.
+
+    Raises:
+        ConfigError: the observation is no Box, or an image, or the frames are too few.
+    """
+    least = _LEAST_STEPS * config.num_envs
+    if frames < least:
+        raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
+    with GlobalRandom().kept(seeds.integer("normalization")):
+        seen = _random_observations(config, frames, seeds)
+    mean, std = seen.double().mean(0), seen.double().std(0)
+    # a feature that never moved has nothing to be divided by, and one that did by its last digits is no better
+    std = torch.where(std > (_STILL * seen.double().abs().amax(0)).clamp_max(_SMALL), std, 1.0)
+    moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
+    if seen.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
+        return Standardize(mean, std)
+    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
+
+
+def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor:
+    env = make_env(config, seed=seeds.integer("normalization"))
+    spec = env.observation_spec["observation"]
+    try:
+        if not isinstance(spec, Bounded):
+            raise ConfigError(f"normalize_frames needs a Box observation, and {config.env_id!r} has none")
+        if not spec.dtype.is_floating_point and is_image(spec, spec.shape[1:], CNN.least):
+            raise ConfigError(f"normalize_frames is given, and {config.env_id!r} has images, which the network divides")
+        with seeds.torch_seeded("normalization"):
+            rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
+        seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
+        return seen
+    finally:
+        env.close()
+
+
+def make_lives(config: LivesConfig, env: EnvBase) -> Update:
+    """From a collected batch `[num_envs, T]` to the one to learn from, as the config has it.
+
+    With `end_at_life_loss` that is a copy in which a step that costs a life, but not the last, is `terminated`: Mnih et
+    al. 2015, Methods. Nothing is reset there: the game goes on.
+
+    Raises:
+        ConfigError: lives are asked for, and the environment counts none.
+    """
+    if not config.end_at_life_loss:
+        return lambda batch: batch
+    if "lives" not in env.observation_spec.keys():  # noqa: SIM118 - a Composite is no Mapping
+        drawn = isinstance(config, TrainConfig) and config.from_pixels
+        raise ConfigError(
+            "end_at_life_loss is True, which needs an environment that counts lives, such as ALE/Breakout-v5; this one "
+            f"{'is seen from pixels, which hide them' if drawn else 'does not'}; --no-end-at-life-loss leaves it out"
+        )
+
+    def end_at_life_loss(batch: TensorDictBase) -> TensorDictBase:
+        after = batch.get("next").copy()
+        left = after.get("lives")
+        lost = ((left < batch.get("lives")) & (left > 0)).unsqueeze(-1)
+        for key in ("terminated", "done"):
+            after.set(key, after.get(key) | lost)
+        return batch.copy().set("next", after)
+
+    return end_at_life_loss

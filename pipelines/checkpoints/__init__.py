@@ -1,0 +1,1 @@
+"""Checkpoints: written in one step, and checked before they are read."""

@@ -1,0 +1,96 @@
+"""Files that survive a crash: on the disk before they count, and never half of one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from rlpipe.errors import ConfigError
+
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What it raises to read a file of JSON as what rlpipe would have written, where it holds anything else."""
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder's entries, is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        # which Windows cannot be asked for
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_plain(path: Path, at_most: int | None = None) -> str:
+    """The text of a regular file; follows no link, and waits for no pipe.
+
+    Raises:
+        OSError: it is missing, or a link, or cannot be read.
+        ValueError: it is no regular file, has more than `at_most` bytes, or is no text.
+    """
+    with open(path, "rb", opener=_open_plain) as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        if at_most is not None and found.st_size > at_most:
+            raise ValueError(f"it has {found.st_size:,} bytes, allowed are {at_most:,}")
+        return stream.read().decode("utf-8")
+
+
+def _open_plain(path: str, flags: int) -> int:
+    # Windows has neither
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a new file, and wait until it is on the disk."""
+    with path.open("x", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_synced(path: Path, text: str) -> None:
+    """Write a file beside the one of this name, if any, and move it into place in one step."""
+    stage = path.with_name(f".{path.name}.partial")
+    stage.unlink(missing_ok=True)
+    write_synced(stage, text)
+    os.replace(stage, path)
+    sync(path.parent)
+
+
+def publish(stage: Path, path: Path) -> None:
+    """Give a file that is whole its name, unless the name is taken.
+
+    Args:
+        stage: the file, in the same folder.
+        path: its name.
+
+    Raises:
+        ConfigError: there is something of this name; the stage is left where it is.
+        OSError: the folder cannot be written.
+    """
+    try:
+        try:
+            # unlike a rename, a link never replaces what has come in between
+            os.link(stage, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            _reserve_and_move(stage, path)
+        else:
+            stage.unlink()
+    except FileExistsError:
+        raise ConfigError(f"out {path} exists already; nothing was overwritten, name a new one") from None
+
+
+def _reserve_and_move(stage: Path, path: Path) -> None:
+    path.open("xb").close()
+    try:
+        os.replace(stage, path)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,38 @@
+"""The names of checkpoints, which say what is newest. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rlpipe.errors import CheckpointError
+
+_CHECKPOINT = re.compile(r"frames-(\d+)")
+_BEST = re.compile(r"best-(\d+)(?:-\d+)?")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run folder, the newest first."""
+    found = [path for path in (folder / "checkpoints").glob("frames-*") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted((path for path in found if path.is_dir()), key=frames_of, reverse=True)
+
+
+def check_name(checkpoint: Path, frames: object) -> None:
+    """Refuse a checkpoint that is not named after its frames: what is newest goes by names.
+
+    Raises:
+        CheckpointError: it has another name.
+    """
+    named = _CHECKPOINT.fullmatch(checkpoint.name) or _BEST.fullmatch(checkpoint.name)
+    if named is None or type(frames) is not int or int(named[1]) != frames:
+        raise CheckpointError(f"checkpoint {checkpoint} was renamed: it is one of frame {frames!r}")
+
+
+def frames_of(checkpoint: Path) -> int:
+    """The frames in a checkpoint's name."""
+    return int(checkpoint.name.split("-")[1])
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most frames in a run folder."""
+    return next(iter(checkpoints(folder)), None)

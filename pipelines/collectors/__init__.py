@@ -1,0 +1,1 @@
+"""Collectors: in this process, in others, on Ray; and evaluation."""

@@ -1,0 +1,228 @@
+"""Evaluation: whole episodes under a policy, apart from training."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import Transform, TransformedEnv
+from torchrl.envs.utils import ExplorationType
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.eval_mode import evaluating
+from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
+from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.frozen_transforms import Seat, hold, size_for
+from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
+from rlpipe.pipelines.envs.vector import VectorEnv
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+
+MAX_ENVS = 100
+"""Environments of an evaluation, of a kind of which any number can be open at once."""
+MAX_EPISODE_STEPS = 10_000
+"""Where an evaluation truncates episodes of an environment that has no limit of its own."""
+_CHUNK, _SHORT_CHUNK = 32, 4
+"""Steps of each environment between two looks at whether all is done; what is stepped beyond is for nothing."""
+_SLOW = 10.0
+"""Seconds without the end of an episode after which a warning says so."""
+_LOG = logging.getLogger("rlpipe")
+_TOLD: set[tuple[str, object]] = set()
+
+
+def evaluate(
+    policy: TensorDictModuleBase,
+    env_config: EnvConfig,
+    *,
+    episodes: int,
+    seed: int,
+    stochastic: bool = False,
+    transforms: Sequence[Transform] = (),
+    num_envs: int | None = None,
+) -> Evaluation:
+    """Run whole episodes and keep the return and length of each.
+
+    The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
+    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them (environments that
+    are vectorised themselves, such as CartPole, draw for all at once); their returns are the environment's own,
+    whatever transforms make of rewards. Neither the policy nor any random generator is changed, the process's own
+    included.
+
+    Args:
+        policy: any TensorDictModule that reads the environment's observation.
+        env_config: the environment; its `num_envs` is not used.
+        episodes: how many.
+        seed: of the environments' resets, and of the actions if `stochastic`.
+        stochastic: sample actions instead of taking the greedy ones.
+        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here. Of
+            statistics for each environment, `[n, ...]`, stream `i` takes row `i` modulo `n`.
+        num_envs: how many environments are open at most; by default `MAX_ENVS` of those that Gymnasium, ALE and rlpipe
+            bring along, and one of any other, of which perhaps no more can run. With fewer, streams wait their turn.
+
+    Raises:
+        TypeError: the environment is no `EnvConfig`.
+        ConfigError: no episodes, no environments, one that is not available, or a transform without statistics.
+    """
+    check_is_config(env_config)
+    if episodes < 1:
+        raise ConfigError(f"episodes is {episodes}; allowed is 1 or more")
+    transforms = tuple(transforms)
+    streams = min(episodes, MAX_ENVS)
+    num_envs = size_for(transforms, min(streams, most_copies(env_config, num_envs)))
+    limit, endless = env_config.max_episode_steps, is_endless(env_config)
+    if endless:
+        limit = MAX_EPISODE_STEPS
+    config = replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit)
+    quotas = [episodes // streams + (index < episodes % streams) for index in range(streams)]
+    with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
+        env = make_env(config, seed=seed)
+        stack.callback(env.close, raise_if_closed=False)
+        seats = hold(env, transforms, policy)
+        tally = Tally(env.base_env, quotas)
+        collector = _make_collector(env, policy, _SHORT_CHUNK if num_envs < streams else _CHUNK, stochastic=stochastic)
+        stack.callback(collector.shutdown, raise_on_error=False)
+        with evaluating(policy, seed):
+            _play(collector, tally, seats, env_config.env_id if endless else None)
+    evaluation = tally.evaluation()
+    if endless and (cut := sum(length >= MAX_EPISODE_STEPS for length in evaluation.lengths)):
+        _tell_once(
+            "cut",
+            env_config.env_id,
+            f"has no time limit, and {cut} of {episodes} evaluation episodes were cut at {MAX_EPISODE_STEPS:,} steps: "
+            "their returns are those up to there",
+        )
+    return evaluation
+
+
+def is_endless(env_config: EnvConfig) -> bool:
+    """Whether nothing but the environment's own rules ends its episodes."""
+    return env_config.max_episode_steps is None and env_spec(env_config.env_id).max_episode_steps is None
+
+
+def _tell_once(what: str, env_id: object, words: str) -> None:
+    if (what, env_id) not in _TOLD:
+        _TOLD.add((what, env_id))
+        limit = "train with --max-episode-steps (max_episode_steps), which sets a limit"
+        _LOG.warning("rlpipe: %s %s; %s", env_id, words, limit)
+
+
+def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int = 1) -> int:
+    """How many environments an evaluation may open.
+
+    Args:
+        env_config: the environment.
+        asked: so many, if not `None`.
+        otherwise: so many, where it is not known that any number can be open at once.
+
+    Raises:
+        ConfigError: fewer than one is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f"num_envs is {asked}; allowed is 1 or more")
+    return asked or (MAX_ENVS if has_many_copies(env_config.env_id) else otherwise)
+
+
+def _make_collector(
+    env: TransformedEnv, policy: TensorDictModuleBase, steps: int, *, stochastic: bool
+) -> SyncDataCollector:
+    device = next((str(parameter.device) for parameter in policy.parameters()), "cpu")
+    return SyncDataCollector(
+        env,
+        policy,
+        frames_per_batch=env.batch_size[0] * steps,
+        policy_device=None if device == "cpu" else device,
+        env_device=None if device == "cpu" else "cpu",
+        exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
+        auto_register_policy_transforms=False,
+        track_traj_ids=False,
+        use_buffers=False,
+        trust_policy=True,
+    )
+
+
+def _play(collector: SyncDataCollector, tally: Tally, seats: Sequence[Seat], endless: object) -> None:
+    """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
+    base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
+    for first in range(0, len(tally.returns), base.envs.num_envs):
+        tally.begin(first)
+        if first:
+            base.seed_as(first)
+            for seat in seats:
+                seat(first)
+            collector.reset()
+        while tally.missing:
+            next(batches)
+            if endless is not None and time.monotonic() > started + _SLOW and not any(tally.returns):
+                steps = int(tally.last["step_count"].max())
+                _tell_once(
+                    "slow",
+                    endless,
+                    f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
+                    f"{_SLOW:.0f} seconds, and each goes on to {MAX_EPISODE_STEPS:,} steps",
+                )
+
+
+class Tally:
+    """Takes note of the episodes that end in an environment, by its own rewards, whatever transforms make of them.
+
+    Args:
+        env: whose `advance` and `restart` are listened to; not yet stepped.
+        quotas: episodes that count, of each stream; each environment plays one stream at a time.
+    """
+
+    def __init__(self, env: VectorEnv, quotas: Sequence[int]) -> None:
+        self._env, self._advance, self._restart = env, env.advance, env.restart
+        self._quotas = quotas
+        self.returns: list[list[float]] = [[] for _ in quotas]
+        self.lengths: list[list[int]] = [[] for _ in quotas]
+        self.successes: list[list[float | None]] = [[] for _ in quotas]
+        self.begin(0)
+        env.advance, env.restart = self.advance, self.restart  # type: ignore[method-assign]
+
+    def begin(self, first: int) -> None:
+        """From now on the environments play the streams from `first` on; they are about to be reset."""
+        self._first = first
+        self.missing = sum(self._quotas[first : first + self._env.envs.num_envs])
+        self.last: Arrays = {}
+        """What the last step led to."""
+        self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
+        self._env.tell_successes()
+
+    def advance(self, action: np.ndarray) -> Arrays:
+        """Step the environment."""
+        self.last = self._advance(action)
+        self._ended = self.last["done"].copy()
+        self._note(self._ended, {place: success for _, place, success in self._env.take_successes()})
+        return self.last
+
+    def restart(self, mask: np.ndarray | None = None) -> Arrays:
+        """Reset it; where it has not begun anew by itself, a transform ended the episode."""
+        if mask is not None and self.last:
+            self._note(mask & ~self._ended, {})
+            self._ended |= mask
+        return self._restart(mask)
+
+    def evaluation(self) -> Evaluation:
+        """What was noted, stream after stream."""
+        known = tuple(chain.from_iterable(self.successes))
+        return Evaluation(
+            tuple(chain.from_iterable(self.returns)),
+            tuple(chain.from_iterable(self.lengths)),
+            known if any(success is not None for success in known) else (),
+        )
+
+    def _note(self, ended: np.ndarray, successes: dict[int, float]) -> None:
+        for place in np.flatnonzero(ended).tolist():
+            index = self._first + place
+            if index < len(self._quotas) and len(self.returns[index]) < self._quotas[index]:
+                self.returns[index].append(float(np.float32(self.last["episode_reward"][place])))
+                self.lengths[index].append(int(self.last["step_count"][place]))
+                self.successes[index].append(successes.get(place))
+                self.missing -= 1

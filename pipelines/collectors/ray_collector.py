@@ -1,0 +1,278 @@
+"""Collectors in processes that Ray places, on this machine or on others: TorchRL's, with collectors of ours in them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from tensordict import TensorDictBase
+from torch import nn
+from torchrl.collectors.distributed import RayCollector
+from torchrl.envs import EnvBase
+
+from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.pipelines.collectors.multi import Fleet, PolicyCopy
+from rlpipe.pipelines.collectors.ray_connection import RayConnection
+from rlpipe.pipelines.collectors.ray_placement import START_SECONDS, Places, Resources
+from rlpipe.pipelines.collectors.ray_worker import WORKER, RayWorker, why_lost, worker_options
+
+MOST_LOSSES = 3
+"""How often in a row, without a batch in between, collectors are replaced."""
+_LOG = logging.getLogger("rlpipe")
+
+
+class _RayFleet(Fleet):
+    """What `SyncRay` and `AsyncRay` share: how actors are started, called, and replaced when they are lost."""
+
+    collected_frames: int
+    collector_kwargs: list[dict[str, Any]]
+    remote_collectors: list[Any]
+
+    def __init__(
+        self,
+        create_env_fn: Sequence[Callable[[], EnvBase]],
+        policy: nn.Module,
+        *,
+        frames_per_batch: int,
+        total_frames: int,
+        transforms: nn.Module | None = None,
+        seed: int | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        address: str | None = None,
+        resources: Resources | None = None,
+    ) -> None:
+        count, resources = len(create_env_fn), resources or Resources()
+        self._prepare(policy, count, transforms, device)
+        self._create_env_fn, self._iter = list(create_env_fn), -1
+        self._started, self._noted, self._losses = False, False, 0
+        self._places: Places | None = None
+        self._connection = RayConnection(address, max(1, -int(-count * resources.cpus // 1)))
+        try:
+            self._places = Places(count, resources)
+            with _starting():
+                super().__init__(  # type: ignore[call-arg]
+                    self._create_env_fn,
+                    policy_factory=[PolicyCopy(policy, index) for index in range(count)],
+                    frames_per_batch=frames_per_batch,
+                    total_frames=total_frames,
+                    init_random_frames=0,
+                    collector_class=RayWorker,
+                    collector_kwargs=[worker_options(index, count, threads, seed) for index in range(count)],
+                    remote_configs=[self._places.of(index) for index in range(count)],
+                    sync=not self.asynchronous,
+                    update_after_each_batch=True,
+                    # `update_policy_weights_` does it
+                    weight_sync_schemes={},
+                )
+                self._weight_sync_initialized = True
+                self.call("kind")
+            self._started = True
+        except BaseException:
+            self._disconnect()
+            raise
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Frames and batches collected so far; may be set before iterating."""
+        return self.collected_frames, self._iter
+
+    @position.setter
+    def position(self, position: tuple[int, int]) -> None:
+        self.collected_frames, self._iter = position
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """Yield batch after batch, `[num_envs, T]`; of one collector only, if asynchronous.
+
+        Where a collector is lost, all collect once more what they were about to give.
+
+        Raises:
+            TrainingError: a collector failed, or was lost and could not be replaced.
+        """
+        if self.asynchronous:
+            self._send_policy()
+        frames = self.collected_frames
+        while True:
+            try:
+                for batch in super().iterator():  # type: ignore[misc]
+                    yield self._received(batch)
+                    frames, self._losses = self.collected_frames, 0
+                return
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError as error:
+                self.collected_frames = frames
+                self._replace_lost(error)
+
+    def _received(self, batch: TensorDictBase) -> TensorDictBase:
+        index = int(batch.get(WORKER).flatten()[0])
+        batch = batch.exclude("collector")
+        if self.asynchronous:
+            self._comes_to_rest(index)
+        else:
+            # TorchRL has the collectors' batches beside one another
+            batch = batch.flatten(0, 1)
+        self._iter += 1
+        return self._arrived(batch)
+
+    def update_policy_weights_(self, *_: Any, **__: Any) -> None:
+        """Send the learner's policy to the collectors that are about to go on; TorchRL's loop calls it."""
+        self._send_policy()
+
+    def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
+        """See `Fleet`; a collector that is lost meanwhile is replaced, and asked once more."""
+        chosen = range(self.num_collectors) if workers is None else workers
+        self._noted |= method == "note_actions"
+        asked = [self._ask(index, method, each) for index, each in zip(chosen, arguments, strict=True)]
+        return [self._answer(index, method, *each) for index, *each in zip(chosen, arguments, asked, strict=True)]
+
+    def _ask(self, index: int, method: str, arguments: Any) -> Any:
+        return self.remote_collectors[index].obey.remote(method, *arguments)
+
+    def _answer(self, index: int, method: str, arguments: Any, answer: Any) -> Any:
+        while True:
+            try:
+                # what Ray hands over cannot be written to
+                return copy.deepcopy(ray.get(answer))
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError as error:
+                if not self._started:
+                    raise
+                self._replace(index, error)
+                answer = self._ask(index, method, arguments)
+
+    def _replace_lost(self, error: Exception) -> None:
+        """Replace every collector that does not answer any more."""
+        self._count_loss(error)
+        for index in range(self.num_collectors):
+            try:
+                ray.get(self._ask(index, "kind", ()))
+            except RayError as lost:
+                self._replace(index, lost)
+
+    def _count_loss(self, error: Exception) -> None:
+        self._losses += 1
+        if self._losses > MOST_LOSSES:
+            raise TrainingError(f"collectors were lost {self._losses} times in a row: {why_lost(error)}") from error
+
+    def _replace(self, index: int, error: Exception) -> None:
+        """Put another collector in place of one that is lost, with fresh episodes.
+
+        Raises:
+            TrainingError: Ray cannot start one.
+        """
+        who, why = f"collector {index} of {self.num_collectors}", why_lost(error)
+        _LOG.warning("rlpipe: %s was lost (%s); starting another one in its place, with fresh episodes", who, why)
+        until = time.monotonic() + START_SECONDS
+        while True:
+            self._start_anew(index)
+            try:
+                self._prepare_anew(index, max(0.0, until - time.monotonic()))
+                break
+            except GetTimeoutError:
+                raise TrainingError(
+                    f"{who} was lost ({why}), and Ray did not start another one within {START_SECONDS} s"
+                ) from error
+            except RayError as again:
+                # Ray may take a while to find that a machine is gone, and start it there
+                final = isinstance(again, RayTaskError) or getattr(again, "actor_init_failed", False)
+                if final or time.monotonic() > until:
+                    raise TrainingError(
+                        f"{who} was lost ({why}), and so was the one in its place ({why_lost(again)})"
+                    ) from error
+                time.sleep(0.5)
+        if self.asynchronous:
+            self._resting = [index]
+            self._send_policy()
+
+    def _start_anew(self, index: int) -> None:
+        assert self._places is not None
+        ray.kill(self.remote_collectors[index])
+        self.add_collectors(  # type: ignore[attr-defined]
+            [self._create_env_fn[index]], 1, None, [self.collector_kwargs[index]], [self._places.of(index)]
+        )
+        self.remote_collectors[index] = self.remote_collectors.pop()
+
+    def _prepare_anew(self, index: int, seconds: float) -> None:
+        now = (self.collected_frames,)
+        calls = [("note_actions", ())] * self._noted + [("begin_anew", now), ("synchronise", now)]
+        ray.get([self._ask(index, method, each) for method, each in calls], timeout=seconds)
+
+    def shutdown(
+        self,
+        timeout: float | None = None,
+        close_env: bool = True,
+        raise_on_error: bool = True,
+        shutdown_ray: bool = False,
+    ) -> None:
+        """Stop every collector; and Ray, if it was started for them."""
+        if self._connection.is_open and ray.is_initialized():
+            super().shutdown(timeout)  # type: ignore[misc]
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if not self._connection.is_open:
+            return
+        if ray.is_initialized():
+            for actor in getattr(self, "_remote_collectors", ()):
+                ray.kill(actor)
+            if self._places is not None:
+                self._places.free()
+        self._connection.close()
+
+
+class SyncRay(_RayFleet, RayCollector):
+    """TorchRL's `RayCollector` over environments of ours: all collect, then the learner learns from all.
+
+    With one environment function, batches are those of a `SyncDataCollector`, to the bit. A collector that is lost,
+    with its process or its machine, is replaced, and begins fresh episodes.
+
+    Args:
+        create_env_fn: one for each collector, that makes its environment by `make_env`; all of the same size.
+        policy: the learner's; each collector has a copy, which is sent its weights before every batch.
+        frames_per_batch: of all collectors together.
+        total_frames: to collect.
+        transforms: of the learner's environment; their state is sent as well.
+        seed: of each process's global generators; `None` leaves them.
+        device: on which batches are wanted; in the collectors, policies are on the CPU.
+        threads: of PyTorch, in each collector.
+        address: `HOST:PORT` of a cluster's head; by default Ray is started on this machine, and stopped in the end.
+        resources: of each collector; by default a core.
+
+    Raises:
+        ConfigError: Ray cannot be had, or has no room; or an environment cannot be made.
+        TrainingError: also while collecting, if a collector failed, or was lost and could not be replaced.
+    """
+
+    asynchronous = False
+
+
+class AsyncRay(_RayFleet, RayCollector):
+    """TorchRL's asynchronous `RayCollector` over environments of ours: each goes on as soon as its batch has arrived.
+
+    A batch is one collector's, with `("collector", "worker")` its number; the policy that collected it may be older
+    than the learner's by the `staleness` of `metrics`. Arguments are those of `SyncRay`.
+    """
+
+    asynchronous = True
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Put in words why a collector does not start; without a warning of TorchRL's that there is no policy here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The policy is not an nn.Module")
+        try:
+            yield
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise ConfigError(f"a collector could not be started: {why_lost(error)}") from error

@@ -1,0 +1,192 @@
+"""The connection to Ray: a local one of the run's own, or a cluster that is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray._private.ray_logging import stdout_deduplicator
+from torchrl._comm.ray_runtime import _RayRuntimeLease
+
+from rlpipe.errors import ConfigError
+
+CONNECT_SECONDS = 20
+"""After so long a cluster that does not answer is given up."""
+_WRONG_TOKEN = "InvalidAuthToken"
+_PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='error'); ray.shutdown()"
+"""In a process of its own, because what is no Ray would keep this one waiting for minutes, and Ray talkative."""
+
+
+class RayConnection:
+    """This process's connection to Ray, quiet; all who hold one share it, and it ends with the last of them.
+
+    Where the process is connected already by other means, that connection is used, and left as it is.
+
+    Args:
+        address: `HOST:PORT` of a cluster's head; by default a Ray of one's own is started on this machine.
+        cpus: to be divided among actors, of a Ray of one's own; there need not be so many cores.
+
+    Raises:
+        ConfigError: the cluster does not answer within `CONNECT_SECONDS`.
+    """
+
+    def __init__(self, address: str | None, cpus: int) -> None:
+        self.is_open, self._folder = True, ""
+        options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
+        if ray.is_initialized():
+            options = {}
+            _check_same(address)
+        elif address is not None:
+            _silence()
+            check_reachable(address)
+        else:
+            _silence()
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            # elsewhere, the paths of its sockets may be longer than the system allows
+            self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+            options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": self._folder}
+        try:
+            with _keep_sigterm():
+                self._lease = _RayRuntimeLease.acquire(options)
+        except BaseException as error:
+            ray.shutdown()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            where = "on this machine" if address is None else f"at {address}"
+            raise ConfigError(f"Ray {where} cannot be used: {_in_a_line(error)}") from error
+
+    def close(self) -> None:
+        """Disconnect, and stop a Ray of one's own."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        with _keep_sigterm():
+            self._lease.release()
+        if not ray.is_initialized():
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _silence() -> None:
+    """Keep what Ray says of itself out of the terminal; what concerns a run, rlpipe says."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # to stdout go the deaths of processes, whatever the log level
+    stdout_deduplicator.skip_re = re.compile("")
+
+
+@contextlib.contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Ray puts a handler of its own in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_same(address: str | None) -> None:
+    """Refuse another cluster than the one that this process is connected to already."""
+    now = ray.get_runtime_context().gcs_address
+    # the host may have several names
+    if address is not None and address.rpartition(":")[2] != now.rpartition(":")[2]:
+        raise ConfigError(f"ray_address is {address}, and this process is connected to Ray at {now} already")
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address where no Ray answers in time.
+
+    Raises:
+        ConfigError: says what is there instead.
+    """
+    started = time.monotonic()
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except TimeoutError as error:
+        raise ConfigError(
+            f"ray_address is {address}, which does not answer: given up after {CONNECT_SECONDS} s; is the host "
+            "right, and does a firewall let this port through?"
+        ) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"ray_address is {address}, which cannot be reached: {reason}; `ray start --head` on that machine starts "
+            "Ray and prints the address"
+        ) from error
+    said = _probe(address, CONNECT_SECONDS - (time.monotonic() - started))
+    if _WRONG_TOKEN in said and _use_token():
+        said = _probe(address, CONNECT_SECONDS)
+    if said:
+        raise ConfigError(f"ray_address is {address}, which cannot be used: {_reason(said)}")
+
+
+def _use_token() -> bool:
+    """From now on, show clusters this machine's token, if it has one; not in vain to one that knows none."""
+    try:
+        setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
+    except ImportError:  # a Ray without tokens
+        return False
+    before = os.environ.get("RAY_AUTH_MODE")
+    return bool(setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)) and before is None
+
+
+def _probe(address: str, seconds: float) -> str:
+    """What Ray writes if it cannot connect to a cluster.
+
+    Raises:
+        ConfigError: it has not come to an end by then.
+    """
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE, address],
+            # attempts, a second apart
+            env={**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "3"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=max(1.0, seconds),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"ray_address is {address}, where something listens that does not answer as Ray does: given up after "
+            f"{CONNECT_SECONDS} s"
+        ) from error
+    return (probe.stderr or "it gave no reason") if probe.returncode else ""
+
+
+def _reason(trace: str) -> str:
+    """The one line that matters of what Ray wrote before it gave up."""
+    if _WRONG_TOKEN in trace:
+        return (
+            "the cluster asks for a token, and this machine has none or another one; copy ~/.ray/auth_token from the "
+            "head's machine"
+        )
+    lines = [line for line in trace.splitlines() if line.strip()]
+    at = max(
+        (index for index, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)), default=0
+    )
+    return _in_a_line(" ".join(lines[at:]))
+
+
+def _in_a_line(error: object) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 400 else f"{words[:400]}..."

@@ -1,0 +1,85 @@
+"""What runs in an actor of Ray: a collector that is called from outside; and why such a one was lost."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from ray.exceptions import ActorUnavailableError
+from tensordict import TensorDictBase
+
+from rlpipe.errors import RlpipeError, TrainingError
+from rlpipe.pipelines.collectors.multi import WorkerCollector
+from rlpipe.pipelines.seeding import spawned
+
+WORKER = ("collector", "worker")
+"""Where a batch has the number of its collector."""
+
+
+class RayWorker(WorkerCollector):
+    """A `WorkerCollector` in an actor of Ray.
+
+    Args:
+        create_env_fn: makes the environment.
+        index: of the collector.
+        count: of collectors.
+        threads: of PyTorch.
+        options: of `WorkerCollector`.
+    """
+
+    def __init__(self, create_env_fn: Any, *, index: int, count: int, threads: int, **options: Any) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(create_env_fn, **options)
+        self._index, self._count = index, count
+
+    def __bool__(self) -> bool:
+        # for Ray asks this of an actor that raised, and TorchRL's length of an endless collector is no whole number
+        return True
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """Yield batch after batch, each with `("collector", "worker")`."""
+        try:
+            for batch in super().iterator():
+                yield batch.set(WORKER, torch.full(batch.shape, self._index))
+        except Exception as error:  # whatever it is, the learner's process tells of it
+            kind = "" if isinstance(error, RlpipeError) else f"{type(error).__name__}: "
+            raise TrainingError(f"collector {self._index} of {self._count} failed: {kind}{error}") from None
+
+    def obey(self, method: str, *arguments: Any) -> Any:
+        """Call a method, with copies of the arguments: what Ray hands over cannot be written to."""
+        return getattr(self, method)(*copy.deepcopy(arguments))
+
+
+def worker_options(index: int, count: int, threads: int, seed: int | None) -> dict[str, Any]:
+    """Of a `RayWorker`."""
+    return {
+        "index": index,
+        "count": count,
+        "threads": threads,
+        "seed": seed if seed is None or not index else spawned(seed, index),
+        "track_traj_ids": False,
+        "use_buffers": False,
+        "trust_policy": True,
+        "auto_register_policy_transforms": False,
+    }
+
+
+def why_lost(error: Exception) -> str:
+    """Why Ray lost an actor, in a few words."""
+    text = str(error)
+    raised = (
+        re.findall(r"^\s*(?:[\w.]+\.)?(\w+(?:Error|Exception): .*)", text, re.MULTILINE) if "Error:" in text else []
+    )
+    if "  File " in text and raised:
+        # of a traceback
+        return " ".join(raised[-1].removeprefix("ConfigError: ").split())
+    if isinstance(error, ActorUnavailableError) or "its node has died" in text:
+        return "its machine or process cannot be reached"
+    found = re.search(r"Worker exit detail: (.*?)(?:\. |\.?$)", text, re.DOTALL)
+    if found is not None:
+        # of a process that was killed, Ray knows no more than that
+        return "its process died" if "connection error" in found[1] else "its process ended: " + found[1]
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"

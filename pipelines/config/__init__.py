@@ -1,0 +1,1 @@
+"""Configs: the groups of fields that algorithms share, their checks, and their JSON form."""

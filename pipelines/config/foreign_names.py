@@ -1,0 +1,251 @@
+"""Option names of Stable-Baselines3, CleanRL and rl-zoo3, and what each is called here, or what there is instead.
+
+Names are written as on the command line, with dashes. `docs/faq.md` has the usual ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+
+from rlpipe.spelling import nearest
+
+RENAMED: dict[str, str] = {
+    "env-id": "env env-name environment gym-id task game",
+    "num-envs": "n-envs n-env nenvs num-env",
+    "total-frames": "total-timesteps -n n-timesteps num-timesteps timesteps total-steps frames num-frames",
+    "total-episodes|episodes": "num-episodes n-episodes max-episodes",
+    "rollout-steps": "n-steps num-steps rollout-length",
+    "minibatch-size": "batch-size mini-batch-size",
+    "epochs": "n-epochs num-epochs update-epochs noptepochs",
+    "lr|step-size": "learning-rate alpha",
+    "adam-eps": "optimizer-eps adam-epsilon rms-prop-eps",
+    "optimizer": "optimizer-class",
+    "gamma": "discount discount-factor",
+    "lmbda": "gae-lambda lambda lam",
+    "clip": "clip-range clip-coef cliprange clip-epsilon clip-param",
+    "value-clip": "clip-range-vf cliprange-vf",
+    "entropy-coefficient": "ent-coef entropy-coef ent-coeff",
+    "value-coefficient": "vf-coef value-coef vf-coeff",
+    "normalize-advantage": "norm-adv normalize-advantages",
+    "hidden": "net-arch hidden-sizes hidden-size hidden-dim hidden-layers",
+    "activation": "activation-fn",
+    "warmup-frames": "learning-starts learning-start",
+    "epsilon-start": "exploration-initial-eps start-e eps-start epsilon-initial epsilon",
+    "epsilon-end": "exploration-final-eps end-e eps-end epsilon-final",
+    "double": "double-q double-dqn",
+    "dueling": "dueling-dqn dueling-network",
+    "eval-episodes|episodes": "n-eval-episodes num-eval-episodes",
+    "eval-env-id": "eval-env",
+    "max-episode-steps|max-steps": "max-episode-length max-ep-len episode-length time-limit",
+    "stop-at-return": "reward-threshold target-reward stop-reward",
+    "end-at-life-loss": "terminal-on-life-loss episodic-life",
+    "curve-window": "stats-window-size",
+    "threads": "num-threads n-threads torch-threads",
+    "run-dir|out": "exp-name run-name log-folder log-dir logdir output-dir save-path -f",
+    "start-from": "trained-agent pretrained load-model -i",
+}
+"""Our option, the first one of several that a command has, and the names of the same thing elsewhere."""
+
+CHANGED: dict[str, tuple[str, str]] = {
+    "num-minibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / num-minibatches"),
+    "nminibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / nminibatches"),
+    "num-iterations": ("total-frames", "iterations * {num-envs} * {rollout-steps}"),
+    "num-updates": ("total-frames", "iterations * {num-envs} * {rollout-steps}"),
+    "train-freq": ("rollout-steps", "steps of each environment from one round of learning to the next"),
+    "train-frequency": ("rollout-steps", "steps of each environment from one round of learning to the next"),
+    "gradient-steps": ("updates", "after each batch of {num-envs} * {rollout-steps} frames"),
+    "anneal-lr": ("lr-schedule linear", "or constant"),
+    "clip-vloss": ("value-clip", "a distance in units of return; none is off"),
+    "exploration-fraction": ("epsilon-frames", "in frames: the fraction times {total-frames}"),
+    "epsilon-decay": ("epsilon-frames", "frames to {epsilon-end}; {epsilon-schedule} has other ways down"),
+    "eps-decay": ("epsilon-frames", "frames to {epsilon-end}; {epsilon-schedule} has other ways down"),
+    "target-update-interval": ("target-every", "in gradient steps, not in frames; {tau} 1 copies"),
+    "target-network-frequency": ("target-every", "in gradient steps, not in frames; {tau} 1 copies"),
+    "polyak": ("tau", "1 - polyak"),
+    "optimize-memory-usage": ("replay-storage frames", "for stacked pixels"),
+    "weight-decay": ("optimizer adamw", "with a decay of 0.01"),
+    "use-rms-prop": ("optimizer", "adam or adamw; there is no RMSprop"),
+    "ortho-init": ("initialization orthogonal", "or default"),
+    "policy-kwargs": ("hidden", "beside {activation}, {initialization} and {layer-norm}"),
+    "normalize": ("normalize-frames 1000", "observations only, by so many random frames before training"),
+    "norm-obs": ("normalize-frames 1000", "by so many random frames before training"),
+    "clip-reward": ("reward-shaping clip", ""),
+    "clip-rewards": ("reward-shaping clip", ""),
+    "gym-packages": ("env-id", "with the module in front of it: module:Env-v0"),
+    "vec-env": ("backend", "auto for dummy, async for subproc"),
+    "num-workers": ("num-collectors", "with {collector} processes"),
+    "num-cpu": ("num-collectors", "with {collector} processes"),
+    "cuda": ("device cuda", "or cpu, the default"),
+    "num-gpus": ("device cuda", "or cpu, the default"),
+    "use-cuda": ("device cuda", "or cpu, the default"),
+    "eval-freq": ("eval-every", "in frames of all environments together"),
+    "save-freq": ("checkpoint-every", "in frames of all environments together"),
+    "checkpoint-freq": ("checkpoint-every", "in frames of all environments together"),
+    "log-interval": ("log-every", "in frames of all environments together"),
+    "log-freq": ("log-every", "in frames of all environments together"),
+    "track": ("logger wandb", ""),
+    "use-wandb": ("logger wandb", ""),
+    "tensorboard-log": ("logger tensorboard", "the default; it writes into the run folder"),
+    "tensorboard": ("logger tensorboard", "the default; it writes into the run folder"),
+    "-tb": ("logger tensorboard", "the default; it writes into the run folder"),
+    "capture-video": ("gif", "an episode after training; rlpipe render draws more"),
+    "record-video": ("gif", "an episode after training; rlpipe render draws more"),
+    "verbose": ("quiet", "and --watch"),
+    "progress": ("quiet", "which hides the bar that is shown by default"),
+    "progress-bar": ("quiet", "which hides the bar that is shown by default"),
+    "-P": ("quiet", "which hides the bar that is shown by default"),
+    "deterministic": ("eval-stochastic|stochastic", "the other way round: greedy is the default"),
+    "n-jobs": ("jobs", "beside --seeds"),
+}
+"""What is said otherwise here: the option, with its value where that is fixed, and how it differs."""
+
+_OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
+_EACH = "each hyperparameter is an option of its own"
+_NO_UPLOAD = "nothing is uploaded; rlpipe export writes the policy of a run"
+_REGISTERED = "register the environment with its arguments and wrappers under an id of its own, with gymnasium.register"
+ABSENT: dict[str, str] = {
+    "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
+    "use-sde": "there is no state-dependent exploration (gSDE)",
+    "sde-sample-freq": "there is no state-dependent exploration (gSDE)",
+    "policy": "layers or convolutions follow from the observation",
+    "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
+    "algo": "the recipe stands in front of the options: rlpipe train ppo",
+    "hyperparams": _EACH,
+    "hyperparameters": _EACH,
+    "params": _EACH,
+    "conf-file": _EACH,
+    "yaml-file": _EACH,
+    "config": _EACH,
+    "env-kwargs": _REGISTERED,
+    "eval-env-kwargs": _REGISTERED,
+    "env-wrapper": _REGISTERED,
+    "vec-env-wrapper": _REGISTERED,
+    "frame-stack": "{from-pixels} stacks four pictures; for other observations register a wrapped environment",
+    "n-stack": "{from-pixels} stacks four pictures; for other observations register a wrapped environment",
+    "norm-reward": "rewards are not normalised; {reward-shaping} clip clips them",
+    "reward-scale": "rewards are not scaled; {reward-shaping} clip clips them",
+    "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
+    "noisy-net": "examples/noisy_dqn.py has it",
+    "n-eval-envs": "an evaluation chooses by itself how many environments it takes",
+    "num-eval-envs": "an evaluation chooses by itself how many environments it takes",
+    "save-replay-buffer": "checkpoints hold the replay buffer",
+    "save-model": "every run keeps checkpoints; rlpipe export writes the policy of a run",
+    "upload-model": _NO_UPLOAD,
+    "hf-entity": _NO_UPLOAD,
+    "torch-deterministic": "on the CPU the same seed and versions give the same run to the bit",
+    "uuid": "run folders have names of their own by default",
+    "wandb-project-name": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
+    "wandb-project": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
+    "wandb-entity": "the environment variable WANDB_ENTITY names it, with {logger} wandb",
+    "wandb-tags": "the environment variable WANDB_TAGS names them, with {logger} wandb",
+    "optimize": _OPTUNA,
+    "optimize-hyperparameters": _OPTUNA,
+    "n-trials": _OPTUNA,
+    "n-startup-trials": _OPTUNA,
+    "sampler": _OPTUNA,
+    "pruner": _OPTUNA,
+    "study-name": _OPTUNA,
+    "storage": _OPTUNA,
+    "callback": "the function that run_recipe gets as progress is told of everything new",
+    "render": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
+    "render-mode": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
+}
+"""What there is not, and what there is instead."""
+
+_TRAINS = "num-envs"
+"""An option of whatever trains."""
+_OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
+"""Options of `rlpipe train` that `run_recipe` has not."""
+_IN_PYTHON = {"run-dir": "folder", "logger": "loggers"}
+"""Options of `rlpipe train` that `run_recipe` has under another name."""
+_RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
+_ALL = (*_RENAMED, *CHANGED, *ABSENT)
+
+
+def explain(
+    option: str,
+    names: Collection[str],
+    owners: Callable[[str], Sequence[str]] = lambda _: (),
+    *,
+    python: bool = False,
+) -> str:
+    """What to do about an option that there is not.
+
+    Args:
+        option: as it was given, without the dashes in front of it where it has two.
+        names: the options that there are; `no-` is in front of those that are on by default.
+        owners: gives the algorithms that have an option of a name.
+        python: whether they are keyword arguments of `run_recipe`.
+
+    Returns:
+        The part of a message that follows "no option is called ...;", or nothing if there is nothing to say.
+    """
+    say = _Speaker({_dashed(name) for name in names}, python=python)
+    name = _dashed(option)
+    bare = name.removeprefix("no-")
+    for each in (name, bare):
+        if answer := say.about(each):
+            return answer
+    if python and bare in _OF_THE_COMMAND:
+        return f"only the command has it, rlpipe train --{bare}"
+    if others := owners(bare):
+        return f"only {_listed(others)} {'has' if len(others) == 1 else 'have'} it"
+    if near := nearest(name, say.names) or nearest(bare, say.names):
+        return f"did you mean {say.spell(near)}?"
+    if near := nearest(bare, [theirs for theirs in _ALL if len(theirs) > 2 and say.about(theirs)]):
+        return f"if that is {near.replace('-', '_') if python else f'--{near}'}: {say.about(near)}"
+    return ""
+
+
+class _Speaker:
+    """Knows the options that there are, and how they are written."""
+
+    def __init__(self, names: set[str], *, python: bool) -> None:
+        self._python, self._trains = python, _TRAINS in names
+        self.names = names | {ours for ours, keyword in _IN_PYTHON.items() if python and keyword in names}
+
+    def about(self, theirs: str) -> str:
+        """What an option of somebody else is here; nothing if it is nobody's."""
+        if f"no-{theirs}" in self.names:
+            return f"it is on here; {self.spell(f'no-{theirs}')} switches it off"
+        if theirs in ABSENT:
+            return self._fill(ABSENT[theirs]) if self._trains else ""
+        target, remark = CHANGED.get(theirs, (_RENAMED.get(theirs, ""), ""))
+        ours = target.split("|") if target else []
+        here = next((each for each in ours if not self.names.isdisjoint(_both(each.split()[0]))), None)
+        if here is None:
+            return self._missing(ours[0].split()[0]) if ours and self._trains else ""
+        if (name := here.split()[0]) not in self.names:
+            return f"it is {name} here, and on; {self.spell(f'no-{name}')} switches it off"
+        return f"it is {self.spell(here)} here{f', {self._fill(remark)}' if remark else ''}"
+
+    def _missing(self, name: str) -> str:
+        if name == "quiet":
+            return "nothing is shown; progress is told of everything new"
+        if name in _OF_THE_COMMAND:
+            return f"only the command has it, rlpipe train --{name}"
+        return f"other recipes have {self.spell(name)} for it, this one has nothing like it"
+
+    def spell(self, option: str) -> str:
+        """An option, with its value if it has one, as it is typed."""
+        name, _, value = option.partition(" ")
+        if not self._python:
+            return f"--{option}"
+        name = _IN_PYTHON.get(name, name).replace("-", "_")
+        return f"{name}={value if value.isdigit() else repr(value)}" if value else name
+
+    def _fill(self, text: str) -> str:
+        return re.sub(r"\{([a-z-]+)\}", lambda found: self.spell(found[1]), text)
+
+
+def _both(name: str) -> tuple[str, str]:
+    return name, f"no-{name}"
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,182 @@
+"""Configs: frozen dataclasses that are valid whenever they exist, and their JSON form.
+
+Each algorithm's own Config is in its file; here is what all of them share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.config.fields import MANY, check_fields, number
+from rlpipe.pipelines.config.groups import (
+    MOST_PROCESSES,
+    CollectionConfig,
+    EnvironmentConfig,
+    OptimizerConfig,
+    RayConfig,
+    StoppingConfig,
+)
+from rlpipe.pipelines.envs.config import Backend, EnvConfig
+from rlpipe.pipelines.runs.curve import WINDOW
+from rlpipe.pipelines.runs.read import completed
+
+C = TypeVar("C", bound="TrainConfig")
+
+MOST_FRAMES = 1_000_000_000
+"""Of one batch."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig):
+    """What every training run has: its environment, length, seed, evaluation and checkpoints.
+
+    Raises:
+        ConfigError: a field has the wrong type or a value that is not allowed.
+    """
+
+    seed: int = number(0, at_least=0, at_most=2**63 - 1)
+    """Seed of every random stream of the run."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks and batches live; environments are always on the CPU."""
+    threads: int = number(1, at_least=1, at_most=1024)
+    """PyTorch's CPU threads; 1 is fastest for small networks."""
+    eval_every: int | None = number(5_000, at_least=1, at_most=MANY)
+    """Frames from one evaluation to the next; `none` leaves only the one after training."""
+    eval_episodes: int = number(20, at_least=1, at_most=1_000_000)
+    """Episodes of an evaluation during training."""
+    final_eval_episodes: int = number(100, at_least=1, at_most=1_000_000)
+    """Episodes of the evaluation after training."""
+    eval_envs: int | None = number(None, at_least=1, at_most=1_000)
+    """Environments of an evaluation at most; by default 100, or of custom ones 1 (after training `num_envs`)."""
+    eval_stochastic: bool = False
+    """Sample actions in the evaluations during training; the one after it is greedy."""
+    eval_env_id: str | None = None
+    """Evaluate on this environment instead of the one to train on."""
+    checkpoint_every: int | None = number(100_000, at_least=1, at_most=MANY)
+    """Frames from one checkpoint to the next, from which a run can be resumed; there is always one at the end."""
+    log_every: int = number(1, at_least=1, at_most=MANY)
+    """Frames from one line of metrics to the next, at least a batch; a line is the mean over its batches."""
+    curve_window: int = number(WINDOW, at_least=1, at_most=MANY)
+    """Episodes in the moving mean of `curve.png`."""
+    gif: bool = False
+    """Draw an episode of the trained policy into `agent.gif`."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
+        self._check_collection()
+        _check_pixels(self)
+        if self.eval_every is None and self.stop_at_return is not None:
+            raise ConfigError(
+                f"stop_at_return is {self.stop_at_return}, a return of evaluations during training, and eval_every is "
+                "none; set eval_every to a number of frames"
+            )
+        if isinstance(self, OptimizerConfig) and self.cuda_graphs:
+            _check_graphs(self.device, self.compile)
+        self.validate()
+
+    def _check_collection(self) -> None:
+        if self.collector == "local":
+            for name, value in (("num_collectors", self.num_collectors > 1), ("asynchronous", self.asynchronous)):
+                if value:
+                    raise ConfigError(
+                        f"{name} is {getattr(self, name)} with collector 'local', which is this process alone; set "
+                        "collector to 'processes'"
+                    )
+        self.check_ray(self.collector)
+        check_divisible(self.num_envs, self.num_collectors)
+        if self.asynchronous and not self.is_off_policy():
+            raise ConfigError(
+                "asynchronous is True, with which batches come from older policies; this algorithm learns from its "
+                "present one (on-policy), only dqn with replay learns from any"
+            )
+
+    def is_off_policy(self) -> bool:
+        """Whether it learns from what any policy did; algorithms that do override it."""
+        return False
+
+    def validate(self) -> None:
+        """Check what concerns several fields at once; algorithms override it."""
+
+    def to_act(self: C) -> C:
+        """The same for a pipeline whose policy is all that is used: without what only learning needs."""
+        here = dataclasses.replace(self.on_cpu(), collector="local", num_collectors=1, asynchronous=False)
+        return dataclasses.replace(here, backend="auto")
+
+    def on_cpu(self: C) -> C:
+        """The same config with its networks on the CPU, for what needs no GPU and may be asked where there is none."""
+        graphs: dict[str, Any] = {"cuda_graphs": False} if isinstance(self, OptimizerConfig) else {}
+        return dataclasses.replace(self, device="cpu", **graphs)
+
+    @property
+    def eval_env(self) -> EnvConfig:
+        """What evaluations run on."""
+        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
+
+
+def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Read a config back from its JSON form, `dataclasses.asdict`.
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value that is not allowed.
+    """
+    values = completed(values)
+    names = {each.name for each in dataclasses.fields(cls)}
+    if wrong := sorted(names ^ set(values)):
+        what = "an unknown" if wrong[0] in values else "no"
+        raise ConfigError(f"the config has {what} field {wrong[0]!r}")
+    read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return cls(**read)
+
+
+def check_divisible(num_envs: int, collectors: int) -> None:
+    """Refuse a number of collectors among which environments cannot be divided.
+
+    Raises:
+        ConfigError: it is such a one; says which would do.
+    """
+    if collectors > num_envs:
+        raise ConfigError(
+            f"num_collectors is {collectors} with num_envs {num_envs}; each collector needs an environment: allowed "
+            f"is at most {num_envs}"
+        )
+    if num_envs % collectors:
+        raise ConfigError(
+            f"num_collectors is {collectors}, among which num_envs {num_envs} cannot be divided; with num_envs "
+            f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
+        )
+
+
+def _check_pixels(config: TrainConfig) -> None:
+    if not config.from_pixels:
+        return
+    if config.reward_shaping == "balance":
+        raise ConfigError("reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it")
+    if config.normalize_frames is not None:
+        raise ConfigError("normalize_frames is given, and the network divides pixels by 255 itself; leave it out")
+    # which refuses some backends
+    _ = config.env
+
+
+def _check_graphs(device: str, compiled: bool) -> None:
+    if device != "cuda":
+        raise ConfigError(f"cuda_graphs is True, which needs device to be 'cuda'; it is {device!r}")
+    if compiled:
+        raise ConfigError("cuda_graphs is True, which needs compile to be False; choose one of the two")
+
+
+def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:
+    if backend == "async" and num_envs > MOST_PROCESSES:
+        raise ConfigError(
+            f"num_envs is {num_envs}; allowed is at most {MOST_PROCESSES} with backend 'async', which starts a process "
+            "for each"
+        )
+    if num_envs * rollout_steps > MOST_FRAMES:
+        raise ConfigError(
+            f"rollout_steps is {rollout_steps}; allowed is at most {MOST_FRAMES // num_envs} with num_envs "
+            f"{num_envs}, so that a batch has at most {MOST_FRAMES} frames"
+        )

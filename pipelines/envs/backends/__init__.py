@@ -1,0 +1,1 @@
+"""Gymnasium's side of an environment: how it is stepped, checked and saved."""

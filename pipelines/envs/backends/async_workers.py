@@ -1,0 +1,179 @@
+"""Environments in processes of their own, which never outlive the run and never leave it waiting.
+
+Not among `envs/`, because each worker imports this module, and that package imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
+
+from rlpipe.errors import TrainingError
+from rlpipe.pipelines.child_processes import NO_GUARD, check_main_guard, interrupts_wait, stay_with_parent, unguarded
+from rlpipe.warn_once import each_once, notice, send_to
+
+_LOST = (EOFError, BrokenPipeError, ConnectionResetError)
+_CLOSING_SECONDS = 5.0
+"""For workers to close their environments, once another one has failed."""
+_NOTICE = "notice"
+
+
+class _InWords:
+    """A queue of a worker's errors that sends them as text: many an exception cannot be pickled, or not made again."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def put(self, failure: tuple[int, type[BaseException], object, str]) -> None:
+        index, kind, message, trace = failure
+        self._queue.put((index, kind.__name__, str(message), trace))
+
+
+def _worker(
+    index: int, make: Callable[[], Any], pipe: Any, parent_pipe: Any, memory: Any, queue: Any, *rest: Any
+) -> None:
+    """Gymnasium's worker, which Ctrl-C leaves to its parent to stop, and which dies with its parent."""
+    if not stay_with_parent():
+        return
+    errors: Any = _InWords(queue)
+    send_to(lambda words: queue.put((index, _NOTICE, words, "")))
+    if index:
+        # what the first one shows is enough
+        warnings.simplefilter("ignore")
+    try:
+        with warnings.catch_warnings():
+            # which the parent has shown, when it made one to look at
+            warnings.simplefilter("ignore")
+            env = make()
+    except Exception as error:  # whatever it is, the parent tells of it
+        parent_pipe.close()
+        # the parent's first message comes in any case, and wants an answer
+        pipe.recv()
+        errors.put((index, type(error), error, ""))
+        pipe.send((None, False))
+        return
+    try:
+        with each_once():
+            _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
+    except Exception as error:  # in closing; what came before has been told
+        notice(f"rlpipe: an environment could not be closed: {type(error).__name__}: {error}")
+
+
+class WorkerVectorEnv(AsyncVectorEnv):
+    """Gymnasium's `AsyncVectorEnv`, for which a worker that fails or dies is one error that names it.
+
+    Args:
+        env_fns: make one environment each.
+        spec: Gymnasium's entry of their id, which messages name.
+        options: of `AsyncVectorEnv`.
+
+    Raises:
+        TrainingError: also from `reset` and `step`, if a worker failed or died; or the main script has no guard.
+    """
+
+    def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
+        check_main_guard()
+        self._steps, self.spec = 0, spec
+        try:
+            with interrupts_wait(options.get("context")):
+                self._or_name_the_lost(super().__init__, env_fns, worker=_worker, **options)
+        except BaseException:
+            if hasattr(self, "processes"):
+                self.close(terminate=True)
+            raise
+
+    def reset_async(self, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
+        self._or_name_the_lost(super().reset_async, seed=seed, options=options)
+
+    def reset_wait(self, timeout: float | None = None) -> Any:
+        return self._or_name_the_lost(super().reset_wait, timeout)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._steps += 1
+        self._or_name_the_lost(super().step_async, actions)
+
+    def step_wait(self, timeout: float | None = None) -> Any:
+        return self._or_name_the_lost(super().step_wait, timeout)
+
+    def _or_name_the_lost(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except _LOST as error:
+            self._state = AsyncState.DEFAULT
+            dead = [index for index, process in enumerate(self.processes) if not _lives(process)]
+            who = f"worker {dead[0]} of {self.num_envs}" if dead else f"one of {self.num_envs} workers"
+            code = self.processes[dead[0]].exitcode if dead else None
+            if any(unguarded(self.processes[index].exitcode) for index in dead):
+                raise TrainingError(NO_GUARD) from None
+            raise TrainingError(
+                f"{who} died (exit code {code}) {self._when()}, without a last message; "
+                "a negative code is the signal that killed it, -9 often means that memory ran out"
+            ) from error
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        if all(successes):
+            return
+        index, kind, message, _ = self._report()
+        self._state = AsyncState.DEFAULT
+        # `Checked` has it in words already
+        words = message if kind == TrainingError.__name__ else f"{kind}: {message}"
+        raise TrainingError(f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {words}")
+
+    def _report(self) -> tuple[int, str, str, str]:
+        """What a worker failed of; notices that came before are shown."""
+        while True:
+            report: tuple[int, str, str, str] = self.error_queue.get()
+            if report[1] != _NOTICE:
+                return report
+            notice(report[2])
+
+    def _when(self) -> str:
+        name = "its environment" if self.spec is None else f"its environment {self.spec.id}"
+        return f"in step {self._steps} of {name}" if self._steps else f"before the first step of {name}"
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Stop every worker: by a message if it listens, else at once."""
+        started = [process for process in self.processes if process.pid is not None]
+        if not terminate and self._state is AsyncState.DEFAULT:
+            self._ask_to_close(started)
+        # at the interpreter's end they have gone, and `kill` no longer works
+        alive = [process for process in started if process.is_alive()]
+        for process in alive:
+            process.kill()
+        for process in started:
+            process.join()
+        for pipe in self.parent_pipes:
+            pipe.close()
+        # one that is killed may have written half a notice
+        if not alive:
+            self._show_notices()
+
+    def _ask_to_close(self, started: list[Any]) -> None:
+        healthy = all(process.is_alive() for process in started)
+        for pipe in self.parent_pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("close", None))
+        until = time.monotonic() + _CLOSING_SECONDS
+        for process in started:
+            process.join(None if healthy else max(0.0, until - time.monotonic()))
+
+    def _show_notices(self) -> None:
+        with each_once():
+            while not self.error_queue.empty():
+                _, kind, words, _ = self.error_queue.get()
+                if kind == _NOTICE:
+                    notice(words)
+
+
+def _lives(process: Any) -> bool:
+    # a process whose pipe has just closed may take a moment to be gone
+    process.join(timeout=0.5)
+    return bool(process.is_alive())

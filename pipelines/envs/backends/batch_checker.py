@@ -1,0 +1,171 @@
+"""What a vector environment returns, checked as a whole in each step, for almost nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+from scipy.linalg.blas import dnrm2, snrm2
+
+from rlpipe.errors import TrainingError
+from rlpipe.pipelines.envs.backends.dtypes import FINITE
+
+Arrays = dict[str, np.ndarray]
+# in a batch rewards are float32, and networks take observations as float32
+_LARGEST = float(np.finfo(np.float32).max)
+_FINITE_REWARD = "expected a finite number in the range of float32"
+# beyond, BLAS's norm takes longer than NumPy's test
+_FEW = 4096
+
+
+class Guard:
+    """Refuses arrays of the wrong shape or type, and numbers that no float32 can hold, in the step in which they come.
+
+    Args:
+        num_envs: how many environments step together.
+        env_id: how messages call them.
+        spaces: of the entries of one environment's observation.
+    """
+
+    def __init__(self, num_envs: int, env_id: str | None, spaces: dict[str, Space[Any]]) -> None:
+        self._num_envs, self._spaces, self._steps = num_envs, spaces, 0
+        self._id = f" ({env_id})" if env_id else ""
+        self._accepted: tuple[object, ...] = ()
+        self._observation_norm: Callable[[np.ndarray], float] = _no_norm
+        self._reward_norm: Callable[[np.ndarray], float] = _no_norm
+
+    def begin_step(self) -> None:
+        """Count a step, for messages."""
+        self._steps += 1
+
+    def check_step(self, observed: Arrays, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
+        """Check what a step returned, `[num_envs, ...]` each.
+
+        Raises:
+            TrainingError: an array does not fit, or an observation or a reward is NaN, infinite or beyond float32.
+        """
+        state = observed["observation"]
+        flags = (terminated.shape, terminated.dtype, truncated.shape, truncated.dtype)
+        form = (state.shape, state.dtype, reward.shape, reward.dtype, flags)
+        if form != self._accepted:
+            self._check_forms(observed, f"step {self._steps}")
+            self._check_form("reward", reward, (), np.dtype(np.float64))
+            self._check_form("terminated", terminated, (), np.dtype(np.bool_))
+            self._check_form("truncated", truncated, (), np.dtype(np.bool_))
+            self._observation_norm, self._reward_norm = _norm_of(state), _norm_of(reward)
+            self._accepted = form
+        # a norm is NaN or infinite with any one of its numbers; where it overflows without, a closer look tells
+        if not (self._reward_norm(reward) <= _LARGEST and self.accepts(state)):
+            self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST, _FINITE_REWARD)
+            self._refuse_first("observation", state, _fits(state), FINITE, restarted=terminated | truncated)
+
+    def accepts(self, observation: np.ndarray) -> bool:
+        """Whether float32 can hold all numbers of an array like the last step's; `False` needs a closer look."""
+        return self._observation_norm(observation.ravel()) <= _LARGEST
+
+    def check_final(self, observed: Arrays, done: np.ndarray) -> None:
+        """Check the last observations of the environments of `done`.
+
+        Raises:
+            TrainingError: one does not fit, or is NaN or infinite.
+        """
+        for key, array in observed.items():
+            self._check_form(key, array, self._spaces[key].shape, array.dtype, rows=int(done.sum()))
+        state = observed["observation"]
+        if not self.accepts(state):
+            self._refuse_first("observation", state, _fits(state), FINITE, indices=np.flatnonzero(done))
+
+    def check_reset(self, observed: Arrays) -> None:
+        """Check what a reset returned.
+
+        Raises:
+            TrainingError: an array does not fit, or an observation is NaN or infinite.
+        """
+        self._check_forms(observed, f"the reset after step {self._steps}")
+        state = observed["observation"]
+        restarted = np.ones(self._num_envs, dtype=bool)
+        self._refuse_first("observation", state, _fits(state), FINITE, restarted=restarted)
+
+    def told(self, error: Exception, when: str = "") -> TrainingError:
+        """The error to raise for one of a vector environment as a whole."""
+        when = when or f"step {self._steps}"
+        return TrainingError(f"{self._all()} failed in {when}: {type(error).__name__}: {error}")
+
+    def _all(self) -> str:
+        return f"the {self._num_envs} environments{self._id}"
+
+    def _check_forms(self, observed: Arrays, when: str) -> None:
+        for key, array in observed.items():
+            space = self._spaces[key]
+            self._check_form(key, array, space.shape, space.dtype, when=when)
+
+    def _check_form(
+        self,
+        key: str,
+        array: np.ndarray,
+        shape: tuple[int, ...] | None,
+        dtype: Any,
+        *,
+        rows: int | None = None,
+        when: str = "",
+    ) -> None:
+        when = when or f"step {self._steps}"
+        expected = (self._num_envs if rows is None else rows, *(shape or ()))
+        if array.shape != expected:
+            raise TrainingError(
+                f"{self._all()} failed in {when}: key {key!r} has shape {list(array.shape)}, expected {list(expected)}"
+            )
+        # a mask is bool by now, whatever it was
+        if key != "action_mask" and not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise TrainingError(
+                f"{self._all()} failed in {when}: key {key!r} has dtype {array.dtype}, expected {dtype}"
+            )
+
+    def _refuse_first(
+        self,
+        key: str,
+        array: np.ndarray,
+        fits: np.ndarray,
+        expected: str,
+        *,
+        restarted: np.ndarray | None = None,
+        indices: np.ndarray | None = None,
+    ) -> None:
+        """Refuse `array` `[n, ...]`, of the environments `indices` `[n]` or all, where it does not fit."""
+        if fits.all():
+            return
+        where = [int(each) for each in np.argwhere(~fits)[0]]
+        row, place = where[0], where[1:]
+        index = row if indices is None else int(indices[row])
+        reset = restarted is not None and restarted[row]
+        when = f"its reset after step {self._steps}" if reset else f"step {self._steps}"
+        at = f" at {place}" if place else ""
+        raise TrainingError(
+            f"environment {index} of {self._num_envs}{self._id} failed in {when}: key {key!r} is "
+            f"{array[tuple(where)]}{at}, {expected}"
+        )
+
+
+def _fits(array: np.ndarray) -> np.ndarray:
+    fits: np.ndarray = np.abs(array) <= _LARGEST if array.dtype.kind == "f" else np.ones(array.shape, bool)
+    return fits
+
+
+def _norm_of(array: np.ndarray) -> Callable[[np.ndarray], float]:
+    """The cheapest function that is finite if all numbers of arrays like this are, overflow aside."""
+    if array.dtype.kind != "f" or not array.size:
+        return _no_norm
+    if array.size <= _FEW and array.dtype in (np.float32, np.float64):
+        return snrm2 if array.dtype == np.float32 else dnrm2
+    return _all_finite
+
+
+def _no_norm(array: np.ndarray) -> float:
+    return 0.0
+
+
+def _all_finite(array: np.ndarray) -> float:
+    return 0.0 if _fits(array).all() else math.nan

@@ -1,0 +1,239 @@
+"""A single environment whose faults are told in the step in which they happen, and whose arrays are what they say.
+
+Not among `envs/`, because each worker process imports this module, and that package imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import traceback
+import weakref
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Dict, Discrete, Space
+
+from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
+from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
+from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
+from rlpipe.pipelines.envs.backends.wrappers import check_wrappers
+from rlpipe.warn_once import notice, notice_mujoco
+
+_NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
+_FLAGS = frozenset({bool, np.bool_})
+_RETURNS = {
+    "step": ("observation", "reward", "terminated", "truncated", "info"),
+    "reset": ("observation", "info"),
+}
+_LENT = (
+    "another user of the same environment, such as an evaluation, has reset it in the middle of the episode; make a "
+    "new environment in each call of the function that is registered, or leave out --eval-every"
+)
+# who has reset an environment last, by the identity of the environment itself
+_users: weakref.WeakValueDictionary[int, Checked] = weakref.WeakValueDictionary()
+
+
+def make_checked(
+    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
+) -> Checked:
+    """Make an environment, `Checked` in place of Gymnasium's checker, which warns, and only of the first step."""
+    env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
+    notice_mujoco()
+    try:
+        check_wrappers(env, spec.id)
+    except ConfigError:
+        with contextlib.suppress(Exception):
+            env.close()
+        raise
+    return Checked(PixelObservation(env) if from_pixels else env, who)
+
+
+class Checked(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuses an observation, a reward or a flag of the wrong shape or type, in the step in which it happens.
+
+    What is taken becomes what the spaces say, where that loses nothing: lists, tensors and arrays of other types
+    become arrays of the space's, rewards floats, flags of 0 and 1 booleans. Types that PyTorch lacks become those that
+    hold the same numbers, see `readable`. The last observation of an episode is a copy, because environments use their
+    arrays again. Of the infos only an `is_success` at the end of an episode is kept, as a float.
+
+    Whether numbers are finite is asked of all environments at once, by `VectorEnv`.
+
+    Args:
+        env: to check.
+        who: how messages call it; without, they leave that and the step to the worker process that it runs in.
+
+    Raises:
+        TrainingError: from `reset` and `step`; also for whatever the environment itself raises.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], who: str | None = None) -> None:
+        super().__init__(env)
+        self._who, self._steps, self._is_lent = who, 0, False
+        # a worker process that leaves is told of by its parent
+        self._errors: tuple[type[BaseException], ...] = (Exception,) if who is None else (Exception, SystemExit)
+        own = env.observation_space
+        self.observation_space = space = readable(own)
+        self._is_dict = isinstance(own, Dict)
+        self._spaces = _pairs(own, space)
+        # an array of this form needs no closer look
+        self._form = (space.shape, space.dtype)
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """See Gymnasium."""
+        before, _users[id(self.unwrapped)] = _users.get(id(self.unwrapped)), self
+        if before is not None and before is not self:
+            before._is_lent = True
+        self._is_lent = False
+        try:
+            result = self.env.reset(**options)
+        except self._errors as error:
+            raise self._told("reset", _in_words(error, "reset")) from error
+        try:
+            _check_count(result, "reset")
+            return self._read(result[0]), {}
+        except FaultError as fault:
+            raise self._told("reset", str(fault)) from None
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """See Gymnasium."""
+        self._steps += 1
+        if self._is_lent:
+            raise self._told("step", _LENT)
+        try:
+            result = self.env.step(action)
+        except self._errors as error:
+            raise self._told("step", _in_words(error, "step")) from error
+        try:
+            _check_count(result, "step")
+            observation, reward, terminated, truncated, info = result
+            if type(observation) is not np.ndarray or (observation.shape, observation.dtype) != self._form:
+                observation = self._read(observation)
+            if type(reward) not in _NUMBERS:
+                reward = _number(reward)
+            if type(terminated) not in _FLAGS or type(truncated) not in _FLAGS:
+                terminated, truncated = _flag("terminated", terminated), _flag("truncated", truncated)
+        except FaultError as fault:
+            raise self._told("step", str(fault)) from None
+        if not (terminated or truncated):
+            return observation, reward, terminated, truncated, {}
+        return _copied(observation), reward, terminated, truncated, _ending(info)
+
+    def close(self) -> None:
+        """Close the environment; a failure is a notice only, because what was done with it is done."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            spec = self.unwrapped.spec
+            name = "an environment" if spec is None else spec.id
+            notice(f"rlpipe: {name} could not be closed: {' '.join(_in_words(error, 'close').split())}")
+
+    def _told(self, when: str, what: str) -> TrainingError:
+        if self._who is None:
+            return TrainingError(what)
+        step = f"step {self._steps}" if when == "step" else f"its reset after step {self._steps}"
+        return TrainingError(f"{self._who} failed in {step}: {what}")
+
+    def _read(self, observation: Any) -> Any:
+        if not self._is_dict:
+            return _entry("observation", observation, *self._spaces["observation"])
+        if not isinstance(observation, dict):
+            raise FaultError(f"the observation is {_type_name(observation)}, expected a dict of {list(self._spaces)}")
+        for key in self._spaces:
+            if key not in observation:
+                raise FaultError(f"the observation has no key {key!r}; it has {sorted(map(str, observation))}")
+        return {key: _entry(key, observation[key], *spaces) for key, spaces in self._spaces.items()}
+
+
+def _pairs(own: Space[Any], read: Space[Any]) -> dict[str, tuple[Space[Any], Space[Any]]]:
+    """The spaces of the entries of an observation, as the environment has them and as they are read."""
+    if isinstance(own, Dict) and isinstance(read, Dict):
+        return {key: (space, read[key]) for key, space in own.items()}
+    return {"observation": (own, read)}
+
+
+def _entry(key: str, value: Any, own: Space[Any], read: Space[Any]) -> Any:
+    # a space without, such as Tuple, is refused by its name when the environment is made
+    if own.shape is None or own.dtype is None or read.dtype is None:
+        return value
+    array = _as_array(key, value)
+    if array.shape != own.shape:
+        if not array.size == math.prod(own.shape) == 1:
+            raise FaultError(f"key {key!r} has shape {list(array.shape)}, expected {list(own.shape)}")
+        array = array.reshape(own.shape)
+    array = cast(key, array, own.dtype, read.dtype)
+    if isinstance(own, Discrete) and not 0 <= int(array) - int(own.start) < int(own.n):
+        last = int(own.start) + int(own.n) - 1
+        raise FaultError(f"key {key!r} is {array}, expected an integer from {own.start} to {last}")
+    return array
+
+
+def _copied(observation: Any) -> Any:
+    return {key: each.copy() for key, each in observation.items()} if type(observation) is dict else observation.copy()
+
+
+def _ending(info: dict[str, Any]) -> dict[str, float]:
+    """What is kept of the info of an episode's last step, in which Gymnasium would not take everything together."""
+    try:
+        return {"is_success": _number(info["is_success"])} if "is_success" in info else {}
+    except FaultError:
+        return {}
+
+
+def _number(reward: Any) -> float:
+    array = _as_array("reward", reward)
+    if array.size != 1 or isinstance(reward, (list, tuple)):
+        raise FaultError(f"key 'reward' has shape {list(array.shape)}, expected one number")
+    if not np.can_cast(array.dtype, np.float64, "same_kind"):
+        raise FaultError(f"key 'reward' is {_type_name(reward)}, expected one number")
+    return float(array.item())
+
+
+def _flag(key: str, flag: Any) -> bool:
+    array = _as_array(key, flag)
+    plain = array.size == 1 and array.dtype.kind in "biuf" and not isinstance(flag, (list, tuple))
+    if not plain or array.item() not in (0, 1):
+        raise FaultError(f"key {key!r} is {_type_name(flag)}, expected True or False")
+    return bool(array.item())
+
+
+def _as_array(key: str, value: Any) -> np.ndarray:
+    try:
+        # a tensor that has a gradient, or is on a GPU, does not become an array by itself
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise FaultError(f"key {key!r} cannot be an array: {error}") from error
+
+
+def _check_count(result: Any, what: str) -> None:
+    names = _RETURNS[what]
+    if type(result) is tuple and len(result) == len(names) and isinstance(result[-1], dict):
+        return
+    got = f"{len(result)} values" if isinstance(result, tuple) and len(result) != len(names) else _type_name(result)
+    if isinstance(result, tuple) and len(result) == len(names):
+        got = f"{_type_name(result[-1])} as info"
+    raise FaultError(f"{what} returned {got}, expected {_expected(what)}, the last one a dict")
+
+
+def _expected(what: str) -> str:
+    return f"{len(_RETURNS[what])} values: {', '.join(_RETURNS[what])}"
+
+
+def _type_name(value: Any) -> str:
+    return "None" if value is None else f"{value!r:.40}, of type {type(value).__name__}"
+
+
+def _in_words(error: BaseException, what: str) -> str:
+    """An exception's type and message; and where it came from, if it has no message."""
+    words = f"{type(error).__name__}: {error}"
+    if not str(error):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__} without a message, in line {frame.lineno} of {Path(frame.filename).name}"
+    # one of Gymnasium's own wrappers took the result apart
+    if isinstance(error, ValueError) and "values to unpack" in str(error):
+        words += f"; {what} is expected to return {_expected(what)}"
+    return words

@@ -1,0 +1,99 @@
+"""The exact state of a Gymnasium vector environment, in the middle of its episodes, where it can be had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+from rlpipe.pipelines.checkpoints.state_checks import check_like
+from rlpipe.pipelines.envs.backends.env_checker import Checked
+from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
+from rlpipe.pipelines.envs.backends.sync import Copied
+
+_WITHOUT_STATE = (Checked, Copied, OrderEnforcing, PassiveEnvChecker)
+_WITH_STATE = (TimeLimit, PixelObservation)
+
+
+def can_capture(envs: VectorEnv) -> bool:
+    """Whether `capture` and `restore` know a vector environment's whole state.
+
+    So it is if the vector environment, or each environment in it (not in a process of its own), has `get_state()` and
+    `set_state(state)`, where a state consists of dicts, lists, numbers, text and arrays; the random stream `np_random`
+    need not be in it. Of wrappers, those that `gymnasium.make` adds are known.
+    """
+    if _offers_state(envs):
+        return True
+    return isinstance(envs, SyncVectorEnv) and all(_can_capture_one(env) for env in envs.envs)
+
+
+def capture(envs: VectorEnv) -> dict[str, Any]:
+    """The state of a vector environment for which `can_capture` holds; it must have been reset once."""
+    if _offers_state(envs):
+        return {"state": envs.get_state(), "random": _random_state(envs)}  # type: ignore[attr-defined]
+    return {"each": [_capture_one(env) for env in envs.envs]}  # type: ignore[attr-defined]
+
+
+def restore(envs: VectorEnv, state: dict[str, Any]) -> None:
+    """Continue from a `capture`."""
+    if _offers_state(envs):
+        envs.set_state(state["state"])  # type: ignore[attr-defined]
+        _set_random_state(envs, state["random"])
+        return
+    for env, own in zip(envs.envs, state["each"], strict=True):  # type: ignore[attr-defined]
+        _restore_one(env, own)
+
+
+def _offers_state(env: Any) -> bool:
+    # defined by its class: a wrapper would pass the question on
+    return all(callable(getattr(type(env), name, None)) for name in ("get_state", "set_state"))
+
+
+def _layers(env: gym.Env[Any, Any]) -> tuple[list[gym.Env[Any, Any]], gym.Env[Any, Any]]:
+    """The wrappers from the outside in, and what they are around."""
+    wrappers: list[gym.Env[Any, Any]] = []
+    while isinstance(env, gym.Wrapper):
+        wrappers.append(env)
+        env = env.env
+    return wrappers, env
+
+
+def _can_capture_one(env: gym.Env[Any, Any]) -> bool:
+    wrappers, base = _layers(env)
+    return _offers_state(base) and all(type(each) in (*_WITHOUT_STATE, *_WITH_STATE) for each in wrappers)
+
+
+def _capture_one(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    wrappers, base = _layers(env)
+    elapsed = [each._elapsed_steps for each in wrappers if isinstance(each, TimeLimit)]
+    return {
+        "state": base.get_state(),  # type: ignore[attr-defined]
+        "random": _random_state(base),
+        "elapsed": elapsed,
+        "pictures": [each.pictures for each in wrappers if isinstance(each, PixelObservation)],
+    }
+
+
+def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    wrappers, base = _layers(env)
+    limits = [each for each in wrappers if isinstance(each, TimeLimit)]
+    for limit, elapsed in zip(limits, state["elapsed"], strict=True):
+        limit._elapsed_steps = elapsed
+    observers = [each for each in wrappers if isinstance(each, PixelObservation)]
+    for observer, pictures in zip(observers, state["pictures"], strict=True):
+        check_like(observer.pictures, pictures, "pictures")
+        observer.pictures = pictures
+    base.set_state(state["state"])  # type: ignore[attr-defined]
+    _set_random_state(base, state["random"])
+
+
+def _random_state(env: Any) -> dict[str, Any]:
+    return dict(env.np_random.bit_generator.state)
+
+
+def _set_random_state(env: Any, state: dict[str, Any]) -> None:
+    generator: np.random.Generator = env.np_random
+    generator.bit_generator.state = state

@@ -1,0 +1,133 @@
+"""Environments stepped one after the other in this process."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Dict
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import create_empty_array, iterate
+
+from rlpipe.errors import ConfigError
+from rlpipe.warn_once import each_once
+
+Env = gym.Env[Any, Any]
+Observation = Any
+
+
+class SyncEnvs(SyncVectorEnv):
+    """Gymnasium's `SyncVectorEnv` with same-step autoreset, for environments that are `Checked`.
+
+    Each observation is copied as soon as it is there: environments use an array again, and may share it with others.
+    Of the infos there are only `final_obs` and `final_info`, of the episodes that ended.
+
+    Args:
+        env_fns: make one environment each.
+        spec: Gymnasium's entry of their id, which messages name.
+
+    Raises:
+        ConfigError: two of them are one and the same environment.
+    """
+
+    def __init__(self, env_fns: Sequence[Callable[[], Env]], spec: EnvSpec | None = None) -> None:
+        made: list[Env] = []
+        try:
+            for make in env_fns:
+                made.append(make())
+                if len({id(each.unwrapped) for each in made}) < len(made):
+                    raise ConfigError(_twice(len(env_fns), spec))
+            makers = [functools.partial(_given, each) for each in made]
+            super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        except BaseException:
+            with each_once():
+                for each in made:
+                    each.close()
+            raise
+        self.spec = spec
+        self._is_dict = isinstance(self.single_observation_space, Dict)
+        self._rows: Any = create_empty_array(self.single_observation_space, self.num_envs, fn=np.zeros)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """See Gymnasium; `options["reset_mask"]`, `[num_envs]` bool, leaves the others as they are."""
+        given = dict(options or {})
+        mask = given.pop("reset_mask", np.ones(self.num_envs, np.bool_))
+        if seed is None or isinstance(seed, int):
+            seed = [None if seed is None else seed + index for index in range(self.num_envs)]
+        for index in np.flatnonzero(mask).tolist():
+            self._keep(index, self.envs[index].reset(seed=seed[index], options=given or None)[0])
+        return self._kept(), {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """See Gymnasium."""
+        rewards: list[Any] = []
+        flags: list[tuple[bool, bool]] = []
+        infos: dict[str, Any] = {}
+        for index, action in enumerate(iterate(self.action_space, actions)):
+            observation, reward, terminated, truncated, info = self.envs[index].step(action)
+            rewards.append(reward)
+            flags.append((terminated, truncated))
+            if terminated or truncated:
+                infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, index)
+                observation, _ = self.envs[index].reset()
+            self._keep(index, observation)
+        terminations, truncations = np.array(flags, np.bool_).T.copy()
+        return self._kept(), np.array(rewards, np.float64), terminations, truncations, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment."""
+        with each_once():
+            super().close_extras(**kwargs)
+
+    def _keep(self, index: int, observation: Observation) -> None:
+        if not self._is_dict:
+            self._rows[index] = observation
+            return
+        for key, row in self._rows.items():
+            row[index] = observation[key]
+
+    def _kept(self) -> Observation:
+        return {key: row.copy() for key, row in self._rows.items()} if self._is_dict else self._rows.copy()
+
+
+def copy_observations(envs: gym.vector.VectorEnv) -> None:
+    """Have the environments of Gymnasium's own `SyncVectorEnv`, which may be wrapped, give copies of observations.
+
+    It collects them as they are until the last environment has stepped, and hands the last ones of episodes on so.
+    """
+    stock = envs.unwrapped
+    if isinstance(stock, SyncVectorEnv) and not isinstance(stock, SyncEnvs):
+        stock.envs = [each if isinstance(each, Copied) else Copied(each) for each in stock.envs]
+
+
+class Copied(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives copies of observations, because environments use an array again, and may share it with others."""
+
+    def reset(self, **options: Any) -> tuple[Observation, dict[str, Any]]:
+        """See Gymnasium."""
+        observation, info = self.env.reset(**options)
+        return copy.deepcopy(observation), info
+
+    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+        """See Gymnasium."""
+        observation, *rest = self.env.step(action)
+        return copy.deepcopy(observation), *rest
+
+
+def _given(env: Env) -> Env:
+    return env
+
+
+def _twice(count: int, spec: EnvSpec | None) -> str:
+    name = "an environment" if spec is None else f"env-id {spec.id!r}"
+    return (
+        f"{name} gives one and the same instance each time it is made, and {count} are needed that step apart: make a "
+        "new one in each call of the function that is registered"
+    )

@@ -1,0 +1,1 @@
+"""The environments that rlpipe brings: mazes and CartPoles."""

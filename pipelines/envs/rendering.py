@@ -1,0 +1,112 @@
+"""Environments that are drawn: with which drivers, and what to say where it cannot be done."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from torchrl.envs import TransformedEnv
+
+from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs.backends.env_checker import Checked
+from rlpipe.pipelines.envs.backends.pixel_observation import (
+    PixelObservation,
+    check_modes,
+    check_picture,
+    choose_drivers,
+)
+from rlpipe.pipelines.seeding import GlobalRandom
+
+
+class Camera(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the drawing of an episode's last state, which is gone once the environment has begun anew."""
+
+    def __init__(self, env: gym.Env[Any, Any], env_id: object) -> None:
+        super().__init__(env)
+        self._env_id = env_id
+        self.armed = True
+        self.seen = np.zeros((1, 1, 3), np.uint8)
+
+    @classmethod
+    def of(cls, env: TransformedEnv, env_id: object) -> Camera:
+        """Put it around the first environment of a vector environment."""
+        envs = env.base_env.envs.envs
+        envs[0] = camera = cls(envs[0], env_id)
+        return camera
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        result = self.env.step(action)
+        if result[2] or result[3]:
+            self.seen = self.take()
+        return result
+
+    def take(self) -> np.ndarray:
+        """Draw the present state, uint8 `[height, width, 3]`."""
+        try:
+            image = self.env.render()
+        except Exception as error:  # each environment has its own, such as for a display that is missing
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl(self.env)}") from error
+        try:
+            return check_picture(image)
+        except RlpipeError as error:
+            raise ConfigError(f"env-id {self._env_id!r} draws no images: {error}") from error
+
+
+def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
+    """Draw one image of an environment, to learn whether it can be done.
+
+    Args:
+        env_config: the environment; one copy of it is opened, and closed again.
+        what: needs it, for messages.
+
+    Raises:
+        ConfigError: it has no render mode for images, or this machine cannot draw them.
+    """
+    with GlobalRandom().kept():
+        env = make_drawn(env_config, seed=None, what=what)
+        try:
+            single = env.base_env.envs.envs[0]
+            if isinstance(single.env, PixelObservation):
+                # drawn from outside, because it would fail already in its reset; what it hides may be of any space
+                single = Checked(single.env.env, f"environment 0 of 1 ({env_config.env_id})")
+            single.reset()
+            Camera(single, env_config.env_id).take()
+        finally:
+            env.close()
+
+
+def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1, what: str = "a GIF") -> TransformedEnv:
+    """An environment that draws `rgb_array`; `what` needs it, for messages.
+
+    Raises:
+        ConfigError: it has no such render mode.
+    """
+    drawn = replace(env_config, num_envs=num_envs, backend="sync")
+    check_modes(drawn.env_id, metadata(drawn), what)
+    choose_drivers()
+    return make_env(drawn, seed=seed, render_mode="rgb_array")
+
+
+def metadata(env_config: EnvConfig) -> dict[str, Any]:
+    """What an environment says of its drawing, such as `render_fps`."""
+    with GlobalRandom().kept():
+        env = make_env(replace(env_config, num_envs=1, backend="sync"))
+        try:
+            return dict(env.base_env.envs.metadata)
+        finally:
+            env.close()
+
+
+def _opengl(env: gym.Env[Any, Any]) -> str:
+    """What to do about OpenGL, if the environment is one of MuJoCo's."""
+    if not any("mujoco" in f"{each.__module__}.{each.__name__}".lower() for each in type(env.unwrapped).__mro__):
+        return ""
+    return (
+        f"; MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')}: without a display it must be egl or osmesa, and the "
+        "library for it installed (on Debian libegl1 or libosmesa6)"
+    )

@@ -1,0 +1,248 @@
+"""Episodes as films: played, drawn by their environment, and written with the return so far."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import Transform, TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from rlpipe.errors import ConfigError
+from rlpipe.formatting import figure
+from rlpipe.pipelines.collectors.eval_mode import evaluating
+from rlpipe.pipelines.collectors.evaluation import Tally
+from rlpipe.pipelines.envs import EnvConfig
+from rlpipe.pipelines.envs.frozen_transforms import hold, size_for
+from rlpipe.pipelines.envs.rendering import Camera, make_drawn, metadata
+from rlpipe.pipelines.render.captions import SIZE, Caption
+from rlpipe.pipelines.render.film import RATES, Film, new_movie
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+
+MAX_STEPS = 1_000
+"""Where an episode is cut, if it does not end."""
+HOLD = 1.0
+"""Seconds for which the end of an episode stays to be read."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A state of an episode.
+
+    Args:
+        image: as the environment draws it, uint8 `[height, width, 3]`.
+        episode: from 1.
+        step: steps taken so far.
+        earned: the return so far.
+        last: the episode ends with it, or is cut.
+    """
+
+    image: np.ndarray
+    episode: int
+    step: int
+    earned: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that was played: its return, its steps, and whether it was cut before its end."""
+
+    earned: float
+    steps: int
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Player:
+    """What plays, and how.
+
+    Args:
+        env_config: the environment; one of it is made.
+        policy: any TensorDictModule that reads the environment's observation; `None` draws actions at random, among
+            the allowed ones.
+        seed: of the resets, and of the actions if they are drawn.
+        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        stochastic: sample actions instead of taking the greedy ones.
+        episodes: how many.
+        max_steps: cut each here.
+    """
+
+    env_config: EnvConfig
+    policy: TensorDictModuleBase | None
+    seed: int
+    transforms: Sequence[Transform] = ()
+    stochastic: bool = False
+    episodes: int = 1
+    max_steps: int = MAX_STEPS
+
+    def play(self, show: Callable[[Moment], bool], chosen: Callable[[int], bool] = lambda _: True) -> list[Episode]:
+        """Play the episodes.
+
+        Args:
+            show: told of each moment that is drawn; stops the play by returning False.
+            chosen: whether to draw the state after so many steps; the last one of an episode is always drawn.
+
+        Raises:
+            ConfigError: the environment draws no `rgb_array`, or not on this machine.
+        """
+        with GlobalRandom().kept(Seeds(self.seed).integer("process")), contextlib.ExitStack() as stack:
+            env = make_drawn(self.env_config, seed=self.seed, num_envs=size_for(self.transforms, 1))
+            stack.callback(env.close)
+            hold(env, self.transforms, self.policy)
+            kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
+            with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
+                return self._play(env, Camera.of(env, self.env_config.env_id), show, chosen)
+
+    def _play(
+        self, env: TransformedEnv, camera: Camera, show: Callable[[Moment], bool], chosen: Callable[[int], bool]
+    ) -> list[Episode]:
+        """Play in the first of the environments; a custom transform may need others beside it."""
+        episodes: list[Episode] = []
+        tally = Tally(env.base_env, [0] * env.batch_size[0])
+        now = env.reset()
+        for number in range(1, self.episodes + 1):
+            going, steps, earned, done = show(Moment(camera.take(), number, 0, 0.0, False)), 0, 0.0, False
+            while going and not done and steps < self.max_steps:
+                steps += 1
+                camera.armed = chosen(steps)
+                step, now = env.step_and_maybe_reset(self._act(env, now))
+                done = bool(step.get(("next", "done"))[0])
+                earned = float(np.float32(tally.last["episode_reward"][0]))
+                last = done or steps == self.max_steps
+                if camera.armed or last:
+                    # the environment has begun anew where the episode is done
+                    going = show(Moment(camera.seen if done else camera.take(), number, steps, earned, last))
+            episodes.append(Episode(earned, steps, not done))
+            if not going:
+                break
+            if not done:
+                now = env.reset()
+        return episodes
+
+    def _act(self, env: TransformedEnv, now: TensorDictBase) -> TensorDictBase:
+        if self.policy is None:
+            return env.rand_action(now)
+        device = next((parameter.device for parameter in self.policy.parameters()), torch.device("cpu"))
+        return self.policy(now.to(device)).to("cpu")
+
+
+@contextlib.contextmanager
+def _seeded(policy: TensorDictModuleBase | None, seed: int) -> Iterator[None]:
+    with Seeds(seed).torch_seeded("global") if policy is None else evaluating(policy, seed):
+        yield
+
+
+class Screen(Protocol):
+    """Where a film is shown while it is made."""
+
+    def show(self, image: np.ndarray, seconds: float) -> bool:
+        """Show an image for so long; False once there is nobody to see it."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What became of a film: its images, their size, and the episodes that were played."""
+
+    images: int
+    size: tuple[int, int]
+    rate: float
+    episodes: list[Episode]
+
+
+def record(
+    player: Player,
+    path: Path | None,
+    *,
+    screen: Screen | None = None,
+    fps: float | None = None,
+    hold: float = HOLD,
+    size: int = SIZE,
+    progress: Callable[[Moment], None] = lambda _: None,
+) -> Recording:
+    """Play episodes, and write or show them.
+
+    Args:
+        player: what plays.
+        path: the new file, `.gif` or `.mp4`.
+        screen: where to show them, instead or at the same time.
+        fps: steps a second; by default those of the environment. What is faster than a file can show leaves out steps.
+        hold: seconds for which the end of an episode stays.
+        size: the longest side of the picture, in pixels.
+        progress: told of each moment.
+
+    Raises:
+        ConfigError: the environment draws no `rgb_array`, or not on this machine, or the file exists already.
+        RlpipeError: the file cannot be written.
+    """
+    fps = fps or float(metadata(player.env_config).get("render_fps") or 30)
+    rate = min(fps, RATES[".mp4" if path is None else path.suffix.lower()])
+    # a quotient of floats would round some steps away
+    pace = Fraction(rate) / Fraction(fps)
+    with contextlib.ExitStack() as stack:
+        cutter = _Cutter(player, path, screen, rate, hold, size, stack, progress)
+        episodes = player.play(cutter.show, lambda step: int(step * pace) > int((step - 1) * pace))
+    return Recording(cutter.images, cutter.size, rate, episodes)
+
+
+class _Cutter:
+    """Makes a film of moments; its file is begun with the first one, whose size it has."""
+
+    def __init__(
+        self,
+        player: Player,
+        path: Path | None,
+        screen: Screen | None,
+        rate: float,
+        hold: float,
+        size: int,
+        stack: contextlib.ExitStack,
+        progress: Callable[[Moment], None],
+    ) -> None:
+        self._player, self._path, self._screen, self._stack = player, path, screen, stack
+        self._rate, self._hold, self._longest_side, self._progress = rate, hold, size, progress
+        self._caption: Caption | None = None
+        self._film: Film | None = None
+        self._shape: tuple[int, ...] = ()
+        self.images, self.size = 0, (0, 0)
+
+    def show(self, moment: Moment) -> bool:
+        """Add a moment; False once nobody wants more."""
+        if self._caption is None:
+            self._begin(moment)
+        assert self._caption is not None
+        if moment.image.shape != self._shape:
+            raise ConfigError(
+                f"env-id {self._player.env_config.env_id!r} draws images of several sizes: {list(self._shape)}, and "
+                f"{list(moment.image.shape)} at step {moment.step}"
+            )
+        image = self._caption.draw(moment.image, self._texts(moment))
+        ticks = 1 + (round(self._hold * self._rate) if moment.last else 0)
+        self.images += 1
+        if self._film is not None:
+            self._film.add(image, ticks)
+        self._progress(moment)
+        watched = self._screen is not None and self._screen.show(image, ticks / self._rate)
+        return watched or self._film is not None
+
+    def _begin(self, moment: Moment) -> None:
+        steps = min(self._player.max_steps, self._player.env_config.max_episode_steps or self._player.max_steps)
+        widest = self._texts(replace(moment, episode=self._player.episodes, step=steps, earned=-88_888.8))
+        self._shape = moment.image.shape
+        self._caption = Caption((self._shape[0], self._shape[1]), widest, self._longest_side)
+        self.size = self._caption.size
+        if self._path is not None:
+            self._film = self._stack.enter_context(new_movie(self._path, self.size, self._rate))
+
+    def _texts(self, moment: Moment) -> tuple[str, ...]:
+        texts = (f"return {figure(moment.earned)}", f"step {moment.step}")
+        several = self._player.episodes > 1
+        return (*texts, f"episode {moment.episode} of {self._player.episodes}") if several else texts

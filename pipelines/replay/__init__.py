@@ -1,0 +1,1 @@
+"""Replay: by priority, of images that are stored once, of whole episodes; and its state in checkpoints."""

@@ -1,0 +1,137 @@
+"""Prioritised replay: a sampler for TorchRL's replay buffers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrl.data.replay_buffers.samplers import Sampler
+from torchrl.data.replay_buffers.storages import Storage
+
+from rlpipe.pipelines.checkpoints.state_checks import check_like
+from rlpipe.pipelines.devices import device_of
+
+_ROW = 32
+
+
+class PrioritizedSampler(Sampler):
+    """Draw transitions by their priority, Schaul et al. 2016, section 3.3: with probability `P(i) = p_i / sum_j p_j`.
+
+    `p_i` is `(priority + eps)^alpha`. With a minibatch come its importance weights, `priority_weight` `[B]`, float32:
+    `(n P(i))^-beta` over the largest of these among the n transitions that are held. A new transition has the largest
+    priority that there ever was, so that it is soon drawn.
+
+    TorchRL's sampler of this name does the same on trees of compiled code, which its wheels have for some versions of
+    PyTorch only, and which no checkpoint holds. This one adds the priorities up at each draw.
+
+    Args:
+        max_capacity: that of the buffer's storage.
+        alpha: 0 draws uniformly, 1 in proportion to the priority.
+        beta: 0 leaves the bias of drawing so as it is, 1 corrects it; may be set at any time.
+        eps: added to each priority, so that everything is drawn at times.
+
+    Raises:
+        ValueError: `alpha` or `beta` below 0, or `eps` not above it.
+    """
+
+    def __init__(self, max_capacity: int, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6) -> None:
+        if not (0 <= alpha < math.inf and 0 <= beta < math.inf and 0 < eps < math.inf):
+            raise ValueError(f"alpha, beta and eps are {alpha}, {beta}, {eps}; allowed are 0 or more, and eps above 0")
+        self.alpha, self.beta, self.eps = alpha, beta, eps
+        self._rows = np.zeros((-(-max_capacity // _ROW), _ROW))
+        self._raised = self._rows.reshape(-1)[:max_capacity]
+        self._empty()
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that it can know of."""
+        return len(self._raised)
+
+    def _empty(self) -> None:
+        self._raised[:] = 0.0
+        self._largest = 1.0
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw the places of a minibatch `[B]`, with their `priority_weight`; by the buffer's generator."""
+        raised = self._raised[: len(storage)]
+        if not len(raised):
+            raise ValueError("the buffer is empty; there is nothing to draw")
+        if not raised.all():
+            raise ValueError(f"{type(self).__name__} knows of fewer transitions than the {len(storage)} that are held")
+        # first the row, then the place in it, for which no other row need be added up
+        rows = np.cumsum(self._rows[: -(-len(raised) // _ROW)].sum(1))
+        device = "cpu" if self._rng is None else self._rng.device
+        lots = torch.rand(batch_size, generator=self._rng, dtype=torch.float64, device=device).cpu().numpy() * rows[-1]
+        row = np.searchsorted(rows, lots, side="right").clip(max=len(rows) - 1)
+        lots -= np.where(row > 0, rows[row - 1], 0.0)
+        place = (np.cumsum(self._rows[row], 1) <= lots[:, None]).sum(1)
+        # sums are rounded, so that a lot may lie beyond the last
+        index = (row * _ROW + place.clip(max=_ROW - 1)).clip(max=len(raised) - 1)
+        weight = (raised[index] / raised.min()) ** -self.beta
+        where = device_of(storage)
+        return torch.from_numpy(index).to(where), {"priority_weight": torch.from_numpy(weight).float().to(where)}
+
+    def add(self, index: int | Tensor) -> None:
+        """Give a new transition the largest priority."""
+        self.extend(index)
+
+    def extend(self, index: int | Tensor) -> None:
+        """Give new transitions the largest priority."""
+        self._raised[_on_host(index)] = (self._largest + self.eps) ** self.alpha
+
+    def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
+        """Give transitions that were overwritten the largest priority."""
+        self.extend(index)
+
+    def update_priority(self, index: int | Tensor, priority: float | Tensor, *, storage: Storage | None = None) -> None:
+        """Set the priority of the transitions at `index` `[B]`; where one is there twice, the last counts.
+
+        Args:
+            index: as `sample` gave it.
+            priority: 0 or more, `[B]` or `[B, 1]`; such as the absolute TD error.
+            storage: not used.
+
+        Raises:
+            ValueError: not one number a transition, or one that is negative, infinite or NaN.
+        """
+        places, values = _on_host(index).reshape(-1), _on_host(torch.as_tensor(priority).detach()).astype(np.float64)
+        if values.size != places.size:
+            raise ValueError(f"priority has shape {list(values.shape)}, expected [{places.size}]: one a transition")
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError("priority has numbers that are negative, infinite or NaN; pass the absolute TD error")
+        self._largest = max(self._largest, float(values.max()))
+        self._raised[places] = (values.reshape(-1) + self.eps) ** self.alpha
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; the array is the sampler's own."""
+        return {"alpha": self.alpha, "beta": self.beta, "largest": self._largest, "raised": self._raised}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: it is of a sampler of another capacity, or its numbers are none that priorities can be.
+        """
+        check_like(self.state_dict(), state, "priorities")
+        numbers = np.array([state["alpha"], state["beta"], state["largest"]])
+        if not all(np.isfinite(each).all() and (each >= 0).all() for each in (numbers, state["raised"])):
+            raise ValueError("priorities has numbers that are negative, infinite or NaN")
+        self.alpha, self.beta, self._largest = map(float, numbers)
+        self._raised[:] = state["raised"]
+
+    def dumps(self, path: str | Path) -> None:
+        """Not offered: `ReplayState` holds the priorities."""
+        raise NotImplementedError("put the buffer into a checkpoint by rlpipe's ReplayState")
+
+    def loads(self, path: str | Path) -> None:
+        """Not offered: `ReplayState` holds the priorities."""
+        raise NotImplementedError("put the buffer into a checkpoint by rlpipe's ReplayState")
+
+
+def _on_host(index: int | Tensor) -> np.ndarray:
+    return np.asarray(index.cpu() if isinstance(index, Tensor) else index)

@@ -1,0 +1,181 @@
+"""A replay buffer as a component of checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensordict import TensorDict
+from tensordict.utils import NestedKey
+from torchrl.data import Categorical, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
+from torchrl.envs import EnvBase
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.checkpoints.state_checks import Kind, check_like, check_rows
+from rlpipe.pipelines.devices import REPLAY, check_disk, device_of, gpu_memory_for
+from rlpipe.pipelines.replay.image_buffer import STACKS, FrameReplay, numbered
+from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
+
+_LOG = logging.getLogger("rlpipe")
+
+
+class ReplayState:
+    """The transitions that a replay buffer holds, no more, where it writes next, and their priorities if it has them.
+
+    Its random generator is a stream of the run's `Seeds`, and saved there.
+
+    Args:
+        buffer: with a tensor storage and a writer that goes round; draws uniformly or by rlpipe's `PrioritizedSampler`.
+        kinds: what a transition consists of, to refuse a state of others; by default any will do.
+
+    Raises:
+        ValueError: it draws by TorchRL's `PrioritizedSampler`.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, kinds: Mapping[Any, Kind] | None = None) -> None:
+        if isinstance(buffer.sampler, StockPrioritizedSampler):
+            raise ValueError(
+                "no checkpoint holds the priorities of TorchRL's sampler; rlpipe's PrioritizedSampler has them"
+            )
+        self.buffer, self._kinds = buffer, kinds
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; the tensors are views of the buffer's own."""
+        held = self.buffer.storage[:] if len(self.buffer) else None
+        if held is not None and isinstance(self.buffer, TensorDictReplayBuffer):
+            # their places, by which it numbers them itself
+            held = held.exclude("index")
+        state = {"held": None if held is None else held.to_dict(), "writer": self.buffer.writer.state_dict()}
+        return {**state, **self._priorities()}
+
+    def _priorities(self) -> dict[str, Any]:
+        sampler = self.buffer.sampler
+        return {"priorities": sampler.state_dict()} if isinstance(sampler, PrioritizedSampler) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: it holds more than the buffer does, or other transitions, or priorities where that has none.
+        """
+        self.buffer.empty()
+        own = {"held", "writer", *self._priorities()}
+        if set(state) != own:
+            raise ValueError(f"the state has {sorted(state)}, expected {sorted(own)}")
+        if state["held"] is None:
+            return
+        if self._kinds is not None:
+            check_rows(state["held"], self._kinds, "held")
+        check_like(self.buffer.writer.state_dict(), state["writer"], "writer")
+        held = TensorDict(state["held"], device=device_of(self.buffer.storage)).auto_batch_size_(1)
+        limit = self.buffer.storage.max_size
+        if not 0 < len(held) <= limit or not 0 <= state["writer"]["_cursor"] < limit:
+            raise ValueError(f"{len(held)} transitions, written next at {state['writer']['_cursor']}, of {limit}")
+        with gpu_memory_for(*REPLAY):
+            self.buffer.extend(held)
+        self.buffer.writer.load_state_dict(state["writer"])
+        if "priorities" in state:
+            self.buffer.sampler.load_state_dict(state["priorities"])
+
+
+def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey, Kind]:
+    """What one transition of one environment consists of, of which `keys` are kept; `next` has the same names."""
+    ends = dict(env.done_spec.items(True, True))
+    specs = {**dict(env.observation_spec.items(True, True)), **ends, "action": env.action_spec}
+    specs |= {"reward": env.reward_spec, "discount": env.reward_spec}
+    kept = {key: specs[key if isinstance(key, str) else key[-1]] for key in keys}
+    return {
+        key: Kind(
+            spec.shape[len(env.batch_size) :], spec.dtype, int(spec.space.n) if type(spec) is Categorical else None
+        )
+        for key, spec in kept.items()
+    }
+
+
+def transition_bytes(env: EnvBase, keys: Iterable[NestedKey]) -> int:
+    """Bytes of one such transition."""
+    kinds = transition_kinds(env, keys)
+    return sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds.values())
+
+
+class FrameReplayState(ReplayState):
+    """A `FrameReplay` as a component of checkpoints, but for the pixels: those are in `buffer.frames.pieces()`.
+
+    Args:
+        buffer: whose.
+        kinds: what a transition consists of, in pixels.
+    """
+
+    def __init__(self, buffer: FrameReplay, kinds: Mapping[Any, Kind] | None = None) -> None:
+        super().__init__(buffer, None if kinds is None else numbered(kinds, buffer.frames.shape))
+        self.buffer: FrameReplay = buffer
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; the tensors are views of the buffer's own."""
+        return {**super().state_dict(), "frames": self.buffer.frames.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`; the pieces then bring the frames.
+
+        Raises:
+            ValueError: it is one of another buffer, or names frames that there are not.
+        """
+        if "frames" not in state:
+            raise ValueError(f"the state has {sorted(state)}, expected frames as well")
+        super().load_state_dict({name: part for name, part in state.items() if name != "frames"})
+        frames = self.buffer.frames
+        frames.load_state_dict(state["frames"])
+        if not len(self.buffer):
+            return
+        held = self.buffer.storage[:]
+        for key in STACKS:
+            numbers = held.get(key)
+            if not ((numbers >= 0) & (numbers < frames.written)).all():
+                raise ValueError(f"held names frames in {key} that were not kept, of {frames.written}")
+        if not len(self.buffer.sampler.kept(len(self.buffer))):
+            raise ValueError("held has no transition whose frames are kept")
+
+
+def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:
+    """A replay buffer as components of checkpoints, by name.
+
+    Args:
+        buffer: plain, or of frames.
+        kinds: what a transition consists of, in pixels if it has any.
+    """
+    if isinstance(buffer, FrameReplay):
+        return {"replay": FrameReplayState(buffer, kinds), **buffer.frames.pieces()}
+    return {"replay": ReplayState(buffer, kinds)}
+
+
+def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int, every: int | None) -> None:
+    """See to it, before a run begins, that there is room for the frames in its checkpoints.
+
+    Args:
+        state: what a checkpoint holds.
+        folder: of the run.
+        total_frames: of the run.
+        every: frames from one checkpoint to the next.
+
+    Raises:
+        ConfigError: there is no room for one checkpoint. For the three that there are for a while, the two newest and
+            the next, it is a warning.
+    """
+    replay = state.get("replay")
+    if not isinstance(replay, FrameReplayState):
+        return
+    frames = replay.buffer.frames
+    kept = min(frames.capacity, total_frames)
+    way_out = "take a smaller --buffer-size, or another disk in --run-dir"
+    check_disk("the frames in a checkpoint take", kept * frames.frame_bytes, folder, way_out)
+    if every is None or every >= total_frames:
+        return
+    # what two checkpoints do not share was overwritten from one to the other
+    most = kept + 2 * min(kept, every)
+    try:
+        check_disk("the frames in checkpoints take up to", most * frames.frame_bytes, folder, way_out)
+    except ConfigError as error:
+        _LOG.warning("rlpipe: %s, or write one checkpoint alone, at the end: --checkpoint-every none", error)

@@ -1,0 +1,87 @@
+"""Journals: files of JSON lines that survive a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlpipe.errors import CheckpointError, TrainingError
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and type(row.get("frames")) is int
+        and isinstance(row.get("returns"), list)
+        and all(type(each) in (int, float) for each in row["returns"])
+    )
+
+
+class Journal:
+    """A file of JSON lines, written at its end.
+
+    Args:
+        path: the file, made if it is missing; never a link to one.
+
+    Raises:
+        CheckpointError: it is a symbolic link, or has a second name that would be changed with it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
+            raise CheckpointError(f"{path} is a link to a file elsewhere, which would be written to; put a copy there")
+        self.path = path
+        self._stream = path.open("a+b")
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write a line.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            self._stream.write(json.dumps(line).encode() + b"\n")
+            self._stream.flush()
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def sync(self) -> int:
+        """Wait until every line is on the disk; returns the length in bytes.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written: {error.strerror}") from error
+        return self._stream.seek(0, os.SEEK_END)
+
+    def check(self, length: int) -> None:
+        """Refuse the file unless so many bytes at its start are lines with what every line has.
+
+        Raises:
+            CheckpointError: there are fewer, or others.
+        """
+        found = self._stream.seek(0, os.SEEK_END)
+        if found < length:
+            raise CheckpointError(f"{self.path} has {found} bytes, its checkpoint knows {length}: lines are missing")
+        self._stream.seek(0)
+        *lines, rest = self._stream.read(length).split(b"\n")
+        try:
+            known = not rest and all(map(_is_row, map(json.loads, lines)))
+        except (ValueError, RecursionError):
+            known = False
+        if not known:
+            raise CheckpointError(f"{self.path} is damaged: what its checkpoint knows of it are no lines of rlpipe's")
+
+    def cut(self, length: int) -> None:
+        """Forget what was written after so many bytes."""
+        self._stream.truncate(length)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()

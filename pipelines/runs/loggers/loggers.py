@@ -1,0 +1,196 @@
+"""Where a run's metrics go beside its journals: TensorBoard, Weights & Biases, MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.runs.loggers.base import Logged
+from rlpipe.pipelines.runs.loggers.mlflow import MLflowBoard
+from rlpipe.pipelines.runs.loggers.tensorboard import Board
+from rlpipe.pipelines.runs.loggers.wandb import WandbBoard
+from rlpipe.spelling import nearest
+
+Kind = Literal["tensorboard", "wandb", "mlflow"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DEFAULT: tuple[Kind, ...] = ("tensorboard",)
+
+_LOG = logging.getLogger("rlpipe")
+_IDS, _LARGEST = "loggers.json", 10_000
+
+
+class Logger(Protocol):
+    """Takes scalars by name, and an end."""
+
+    def log(self, scalars: Mapping[str, float], frames: int) -> None: ...
+    def close(self, *, finished: bool) -> None: ...
+
+
+def check_loggers(kinds: Iterable[str]) -> tuple[Kind, ...]:
+    """The loggers of these names, each once; the name `none` by itself is no logger.
+
+    Raises:
+        ConfigError: there is none of a name, or it is not installed, or needs a login.
+    """
+    found = check_names(kinds)
+    for kind in found:
+        if importlib.util.find_spec(kind) is None:
+            raise ConfigError(f'logger {kind} needs an extra: pip install "rlpipe[{kind}]"')
+    if "wandb" in found:
+        _check_login()
+    return found
+
+
+def check_names(kinds: Iterable[str]) -> tuple[Kind, ...]:
+    """As `check_loggers`, whether or not they can be used here."""
+    names = [kind.lower() if kind.lower() == "none" else kind for kind in kinds]
+    for name in names:
+        if name not in (*KINDS, "none"):
+            near = nearest(name, KINDS)
+            hint = f"did you mean {near}?" if near else f"allowed are {', '.join(KINDS)}, or none"
+            raise ConfigError(f"logger is {name!r}; {hint}")
+    if "none" in names and set(names) != {"none"}:
+        raise ConfigError(f"logger is {' '.join(names)}; none stands for no logger at all, leave it or the others out")
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def check_option(names: Sequence[str]) -> tuple[Kind, ...]:
+    """As `check_names`, for what stands behind `--logger`."""
+    if not names:
+        raise ConfigError(f"--logger is empty; expected some of {', '.join(KINDS)}, or none")
+    return check_names(names)
+
+
+class Loggers:
+    """The loggers of a run, opened all or none.
+
+    Under which id W&B and MLflow know the run is kept in `loggers.json`, for when it goes on.
+
+    Args:
+        kinds: which.
+        told: what they are told of the run.
+
+    Raises:
+        ConfigError: one cannot be opened.
+        TrainingError: nothing can be written into the run folder.
+    """
+
+    def __init__(self, kinds: Iterable[Kind], told: Logged) -> None:
+        from rlpipe.pipelines.seeding import GlobalRandom  # noqa: PLC0415 - imports torch
+
+        self._opened: dict[Kind, Logger] = {}
+        ids = {} if told.resumed_at is None else _read_ids(told.folder)
+        # the choice of a logger must not change what is computed
+        random = GlobalRandom()
+        kept, before = random.state_dict(), dict(ids)
+        try:
+            for kind in kinds:
+                self._opened[kind] = self._open(kind, replace(told, id=ids.get(kind)))
+                ids.update({kind: opened} if (opened := getattr(self._opened[kind], "id", None)) else {})
+        except BaseException:
+            self.close(finished=False)
+            raise
+        finally:
+            random.load_state_dict(kept)
+        if ids != before:
+            replace_synced(told.folder / _IDS, json.dumps(ids) + "\n")
+
+    def _open(self, kind: Kind, told: Logged) -> Logger:
+        try:
+            if kind == "tensorboard":
+                return Board(told.folder, told.hyperparameters(), told.resumed_at)
+            return WandbBoard(told) if kind == "wandb" else MLflowBoard(told)
+        except OSError as error:
+            if kind == "tensorboard":
+                raise TrainingError(f"{told.folder / kind} cannot be written: {error.strerror}") from error
+            raise _unopened(kind, error) from error
+        except Exception as error:
+            raise _unopened(kind, error) from error
+
+    def log(self, scalars: Mapping[str, float], frames: int) -> None:
+        """Tell each; one that fails is warned of and dropped, because the journals have everything."""
+        for kind, logger in list(self._opened.items()):
+            try:
+                logger.log(scalars, frames)
+            except Exception as error:
+                del self._opened[kind]
+                _LOG.warning(
+                    "rlpipe: logger %s failed at frame %d: %s; the run goes on without it, and metrics.jsonl has all "
+                    "of it",
+                    kind,
+                    frames,
+                    _first_line(error),
+                )
+                _close(logger, finished=False)
+
+    def close(self, *, finished: bool) -> None:
+        """Close each that can be closed; `finished` says that the run came to its end."""
+        for logger in self._opened.values():
+            _close(logger, finished=finished)
+
+
+def batch_scalars(scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> dict[str, float]:
+    """A line of metrics under the names that loggers group by: `loss/`, `time/` and `train/`."""
+    named = {_group(key): value for key, value in scalars.items()}
+    if returns:
+        named["train/return"] = sum(returns) / len(returns)
+        named["train/length"] = sum(lengths) / len(lengths)
+    return named
+
+
+_ADVICE: dict[str, str] = {
+    "tensorboard": "--logger none does without",
+    "wandb": "WANDB_MODE=offline needs no network, --logger tensorboard no account",
+    "mlflow": "MLFLOW_TRACKING_URI says where it writes, --logger tensorboard does without",
+}
+
+
+def _group(key: str) -> str:
+    if key.startswith("loss_"):
+        return f"loss/{key.removeprefix('loss_')}"
+    return f"{'time' if key in ('seconds', 'frames_per_second', 'collectors_waiting') else 'train'}/{key}"
+
+
+def _unopened(kind: Kind, error: Exception) -> ConfigError:
+    return ConfigError(f"logger {kind} cannot be opened: {_first_line(error)}; {_ADVICE[kind]}")
+
+
+def _close(logger: Logger, *, finished: bool) -> None:
+    with contextlib.suppress(Exception):
+        logger.close(finished=finished)
+
+
+def _read_ids(folder: Path) -> dict[str, str]:
+    """The ids that a run is known by; none if there are none, or what is there is nothing of rlpipe's."""
+    try:
+        ids = json.loads(read_plain(folder / _IDS, _LARGEST))
+        return {kind: ids[kind] for kind in KINDS if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", ids.get(kind, ""))}
+    except DAMAGE:
+        return {}
+
+
+def _check_login() -> None:
+    """Refuse to begin where W&B would ask for a key, or fail for want of one."""
+    import wandb  # noqa: PLC0415
+
+    mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+    try:
+        allowed = mode not in ("online", "shared") or wandb.login(prompt=False)
+    except Exception as error:
+        raise _unopened("wandb", error) from error
+    if not allowed:
+        raise ConfigError("logger wandb needs a login: run wandb login, or set WANDB_MODE=offline to log without one")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,192 @@
+"""Reading a run folder. Imports nothing heavy, so that a mistyped path is refused at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlpipe.errors import CheckpointError
+from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.checkpoints.names import _BEST, checkpoints, frames_of
+from rlpipe.user_modules import import_module, module_of
+
+_SINCE = {"eval_envs": None}
+LARGEST_CONFIG = 1_000_000
+"""Bytes of the largest `config.json` of a run that is read."""
+LARGEST_LINES = 500_000_000
+"""Bytes of the largest `.jsonl` file of a run that is read."""
+_OLD_LOGS = "wandb/*/logs/*.log"
+"""Links that W&B makes; to continue a run makes another folder beside theirs."""
+_BEST_FILE = "best.json"
+_LARGEST_BEST = 10_000
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of a run so far, and the checkpoint of what acted in it.
+
+    Args:
+        frames: trained until then.
+        score: its mean return.
+        path: of the checkpoint, which holds no more than acting and `--start-from` need.
+    """
+
+    frames: int
+    score: float
+    path: Path
+
+
+def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any], Path]:
+    """Read what a run was, and which of its checkpoints is meant.
+
+    Args:
+        path: a run folder, for its newest checkpoint; `RUN@best`, `RUN@last` or `RUN@<frames>`; or a checkpoint in one.
+        trusted: modules that its environment may come from; they are imported.
+
+    Returns:
+        The content of `config.json`, and the checkpoint's path.
+
+    Raises:
+        CheckpointError: the path is none of these, or the run has no such checkpoint.
+    """
+    path, which = split_choice(path)
+    try:
+        path = path.resolve()
+    except RuntimeError as error:  # of Python up to 3.12
+        raise CheckpointError(f"{path} is no run, but a link in a circle") from error
+    folder = path if (path / "config.json").is_file() else path.parent.parent
+    described = read_description(folder, trusted, path)
+    if path == folder:
+        return described, _choose(folder, which)
+    if which:
+        raise CheckpointError(f"{path} is a checkpoint; @{which} goes behind the run folder that it lies in")
+    return described, path
+
+
+def split_choice(path: Path) -> tuple[Path, str]:
+    """`RUN` and `best` of `RUN@best`; a path that exists, or has no `@` in its last part, is left as it is."""
+    run, at, which = str(path).rpartition("@")
+    if not (at and which) or "/" in which or os.path.lexists(path):
+        return path, ""
+    return Path(run), which
+
+
+def _choose(folder: Path, which: str) -> Path:
+    """The checkpoint of a run folder that is called so; the newest, if nothing is said."""
+    best, found = read_best(folder), checkpoints(folder)
+    if which == "best":
+        if best is None:
+            raise CheckpointError(
+                f"run {folder} has no best checkpoint: one is kept at each evaluation that is better than all before "
+                "(--eval-every), and this run has none yet, or is of an older version"
+            )
+        return best.path
+    if not found:
+        raise CheckpointError(f"run {folder} has no checkpoint yet{' but @best' if best else ''}")
+    if which in ("", "last"):
+        return found[0]
+    named = {frames_of(path): path for path in [*([best.path] if best else []), *reversed(found)]}
+    if not re.fullmatch("[0-9]{1,18}", which) or int(which) not in named:
+        raise CheckpointError(
+            f"run {folder} has no checkpoint {which!r}; behind @ goes {'best, ' if best else ''}last, or one of the "
+            f"frames {', '.join(map(str, sorted(named)))}"
+        )
+    return named[int(which)]
+
+
+def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | None = None) -> dict[str, Any]:
+    """The content of a run folder's `config.json`.
+
+    Args:
+        folder: of the run.
+        trusted: modules that its environment may come from; they are imported.
+        asked: the path that the user gave, for messages.
+
+    Raises:
+        ConfigError: a trusted module cannot be imported.
+        CheckpointError: it is no run folder, or its environment is one of a module (`module:Env-v0`) that is neither
+            trusted nor imported already.
+    """
+    file, path = folder / "config.json", asked or folder
+    if not file.is_file():
+        raise CheckpointError(f"{path} is no run: it has no config.json, and is no checkpoint in a run folder")
+    try:
+        described = json.loads(read_plain(file, LARGEST_CONFIG))
+        known = isinstance(described["config"], dict) and all(
+            isinstance(described[key], str) and described[key].isprintable() for key in ("recipe", "algorithm")
+        )
+    except DAMAGE:
+        known = False
+    if not known:
+        raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
+    for key in ("env_id", "eval_env_id"):
+        _check_module(described["config"].get(key), trusted, path)
+    for name in filter(None, trusted):
+        import_module(name, "trust-module")
+    return dict(described)
+
+
+def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
+    """Gymnasium imports the module in front of a colon, and whoever wrote the file may have chosen it."""
+    module = module_of(env_id)
+    if module and module not in {*trusted, *sys.modules}:
+        raise CheckpointError(
+            f"run {path} is one of {env_id!r}, and to load it is to run the code of the module {module!r}; "
+            f"if you trust that, add --trust-module {module}"
+        )
+
+
+def read_best(folder: Path) -> Best | None:
+    """The best evaluation that the run in a folder has kept; `None` if it has none, or its mark is damaged."""
+    try:
+        told = json.loads(read_plain(folder / _BEST_FILE, _LARGEST_BEST))
+        frames, score, name = told["frames"], told["mean"], told["checkpoint"]
+        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and _BEST.fullmatch(name)
+    except DAMAGE:
+        return None
+    path = folder / "checkpoints" / str(name)
+    return Best(frames, float(score), path) if known and path.is_dir() else None
+
+
+def mark_best(folder: Path, best: Best) -> None:
+    """Mark a checkpoint as the one of the best evaluation, in one step."""
+    told = {"frames": best.frames, "mean": best.score, "checkpoint": best.path.name}
+    replace_synced(folder / _BEST_FILE, json.dumps(told) + "\n")
+
+
+def free_name(path: Path) -> Path:
+    """The path, with a number behind it if it is taken already."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def check_plain(folder: Path) -> None:
+    """Refuse a run folder with links, pipes or devices in it: to continue a run writes to its files.
+
+    Raises:
+        CheckpointError: names the first.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.match(_OLD_LOGS):
+            continue
+        if path.is_symlink():
+            raise CheckpointError(
+                f"{path} is a symbolic link, and a run that goes on would write where it points; put a copy there"
+            )
+        if not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f"{path} is neither a file nor a folder, and no part of a run")
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's config as `config.json` has it, with the fields that runs of older versions lack."""
+    return {**_SINCE, **config}

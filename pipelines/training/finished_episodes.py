@@ -1,0 +1,165 @@
+"""The episodes that end in what a collector yields: their returns, their lengths, and whether they were a success."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.devices import moved
+from rlpipe.pipelines.envs.vector import VectorEnv
+
+_HOST = torch.device("cpu")
+_MOST = 1_000_000
+"""Unfinished episodes that are kept in mind."""
+SUCCESS = "is_success"
+"""What environments call it, in their infos; TorchRL's readers of infos put it into a batch's `next`."""
+
+
+class Ended(NamedTuple):
+    """Episodes, in the order in which they ended.
+
+    Args:
+        returns: undiscounted.
+        lengths: steps.
+        successes: 1 or 0, or what the environment says, of those episodes of which it says so.
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    successes: list[float]
+
+
+class EpisodeCounter:
+    """Counts the episodes of a collector, ours or TorchRL's, over an environment of any batch size.
+
+    Where the environment keeps no `episode_reward` or `step_count`, they are summed up here, from batch to batch, by
+    TorchRL's trajectory ids or, where there are none, by the place of an environment in the batch.
+
+    Args:
+        collector: what yields the batches.
+    """
+
+    def __init__(self, collector: Iterable[TensorDictBase]) -> None:
+        self._collector = collector
+        env = getattr(collector, "env", None)
+        base = getattr(env, "base_env", env)
+        self._env = base if isinstance(base, VectorEnv) else None
+        self._running: dict[int, tuple[float, int]] = {}
+
+    def begin(self) -> None:
+        """From now on, have the environments tell of successes."""
+        if self._env is not None:
+            self._env.tell_successes()
+
+    def count(self, batch: TensorDictBase) -> Ended:
+        """The episodes that ended in a batch `[*num_envs, T]`.
+
+        Raises:
+            ConfigError: the batch does not say when episodes end, or what they earned; says what to add.
+        """
+        after = batch.get("next", None)
+        done = None if after is None else after.get("done", None)
+        if done is None or done.shape != (*batch.shape, 1):
+            raise ConfigError(
+                f"train counts episodes by ('next', 'done') of shape {[*batch.shape, 1]}, and a batch has "
+                f"{_has(batch, 'done', done)}; add a transform to the environment that writes it"
+            )
+        if after.get("episode_reward", None) is None or after.get("step_count", None) is None:
+            returns, lengths = self._sum_up(batch)
+        else:
+            returns, lengths = finished_episodes(batch)
+        return Ended(returns, lengths, self._successes(after, done))
+
+    def _successes(self, after: TensorDictBase, done: Tensor) -> list[float]:
+        told = getattr(self._collector, "successes", None)
+        if told is not None:
+            return list(told)
+        if self._env is not None:
+            return [success for _, _, success in self._env.take_successes()]
+        told = after.get(SUCCESS, None)
+        if not isinstance(told, Tensor) or told.numel() != done.numel():
+            return []
+        values = _rows(told.reshape(done.shape), done.dim())[_rows(done, done.dim())].float().tolist()
+        return [value for value in values if math.isfinite(value)]
+
+    def _sum_up(self, batch: TensorDictBase) -> tuple[list[float], list[int]]:
+        """The same for environments that keep no sums of their own, or one of the two only."""
+        after, rank = batch.get("next"), batch.dim() + 1
+        reward = _per_step(batch, "reward" if after.get("episode_reward", None) is None else "episode_reward")
+        total, count = after.get("episode_reward", None), after.get("step_count", None)
+        ids, mask = batch.get(("collector", "traj_ids"), None), batch.get(("collector", "mask"), None)
+        rows = _rows(after.get("done"), rank).T.tolist()
+        rewards = _rows(reward, rank).T.double().tolist()
+        places = None if ids is None else _rows(ids.reshape(after.get("done").shape), rank).T.tolist()
+        real = None if mask is None else _rows(mask.reshape(after.get("done").shape), rank).T.tolist()
+        counts = None if count is None else _rows(count, rank).T.tolist()
+        ended = []
+        for row, flags in enumerate(rows):
+            for time, over in enumerate(flags):
+                if real is not None and not real[row][time]:
+                    continue
+                place = row if places is None else places[row][time]
+                earned, steps = self._running.pop(place, (0.0, 0))
+                earned, steps = earned + rewards[row][time], steps + 1
+                if not over:
+                    self._running[place] = earned, steps
+                    continue
+                value = rewards[row][time] if total is not None else earned
+                ended.append((time, row, value, steps if counts is None else counts[row][time]))
+        while len(self._running) > _MOST:
+            # of trajectories that were given up
+            del self._running[next(iter(self._running))]
+        ended.sort(key=lambda each: each[:2])
+        return [each[2] for each in ended], [each[3] for each in ended]
+
+
+def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
+    """Returns and lengths of the episodes that ended in a batch `[*num_envs, T]`, in the order in which they ended.
+
+    Raises:
+        ConfigError: `episode_reward` or `step_count` is of another shape than the batch; says what to add.
+    """
+    after, rank = batch.get("next"), batch.dim() + 1
+    told = [after.get("done"), *(_per_step(batch, key) for key in ("episode_reward", "step_count"))]
+    done, returns, lengths = (_rows(each, rank) for each in moved(told, _HOST))
+    return returns[done].tolist(), lengths[done].tolist()
+
+
+def frames_of(batch: TensorDictBase) -> int:
+    """The frames in a batch, without what TorchRL pads split trajectories with."""
+    mask = batch.get(("collector", "mask"), None)
+    return batch.numel() if mask is None else int(mask.sum())
+
+
+def _per_step(batch: TensorDictBase, key: str) -> Tensor:
+    """An entry of `next`, `[*batch, 1]`."""
+    value = batch.get(("next", key), None)
+    if not isinstance(value, Tensor) or value.shape != (*batch.shape, 1):
+        raise ConfigError(
+            f"train counts returns by ('next', {key!r}) of shape {[*batch.shape, 1]}, and a batch has "
+            f"{_has(batch, key, value)}; add transforms to the environment that write 'episode_reward', such as "
+            "RewardSum(in_keys=[...], out_keys=['episode_reward']), and 'step_count', such as StepCounter()"
+        )
+    return value
+
+
+def _has(batch: TensorDictBase, key: str, value: Any) -> str:
+    if value is not None:
+        return f"one of shape {list(value.shape)}"
+    found = [name for name in _names(batch) if str(name[-1]).endswith(key.rpartition("_")[2])]
+    return f"none, but {', '.join(map(str, found))}" if found else "none"
+
+
+def _names(batch: TensorDictBase) -> Iterator[tuple[str, ...]]:
+    return (name for name in batch.keys(True, True) if isinstance(name, tuple) and name[0] == "next")
+
+
+def _rows(value: Tensor, rank: int) -> Tensor:
+    """`[*num_envs, T, 1]` to `[T, num_envs]`."""
+    return value.reshape(-1, value.shape[rank - 2]).T

@@ -1,0 +1,76 @@
+"""A line of metrics while it is being put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+
+from rlpipe.pipelines.checkpoints.state_checks import check_like, check_numbers
+from rlpipe.pipelines.devices import moved
+
+_HOST = torch.device("cpu")
+
+
+@dataclass
+class Line:
+    """What one line of metrics is made of: some batches in a row."""
+
+    scalars: list[dict[str, float]] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    successes: list[float] = field(default_factory=list)
+
+    def add(
+        self, scalars: dict[str, float], returns: list[float], lengths: list[int], successes: Sequence[float] = ()
+    ) -> None:
+        self.scalars.append(scalars)
+        self.returns += returns
+        self.lengths += lengths
+        self.successes += successes
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # a checkpoint of an older version has no such entry
+        state = {"successes": [], **state}
+        check_like(vars(Line()), state)
+        for name in ("returns", "lengths", "successes"):
+            check_numbers(state[name], name)
+        for row in state["scalars"]:
+            check_numbers(list(row.values()), "a row of scalars")
+        vars(self).update(state)
+
+    def clear(self) -> None:
+        self.scalars, self.returns, self.lengths, self.successes = [], [], [], []
+
+    def means(self) -> dict[str, float]:
+        """Each scalar's mean over the batches that have it; updates are counted together.
+
+        Where environments tell of successes, `success_rate` is their mean over the episodes.
+        """
+        keys = dict.fromkeys(key for row in self.scalars for key in row)
+        columns = {key: [row[key] for row in self.scalars if key in row] for key in keys}
+        rate = {"success_rate": sum(self.successes) / len(self.successes)} if self.successes else {}
+        means = {key: sum(each) if key == "updates" else sum(each) / len(each) for key, each in columns.items()}
+        # an algorithm's own figure of this name comes first
+        return rate | means
+
+
+def numbers_of(scalars: TensorDictBase) -> dict[str, float]:
+    """What `learn` returned, as numbers.
+
+    Raises:
+        ValueError: it is none that the loop can log and count by.
+    """
+    if not isinstance(scalars, TensorDictBase) or "updates" not in scalars.keys():  # noqa: SIM118 - no Mapping
+        found = sorted(scalars.keys()) if isinstance(scalars, TensorDictBase) else type(scalars).__name__
+        raise ValueError(f"learn returned {found}, expected a TensorDict of scalars with 'updates' among them")
+    for key, value in scalars.items():
+        if value.numel() != 1:
+            raise ValueError(f"learn returned {key!r} of shape {list(value.shape)}, expected a scalar")
+    return {key: value.item() for key, value in zip(scalars.keys(), moved(list(scalars.values()), _HOST), strict=True)}

@@ -1,0 +1,1 @@
+"""Updates: gradient steps, and how a collected batch becomes gradient steps."""

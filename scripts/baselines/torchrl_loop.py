@@ -1,0 +1,260 @@
+"""The TorchRL baseline, put together by hand as TorchRL's own scripts do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torchrl.data import Categorical, LazyTensorStorage, MultiStep, ReplayBuffer
+from torchrl.data.replay_buffers import SamplerWithoutReplacement
+from torchrl.envs import EnvBase
+from torchrl.modules import EGreedyModule
+from torchrl.objectives import LossModule, TargetNetUpdater
+from torchrl.objectives.value import GAE
+from torchrl.objectives.value.functional import reward2go
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.algorithms.dqn import make_q_actor
+from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
+from rlpipe.pipelines.build.optimizer import make_optimizer
+from rlpipe.pipelines.pipeline import Pipeline, Update
+from rlpipe.pipelines.replay.episodes import EpisodeBuffer
+from rlpipe.pipelines.seeding import Seeds
+from rlpipe.scripts.baselines.torchrl_parts import (
+    StockKind,
+    stock_actor,
+    stock_collector,
+    stock_critic,
+    stock_env,
+    stock_loss,
+    stock_q_actor,
+    stock_target,
+    stock_update,
+)
+
+_SAME = {
+    "backend": "auto",
+    "max_episode_steps": None,
+    "reward_shaping": "none",
+    "normalize_frames": None,
+    "device": "cpu",
+    "epsilon_schedule": "linear",
+    "replay": True,
+    "target_network": True,
+    "max_grad_value": None,
+    "baseline": False,
+    "normalize": "batch",
+    "update_each_episode": False,
+}
+"""What a Config must say for stock parts to do the same; a field that it does not have is no matter."""
+
+
+@dataclass
+class Parts:
+    """What one algorithm is made of, whoever drives it."""
+
+    env: EnvBase
+    policy: TensorDictModuleBase
+    loss: LossModule
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler | None
+    frames: int
+    critic: TensorDictModuleBase | None = None
+    explorer: EGreedyModule | None = None
+    target: TargetNetUpdater | None = None
+
+
+def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> Pipeline:
+    """The stock counterpart of an algorithm's `build`: a pipeline that the same loop drives.
+
+    The networks begin with the weights that `build` gives them. Exploration draws from PyTorch's global generator, as
+    stock parts do, which is seeded here.
+
+    Args:
+        algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
+        config: that algorithm's.
+        kind: how its environments are stepped; `None` is the fastest way.
+
+    Raises:
+        ConfigError: the config asks for something that stock parts do not have.
+    """
+    parts = make_parts(algorithm, config, kind=kind)
+    learn = {"dqn": _replay, "reinforce": _episodes, "a2c": _rollouts, "ppo": _rollouts}[algorithm](config, parts)
+    collector = stock_collector(
+        parts.env, parts.policy, frames_per_batch=parts.frames, total_frames=whole_batches(config.total_frames, config)
+    )
+    return Pipeline(collector, _scheduled(learn, parts.schedule), parts.policy, {"loss": parts.loss})
+
+
+def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: StockKind | None = None) -> Parts:
+    for name, needed in _SAME.items():
+        value = getattr(config, name, needed)
+        if value != needed:
+            raise ConfigError(f"{name} is {value!r}; the TorchRL baseline has {needed!r} only")
+    seeds = Seeds(config.seed)
+    torch.manual_seed(seeds.integer("exploration"))
+    # within what NumPy and Gymnasium take
+    env = stock_env(config.env_id, config.num_envs, seed=seeds.integer("environments") % 2**31, kind=kind)
+    frames = config.num_envs * config.rollout_steps
+    with seeds.torch_seeded("initialization"):
+        if algorithm == "dqn":
+            return _dqn_parts(config, env, frames)
+        return _actor_critic_parts(algorithm, config, env, frames, full_critic)
+
+
+def _dqn_parts(config: Any, env: EnvBase, frames: int) -> Parts:
+    actor = stock_q_actor(make_q_actor(config, env).network, env.action_spec_unbatched)
+    explorer = EGreedyModule(
+        env.action_spec_unbatched,
+        eps_init=float(config.epsilon_start),
+        eps_end=float(config.epsilon_end),
+        annealing_num_steps=config.epsilon_frames,
+    )
+    loss = stock_loss("dqn", config, actor)
+    learning = -(-config.total_frames // frames) - -(-config.warmup_frames // frames) + 1
+    optimizer, schedule = make_optimizer(config, loss.parameters(), learning, frames)
+    policy = TensorDictSequential(actor, explorer)
+    target = stock_target(loss, config)
+    return Parts(env, policy, loss, optimizer, schedule, frames, explorer=explorer, target=target)
+
+
+def _actor_critic_parts(algorithm: str, config: Any, env: EnvBase, frames: int, full_critic: bool) -> Parts:
+    if not isinstance(env.action_spec, Categorical) and not config.state_dependent_std:
+        raise ConfigError("state_dependent_std is False; the TorchRL baseline has True only, for Box actions")
+    trunk = make_trunk(config, env)
+    # the generator is our actor's own, of which only the network is used
+    network = make_actor(config, env, trunk, torch.Generator()).network
+    if algorithm == "reinforce" and not full_critic:
+        # the stock loss needs one; nothing learns from it or by it
+        value: nn.Module = nn.Linear(env.observation_spec["observation"].shape[-1], 1)
+    else:
+        value = make_critic(
+            config, trunk if getattr(config, "shared_trunk", False) else make_trunk(config, env)
+        ).network
+    actor, critic = stock_actor(network, env.action_spec), stock_critic(value)
+    loss = stock_loss(algorithm, config, actor, critic)
+    learns = actor if algorithm == "reinforce" and not full_critic else loss
+    optimizer, schedule = make_optimizer(config, learns.parameters(), -(-config.total_frames // frames), frames)
+    return Parts(env, actor, loss, optimizer, schedule, frames, critic=critic)
+
+
+def _replay(config: Any, parts: Parts) -> Update:
+    assert parts.explorer is not None
+    explorer = parts.explorer
+    ahead = look_ahead(config)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(config.buffer_size), batch_size=config.minibatch_size)
+    update = stock_update(parts.loss, parts.optimizer, max_norm=config.max_grad_norm, target=parts.target)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        buffer.extend(ahead(batch).reshape(-1))
+        explorer.step(batch.numel())
+        if len(buffer) < config.warmup_frames:
+            return _mean([])
+        return _mean([update(buffer.sample()) for _ in range(config.updates)])
+
+    return learn
+
+
+def look_ahead(config: Any) -> MultiStep:
+    """TorchRL's n steps, cut at a batch's end as ours are."""
+    ahead = MultiStep(gamma=config.gamma, n_steps=config.n_steps)
+    # done and terminated are then those of the last of the n steps, so that a termination there cuts the bootstrap
+    ahead.done_keys = ()
+    return ahead
+
+
+def _rollouts(config: Any, parts: Parts) -> Update:
+    """A2C and PPO: advantages once, then epochs of minibatches; A2C has one of each."""
+    advantage = make_gae(config, parts)
+    epochs, size = getattr(config, "epochs", 1), getattr(config, "minibatch_size", parts.frames)
+    buffer = epoch_buffer(parts, size)
+    update = stock_update(parts.loss, parts.optimizer, max_norm=config.max_grad_norm)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        with torch.no_grad():
+            batch = advantage(batch)
+        if size == parts.frames:
+            return _mean([update(batch.reshape(-1)) for _ in range(epochs)])
+        buffer.extend(batch.reshape(-1))
+        return _mean([update(minibatch) for _ in range(epochs) for minibatch in buffer])
+
+    return learn
+
+
+def make_gae(config: Any, parts: Parts) -> GAE:
+    # PPO normalises in each minibatch, inside its loss; a stock A2C can only do so here, over the batch
+    over_batch = not hasattr(config, "clip") and getattr(config, "normalize_advantage", False)
+    return GAE(
+        gamma=config.gamma,
+        lmbda=getattr(config, "lmbda", 1.0),
+        value_network=parts.critic,
+        average_gae=over_batch,
+        vectorized=True,
+    )
+
+
+def epoch_buffer(parts: Parts, size: int) -> ReplayBuffer:
+    return ReplayBuffer(storage=LazyTensorStorage(parts.frames), sampler=SamplerWithoutReplacement(), batch_size=size)
+
+
+def _episodes(config: Any, parts: Parts) -> Update:
+    """REINFORCE on the episodes that end in a batch.
+
+    TorchRL has no part that keeps what is unfinished from one batch of a given number of frames to the next, so that
+    rlpipe's `EpisodeBuffer` does.
+    """
+    episodes = EpisodeBuffer(["observation", "action", ("next", "reward")])
+    update = stock_update(_WithoutCritic(parts.loss), parts.optimizer, max_norm=config.max_grad_norm)
+
+    def learn(batch: TensorDictBase) -> TensorDictBase:
+        finished = episodes.extend(batch if batch.ndim > 1 else batch.unsqueeze(0))
+        if not finished:
+            return _mean([])
+        steps: TensorDictBase = torch.cat(finished)
+        returns = reward2go(steps.get(("next", "reward")), steps.get(("next", "done")), config.gamma)
+        steps.set("advantage", (returns - returns.mean()) / (returns.std(correction=0) + 1e-8))
+        steps.set("value_target", returns)
+        return _mean([update(steps)])
+
+    return learn
+
+
+class _WithoutCritic(nn.Module):
+    """A `ReinforceLoss` of which only the actor's term is minimised."""
+
+    def __init__(self, loss: LossModule) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, batch: TensorDictBase) -> TensorDictBase:
+        return self.loss(batch).select("loss_actor")
+
+
+def _mean(terms: Sequence[TensorDictBase]) -> TensorDictBase:
+    mean: TensorDictBase = torch.stack(list(terms)).mean(0) if terms else TensorDict()
+    return mean.set("updates", torch.tensor(len(terms)))
+
+
+def _scheduled(learn: Update, schedule: LRScheduler | None) -> Update:
+    if schedule is None:
+        return learn
+
+    def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
+        scalars = learn(batch)
+        if scalars["updates"]:
+            schedule.step()
+        return scalars
+
+    return learn_and_step
+
+
+def whole_batches(frames: int, config: Any) -> int:
+    """`frames`, rounded up to whole batches."""
+    batch = config.num_envs * config.rollout_steps
+    return -(-frames // batch) * batch

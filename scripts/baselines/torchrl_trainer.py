@@ -1,0 +1,93 @@
+"""The TorchRL baseline in TorchRL's trainer classes, as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.trainers import LRSchedulerHook, Trainer
+from torchrl.trainers.algorithms import A2CTrainer, DQNTrainer, PPOTrainer, ReinforceTrainer
+
+from rlpipe.scripts.baselines.torchrl_loop import Parts, epoch_buffer, look_ahead, make_gae, make_parts, whole_batches
+from rlpipe.scripts.baselines.torchrl_parts import stock_collector
+
+
+def build_trainer(algorithm: str, config: Any) -> tuple[Trainer, TensorDictModuleBase]:
+    """TorchRL's trainer class of an algorithm, with the same parts handed in; and the policy that it trains.
+
+    The rest is as the class has it: it computes the advantages anew in every epoch, marks the end of each batch as
+    truncated before it stores it, warms DQN up with random actions, and gathers what its logger would log. REINFORCE
+    takes the stock way too: a critic, and the returns that it gives to unfinished episodes.
+
+    Raises:
+        ConfigError: the config asks for something that stock parts do not have.
+    """
+    parts = make_parts(algorithm, config, full_critic=True)
+    warmup = whole_batches(config.warmup_frames, config) if algorithm == "dqn" else None
+    collector = stock_collector(
+        parts.env,
+        parts.policy,
+        frames_per_batch=parts.frames,
+        total_frames=whole_batches(config.total_frames, config),
+        init_random_frames=warmup,
+    )
+    shared = {
+        "collector": collector,
+        "total_frames": whole_batches(config.total_frames, config),
+        "frame_skip": 1,
+        "loss_module": parts.loss,
+        "optimizer": parts.optimizer,
+        "clip_norm": config.max_grad_norm,
+        "clip_grad_norm": config.max_grad_norm is not None,
+        "progress_bar": False,
+    }
+    with warnings.catch_warnings():
+        # the classes announce that they may change, and use hooks of their own that will
+        warnings.filterwarnings("ignore", ".*is an experimental/prototype feature", UserWarning)
+        warnings.filterwarnings("ignore", "The '.*' hook stage will be replaced", FutureWarning)
+        make = _dqn_trainer if algorithm == "dqn" else _on_policy_trainer
+        trainer = make(algorithm, config, parts, shared)
+    return trainer, parts.policy
+
+
+def stop_when(
+    trainer: Trainer, policy: TensorDictModuleBase, check: Callable[[TensorDictModuleBase, int], bool]
+) -> None:
+    """End `trainer.train()` once `check` says so; it is told the policy and the frames after each batch."""
+
+    def after_batch() -> None:
+        if check(policy, trainer.collected_frames):
+            trainer.request_stop()
+
+    trainer.register_op("post_steps", after_batch)
+
+
+def _dqn_trainer(_: str, config: Any, parts: Parts, shared: dict[str, Any]) -> Trainer:
+    buffer = ReplayBuffer(storage=LazyTensorStorage(config.buffer_size), batch_size=config.minibatch_size)
+    trainer = DQNTrainer(
+        optim_steps_per_batch=config.updates,
+        replay_buffer=buffer,
+        target_net_updater=parts.target,
+        greedy_module=parts.explorer,
+        episode_reward_key="episode_reward",
+        **shared,
+    )
+    trainer.register_op("batch_process", look_ahead(config))
+    if parts.schedule is not None:
+        LRSchedulerHook(parts.schedule).register(trainer)
+    return trainer
+
+
+def _on_policy_trainer(algorithm: str, config: Any, parts: Parts, shared: dict[str, Any]) -> Trainer:
+    kind = {"ppo": PPOTrainer, "a2c": A2CTrainer, "reinforce": ReinforceTrainer}[algorithm]
+    return kind(
+        optim_steps_per_batch=None,
+        num_epochs=getattr(config, "epochs", 1),
+        replay_buffer=epoch_buffer(parts, getattr(config, "minibatch_size", parts.frames)),
+        gae=make_gae(config, parts),
+        lr_scheduler=parts.schedule,
+        **shared,
+    )

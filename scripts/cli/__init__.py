@@ -1,0 +1,1 @@
+"""What commands share: options, and text for a terminal."""

@@ -1,0 +1,168 @@
+"""The live view of `--watch`: a curve of the returns, evaluations, losses and how long it will take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.display.layout import View
+from rlpipe.scripts.display.run_stats import Facts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlpipe.pipelines.progress import Progress
+    from rlpipe.pipelines.training.signals import Interruption
+
+PER_SECOND = 5
+"""Redraws, whatever the number of batches."""
+_LONGEST_EPISODE = 2**53
+
+
+class Watch:
+    """Draws the view in place, from a thread of its own; `train` only leaves word.
+
+    The cursor stays visible all the time, since a second Ctrl-C ends the process without any way back.
+
+    Args:
+        facts: what is known of the run.
+        console: where to draw.
+        announce: prints a line where there is no view any more.
+    """
+
+    def __init__(self, facts: Facts, console: Console, announce: Callable[[str], None]) -> None:
+        from rich.live import Live
+
+        self._facts, self._console, self._announce = facts, console, announce
+        self._view = View(facts, ascii_only=not console.encoding.lower().startswith("utf"))
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
+        self._news: deque[Progress] = deque()
+        self._notes: deque[str] = deque()
+        self._over, self._failed = threading.Event(), False
+        self._thread = threading.Thread(target=self._redraw, name="rlpipe watch", daemon=True)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note; the next redraw shows it."""
+        if not self._failed:
+            self._news.append(progress)
+
+    def announce(self, text: str) -> None:
+        """Print a line above the view with the next redraw."""
+        if self._failed:
+            self._announce(text)
+        else:
+            self._notes.append(text)
+
+    def start(self) -> None:
+        """Draw the view, and again from now on."""
+        try:
+            self._live.start()
+            self._console.show_cursor(True)
+            self._thread.start()
+        except Exception as error:
+            self._give_up(error)
+
+    def stop(self, how: str) -> None:
+        """Draw the last view, say how it ended, and leave it on the screen."""
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._failed:
+            return
+        try:
+            self._facts.ended = how
+            self._draw()
+            self._live.stop()
+        except Exception as error:
+            self._give_up(error)
+
+    def _redraw(self) -> None:
+        try:
+            while not self._over.wait(1.0 / PER_SECOND):
+                self._draw()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """End the view, and not the run: what cannot be drawn, or a terminal that has gone, is no reason for that."""
+        self._failed = True
+        with contextlib.suppress(Exception):
+            self._live.stop()
+        tell_of_failure(error)
+        while self._notes:
+            with contextlib.suppress(OSError):
+                self._announce(self._notes.popleft())
+
+    def _draw(self) -> None:
+        while self._news:
+            self._facts.add(self._news.popleft(), time.monotonic())
+        while self._notes:
+            self._console.print(self._notes.popleft(), markup=False, highlight=False)
+        size = self._console.size
+        self._live.update(self._view.render(size.width, size.height, time.monotonic()), refresh=True)
+
+
+@contextlib.contextmanager
+def watching(facts: Facts, console: Console, interruption: Interruption) -> Iterator[Watch]:
+    """A live view of a run, on until the end; it says how that was."""
+    before, how = interruption.announce, "stopped"
+    watch = Watch(facts, console, before)
+    try:
+        interruption.announce = watch.announce
+        watch.start()
+        yield watch
+        how = "finished" if interruption.signal is None else how
+    finally:
+        interruption.announce = before
+        watch.stop(how)
+
+
+def tell_of_failure(error: Exception) -> None:
+    """Say in one line that the progress is shown no more."""
+    reason = printable(f"{type(error).__name__}: {error}".rstrip(": "))
+    with contextlib.suppress(OSError, ValueError):
+        print(f"rlpipe: the progress is shown no more ({reason}); the run goes on", file=sys.stderr, flush=True)
+
+
+def history(folder: Path, frames: int) -> Iterator[Progress]:
+    """What a run folder tells of the frames before a resume, in order, without what is damaged."""
+    rows = [*_read_past(folder / "metrics.jsonl"), *_read_past(folder / "evaluations.jsonl")]
+    yield from sorted((row for row in rows if row.frames <= frames), key=lambda row: row.frames)
+
+
+def _read_past(path: Path) -> Iterator[Progress]:
+    from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+
+    try:
+        lines = read_plain(path).splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        with contextlib.suppress(*DAMAGE):
+            if (row := _past_of(json.loads(line))) is not None:
+                yield row
+
+
+def _past_of(row: dict[str, Any]) -> Progress | None:
+    """What a row of either file was when training told it; `None` where its numbers are none of a run's."""
+    from rlpipe.pipelines.progress import Evaluation, Progress
+
+    frames, returns, lengths = row["frames"], tuple(map(float, row["returns"])), tuple(map(int, row["lengths"]))
+    if type(frames) is not int or frames < 0 or len(returns) != len(lengths) or not all(map(math.isfinite, returns)):
+        return None
+    if not all(0 <= length <= _LONGEST_EPISODE for length in lengths):
+        return None
+    if "final" not in row:
+        return Progress("training", frames, returns=returns, lengths=lengths)
+    if row["final"] or not returns:
+        return None
+    return Progress("evaluated", frames, evaluation=Evaluation(returns, lengths))

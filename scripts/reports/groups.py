@@ -1,0 +1,277 @@
+"""Results over seeds: reads run folders, groups them by what was run, and summarises each group."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.algorithms.recipes import RECIPES
+from rlpipe.pipelines.checkpoints.files import DAMAGE
+from rlpipe.pipelines.runs.read import completed
+from rlpipe.scripts.reports.read_runs import FinishedRun, read_finished
+from rlpipe.scripts.reports.statistics import interquartile_mean
+from rlpipe.scripts.reports.unfinished import UnfinishedRun, read_unfinished
+
+_TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
+WITHOUT_EFFECT = {"seed", "gif"}
+"""Config fields in which runs of one group may differ."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in nothing but the seed, and whether an episode was recorded; of one origin, too.
+
+    Args:
+        recipe: name of the recipe.
+        label: the recipe, the options that differ from its own, and what else tells the row from others.
+        env_id: the environment.
+        runs: one for each seed, in the order of seeds.
+        iqm: interquartile mean of the runs' scores.
+        low: lower end of its 95 % interval; `None` for one seed.
+        high: upper end.
+    """
+
+    recipe: str
+    label: str
+    env_id: str
+    runs: tuple[FinishedRun, ...]
+    iqm: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that there is below some paths.
+
+    Args:
+        rows: one for each group of finished runs, in the order of `RECIPES` and then of labels.
+        unfinished: the others that can be read, in the order of their folders.
+        notes: for people, on what was left out.
+    """
+
+    rows: list[Row]
+    unfinished: list[UnfinishedRun]
+    notes: list[str]
+
+
+def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
+    """The rows of `survey`, and its notes; runs without a final evaluation are in the notes.
+
+    Raises:
+        ConfigError: a path is no folder, or there is no finished run.
+    """
+    found = survey(paths)
+    notes = _note("left out, without a final evaluation", [run.folder for run in found.unfinished]) + found.notes
+    if not found.rows:
+        raise ConfigError(f"no finished run found in {_words(paths)}; {'; '.join(notes)}")
+    return found.rows, notes
+
+
+def survey(paths: Sequence[Path]) -> Survey:
+    """Read all runs, and make a row of each group of finished ones.
+
+    Of several runs of one seed in a group the newest counts.
+
+    Args:
+        paths: run folders, or folders that contain run folders at any depth.
+
+    Raises:
+        ConfigError: a path is no folder, or there is no run.
+    """
+    finished, unfinished, notes = _read_all(find_runs(paths))
+    chosen = [_newest_of_each_seed(group) for group in _grouped(finished)]
+    kept = {run.folder for group in chosen for run in group}
+    older = [run.folder for run in finished if run.folder not in kept]
+    notes += _note("passed over for a newer run of its seed", older)
+    rows = _told_apart([summarise(group) for group in chosen])
+    foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
+    notes += _note("shown without options, of a recipe or version that is not this one's", foreign)
+    notes += [note for row in rows for note in (*_notes_of_versions(row), *_notes_of_arguments(row))]
+    order = list(RECIPES)
+    rows.sort(key=lambda row: (_position(order, row.recipe), row.recipe, row.label))
+    return Survey(rows, unfinished, notes)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders among `paths` and below them, each once.
+
+    Raises:
+        ConfigError: a path is no folder, or there is no run in any.
+    """
+    paths, found, seen = list(paths), [], set()
+    advice = "name a run folder or one that contains some, or train one: rlpipe train ppo"
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"no run found in {path}, which is no folder; {advice}")
+        for folder, below, files in os.walk(path, followlinks=True):
+            # paths may overlap, and links may lead back
+            real = os.path.realpath(folder)
+            is_run = "config.json" in files and not {"metrics.jsonl", "evaluations.jsonl"}.isdisjoint(files)
+            if is_run and real not in seen:
+                found.append(Path(folder))
+            if is_run or real in seen:
+                below.clear()
+            below.sort()
+            seen.add(real)
+    if not found:
+        raise ConfigError(f"no run found in {_words(paths)}; {advice}")
+    return found
+
+
+def over_seeds(runs: Sequence[FinishedRun], column: int) -> tuple[np.ndarray, np.ndarray]:
+    """The runs' curves on one axis.
+
+    Between evaluations a curve is a straight line; a run that has stopped keeps its last return.
+
+    Args:
+        runs: one for each seed.
+        column: 0 for frames, 1 for seconds.
+
+    Returns:
+        The positions `[n]`, from where all runs have been evaluated, and the returns there `[runs, n]`.
+    """
+    positions = np.unique(np.concatenate([run.curve[:, column] for run in runs]))
+    positions = positions[positions >= max(run.curve[0, column] for run in runs)]
+    return positions, np.array([np.interp(positions, run.curve[:, column], run.curve[:, 2]) for run in runs])
+
+
+def _read_all(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[UnfinishedRun], list[str]]:
+    finished: list[FinishedRun] = []
+    unfinished: list[UnfinishedRun] = []
+    damaged: list[Path] = []
+    for folder in folders:
+        run = _read(folder)
+        if isinstance(run, FinishedRun):
+            finished.append(run)
+        elif run is not None:
+            unfinished.append(run)
+        else:
+            damaged.append(folder)
+    return finished, unfinished, _note("left out, damaged", damaged)
+
+
+def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
+    """A run; `None` where it is damaged."""
+    for read in (read_finished, read_unfinished):
+        with contextlib.suppress(*DAMAGE):
+            if run := read(folder):
+                return run
+    return None
+
+
+def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+    """Group by equality, not by hash or text: a config holds lists, and 1 is 1.0."""
+    groups: list[tuple[Any, list[FinishedRun]]] = []
+    for run in runs:
+        config = {name: value for name, value in completed(run.config).items() if name not in WITHOUT_EFFECT}
+        what = (run.recipe, run.algorithm, config)
+        group = next((group for key, group in groups if key == what and group[0].origin.is_like(run.origin)), None)
+        if group is None:
+            groups.append((what, [run]))
+        else:
+            group.append(run)
+    return [group for _, group in groups]
+
+
+def _newest_of_each_seed(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    newest = {run.seed: run for run in sorted(runs, key=lambda run: _started(run.folder))}
+    return [newest[seed] for seed in sorted(newest)]
+
+
+def _started(folder: Path) -> tuple[float, int]:
+    """When a run began: as its name has it, which copies keep, or else the time of its first file."""
+    named = _TIME_IN_NAME.search(folder.resolve().name)
+    try:
+        if named:
+            return time.mktime(time.strptime(named[1], "%Y%m%d-%H%M%S")), int(named[2] or 1)
+    except (ValueError, OverflowError):
+        pass
+    return (folder / "config.json").stat().st_mtime, 1
+
+
+def summarise(runs: Sequence[FinishedRun]) -> Row:
+    """The row of runs that differ in nothing but the seed, at least one."""
+    first = runs[0]
+    label = " ".join([first.recipe, *(_options(first) or []), *first.origin.words()])
+    summary = interquartile_mean([run.score for run in runs])
+    return Row(first.recipe, label, str(first.config.get("env_id", "unknown")), tuple(runs), *summary)
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each with a label that no other row of its environment has."""
+    told = []
+    for row in rows:
+        alike = [each.runs[0].origin for each in rows if (each.label, each.env_id) == (row.label, row.env_id)]
+        extra = f" ({row.runs[0].origin.differences(alike)})" if len(alike) > 1 else ""
+        told.append(dataclasses.replace(row, label=f"{row.label}{extra}"))
+    return told
+
+
+def _notes_of_versions(row: Row) -> list[str]:
+    known = [run.versions for run in row.runs if run.versions]
+    names = dict.fromkeys(name for versions in known for name in versions)
+    differing = [name for name in names if len({versions.get(name) for versions in known}) > 1]
+    return [f"the runs of {row.label} on {row.env_id} differ in their {', '.join(differing)}"] if differing else []
+
+
+def _notes_of_arguments(row: Row) -> list[str]:
+    """Custom runs whose settings may not say all of what they are."""
+    origins = [run.origin for run in row.runs]
+    others = [each for each in origins if not each.has_arguments_of(origins[0])]
+    if not others:
+        return []
+    shown = " and ".join(shlex.join(each.arguments) for each in (origins[0], others[0]))
+    return [f"the runs of {row.label} on {row.env_id} were started with different arguments, such as {shown}"]
+
+
+def _options(run: FinishedRun) -> list[str] | None:
+    """The options that differ from the recipe's own; `None` where this version has no such recipe or fields.
+
+    A run of one's own has no defaults to differ from, so that its settings are shown as they are.
+    """
+    if run.recipe not in RECIPES and run.algorithm not in {each.algorithm for each in RECIPES.values()}:
+        return [_option(name, value) for name, value in run.config.items() if name != "env_id"]
+    recipe = RECIPES.get(run.recipe)
+    if recipe is None or recipe.algorithm != run.algorithm:
+        return None
+    default = json.loads(json.dumps(dataclasses.asdict(recipe.config())))
+    config = completed(run.config)
+    if default.keys() - {"seed"} != config.keys():
+        return None
+    named = [name for name in default if name not in WITHOUT_EFFECT]
+    return [_option(name, config[name]) for name in named if config[name] != default[name]]
+
+
+def _option(name: str, value: Any) -> str:
+    """An option as it is typed."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    values = value if isinstance(value, list) else [value]
+    words = [str(each).removesuffix(".0") if isinstance(each, float) else str(each) for each in values]
+    return shlex.join([f"--{name}", *words])
+
+
+def _position(order: Sequence[str], recipe: str) -> int:
+    return order.index(recipe) if recipe in order else len(order)
+
+
+def _note(what: str, folders: Sequence[Path]) -> list[str]:
+    return [f"{len(folders)} run{'s' * (len(folders) > 1)} {what}: {_words(folders)}"] if folders else []
+
+
+def _words(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))

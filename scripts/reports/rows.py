@@ -1,0 +1,113 @@
+"""Rows of a table of results, for people and as JSON."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlpipe.formatting import column, decimals_of_seconds
+from rlpipe.scripts.cli.text import printable
+
+if TYPE_CHECKING:
+    from rlpipe.scripts.reports.groups import Row
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+HEADER = (
+    "recipe",
+    "environment",
+    "seeds",
+    "frames",
+    "training seconds",
+    "return (IQM, 95 % interval)",
+    "per-seed returns",
+)
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as `--json` prints it; lists are in the order of seeds, and one seed has no interval."""
+    return {
+        "recipe": row.recipe,
+        "label": row.label,
+        "env_id": row.env_id,
+        "seeds": [each.seed for each in row.runs],
+        "frames": [each.frames for each in row.runs],
+        "seconds": [each.seconds for each in row.runs],
+        "returns": [each.score for each in row.runs],
+        "iqm": row.iqm,
+        "low": row.low,
+        "high": row.high,
+    }
+
+
+def describe(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [HEADER, ("---",) * len(HEADER), *map(_cells, rows)]
+    # whoever wrote the files has chosen the names in them
+    text = [printable(f"| {' | '.join(cells)} |") for cells in lines]
+    text[1] = text[1].replace(" ", "")
+    return "\n".join(text)
+
+
+def draw_results(rows: Sequence[Row]) -> bytes:
+    """Draw evaluation returns against frames and against training seconds, a line of axes for each environment.
+
+    Returns:
+        A PNG.
+    """
+    from matplotlib.figure import Figure
+
+    from rlpipe.pipelines.runs.curve import literal
+    from rlpipe.scripts.reports.groups import over_seeds
+
+    environments = list(dict.fromkeys(row.env_id for row in rows))
+    figure = Figure(figsize=(11, 3.6 * len(environments) + 0.25 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(environments), 2, squeeze=False, sharey="row")
+    lines = []
+    for index, row in enumerate(rows):
+        color, style = f"C{index % 10}", ("-", "--", ":", "-.")[index // 10 % 4]
+        for axis, axes in enumerate(grid[environments.index(row.env_id)]):
+            at, returns = over_seeds(row.runs, axis)
+            marker = "o" if len(at) == 1 else ""
+            (line,) = axes.plot(at, returns.mean(0), style, color=color, marker=marker, label=literal(row.label))
+            axes.fill_between(at, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
+        lines.append(line)
+    for env_id, (left, right) in zip(environments, grid, strict=True):
+        left.set(title=literal(env_id), xlabel="frames", ylabel="return: mean and range of seeds")
+        right.set(title=literal(env_id), xlabel="training seconds")
+        left.grid(alpha=0.3)
+        right.grid(alpha=0.3)
+    figure.legend(handles=lines, loc="outside lower center")
+    written = io.BytesIO()
+    figure.savefig(written, dpi=120, format="png")
+    return written.getvalue()
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    seconds, scores = [each.seconds for each in row.runs], [each.score for each in row.runs]
+    ends = [each for each in (row.low, row.high) if each is not None]
+    iqm, *texts = column([row.iqm, *ends, *scores], " ")
+    interval = f"{texts[0]} to {texts[1]}" if ends else "one seed"
+    return (
+        f"`{row.label}`",
+        row.env_id,
+        ", ".join(str(each.seed) for each in row.runs),
+        _median_and_range([each.frames for each in row.runs], 0),
+        _median_and_range(seconds, decimals_of_seconds(max(seconds)) if max(seconds) < 100 else 0),
+        f"{iqm} ({interval})",
+        ", ".join(texts[len(ends) :]),
+    )
+
+
+def _median_and_range(values: Sequence[float], digits: int) -> str:
+    median, low, high = (_number(each, digits) for each in (statistics.median(values), min(values), max(values)))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace(",", " ")
