@@ -22,7 +22,7 @@ from rlpipe.losses import GAE, NStep, ReturnToGo
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
 from rlpipe.pipelines.collectors.evaluation import evaluate
-from rlpipe.pipelines.training.metrics import _numbers
+from rlpipe.pipelines.training.metrics import numbers_of
 from rlpipe.pipelines.updates.recorder import make_gradient
 from rlpipe.pipelines.updates.update import gradient_step
 from rlpipe.scripts.main import run
@@ -65,7 +65,7 @@ def test_every_recipe_trains_and_is_evaluated(name, build):
     updates = 0
     for batch in pipeline.collector:
         assert on_gpu(batch.values(True, True))
-        numbers = _numbers(pipeline.learn(batch))
+        numbers = numbers_of(pipeline.learn(batch))
         assert all(abs(each) < float("inf") for each in numbers.values())
         updates += numbers["updates"]
     assert updates > 0

@@ -26,7 +26,7 @@ from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
 from rlpipe.pipelines.training.loop import train
-from rlpipe.pipelines.training.metrics import _numbers
+from rlpipe.pipelines.training.metrics import numbers_of
 from rlpipe.pipelines.updates.update import gradient_step, off_policy
 from rlpipe.scripts.main import run
 
@@ -86,7 +86,7 @@ def equal(one, other):
 def test_every_recipe_learns_the_same_on_a_device_of_its_own(name, monkeypatch):
     config = small(name, "cpu")
     expected = builder(RECIPES[name].algorithm)(config)
-    told = [(finished_episodes(batch), _numbers(expected.learn(batch))) for batch in expected.collector]
+    told = [(finished_episodes(batch), numbers_of(expected.learn(batch))) for batch in expected.collector]
     with standing_in(monkeypatch) as standin:
         pipeline = builder(RECIPES[name].algorithm)(small(name, "cuda"))
         assert all(isinstance(each, Away) for each in pipeline.state["loss"].parameters())
@@ -107,7 +107,7 @@ def test_every_recipe_learns_the_same_on_a_device_of_its_own(name, monkeypatch):
             # of no update, but where returns are normalised in each episode
             grouped = getattr(config, "normalize", "") == "episode"
             assert waits <= (1 + learned["updates"] if grouped else 3 + reads)
-            assert _numbers(learned) == scalars
+            assert numbers_of(learned) == scalars
             assert standin.counted() == (0, learned["updates"] > 0, 0)
         assert equal(pipeline.state["loss"].state_dict(), expected.state["loss"].state_dict())
         assert equal(pipeline.state["random"].state_dict(), expected.state["random"].state_dict())
@@ -255,7 +255,7 @@ def test_prioritised_replay(monkeypatch):
         step = {"observation": numbers.normal(size=(2, 10, 4)), "action": numbers.integers(2, size=(2, 10))}
         batch = TensorDict({**step, "next": {**after, "terminated": np.zeros((2, 10, 1), bool)}}, [2, 10])
         batch = batch.apply(lambda each: each.float() if each.is_floating_point() else each)
-        return [_numbers(learning(batch.to(device))) for _ in range(4)], buffer.sampler.state_dict()["raised"]
+        return [numbers_of(learning(batch.to(device))) for _ in range(4)], buffer.sampler.state_dict()["raised"]
 
     scalars, priorities = learn(HOST)
     with standing_in(monkeypatch):
