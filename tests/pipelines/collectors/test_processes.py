@@ -181,7 +181,7 @@ def test_a_collector_that_is_never_ready(fate, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "rlpipe", "train", "ppo", *options.split(), "--run-dir", "run"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "STILLBORN": fate},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "helpers"), "STILLBORN": fate},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

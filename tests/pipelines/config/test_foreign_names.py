@@ -44,7 +44,7 @@ def test_every_answer_names_options_that_the_recipe_has(recipe):
 
 
 def test_the_table_of_the_questions_says_the_same():
-    text = (Path(__file__).parents[2] / "docs" / "faq.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "faq.md").read_text()
     table = text.split("| there | here |")[1].split("###")[0]
     known = {ours.split()[0] for names in (RENAMED, dict(CHANGED.values())) for ours in names}
     ours = {each for names in known for each in names.split("|")} | {"step-size", "n-steps", "no-normalize-advantage"}

@@ -4,18 +4,21 @@ import contextlib
 import importlib.util
 import itertools
 import shutil
+import signal
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+from rlpipe.errors import InterruptedRunError
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.config.train import config_from_json
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.training.loop import train
+from rlpipe.pipelines.training.signals import Interruption
 
 _RUN = {"checkpoint_every": 1000, "eval_every": 700, "eval_episodes": 2, "log_every": 300, "max_episode_steps": 60}
 _LONG = {**_RUN, "total_frames": 3000, "num_envs": 8, "hidden": (16, 16)}
@@ -222,3 +225,23 @@ class Whole:
 def text(folder, name):
     """What is in a journal."""
     return (folder / f"{name}.jsonl").read_text()
+
+
+def interrupted(folder, algorithm, config, batch):
+    """Train until the signal that comes while it learns from a batch."""
+    interruption = Interruption()
+
+    def during(pipeline):
+        learn = pipeline.learn
+        count = iter(range(1, 10_000))
+
+        def learn_and_signal(batch_):
+            if next(count) == batch:
+                interruption.signal = signal.SIGTERM
+            return learn(batch_)
+
+        pipeline.learn = learn_and_signal
+
+    with pytest.raises(InterruptedRunError, match="terminated at frame") as kept:
+        go(folder, algorithm, config, interruption=interruption, during=during)
+    assert kept.value.exit_code == 143

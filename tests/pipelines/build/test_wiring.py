@@ -9,7 +9,7 @@ from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learni
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.config.groups import LivesConfig, OptimizerConfig
 
-# fields of the loop around a pipeline: tests/pipelines/test_training.py, test_stopping.py and tests/scripts have these
+# fields of the loop around a pipeline: test_loop.py, test_stopping.py and tests/scripts have these
 LOOP = {
     "total_episodes",
     "stop_at_return",
@@ -39,7 +39,7 @@ LOOP = {
     "replay_storage",
     # test_pixels.py
     "from_pixels",
-    # where Ray places collectors: tests/pipelines/test_ray.py, test_ray_faults.py
+    # where Ray places collectors: tests/pipelines/collectors/test_ray.py
     "ray_address",
     "ray_cpus",
     "ray_gpus",
@@ -152,7 +152,7 @@ BASE = {
     sarsa: BINS,
     policy_gradient: BINS,
 }
-# the bins of BASE fit no other environment: tests/pipelines/test_tabular.py has some
+# the bins of BASE fit no other environment: tests/pipelines/algorithms/test_tabular.py has some
 CASES = [
     (module, name, value)
     for module, fields in FIELDS.items()
@@ -202,7 +202,7 @@ def test_no_field_is_forgotten_here(module):
     if not issubclass(module.Config, OptimizerConfig):
         loop = loop - {"compile", "cuda_graphs"}
     if issubclass(module.Config, LivesConfig):
-        # which CartPole has none of: tests/pipelines/test_learning_atari.py
+        # which CartPole has none of: tests/pipelines/algorithms/test_learning_atari.py
         loop = loop | {"end_at_life_loss"}
     if module is not dqn:
         loop = loop - {"replay_storage"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_links_lead_somewhere():

@@ -207,7 +207,7 @@ def test_training_ends_with_one_line_and_exit_code_1(name, backend, tmp_path, mo
 @pytest.mark.parametrize(("name", "backend"), [("Raises", "async"), ("Nan", "sync"), ("Nan", "async")])
 def test_the_command_leaves_no_process_behind(name, backend, tmp_path):
     code = "import faulty, sys; from rlpipe.scripts.main import run; sys.exit(run(sys.argv[1:]))"
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[3] / "helpers"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code, *train(f"tests/{name}-v0", backend)],
         cwd=tmp_path,

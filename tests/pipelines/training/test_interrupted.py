@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from comparing import fingerprint, same_weights
 from conftest import Identity
-from resuming import Whole, batches, go, killed, make_config, text
+from resuming import Whole, batches, go, interrupted, killed, make_config, text
 from torchrl.collectors import Collector
 
 from rlpipe.errors import InterruptedRunError
@@ -48,26 +48,6 @@ gym.register("tests/UnseededReset-v0", UnseededReset, max_episode_steps=10)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return Whole(tmp_path_factory)
-
-
-def interrupted(folder, algorithm, config, batch):
-    """Train until the signal that comes while it learns from a batch."""
-    interruption = Interruption()
-
-    def during(pipeline):
-        learn = pipeline.learn
-        count = iter(range(1, 10_000))
-
-        def learn_and_signal(batch_):
-            if next(count) == batch:
-                interruption.signal = signal.SIGTERM
-            return learn(batch_)
-
-        pipeline.learn = learn_and_signal
-
-    with pytest.raises(InterruptedRunError, match="terminated at frame") as kept:
-        go(folder, algorithm, config, interruption=interruption, during=during)
-    assert kept.value.exit_code == 143
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def env(tmp_path, monkeypatch):
 @pytest.fixture
 def python(tmp_path):
     """Starts Python in `tmp_path`, in a process group of its own, as a shell would."""
-    here, started = str(Path(__file__).parent), []
+    here, started = str(Path(__file__).parents[3] / "helpers"), []
 
     def start(*arguments, command=(sys.executable,)):
         process = subprocess.Popen(

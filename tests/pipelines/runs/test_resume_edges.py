@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from resuming import go, killed, make_config, text
-from test_interrupted import interrupted
+from resuming import go, interrupted, killed, make_config, text
 
 from rlpipe.errors import CheckpointError, InterruptedRunError
 from rlpipe.pipelines.algorithms import a2c

@@ -49,3 +49,8 @@ def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     """Whether two modules hold the same numbers to the bit."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)

@@ -36,7 +36,7 @@ TWO = {"collector": "ray", "num_collectors": 2}
 def _one_ray():
     with pytest.MonkeyPatch.context() as patch:
         # where `fragile` is
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "helpers"))
         connection = ray_connection.RayConnection(None, 2)
     yield
     connection.close()

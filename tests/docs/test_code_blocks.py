@@ -20,7 +20,7 @@ import tyro
 
 from rlpipe.scripts.main import COMMANDS, run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [
     page
     for page in (

@@ -4,9 +4,10 @@ import contextlib
 
 import pytest
 import torch
+from comparing import equal
+from small_losses import Cubic, Part, batch_of
+from small_recipes import DEEP, plain, small
 from standin import DEVICE, standing_in
-from test_devices import DEEP, plain, small
-from test_recording import Cubic, Part, batch_of, equal
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -11,7 +11,7 @@ import pytest
 from rlpipe.formatting import column, duration, figure, rate, share, statistics
 from rlpipe.scripts.display.run_stats import summary_of
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "reports" / "numbers.js"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "reports" / "numbers.js"
 
 COLUMNS = [
     # as they have always been

@@ -8,9 +8,9 @@ import gymnasium as gym
 import pytest
 import torch
 from comparing import fingerprint
-from counting import HEIGHT, STACK, WIDTH, counting, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images import HEIGHT, STACK, WIDTH, counting, read
 from resuming import go, killed
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, ReplayBuffer

@@ -15,7 +15,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from comparing import equal
 from images import IMAGES
+from small_losses import Cubic, batch_of
 from tensordict import LazyStackedTensorDict, TensorDict
 from torch import nn
 from torchrl.data import Categorical
@@ -78,11 +80,6 @@ def train(module, settings, batches=14):
     return pipeline.state["loss"].state_dict(), scalars
 
 
-def equal(one, other):
-    assert one.keys() == other.keys()
-    return all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
-
-
 @pytest.mark.parametrize(("module", "settings"), CASES)
 def test_the_same_numbers_to_the_bit(module, settings, recorded, monkeypatch):
     weights, scalars = train(module, settings)
@@ -92,37 +89,6 @@ def test_the_same_numbers_to_the_bit(module, settings, recorded, monkeypatch):
     assert len(recorded) == (settings.get("normalize") != "episode")
     assert equal(weights, eager_weights)
     assert all(equal(dict(one), dict(other)) for one, other in zip(scalars, eager_scalars, strict=True))
-
-
-class Part(nn.Module):
-    """Adds `offset`, and in evaluation nine more."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("offset", torch.tensor(0.0))
-
-    def forward(self, x):
-        return x + (self.offset if self.training else 9.0 + self.offset)
-
-
-class Cubic(LossModule):
-    """`loss_cubic`, the mean of `w^3 (x + offset)`; a parameter that takes no part; and a number that may change."""
-
-    def __init__(self, scale=1.0):
-        super().__init__()
-        self.weight, self.idle = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.zeros(3))
-        self.scale = scale
-        self.part = Part()
-        self.in_keys, self.out_keys = [("next", "x")], ["loss_cubic", "mean"]
-
-    def forward(self, batch):
-        x = self.part(batch.get(("next", "x")))
-        return TensorDict({"loss_cubic": self.scale * (self.weight**3 * x).mean(), "mean": x.mean()})
-
-
-def batch_of(*numbers):
-    x = torch.tensor(numbers, dtype=torch.float32)
-    return TensorDict({"next": TensorDict({"x": x}, x.shape), "more": x}, x.shape)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from rlpipe import find_recipe, run_recipe
 from rlpipe.pipelines.algorithms.recipes import RECIPES, config_class
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
 ALGORITHMS = {
     "ppo": ["ppo"],
