@@ -16,8 +16,8 @@ ATTRIBUTES = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.jit.load
 ATTRIBUTES |= {"os.system", "os.popen", "pandas.read_pickle", "pd.read_pickle"}
 METHODS = {"load_memmap", "load_memmap_", "memmap_like", "read_pickle"}
 IMPORTERS = {
-    "importlib.import_module(f'rlpipe.{home}')",
-    "importlib.import_module(f'rlpipe.pipelines.{name}')",
+    "importlib.import_module(homes[name])",
+    "importlib.import_module(f'rlpipe.pipelines.algorithms.{name}')",
     "importlib.import_module(f'rlpipe.scripts.{command}')",
     "importlib.import_module(f'rlpipe.scripts.benchmarks.{name}')",
     "importlib.import_module(package)",
@@ -70,7 +70,7 @@ FILES = sorted({file for package in PACKAGES for file in Path(package.__file__).
 
 def test_all_of_rlpipe_is_searched():
     names = {file.name for file in FILES}
-    assert {"checkpoint.py", "encoding.py", "folder.py", "run.py", "results.py", "resume.py", "evaluate.py"} <= names
+    assert {"checkpoint.py", "encoding.py", "read.py", "run.py", "groups.py", "resume.py", "evaluate.py"} <= names
     assert len(FILES) > 60
 
 

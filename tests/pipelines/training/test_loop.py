@@ -254,7 +254,7 @@ def test_every_recipe_builds_and_learns_from_a_batch(name):
             {"buffer_size": 1000, "warmup_frames": 64} if name == "dqn/atari" else {"rollout_steps": 32, "epochs": 1}
         )
         config = dataclasses.replace(config, **small)
-    pipeline = __import__(f"rlpipe.pipelines.{recipe.algorithm}", fromlist=["build"]).build(config)
+    pipeline = __import__(f"rlpipe.pipelines.algorithms.{recipe.algorithm}", fromlist=["build"]).build(config)
     updates = 0
     for batch, _ in zip(pipeline.collector, range(400), strict=False):
         updates += int(pipeline.learn(batch)["updates"])
