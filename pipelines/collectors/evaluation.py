@@ -153,7 +153,7 @@ def _play(collector: SyncDataCollector, tally: Tally, seats: Sequence[Seat], end
     for first in range(0, len(tally.returns), base.envs.num_envs):
         tally.begin(first)
         if first:
-            base.seed_as(first)
+            base.seeds.offset(first)
             for seat in seats:
                 seat(first)
             collector.reset()
@@ -193,13 +193,13 @@ class Tally:
         self.last: Arrays = {}
         """What the last step led to."""
         self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
-        self._env.tell_successes()
+        self._env.successes.start()
 
     def advance(self, action: np.ndarray) -> Arrays:
         """Step the environment."""
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
-        self._note(self._ended, {place: success for _, place, success in self._env.take_successes()})
+        self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})
         return self.last
 
     def restart(self, mask: np.ndarray | None = None) -> Arrays:

@@ -82,7 +82,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
         check_main_guard()
         self._steps, self.spec = 0, spec
-        # set before the first worker is asked: Gymnasium's `_state` changes after the last one, and Ctrl-C may come between
+        # Gymnasium's `_state` changes only after the last worker was asked, and Ctrl-C may come before that
         self._is_waiting = False
         try:
             with interrupts_wait(options.get("context")):
