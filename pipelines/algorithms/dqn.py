@@ -29,7 +29,7 @@ from rlpipe.pipelines.config.groups import ExplorationConfig, LivesConfig, Netwo
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.devices import check_memory
 from rlpipe.pipelines.pipeline import Pipeline, Update
-from rlpipe.pipelines.replay.image_buffer import FrameReplay
+from rlpipe.pipelines.replay.image_buffer import ImageReplay
 from rlpipe.pipelines.replay.state import replay_parts, transition_bytes, transition_kinds
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.updates.update import gradient_step, off_policy, once
@@ -152,7 +152,7 @@ def build(config: Config) -> Pipeline:
     lives, look_ahead = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        numbered = buffer.number(batch) if isinstance(buffer, FrameReplay) else batch
+        numbered = buffer.number(batch) if isinstance(buffer, ImageReplay) else batch
         scalars = learn_from(look_ahead(lives(numbered)))
         explorer.advance(batch)
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))

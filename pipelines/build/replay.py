@@ -10,7 +10,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.devices import check_memory
-from rlpipe.pipelines.replay.image_buffer import FrameReplay, frames_for, numbered
+from rlpipe.pipelines.replay.image_buffer import ImageReplay, images_for, numbered
 from rlpipe.pipelines.replay.state import transition_kinds
 
 
@@ -24,8 +24,8 @@ def make_frame_replay(
     device: torch.device,
     on_disk: bool,
     generator: torch.Generator,
-) -> FrameReplay:
-    """A `FrameReplay` for an environment's observations.
+) -> ImageReplay:
+    """A `ImageReplay` for an environment's observations.
 
     Args:
         env: like those whose batches it keeps; of fewer, where collectors share them.
@@ -47,17 +47,17 @@ def make_frame_replay(
             f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these are "
             f"{list(shape)} of {spec.dtype}; --replay-storage transitions keeps any"
         )
-    frames = frames_for(buffer_size, shape[0], num_envs)
+    frames = images_for(buffer_size, shape[0], num_envs)
     kinds = numbered(transition_kinds(env, keys), shape).values()
     transition = sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds)
     size = buffer_size * transition + (0 if on_disk else frames * shape[1:].numel())
     way_out = "take a smaller --buffer-size" + ("" if on_disk else " or --replay-storage frames-on-disk")
     check_memory(f"buffer_size is {buffer_size}, which takes", size, device, way_out)
     try:
-        return FrameReplay(
+        return ImageReplay(
             buffer_size,
             shape,
-            num_frames=frames,
+            num_images=frames,
             device=device,
             on_disk=on_disk,
             batch_size=minibatch_size,
