@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import CheckpointError, ConfigError, TrainingError
+from rlpipe.errors import CheckpointError, ConfigError, TrainingError, exists_already
 from rlpipe.pipelines.checkpoints.checkpoint import (
     check_identity,
     check_lengths,
@@ -294,9 +294,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=claimed)
             (self.folder / "checkpoints").mkdir()
         except FileExistsError as error:
-            raise ConfigError(
-                f"run-dir {self.folder} exists already; nothing was overwritten, name a new one"
-            ) from error
+            raise exists_already("run-dir", self.folder) from error
         except OSError as error:
             raise ConfigError(f"run-dir {self.folder} cannot be made: {error.strerror}") from error
 
