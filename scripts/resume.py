@@ -11,6 +11,8 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.recipes import config_class
+from rlpipe.pipelines.checkpoints.names import MANIFEST
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
 from rlpipe.pipelines.runs.read import read_description, split_choice
 from rlpipe.scripts.cli.options import parse_run
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     description = "RUN is a run folder; it is continued from its newest complete checkpoint, with its own config."
     folder, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe resume RUN", description=description)
-    if (folder / "checkpoint.json").exists():
+    if (folder / MANIFEST).exists():
         raise ConfigError(f"{folder} is a checkpoint; name the run folder that it lies in")
     run_folder, which = split_choice(folder)
     if which:
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from rlpipe.pipelines.session import Session, summarise
 
-    pictures = ("curve.png", *(["agent.gif"] if config.gif else []))
+    pictures = (layout.CURVE, *([layout.GIF] if config.gif else []))
     if evaluation is not None and longer == config and all((folder / name).is_file() for name in pictures):
         summary = summarise(described["recipe"], config, result, evaluation, folder)
     else:
@@ -110,7 +112,7 @@ def _loggers(folder: Path, described: dict[str, Any], other: tuple[Kind, ...] | 
         return check_loggers(other)
     kinds = described.get("loggers", DEFAULT)
     if not (isinstance(kinds, (list, tuple)) and all(kind in KINDS for kind in kinds)):
-        raise CheckpointError(f"{folder / 'config.json'} names loggers that there are not; add --logger tensorboard")
+        raise CheckpointError(f"{folder / layout.CONFIG} names loggers that there are not; add --logger tensorboard")
     return check_loggers(kinds)
 
 

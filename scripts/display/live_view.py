@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlpipe.pipelines.runs import layout
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.layout import View
 from rlpipe.scripts.display.run_stats import Facts
@@ -135,7 +136,7 @@ def tell_of_failure(error: Exception) -> None:
 
 def history(folder: Path, frames: int) -> Iterator[Progress]:
     """What a run folder tells of the frames before a resume, in order, without what is damaged."""
-    rows = [*_read_past(folder / "metrics.jsonl"), *_read_past(folder / "evaluations.jsonl")]
+    rows = [*_read_past(folder / layout.METRICS), *_read_past(folder / layout.EVALUATIONS)]
     yield from sorted((row for row in rows if row.frames <= frames), key=lambda row: row.frames)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.formatting import duration, figure, rate, statistics
+from rlpipe.pipelines.runs.layout import CURVE
 
 
 def describe(summary: Mapping[str, Any]) -> str:
@@ -28,5 +29,5 @@ def describe(summary: Mapping[str, Any]) -> str:
         lines.append(f"  stopped  by {summary['stopped_by']}")
     if summary["longest_streak"] is not None:
         lines.append(f"  streak   {summary['longest_streak']} successes in a row at most")
-    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / 'curve.png'}"]
+    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / CURVE}"]
     return "\n".join(lines)

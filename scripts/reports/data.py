@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+from rlpipe.pipelines.runs import layout
 from rlpipe.scripts.reports.aggregate import across_environments
 from rlpipe.scripts.reports.gifs import Gifs
 from rlpipe.scripts.reports.groups import Row, Survey, over_seeds
@@ -21,7 +22,6 @@ from rlpipe.scripts.reports.plain import number, text
 from rlpipe.scripts.reports.read_runs import FinishedRun
 from rlpipe.scripts.reports.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
 
-_LARGEST_VERSIONS = 1_000_000
 _MOST_FIELDS = 300
 _MOST_POSITIONS = 200
 
@@ -120,10 +120,10 @@ def _describe(run: FinishedRun) -> dict[tuple[str, str], str]:
     described = {("config", "recipe"): text(run.recipe)}
     described |= {("config", text(key)): _value(value) for key, value in run.config.items()}
     try:
-        versions = json.loads(read_plain(run.folder / "versions.json", _LARGEST_VERSIONS))
+        versions = json.loads(read_plain(run.folder / layout.VERSIONS, layout.LARGEST_JSON))
         described |= {("versions", text(key)): _value(value) for key, value in _flat(versions)}
     except DAMAGE:
-        described["versions", "versions.json"] = "missing or damaged"
+        described["versions", layout.VERSIONS] = "missing or damaged"
     return described
 
 

@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from rlpipe.pipelines.runs.layout import GIF
+
 LARGEST = 8_000_000
 """Bytes of one GIF."""
 LARGEST_TOGETHER = 24_000_000
@@ -31,7 +33,7 @@ class Gifs:
 
     def add(self, folder: Path) -> None:
         """Take the GIF of a run folder, if it has one."""
-        path = folder / "agent.gif"
+        path = folder / GIF
         if not path.is_symlink() and not path.exists():
             return
         try:

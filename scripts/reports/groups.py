@@ -19,6 +19,7 @@ import numpy as np
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.checkpoints.files import DAMAGE
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.read import completed
 from rlpipe.scripts.reports.read_runs import FinishedRun, read_finished
 from rlpipe.scripts.reports.statistics import interquartile_mean
@@ -119,7 +120,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         for folder, below, files in os.walk(path, followlinks=True):
             # paths may overlap, and links may lead back
             real = os.path.realpath(folder)
-            is_run = "config.json" in files and not {"metrics.jsonl", "evaluations.jsonl"}.isdisjoint(files)
+            is_run = layout.CONFIG in files and not {layout.METRICS, layout.EVALUATIONS}.isdisjoint(files)
             if is_run and real not in seen:
                 found.append(Path(folder))
             if is_run or real in seen:
@@ -199,7 +200,7 @@ def _started(folder: Path) -> tuple[float, int]:
             return time.mktime(time.strptime(named[1], "%Y%m%d-%H%M%S")), int(named[2] or 1)
     except (ValueError, OverflowError):
         pass
-    return (folder / "config.json").stat().st_mtime, 1
+    return (folder / layout.CONFIG).stat().st_mtime, 1
 
 
 def summarise(runs: Sequence[FinishedRun]) -> Row:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
-from rlpipe.pipelines.runs.curve import read_lines
+from rlpipe.pipelines.runs import layout
+from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.runs.origin import Origin, read_origin
-from rlpipe.pipelines.runs.read import LARGEST_CONFIG, LARGEST_LINES
 
 _LARGEST_NUMBER = 1e100
 
@@ -56,12 +56,12 @@ def read_finished(folder: Path) -> FinishedRun | None:
     Raises:
         One of `DAMAGE`: a file in it is missing or damaged.
     """
-    described = json.loads(read_plain(folder / "config.json", LARGEST_CONFIG))
-    evaluations = read_lines(folder / "evaluations.jsonl", LARGEST_LINES)
+    described = json.loads(read_plain(folder / layout.CONFIG, layout.LARGEST_JSON))
+    evaluations = read_lines(folder / layout.EVALUATIONS, layout.LARGEST_LINES)
     scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
     if not scores:
         return None
-    lines = read_lines(folder / "metrics.jsonl", LARGEST_LINES)
+    lines = read_lines(folder / layout.METRICS, layout.LARGEST_LINES)
     metrics = [(float(row["frames"]), float(row["seconds"])) for row in lines]
     if evaluations[-1]["frames"] == 0:
         # ended by its listener before the first batch
@@ -95,7 +95,7 @@ def read_finished(folder: Path) -> FinishedRun | None:
 def _read_versions(folder: Path) -> dict[str, str]:
     """Python, packages and commit; nothing if that is damaged, since nothing depends on it."""
     try:
-        found = json.loads(read_plain(folder / "versions.json", LARGEST_CONFIG))
+        found = json.loads(read_plain(folder / layout.VERSIONS, layout.LARGEST_JSON))
         named = {"Python": found["python"], **found["packages"], "commit": found["commit"]}
         return {str(name): str(version) for name, version in named.items()}
     except DAMAGE:

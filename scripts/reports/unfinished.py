@@ -9,8 +9,8 @@ from typing import Any
 
 from rlpipe.pipelines.checkpoints.files import read_plain
 from rlpipe.pipelines.checkpoints.names import frames_of, newest_checkpoint
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.lock import is_held
-from rlpipe.pipelines.runs.read import LARGEST_CONFIG, LARGEST_LINES
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def read_unfinished(folder: Path) -> UnfinishedRun | None:
     Raises:
         One of `DAMAGE`: a file in it is missing or damaged.
     """
-    described = json.loads(read_plain(folder / "config.json", LARGEST_CONFIG))
+    described = json.loads(read_plain(folder / layout.CONFIG, layout.LARGEST_JSON))
     config = dict(described["config"])
-    if any(row["final"] for row in _whole_lines(folder / "evaluations.jsonl")):
+    if any(row["final"] for row in _whole_lines(folder / layout.EVALUATIONS)):
         return None
-    metrics = _whole_lines(folder / "metrics.jsonl")
+    metrics = _whole_lines(folder / layout.METRICS)
     total = config.get("total_frames")
     return UnfinishedRun(
         folder=folder,
@@ -70,5 +70,5 @@ def _state(folder: Path) -> str:
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
     # what follows the last line's end is the beginning of another
-    *lines, _ = read_plain(path, LARGEST_LINES).split("\n")
+    *lines, _ = read_plain(path, layout.LARGEST_LINES).split("\n")
     return [json.loads(line) for line in lines]

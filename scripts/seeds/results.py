@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlpipe.errors import ConfigError
 from rlpipe.formatting import column, duration, statistics
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.runs.layout import CONFIG
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
 from rlpipe.scripts.cli.text import printable
@@ -217,4 +218,4 @@ class Jobs:
         return seed in self._folders and (seed not in self._hosts or self._is_written(seed))
 
     def _is_written(self, seed: int) -> bool:
-        return seed in self._folders and (self._folders[seed] / "config.json").is_file()
+        return seed in self._folders and (self._folders[seed] / CONFIG).is_file()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpipe.errors import ConfigError, InterruptedRunError
+from rlpipe.pipelines.runs.layout import CONFIG
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.live_view import history
 from rlpipe.scripts.display.progress import can_draw
@@ -185,7 +186,7 @@ def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[lis
         )
     parent = options.run_dir
     if parent is not None:
-        if (parent / "config.json").exists():
+        if (parent / CONFIG).exists():
             raise ConfigError(f"run-dir {parent} is a run folder; with --seeds it is one to make a run in for each")
         for seed in seeds:
             if (parent / str(seed)).exists():

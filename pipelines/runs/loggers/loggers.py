@@ -15,6 +15,7 @@ from typing import Literal, Protocol, get_args
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.mlflow import MLflowBoard
 from rlpipe.pipelines.runs.loggers.tensorboard import Board
@@ -26,7 +27,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT: tuple[Kind, ...] = ("tensorboard",)
 
 _LOG = logging.getLogger("rlpipe")
-_IDS, _LARGEST = "loggers.json", 10_000
+_LARGEST = 10_000
 
 
 class Logger(Protocol):
@@ -101,7 +102,7 @@ class Loggers:
         finally:
             random.load_state_dict(kept)
         if ids != before:
-            replace_synced(told.folder / _IDS, json.dumps(ids) + "\n")
+            replace_synced(told.folder / layout.LOGGERS, json.dumps(ids) + "\n")
 
     def _open(self, kind: Kind, told: Logged) -> Logger:
         try:
@@ -171,7 +172,7 @@ def _close(logger: Logger, *, finished: bool) -> None:
 def _read_ids(folder: Path) -> dict[str, str]:
     """The ids that a run is known by; none if there are none, or what is there is nothing of rlpipe's."""
     try:
-        ids = json.loads(read_plain(folder / _IDS, _LARGEST))
+        ids = json.loads(read_plain(folder / layout.LOGGERS, _LARGEST))
         return {kind: ids[kind] for kind in KINDS if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", ids.get(kind, ""))}
     except DAMAGE:
         return {}
