@@ -170,7 +170,7 @@ def test_loggers_of_a_strangers_run_are_checked(tmp_path, capsys):
     for wrong in (["os"], 3, [[]], "tensorboard"):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**described, "loggers": wrong}))
         assert run(["resume", str(tmp_path / "run"), "--total-frames", "768"]) == 2
-        assert "names loggers that there are not; add --logger tensorboard" in capsys.readouterr().err
+        assert "names unknown loggers; add --logger tensorboard" in capsys.readouterr().err
 
 
 def test_a_finished_run_needs_no_logger(tmp_path, monkeypatch, capsys):
