@@ -86,7 +86,6 @@ class QActor(TensorModule):
         self.network, self.masked, self.generator = network, masked, tie_breaker
 
     def compute(self, observation: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
         action_value = only_allowed(one_an_action(self, self.through(self.network, observation), self.actions), mask)
         chosen, action = action_value.max(-1, keepdim=True)
         if self.generator is not None and exploring():
@@ -114,7 +113,6 @@ class _StochasticActor(TensorModule):
         self.generator = generator
 
     def compute(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         distribution = self.distribution(*inputs)
         action = distribution.draw(self.generator) if exploring() else distribution.mode
         return action, distribution.log_prob(action)
@@ -151,7 +149,6 @@ class CategoricalActor(_StochasticActor):
         self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
 
     def distribution(self, observation: Tensor, mask: Tensor | None = None) -> Categorical:
-        """See the class."""
         logits = one_an_action(self, self.through(self.network, observation), self.actions)
         return Categorical(only_allowed(logits, mask))
 
@@ -213,7 +210,6 @@ class GaussianActor(_StochasticActor):
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
     def distribution(self, observation: Tensor) -> TanhNormal:
-        """See the class."""
         flat = self.through(self.network, observation)
         outputs = self.shape.numel() * (2 if self.log_std is None else 1)
         if flat.shape[-1:].numel() != outputs:
@@ -259,7 +255,6 @@ class Critic(TensorModule):
         self.network = network
 
     def compute(self, observation: Tensor) -> tuple[Tensor]:
-        """See the class."""
         return (self.through(self.network, observation),)
 
 
@@ -291,7 +286,7 @@ class ActionValueCritic(TensorModule):
         self.network = network
 
     def compute(self, observation: Tensor, action: Tensor) -> tuple[Tensor]:
-        """See the class.
+        """Compute the value.
 
         Raises:
             ValueError: the action has not the spec's shape, or the network cannot take the two.

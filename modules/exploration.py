@@ -139,7 +139,6 @@ class EpsilonGreedy(TensorModule):
         self.episodes += int(batch.get(("next", "done")).sum())
 
     def compute(self, action: Tensor, mask: Tensor | None = None) -> tuple[Tensor]:
-        """See the class."""
         if not exploring():
             return (action,)
         random = self._draw(action, mask)
