@@ -25,7 +25,7 @@ from rlpipe.modules import (
     make_schedule,
 )
 from rlpipe.modules.images import image_scale, is_image
-from rlpipe.pipelines.config.groups import ActorConfig, ExplorationConfig, NetworkConfig
+from rlpipe.pipelines.config.groups import ActorConfig, ActorCriticConfig, ExplorationConfig, NetworkConfig
 from rlpipe.pipelines.devices import check_memory
 
 _COPIES = 4
@@ -128,3 +128,16 @@ def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Gene
 def make_critic(config: NetworkConfig, trunk: nn.Sequential) -> Critic:
     """A state value on top of `trunk`."""
     return Critic(nn.Sequential(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
+
+
+def make_actor_critic(
+    config: ActorCriticConfig, env: EnvBase, generator: torch.Generator
+) -> tuple[CategoricalActor | GaussianActor, Critic]:
+    """The stochastic policy and a state value, on one trunk if the config shares it.
+
+    Raises:
+        ConfigError: the networks do not fit the environment.
+    """
+    trunk = make_trunk(config, env, shared=config.shared_trunk)
+    actor = make_actor(config, env, trunk, generator)
+    return actor, make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))

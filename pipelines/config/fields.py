@@ -27,7 +27,8 @@ def number(
 ) -> Any:
     """A numeric field with bounds, which every Config checks when it is made.
 
-    There is always an upper one, so that a slip of the keyboard is refused instead of filling the memory.
+    The upper bound is required, so that a typing error is refused instead of filling the memory. A subclass that
+    overrides the field with a plain default keeps the bounds.
 
     Args:
         default: of the field: a number, a tuple of them, or `None`.
@@ -52,11 +53,18 @@ def check_fields(config: Any) -> None:
         # as tensors, whole numbers are of another type
         object.__setattr__(config, name, _converted(getattr(config, name), hint))
     for each in dataclasses.fields(config):
-        _check_bounds(each.name, getattr(config, each.name), each.metadata)
+        _check_bounds(each.name, getattr(config, each.name), _bounds(cls, each.name))
 
 
 _hints = functools.cache(get_type_hints)
 """Evaluated once a class: they are texts, and that takes longer than all the checks."""
+
+
+@functools.cache
+def _bounds(cls: type, name: str) -> Mapping[str, float | None]:
+    """The bounds of a field: its own, or those of the field that it overrides with another default."""
+    fields = (vars(each).get("__dataclass_fields__", {}).get(name) for each in cls.__mro__)
+    return next((field.metadata for field in fields if field is not None and field.metadata), {})
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -113,6 +113,16 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         return dataclasses.replace(self, device="cpu", **graphs)
 
     @property
+    def frames_per_batch(self) -> int:
+        """Environment steps of a collected batch."""
+        return self.num_envs * int(getattr(self, "rollout_steps", 1))
+
+    @property
+    def batches(self) -> int:
+        """Collected batches of the whole run."""
+        return -(-self.total_frames // self.frames_per_batch)
+
+    @property
     def eval_env(self) -> EnvConfig:
         """What evaluations run on."""
         return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
