@@ -1,8 +1,7 @@
 """REINFORCE, the Monte Carlo policy gradient, Williams 1992; Sutton and Barto 2018, sections 13.3 and 13.4.
 
 Collect `rollout_steps` steps of each environment, and keep unfinished episodes for the next batch.
-Compute the return to go of each step of the episodes that ended, Sutton and Barto 2018, equation 3.9, less the critic's
-value with `baseline`: `losses/returns.py`.
+Compute returns to go, equation 3.9, of the episodes that ended, with `baseline` less a value: `losses/returns.py`.
 Minimise the policy gradient loss, with `baseline` the value loss, and the negative entropy: `losses/reinforce.py`.
 Update in one Adam step on all these episodes, or in one for each; then forget them.
 """
@@ -10,14 +9,12 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from tensordict import TensorDictBase
 
 from rlpipe.errors import ConfigError
-from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo
-from rlpipe.losses.functional import Regression
+from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, functional
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
 from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
@@ -46,13 +43,12 @@ class Config(PolicyGradientConfig, TrainConfig):
     """Returns (less the baseline) to mean 0 and standard deviation 1, over the batch or in each episode."""
     update_each_episode: bool = False
     """A gradient step for each episode, one after the other; else one for all episodes of a batch together."""
-    value_kind: Regression = "mse"
+    value_kind: functional.Regression = "mse"
     """How the baseline is regressed on the returns."""
     value_coefficient: float = 0.5
     """Weight of the baseline's loss."""
 
     def validate(self) -> None:
-        """Check that an episode fits into a batch, and that CUDA graphs are not used with `normalize="episode"`."""
         if self.cuda_graphs and self.normalize == "episode":
             raise ConfigError(
                 "cuda_graphs is True, which needs normalize to be 'batch' or 'none'; it is 'episode', whose operations "
@@ -61,9 +57,8 @@ class Config(PolicyGradientConfig, TrainConfig):
         limit = self.max_episode_steps or env_spec(self.env_id).max_episode_steps
         if limit is not None and self.frames_per_batch < limit:
             raise ConfigError(
-                f"a batch is {self.frames_per_batch} frames (num_envs * rollout_steps), fewer than an episode's "
-                f"{limit}: REINFORCE learns from whole episodes; set rollout_steps to {-(-limit // self.num_envs)} or "
-                "more"
+                f"a batch is {self.frames_per_batch} frames (num_envs * rollout_steps), fewer than an episode's {limit}"
+                f": REINFORCE learns from whole episodes; set rollout_steps to {-(-limit // self.num_envs)} or more"
             )
 
 
@@ -89,8 +84,8 @@ def build(config: Config) -> Pipeline:
     # the shapes within `normalize="episode"` depend on the batch, so they cannot be recorded
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
-    returns, kinds = ReturnToGo(critic, gamma=config.gamma), partial(transition_kinds, env)
-    kept = [*returns.in_keys, *loss.actor.in_keys, "action"]
+    returns = ReturnToGo(critic, gamma=config.gamma)
+    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], lambda keys: transition_kinds(env, keys)
     episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
