@@ -33,12 +33,12 @@ _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 _GAMES = "ALE/"
 _SHOWN = 5
 _KNOWN = ("gymnasium.envs.", "rlpipe.", "ale_py.")
-# what an environment's package is called among rlpipe's extras
+# part of an entry point: rlpipe's extra with its package
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
 
 
 class UnknownEnvError(ConfigError):
-    """Gymnasium knows no environment of an id that names no module."""
+    """An id without a module that Gymnasium does not know."""
 
 
 def make_env(
@@ -52,14 +52,14 @@ def make_env(
 
     Args:
         config: which environment, how many, and on which backend.
-        seed: of the first reset; the environments' streams are drawn from it.
-        transforms: TorchRL transforms, in their order.
-        render_mode: of the environments, one that they have; `env.base_env.envs.render()` then draws them.
+        seed: of the first reset; the environments' own seeds are derived from it.
+        transforms: TorchRL transforms, in order.
+        render_mode: one that the environments have; `env.base_env.envs.render()` then renders them.
 
     Raises:
-        TypeError: the config is no `EnvConfig`.
-        ConfigError: no such environment, one that needs an extra or that the backend does not have, or spaces or
-            transforms that rlpipe does not take.
+        TypeError: `config` is not an `EnvConfig`.
+        ConfigError: the environment does not exist, needs an extra, or is not available on the backend; or rlpipe does
+            not support its spaces or a transform.
     """
     check_is_config(config)
     check_steps(transforms)
@@ -67,7 +67,7 @@ def make_env(
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)
         env = transformed_class(base)(base, Compose(*transforms))
-        env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
+        env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     except BaseException:
         envs.close()
         raise
@@ -75,20 +75,20 @@ def make_env(
 
 
 def check_is_config(config: object) -> None:
-    """Refuse an id in place of a config.
+    """Refuse what is not a config, such as an id.
 
     Raises:
-        TypeError: it is no `EnvConfig`.
+        TypeError: it is not an `EnvConfig`.
     """
     if not isinstance(config, EnvConfig):
         raise TypeError(f"got {config!r}, expected an EnvConfig, such as EnvConfig('CartPole-v1')")
 
 
 def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
-    """Gymnasium's entry for an id; of one of a module (`module:Env-v0`), after importing that; or one for a class.
+    """Gymnasium's spec of an id, after importing the module of `module:Env-v0`; or a spec for a class.
 
     Raises:
-        ConfigError: there is none, and it names the nearest ids; or the module cannot be imported.
+        ConfigError: there is none (the message names similar ids), or the module cannot be imported.
     """
     if isinstance(env_id, type):
         creator: Any = env_id
@@ -110,24 +110,24 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
 
 
 def has_many_copies(env_id: str | type[gym.Env]) -> bool:
-    """Whether many copies can be open at once: so it is with what Gymnasium and rlpipe bring along, and with Atari.
+    """Whether many copies can be open at once: true for environments of Gymnasium and rlpipe, and for Atari.
 
-    Of any other environment that is not known: it may need a port, a licence or a robot of its own.
+    Any other environment may need a port, a licence or a robot.
     """
     return f"{_module_of_entry(env_spec(env_id))}.".startswith(_KNOWN)
 
 
 def _module_of_entry(spec: gym.envs.registration.EnvSpec) -> str:
-    """The module that an environment's class or function is in."""
+    """The module of an environment's class or function."""
     point = spec.entry_point
     return point.partition(":")[0] if isinstance(point, str) else str(getattr(point, "__module__", ""))
 
 
 def _nearest(env_id: str) -> list[str]:
-    """The ids that are likely meant, in whatever case, of games also without what is in front of their names."""
+    """Similar ids, in any case; those of games also without their `ALE/`."""
     with contextlib.suppress(ImportError):
         importlib.import_module("ale_py")
-    # of a game's other ids none is taken
+    # games have other ids, which rlpipe does not take
     taken = [spec for spec in gym.registry.values() if spec.namespace == "ALE" or "ale_py" not in str(spec.entry_point)]
     ids = [spec.id for spec in taken]
     known = {each.lower().removeprefix(_GAMES.lower()): each for each in ids} | {each.lower(): each for each in ids}
@@ -137,7 +137,7 @@ def _nearest(env_id: str) -> list[str]:
 
 
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """The entry of an Atari game, with the limit in steps that its id has in frames."""
+    """The spec of an Atari game, with its time limit in steps instead of emulated frames."""
     try:
         import_module("ale_py", f"env-id is {env_id!r}")
     except ConfigError as error:
@@ -186,13 +186,13 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     except RlpipeError:
         raise
     except Exception as error:
-        # Gymnasium's own say enough
+        # messages of Gymnasium's errors say enough
         kind = "" if isinstance(error, (gym.error.Error, TypeError)) or not str(error) else f"{type(error).__name__}: "
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{_first_line(error)}") from error
 
 
 def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
-    """What Gymnasium makes an environment with."""
+    """Gymnasium's arguments for making an environment."""
     if config.from_pixels and render_mode not in (None, "rgb_array"):
         raise ConfigError(f"render_mode is {render_mode!r}; an environment with from_pixels has rgb_array")
     if config.backend == "envpool" and render_mode is not None:
@@ -203,7 +203,7 @@ def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
 
 
 def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None:
-    """Before an environment is made with a render mode, which not every one takes."""
+    """Refuse an environment that renders no images, before it is made with a render mode."""
     if is_game(spec):
         metadata = AtariGame.metadata
     else:
