@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from torchrl.envs import Compose, Transform, TransformedEnv
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
 from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
@@ -177,7 +177,7 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
         return SyncEnvs([functools.partial(make_one, name) for name in names], spec)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
-        install = f'pip install "rlpipe[{extras[0]}]"' if extras else _first_line(error)
+        install = f'pip install "rlpipe[{extras[0]}]"' if extras else first_line(error)
         raise ConfigError(f"env-id {config.env_id!r} needs a package that is missing: {install}") from error
     except SystemExit as error:
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {reason_of(error)}") from error
@@ -188,7 +188,7 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     except Exception as error:
         # messages of Gymnasium's errors say enough
         kind = "" if isinstance(error, (gym.error.Error, TypeError)) or not str(error) else f"{type(error).__name__}: "
-        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{_first_line(error)}") from error
+        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{first_line(error)}") from error
 
 
 def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
@@ -212,7 +212,3 @@ def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None
         env.close()
     check_modes(config.env_id, metadata, "--from-pixels")
     choose_drivers()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from torchrl.envs import TransformedEnv
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.backends.env_checker import Checked
 from rlpipe.pipelines.envs.backends.pixel_observation import (
@@ -49,8 +49,8 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
         try:
             image = self.env.render()
         except Exception as error:  # environments raise their own, such as for a missing display
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl(self.env)}") from error
+            why = f"{first_line(error)}{_opengl(self.env)}"
+            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {why}") from error
         try:
             return check_picture(image)
         except RlpipeError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rlpipe.errors import TrainingError
+from rlpipe.errors import TrainingError, first_line
 
 Function = Callable[..., Sequence[Tensor]]
 """From tensors to tensors."""
@@ -43,8 +43,9 @@ def graphed(function: Function, inputs: Sequence[Tensor], state: Sequence[Tensor
         # ending a failed capture raises another error
         if isinstance(error.__context__, torch.OutOfMemoryError):
             raise error.__context__ from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"the update cannot be a CUDA graph: {reason}; go without --cuda-graphs") from error
+        raise TrainingError(
+            f"the update cannot be a CUDA graph: {first_line(error)}; go without --cuda-graphs"
+        ) from error
 
     def launch(*others: Tensor) -> list[Tensor]:
         torch._foreach_copy_(fixed, list(others))

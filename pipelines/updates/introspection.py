@@ -78,7 +78,7 @@ def of_library(value: Any) -> bool:
 
 @functools.cache
 def is_library(module: str) -> bool:
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    file = _file_of(module)
     own = module.partition(".")[0] in (*_LIBRARIES, *sys.stdlib_module_names)
     return own or "site-packages" in file or "dist-packages" in file
 
@@ -102,8 +102,11 @@ _HEAP_TYPE = 1 << 9
 
 @functools.cache
 def _is_extension(module: str) -> bool:
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return module in sys.builtin_module_names or file.endswith((".so", ".pyd"))
+    return module in sys.builtin_module_names or _file_of(module).endswith((".so", ".pyd"))
+
+
+def _file_of(module: str) -> str:
+    return getattr(sys.modules.get(module), "__file__", None) or ""
 
 
 def slots_of(cls: type) -> list[str]:
@@ -111,24 +114,21 @@ def slots_of(cls: type) -> list[str]:
     return [each for each in ([slots] if isinstance(slots, str) else slots) if not each.startswith("__")]
 
 
-@functools.cache
 def globals_of(code: types.CodeType) -> list[str]:
     """Names of global variables that a function, and functions inside it, read."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            names.update(globals_of(inner))
-    return sorted(names)
+    return _arguments_of(code, ("LOAD_GLOBAL", "LOAD_NAME"))
+
+
+def imports_of(code: types.CodeType) -> list[str]:
+    """Names of modules that a function, and functions inside it, import."""
+    return _arguments_of(code, ("IMPORT_NAME",))
 
 
 @functools.cache
-def imports_of(code: types.CodeType) -> list[str]:
-    """Names of modules that a function, and functions inside it, import."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME"}
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            names.update(imports_of(inner))
-    return sorted(names)
+def _arguments_of(code: types.CodeType, operations: tuple[str, ...]) -> list[str]:
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in operations}
+    inner = [_arguments_of(each, operations) for each in code.co_consts if isinstance(each, types.CodeType)]
+    return sorted({*names, *chain.from_iterable(inner)})
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from tensordict import TensorDictBase, is_leaf_nontensor
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from rlpipe.errors import first_line
 from rlpipe.pipelines.devices import Execution
 from rlpipe.pipelines.updates.cuda_graph import graphed
 from rlpipe.pipelines.updates.loss_watch import LossWatch
@@ -225,7 +226,7 @@ class _Recorder:
             try:
                 replay = script(tape, entries, tensors)
             except RuntimeError as error:
-                self._stop(f"TorchScript cannot say it: {str(error).strip().splitlines()[0]}")
+                self._stop(f"TorchScript cannot say it: {first_line(error)}")
                 return
         if self.execution == "graphed":
             tape.check_graph(overwritten)
