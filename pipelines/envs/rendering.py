@@ -16,7 +16,7 @@ from rlpipe.pipelines.envs.backends.env_checker import Checked
 from rlpipe.pipelines.envs.backends.pixel_observation import (
     PixelObservation,
     check_modes,
-    check_picture,
+    check_image,
     choose_drivers,
 )
 from rlpipe.pipelines.seeding import GlobalRandom
@@ -52,7 +52,7 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
             why = f"{first_line(error)}{_opengl(self.env)}"
             raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {why}") from error
         try:
-            return check_picture(image)
+            return check_image(image)
         except RlpipeError as error:
             raise ConfigError(f"env-id {self._env_id!r} draws no images: {error}") from error
 

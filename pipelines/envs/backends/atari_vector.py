@@ -80,13 +80,13 @@ class AtariGames(gym.vector.VectorEnv[Any, Any, Any]):
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        image, reward, terminated, _, told = self._games.step(actions)
+        image, reward, terminated, _, game_info = self._games.step(actions)
         self._steps += 1
         truncated = self._steps >= self._limit
-        observation, done = _entries(image, told), terminated | truncated
+        observation, done = _entries(image, game_info), terminated | truncated
         info: dict[str, Any] = {}
         if done.any():
-            info = {"final_obs": self._last(observation, terminated, done, told), "_final_obs": done}
+            info = {"final_obs": self._last(observation, terminated, done, game_info), "_final_obs": done}
             self._steps[terminated] = 0
             if (cut := truncated & ~terminated).any():
                 observation = self._restart(cut)
@@ -102,16 +102,16 @@ class AtariGames(gym.vector.VectorEnv[Any, Any, Any]):
         return _entries(*self._games.reset(options={"reset_mask": mask}))
 
     def _last(
-        self, observation: dict[str, np.ndarray], terminated: np.ndarray, done: np.ndarray, told: dict[str, Any]
+        self, observation: dict[str, np.ndarray], terminated: np.ndarray, done: np.ndarray, game_info: dict[str, Any]
     ) -> np.ndarray:
         """The last observations of the games of `done`, one by one; ALE has reset those that terminated."""
         last = np.empty(self.num_envs, dtype=object)
         for index in np.flatnonzero(done):
             over = terminated[index]
-            image = told["final_obs"][index] if over else observation["observation"][index]
+            image = game_info["final_obs"][index] if over else observation["observation"][index]
             last[index] = {"observation": image, "lives": 0 if over else observation["lives"][index]}
         return last
 
 
-def _entries(image: np.ndarray, told: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {"observation": image, "lives": told["lives"].astype(np.int64)}
+def _entries(image: np.ndarray, game_info: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {"observation": image, "lives": game_info["lives"].astype(np.int64)}

@@ -41,46 +41,46 @@ class PixelObservation(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        pictures, space = Box(0, 255, (STACKED, SIDE, SIDE), np.uint8), env.observation_space
+        images, space = Box(0, 255, (STACKED, SIDE, SIDE), np.uint8), env.observation_space
         self._masked = isinstance(space, Dict) and "action_mask" in space.spaces
-        self.observation_space = pictures
+        self.observation_space = images
         if isinstance(space, Dict) and self._masked:
-            self.observation_space = Dict(observation=pictures, action_mask=space["action_mask"])
-        self.pictures = np.zeros(pictures.shape, np.uint8)
+            self.observation_space = Dict(observation=images, action_mask=space["action_mask"])
+        self.images = np.zeros(images.shape, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See Gymnasium."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.pictures = np.repeat(self._draw(), STACKED, axis=0)
+        self.images = np.repeat(self._draw(), STACKED, axis=0)
         return self._observed(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """See Gymnasium."""
         observation, *rest = self.env.step(action)
         # a new array, because the old one may still be in use
-        self.pictures = np.concatenate([self.pictures[1:], self._draw()])
+        self.images = np.concatenate([self.images[1:], self._draw()])
         return self._observed(observation), *rest
 
     def _draw(self) -> np.ndarray:
-        return shrink(check_picture(self.env.render()))[None]
+        return shrink(check_image(self.env.render()))[None]
 
     def _observed(self, observation: Any) -> Any:
         if not self._masked:
-            return self.pictures
-        return {"observation": self.pictures, "action_mask": observation["action_mask"]}
+            return self.images
+        return {"observation": self.images, "action_mask": observation["action_mask"]}
 
 
-def shrink(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
+def shrink(image: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Shrink an image, in grey: uint8 `[height, width, 3]` to `[side, side]`.
 
     Each pixel is the rounded mean luminance of its area, with pixels at its edges counted in proportion. This is exact,
     because all sums are whole numbers that floats can hold.
     """
-    height, width, _ = picture.shape
-    if picture.strides[0] < picture.strides[1]:
+    height, width, _ = image.shape
+    if image.strides[0] < image.strides[1]:
         # pygame stores images column by column
-        return shrink(picture.transpose(1, 0, 2), side).T
-    rows = _overlaps(height, side, np.float32) @ picture.reshape(height, -1).astype(np.float32)
+        return shrink(image.transpose(1, 0, 2), side).T
+    rows = _overlaps(height, side, np.float32) @ image.reshape(height, -1).astype(np.float32)
     grey = rows.reshape(side, width, 3).astype(np.float64) @ _LUMINANCE
     summed = (_overlaps(width, side, np.float64) @ grey.T).T
     mean: np.ndarray = np.rint(summed / (1000 * height * width)).astype(np.uint8)
@@ -97,15 +97,15 @@ def _overlaps(size: int, side: int, dtype: Any) -> Any:
     return csr_array(overlap.clip(0).astype(dtype))
 
 
-def check_picture(picture: Any) -> np.ndarray:
+def check_image(image: Any) -> np.ndarray:
     """Refuse what is not an image.
 
     Raises:
         RlpipeError: it is not uint8 `[height, width, 3]`.
     """
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-        return picture
-    found = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     raise RlpipeError(f"render() gave {found}, expected uint8 [height, width, 3]")
 
 

@@ -73,7 +73,7 @@ def _capture_one(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "state": base.get_state(),  # type: ignore[attr-defined]
         "random": _random_state(base),
         "elapsed": elapsed,
-        "pictures": [each.pictures for each in wrappers if isinstance(each, PixelObservation)],
+        "pictures": [each.images for each in wrappers if isinstance(each, PixelObservation)],
     }
 
 
@@ -84,8 +84,8 @@ def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         limit._elapsed_steps = elapsed
     observers = [each for each in wrappers if isinstance(each, PixelObservation)]
     for observer, pictures in zip(observers, state["pictures"], strict=True):
-        check_like(observer.pictures, pictures, "pictures")
-        observer.pictures = pictures
+        check_like(observer.images, pictures, "pictures")
+        observer.images = pictures
     base.set_state(state["state"])  # type: ignore[attr-defined]
     _set_random_state(base, state["random"])
 
