@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, Backend
 
 if TYPE_CHECKING:
     import gymnasium as gym
-
-Backend = Literal["auto", "sync", "async", "envpool"]
-"""How environments are stepped: `auto` and `sync` in this process, `async` in one process each, `envpool` in C++."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +46,7 @@ class EnvConfig:
                 raise ConfigError(f"{name} is {value!r}; allowed is a whole number, 1 or more")
         if type(self.from_pixels) is not bool:
             raise ConfigError(f"from_pixels is {self.from_pixels!r}; allowed are True and False")
-        if self.from_pixels and self.backend == "envpool":
-            raise ConfigError("from_pixels is True, and backend 'envpool' draws nothing; backend 'sync' and 'async' do")
+        if self.from_pixels and self.backend in WITHOUT_IMAGES:
+            raise ConfigError(
+                f"from_pixels is True, and backend {self.backend!r} draws nothing; backend 'sync' and 'async' do"
+            )

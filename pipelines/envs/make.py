@@ -5,31 +5,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
-import functools
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 from torchrl.envs import Compose, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
-from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
-from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
-from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
+from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, make_vector_env
 from rlpipe.pipelines.envs.backends.env_checker import make_checked
-from rlpipe.pipelines.envs.backends.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
-from rlpipe.pipelines.envs.backends.sync import SyncEnvs
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.user_modules import import_module, module_of, reason_of
 
-_CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 _GAMES = "ALE/"
 _SHOWN = 5
 _KNOWN = ("gymnasium.envs.", "rlpipe.", "ale_py.")
@@ -154,27 +147,11 @@ def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
 
 def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.VectorEnv:
     spec = env_spec(config.env_id)
-    steps = config.max_episode_steps or spec.max_episode_steps
     kwargs = _options(config, render_mode)
-    make_one = functools.partial(make_checked, spec, kwargs, from_pixels=config.from_pixels)
-    vectorised = config.backend == "auto" and not config.from_pixels
     try:
         if config.from_pixels:
             _check_drawn(config, spec)
-        if config.backend == "envpool":
-            return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
-        if config.backend == "async":
-            return WorkerVectorEnv([make_one] * config.num_envs, spec, autoreset_mode=AutoresetMode.SAME_STEP)
-        if vectorised and is_game(spec) and render_mode is None:
-            return AtariGames(spec, config.num_envs, config.max_episode_steps)
-        if vectorised and spec.entry_point == _CARTPOLE and steps is not None:
-            envs: gym.vector.VectorEnv = SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
-            envs.spec = spec
-            return envs
-        if vectorised and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
-            return gym.make_vec(spec, config.num_envs, vectorization_mode="vector_entry_point", **kwargs)
-        names = [f"environment {index} of {config.num_envs} ({spec.id})" for index in range(config.num_envs)]
-        return SyncEnvs([functools.partial(make_one, name) for name in names], spec)
+        return make_vector_env(config, spec, kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
         install = f'pip install "rlpipe[{extras[0]}]"' if extras else first_line(error)
@@ -195,8 +172,8 @@ def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
     """Gymnasium's arguments for making an environment."""
     if config.from_pixels and render_mode not in (None, "rgb_array"):
         raise ConfigError(f"render_mode is {render_mode!r}; an environment with from_pixels has rgb_array")
-    if config.backend == "envpool" and render_mode is not None:
-        raise ConfigError(f"render_mode is {render_mode!r}; backend 'envpool' draws nothing, backend 'sync' does")
+    if config.backend in WITHOUT_IMAGES and render_mode is not None:
+        raise ConfigError(f"render_mode is {render_mode!r}; backend {config.backend!r} draws nothing, 'sync' does")
     render_mode = "rgb_array" if config.from_pixels else render_mode
     options = {"max_episode_steps": config.max_episode_steps, "render_mode": render_mode}
     return {name: value for name, value in options.items() if value is not None}

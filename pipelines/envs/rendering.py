@@ -15,8 +15,8 @@ from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.backends.env_checker import Checked
 from rlpipe.pipelines.envs.backends.pixel_observation import (
     PixelObservation,
-    check_modes,
     check_image,
+    check_modes,
     choose_drivers,
 )
 from rlpipe.pipelines.seeding import GlobalRandom
