@@ -106,7 +106,7 @@ def test_an_environment_that_does_not_repeat_itself_goes_on_with_a_warning(tmp_p
     interrupted(run, "a2c", config, 12)
     with caplog.at_level(logging.WARNING, "rlpipe"):
         assert go(run, "a2c", config).frames == 3072
-    assert "the same seeds and actions do not lead to the same observations: the run goes on" in caplog.text
+    assert "the same seeds and actions do not lead to the same observations: the run continues" in caplog.text
     assert json.loads(text(run, "resumes"))["frames"] == 1536
 
 
