@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "--resume":
         return resume(arguments[1:])
     if arguments[0].split("=")[0] == "--algo":
-        raise ConfigError("no option is called --algo; the recipe stands in front of the options: rlpipe train ppo")
+        raise ConfigError("no option is called --algo; the recipe comes before the options: rlpipe train ppo")
     if arguments[0].startswith("-"):
         raise ConfigError(
             f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
