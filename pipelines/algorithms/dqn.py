@@ -38,7 +38,7 @@ from rlpipe.pipelines.config.groups import (
 )
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.replay.image_buffer import FrameReplay
+from rlpipe.pipelines.replay.image_buffer import ImageReplay
 from rlpipe.pipelines.replay.state import replay_parts, transition_kinds
 from rlpipe.pipelines.updates.update import gradient_step, off_policy, once
 
@@ -139,7 +139,7 @@ def build(config: Config) -> Pipeline:
     lives, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        numbered = buffer.number(batch) if isinstance(buffer, FrameReplay) else batch
+        numbered = buffer.number(batch) if isinstance(buffer, ImageReplay) else batch
         scalars = learn_from(n_step(lives(numbered)))
         explorer.advance(batch)
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))

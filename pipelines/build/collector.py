@@ -12,8 +12,8 @@ from torchrl.envs import TransformedEnv
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
-from rlpipe.pipelines.collectors.multi import shares
 from rlpipe.pipelines.collectors.processes import AsyncProcesses, SyncProcesses
+from rlpipe.pipelines.collectors.worker import shares
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.devices import check_memory
 from rlpipe.pipelines.replay.state import transition_bytes

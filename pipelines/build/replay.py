@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.groups import ReplayConfig
 from rlpipe.pipelines.devices import check_memory
-from rlpipe.pipelines.replay.image_buffer import FrameReplay, frames_for, numbered
+from rlpipe.pipelines.replay.image_buffer import ImageReplay, images_for, numbered
 from rlpipe.pipelines.replay.state import transition_bytes, transition_kinds
 from rlpipe.pipelines.seeding import Seeds
 
@@ -20,7 +20,7 @@ from rlpipe.pipelines.seeding import Seeds
 def make_buffer(
     config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
 ) -> ReplayBuffer:
-    """The replay buffer, empty; a `FrameReplay` if the config keeps frames.
+    """The replay buffer, empty; an `ImageReplay` if the config keeps frames.
 
     Args:
         config: size and storage.
@@ -33,7 +33,7 @@ def make_buffer(
         ConfigError: there is no room for it, or it keeps frames and the observations are not stacks of frames.
     """
     if config.replay_storage != "transitions":
-        return _make_frame_replay(config, env, keys, seeds, device)
+        return _make_image_replay(config, env, keys, seeds, device)
     size = config.buffer_size * transition_bytes(env, keys)
     frames = " or --replay-storage frames" if can_keep_frames(env) else ""
     way_out = f"take a smaller --buffer-size{frames}"
@@ -42,9 +42,9 @@ def make_buffer(
     return ReplayBuffer(storage=storage, batch_size=config.minibatch_size, generator=seeds.generator("replay", device))
 
 
-def _make_frame_replay(
+def _make_image_replay(
     config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
-) -> FrameReplay:
+) -> ImageReplay:
     spec, on_disk = env.observation_spec["observation"], config.replay_storage == "frames-on-disk"
     shape = spec.shape[len(env.batch_size) :]
     if not can_keep_frames(env):
@@ -52,17 +52,17 @@ def _make_frame_replay(
             f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these are "
             f"{list(shape)} of {spec.dtype}; --replay-storage transitions keeps any"
         )
-    frames = frames_for(config.buffer_size, shape[0], config.num_envs)
+    frames = images_for(config.buffer_size, shape[0], config.num_envs)
     kinds = numbered(transition_kinds(env, keys), shape).values()
     transition = sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds)
     size = config.buffer_size * transition + (0 if on_disk else frames * shape[1:].numel())
     way_out = "take a smaller --buffer-size" + ("" if on_disk else " or --replay-storage frames-on-disk")
     check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device, way_out)
     try:
-        return FrameReplay(
+        return ImageReplay(
             config.buffer_size,
             shape,
-            num_frames=frames,
+            num_images=frames,
             device=device,
             on_disk=on_disk,
             batch_size=config.minibatch_size,
