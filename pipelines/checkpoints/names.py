@@ -1,4 +1,4 @@
-"""The names of checkpoints, which say what is newest. Imports nothing heavy."""
+"""The names of checkpoints, by which the newest is found. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_best_name(name: str) -> bool:
 
 
 def check_name(checkpoint: Path, frames: object) -> None:
-    """Refuse a checkpoint that is not named after its frames: what is newest goes by names.
+    """Refuse a checkpoint that is not named after its frames, because the newest is found by its name.
 
     Raises:
         CheckpointError: it has another name.
