@@ -55,7 +55,7 @@ class EpisodeCounter:
     def begin(self) -> None:
         """Let the environments report successes from now on."""
         if self._env is not None:
-            self._env.tell_successes()
+            self._env.successes.start()
 
     def count(self, batch: TensorDictBase) -> Ended:
         """The episodes that ended in a batch `[*num_envs, T]`.
@@ -81,7 +81,7 @@ class EpisodeCounter:
         if reported is not None:
             return list(reported)
         if self._env is not None:
-            return [success for _, _, success in self._env.take_successes()]
+            return [success for _, _, success in self._env.successes.take()]
         found = after.get(SUCCESS, None)
         if not isinstance(found, Tensor) or found.numel() != done.numel():
             return []

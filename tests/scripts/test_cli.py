@@ -114,7 +114,7 @@ def evaluations(monkeypatch):
         made.append(options)
         return evaluate(policy, env_config, **options)
 
-    for module in ("pipelines.evaluation", "pipelines.session"):
+    for module in ("pipelines.collectors.evaluation", "pipelines.session"):
         monkeypatch.setattr(f"rlpipe.{module}.evaluate", record)
     return made
 
