@@ -59,13 +59,12 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
         os.replace(stage, path)
         sync(path.parent)
         _note_saved(path, state, digests)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         shutil.rmtree(stage, ignore_errors=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"checkpoint {path} cannot be written: {reason}") from error
-    except Exception:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
 
 
 def check_savable(state: Mapping[str, Any]) -> None:
@@ -98,11 +97,10 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
     names = sorted(state if components is None else components)
     manifest = read_manifest(path)
     _check_files(path, manifest["files"], components)
-    for name in names:
-        if name not in manifest["components"]:
-            raise CheckpointError(
-                f"checkpoint {path} has no component {name!r}; it has {sorted(manifest['components'])}"
-            )
+    if missing := [name for name in names if name not in manifest["components"]]:
+        raise CheckpointError(
+            f"checkpoint {path} has no component {missing[0]!r}; it has {sorted(manifest['components'])}"
+        )
     for name in names:
         try:
             tensors = load_file(path / _file(name)) if _file(name) in manifest["files"] else {}
@@ -120,8 +118,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
         except Exception as error:  # a damaged state may fail in any way, and must not look like a bug in rlpipe
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
-    metadata: dict[str, Any] = manifest["metadata"]
-    return metadata
+    return dict(manifest["metadata"])
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -143,8 +140,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         content = json.loads(text)["content"]
         # other text with the same content was not written by rlpipe
         intact = text == _sealed(content)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written") from error
+    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = False
     if not intact:
         raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -163,14 +160,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return {}
 
 
-_FREE = ("total_frames", "ray_address", "eval_envs")
-
-
 def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run has in common with its checkpoints, in JSON form: all but its length, its cluster and `eval_envs`."""
-    lasting = {name: value for name, value in config.items() if name not in _FREE}
-    same: dict[str, Any] = json.loads(json.dumps({"algorithm": algorithm, "config": lasting}))
-    return same
+    free = ("total_frames", "ray_address", "eval_envs")
+    lasting = {name: value for name, value in config.items() if name not in free}
+    return dict(json.loads(json.dumps({"algorithm": algorithm, "config": lasting})))
 
 
 def check_identity(path: Path, run: Mapping[str, Any]) -> None:

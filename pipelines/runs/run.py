@@ -80,7 +80,7 @@ class Run:
     def log_batch(self, frames: int, scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> None:
         """Write one line of metrics: scalars, and the episodes that ended in the batch, in their order."""
         row = {"frames": frames, **scalars, "returns": returns, "lengths": lengths}
-        self._files.append(self._files.metrics, row)
+        self._files.append("metrics", row)
         self._log(batch_scalars(scalars, returns, lengths), frames)
 
     def log_evaluation(self, frames: int, evaluation: Evaluation, *, seconds: float, final: bool = False) -> None:
@@ -89,7 +89,7 @@ class Run:
         row |= {"returns": evaluation.returns, "lengths": evaluation.lengths}
         if evaluation.successes:
             row["successes"] = evaluation.successes
-        self._files.append(self._files.evaluations, row)
+        self._files.append("evaluations", row)
         self._log(evaluation_scalars(evaluation, final=final), frames)
         self._finished = self._finished or final
 

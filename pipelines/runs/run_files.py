@@ -37,10 +37,10 @@ class RunFiles:
             if described is not None:
                 self.write(layout.CONFIG, described)
                 self.write(layout.VERSIONS, versions())
-            self.metrics, self.evaluations = (
-                opened.enter_context(contextlib.closing(Journal(folder / name)))
-                for name in (layout.METRICS, layout.EVALUATIONS)
-            )
+            self._journals = {
+                name: opened.enter_context(contextlib.closing(Journal(folder / file)))
+                for name, file in (("metrics", layout.METRICS), ("evaluations", layout.EVALUATIONS))
+            }
             sync(folder)
             sync(folder.parent)
             self._opened = opened.pop_all()
@@ -50,24 +50,24 @@ class RunFiles:
         with self.writing():
             replace_synced(self.folder / name, json.dumps(value, indent=2) + "\n")
 
-    def append(self, journal: Journal, line: Mapping[str, Any]) -> None:
-        """Write a line of a journal."""
+    def append(self, journal: str, line: Mapping[str, Any]) -> None:
+        """Write a line of a journal, `metrics` or `evaluations`."""
         with self.writing():
-            journal.append(line)
+            self._journals[journal].append(line)
 
     def sync(self) -> dict[str, int]:
         """Wait until the journals are on the disk; returns their lengths in bytes, as a checkpoint keeps them."""
-        return {"metrics": self.metrics.sync(), "evaluations": self.evaluations.sync()}
+        return {name: journal.sync() for name, journal in self._journals.items()}
 
     def check(self, lengths: Mapping[str, int]) -> None:
         """Refuse journals that do not hold what they did at a checkpoint, see `Journal.check`."""
-        self.metrics.check(lengths["metrics"])
-        self.evaluations.check(lengths["evaluations"])
+        for name, journal in self._journals.items():
+            journal.check(lengths[name])
 
     def cut(self, lengths: Mapping[str, int]) -> None:
         """Remove what was written to the journals after a checkpoint."""
-        self.metrics.cut(lengths["metrics"])
-        self.evaluations.cut(lengths["evaluations"])
+        for name, journal in self._journals.items():
+            journal.cut(lengths[name])
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -72,7 +72,9 @@ class Interruption:
         self.signal, self._since = number, time.monotonic()
         if not self._held_back:
             raise KeyboardInterrupt
-        self.announce(f"rlpipe: {self.word}: finishing the batch and writing a checkpoint; once more stops at once")
+        self.announce(
+            f"rlpipe: {self.word}: finishing the batch and writing a checkpoint; a second signal stops at once"
+        )
 
 
 def write_at_once(text: str) -> None:

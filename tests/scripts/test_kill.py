@@ -264,7 +264,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
         assert command.end() == (
             code,
             "",
-            "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; once more stops at once\n"
+            "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; a second signal stops at once\n"
             "\nrlpipe: stopped at once\n",
         )
         assert time.monotonic() - sent < 5.0

@@ -253,8 +253,8 @@ def test_a_run_is_not_resumed_from_it(here, capsys):
     assert run(["resume", f"{here}@best"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
-        "run@home@best is a checkpoint, and a run is continued from its newest one: rlpipe resume run@home; to begin a "
-        "new run with what it had learned then: rlpipe train RECIPE --start-from run@home@best"
+        "run@home@best is a checkpoint, and a run is continued from its newest one: rlpipe resume run@home; to start a "
+        "new run from this checkpoint: rlpipe train RECIPE --start-from run@home@best"
     )
     assert run(["resume", str(here / "checkpoints" / "best-000000000256")]) == 2
     assert "is a checkpoint; name the run folder" in capsys.readouterr().err
