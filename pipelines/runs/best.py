@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from rlpipe.pipelines.checkpoints.checkpoint import read_metadata, save_checkpoint
-from rlpipe.pipelines.checkpoints.names import best_checkpoints, best_path, checkpoints
+from rlpipe.pipelines.checkpoints.names import FOLDER, checkpoints
 from rlpipe.pipelines.runs.read import Best, free_name, mark_best, read_best
 
 KEPT = 2
@@ -36,7 +36,7 @@ def keep_best(folder: Path, frames: int, state: Mapping[str, Any], score: float,
     # what a killed run left without a mark
     _remove_others(folder, before)
     # the marked one may have this name, by another evaluation at this frame
-    path = free_name(best_path(folder, frames))
+    path = free_name(folder / FOLDER / f"best-{frames:012d}")
     save_checkpoint(path, _what_acts(state), {"frames": frames, "score": score, "run": run})
     best = Best(frames, score, path)
     mark_best(folder, best)
@@ -57,7 +57,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _remove_others(folder: Path, best: Best | None) -> None:
-    for path in best_checkpoints(folder):
+    for path in (folder / FOLDER).glob("best-*"):
         if best is None or path != best.path:
             remove_checkpoint(path)
 

@@ -85,7 +85,7 @@ def _load(path: Path, files: RunFiles, described: Mapping[str, Any], state: Mapp
 
 
 def continued_description(folder: Path, described: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """The content of `config.json` of a run that is resumed at so many frames.
+    """The content of `config.json` of a run that is resumed.
 
     Args:
         folder: of the run.
