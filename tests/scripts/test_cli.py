@@ -257,7 +257,7 @@ def test_interrupt_ends_with_one_line_and_exit_code_130(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlpipe.pipelines.session.train", interrupt)
+    monkeypatch.setattr("rlpipe.pipelines.session.run_loop", interrupt)
     assert run(["train", "ppo", *PPO, "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
