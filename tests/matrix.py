@@ -22,13 +22,13 @@ PACKAGES = ("torch", "torchrl", "tensordict", "gymnasium", "numpy", "safetensors
 TESTS = (
     "tests/losses",
     "tests/modules",
-    "tests/pipelines/test_checkpoint.py",
-    "tests/pipelines/test_collector.py",
-    "tests/pipelines/test_evaluation.py",
-    "tests/pipelines/test_recording.py",
-    "tests/pipelines/test_resume.py",
+    "tests/pipelines/checkpoints/test_checkpoint.py",
+    "tests/pipelines/collectors/test_collector.py",
+    "tests/pipelines/collectors/test_evaluation.py",
+    "tests/pipelines/updates/test_recorder.py",
+    "tests/pipelines/runs/test_resume.py",
     "tests/pipelines/test_session.py",
-    "tests/pipelines/test_tabular.py",
+    "tests/pipelines/algorithms/test_tabular.py",
     "tests/scripts/test_table.py",
 )
 _VERSIONS = f"""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.algorithms import ppo
-from rlpipe.pipelines.collectors.multi import Fleet, get_streams, make_payload
+from rlpipe.pipelines.collectors.multi import RemoteCollectors
+from rlpipe.pipelines.collectors.worker import get_streams, make_payload
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, interleave
 
@@ -110,7 +111,7 @@ def _start_ray() -> Any:
 def _sent(env_id: str, pipelines: dict[str, Pipeline], batches: dict[str, Any]) -> str:
     """The number of bytes of tensors sent to each collector and back from all of them."""
     for kind, pipeline in pipelines.items():
-        if isinstance(pipeline.collector, Fleet):
+        if isinstance(pipeline.collector, RemoteCollectors):
             payload = make_payload(pipeline.policy, pipeline.collector.transforms, get_streams(pipeline.policy))
             arrays = [*payload["policy"].values(), *payload["transforms"].values(), *(payload["streams"] or ())]
             there = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

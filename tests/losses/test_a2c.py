@@ -5,10 +5,17 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tensordict import TensorDict
-from test_ppo import ACTIONS, check_gradients, make_network, make_stock_modules, random_batch
-from torch import nn, tensor
-from torchrl.data import Bounded, Categorical
+from small_losses import (
+    ACTIONS,
+    check_gradients,
+    make_network,
+    make_stock_modules,
+    make_two_action_modules,
+    random_batch,
+    two_steps,
+)
+from torch import tensor
+from torchrl.data import Bounded
 from torchrl.objectives import A2CLoss as StockA2CLoss
 
 from rlpipe.losses import A2CLoss
@@ -20,27 +27,6 @@ TERMS = {"loss_policy": "loss_objective", "loss_value": "loss_critic", "loss_ent
 def make_loss(**options):
     actor = CategoricalActor(make_network(3, 1), ACTIONS)
     return A2CLoss(actor, Critic(make_network(1, 2)), **options)
-
-
-def make_two_action_modules():
-    """An actor of probabilities 1/4 and 3/4 in every state, and a critic whose value is the observation."""
-    policy, value = nn.Linear(1, 2), nn.Linear(1, 1)
-    with torch.no_grad():
-        policy.weight.zero_()
-        policy.bias.copy_(tensor([0.25, 0.75]).log())
-        value.weight.fill_(1.0)
-        value.bias.zero_()
-    return CategoricalActor(policy, Categorical(2, (2,))), Critic(value)
-
-
-def two_steps():
-    entries = {
-        "observation": tensor([[1.0], [2.0]]),
-        "action": tensor([0, 1]),
-        "advantage": tensor([[2.0], [-1.0]]),
-        "value_target": tensor([[4.0], [2.0]]),
-    }
-    return TensorDict(entries, [2])
 
 
 def test_numbers_by_hand():

@@ -4,54 +4,18 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from small_losses import ACTIONS, check_gradients, make_network, make_stock_modules, random_batch
 from torch import nn
-from torchrl.data import Bounded, Categorical
-from torchrl.modules import ProbabilisticActor, ValueOperator
+from torchrl.data import Bounded
 from torchrl.objectives import ClipPPOLoss as StockClipPPOLoss
 
 from rlpipe.losses import ClipPPOLoss
-from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor
-
-ACTIONS = Categorical(3, (32,))
-
-
-def make_network(outputs, seed):
-    torch.manual_seed(seed)
-    return MLP(4, outputs, (16,))
+from rlpipe.modules import CategoricalActor, Critic, GaussianActor
 
 
 def make_loss(**options):
     actor = CategoricalActor(make_network(3, 1), ACTIONS)
     return ClipPPOLoss(actor, Critic(make_network(1, 2)), **options)
-
-
-def make_stock_modules():
-    logits = TensorDictModule(make_network(3, 1), in_keys=["observation"], out_keys=["logits"])
-    actor = ProbabilisticActor(
-        logits, in_keys=["logits"], distribution_class=torch.distributions.Categorical, return_log_prob=True
-    )
-    return actor, ValueOperator(make_network(1, 2), in_keys=["observation"])
-
-
-def random_batch(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*size):
-        return torch.randn(*shape, *size, generator=generator)
-
-    return TensorDict(
-        {
-            "observation": normal(4),
-            "action": torch.randint(3, shape, generator=generator),
-            "action_log_prob": -1.1 + 0.4 * normal(),
-            "advantage": 1.0 + 2.0 * normal(1),
-            "value_target": normal(1),
-            "state_value": normal(1),
-        },
-        shape,
-    )
 
 
 @pytest.mark.parametrize("value_clip", [None, 0.3])
@@ -86,12 +50,6 @@ def test_terms_and_gradients_equal_torchrl(value_clip, kind, stock_kind, normali
     sum(expected[key] for key in pairs.values()).backward()
     check_gradients(ours.actor.network, stock.actor_network_params, "module.0.module.")
     check_gradients(ours.critic.network, stock.critic_network_params, "module.")
-
-
-def check_gradients(network, stock_parameters, prefix):
-    gradients = {key: value.grad for key, value in stock_parameters.flatten_keys().items()}
-    for name, parameter in network.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[prefix + name], rtol=0, atol=1e-5)
 
 
 def test_accepts_stock_modules():

@@ -6,8 +6,15 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from test_a2c import make_two_action_modules, two_steps
-from test_ppo import ACTIONS, check_gradients, make_network, make_stock_modules, random_batch
+from small_losses import (
+    ACTIONS,
+    check_gradients,
+    make_network,
+    make_stock_modules,
+    make_two_action_modules,
+    random_batch,
+    two_steps,
+)
 from torch import tensor
 from torchrl.objectives import ReinforceLoss as StockReinforceLoss
 

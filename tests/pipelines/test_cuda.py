@@ -14,8 +14,8 @@ import pytest
 import torch
 from comparing import fingerprint
 from resuming import ALGORITHMS, go, killed, make_config
+from small_recipes import DEEP, small
 from tensordict import TensorDict
-from test_devices import DEEP, small
 from torch import nn
 
 from rlpipe.losses import GAE, NStep, ReturnToGo

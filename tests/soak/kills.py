@@ -174,7 +174,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
     import pytest
     import torch
     from resuming import KINDS, make_config

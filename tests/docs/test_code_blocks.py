@@ -1,0 +1,207 @@
+"""Each block of code in the documents: Python is run, commands are parsed, and the cheap ones are run too.
+
+The reader's figures stay in the page, and `total_frames=N` becomes 2048 here. Not run are a block under the line
+`<!-- not run: why -->`, and an excerpt, whose first line is a comment that names its source: it has to be in there.
+"""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import re
+import shlex
+import shutil
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tyro
+
+from rlpipe.scripts.main import COMMANDS, run
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    page
+    for page in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
+    if page.is_file()
+]
+FRAMES = 2048
+# what the others do takes longer, or opens something
+CHEAP = {"recipes", "table", "evaluate", "resume"}
+FENCE = re.compile(r"\s*(`{3,})\s*(\w*)")
+EXCERPT = re.compile(r"# ([\w/]+\.py)$")
+COMMAND = re.compile(r"(\w+=\S* )*(rlpipe|make|python3?|pip|for) ")
+PROSE_COMMAND = re.compile(rf"(?<!`)`(rlpipe (?:{'|'.join(COMMANDS)})\b[^`]*)`(?!`)")
+OPERATORS = {";", "|", "&", "&&", "||", ">", ">>", "<", "do", "done", "(", ")"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block."""
+
+    line: int
+    language: str
+    text: str
+    above: str
+
+    @property
+    def is_run(self) -> bool:
+        return not self.above.startswith("<!-- not run: ")
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page, those in lists too."""
+    lines = page.read_text().splitlines()
+    found, begun = [], None
+    for number, line in enumerate(lines):
+        fence = FENCE.match(line)
+        if begun is None and fence:
+            # GitHub takes any indentation in a list
+            assert fence.start(1) % 4 == 0, f"{page}: line {number + 1}: MkDocs wants four spaces a level"
+            begun, ticks, language = number, fence[1], fence[2]
+        elif begun is not None and line.strip() == ticks:
+            text = textwrap.dedent("\n".join(lines[begun + 1 : number]))
+            found.append(Block(begun + 1, language, text, lines[begun - 1].strip() if begun else ""))
+            begun = None
+    assert begun is None, f"{page}: the block in line {begun + 1} has no end"
+    return found
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The commands in the blocks of a page."""
+    lines = [
+        line.removeprefix("$ ")
+        for block in blocks_of(page)
+        if block.language != "python" and block.is_run
+        for line in block.text.replace("\\\n", " ").splitlines()
+    ]
+    return [words for line in lines if COMMAND.match(line) for words in words_of(line)]
+
+
+def commands_in_prose(page: Path) -> list[list[str]]:
+    """Those of rlpipe in `code`, but for what has a word in CAPITALS in it."""
+    prose = page.read_text()
+    for block in blocks_of(page):
+        prose = prose.replace(block.text, "")
+    found = [" ".join(code.split()) for code in PROSE_COMMAND.findall(prose)]
+    return [words for code in found if not re.search(r"\b[A-Z]+\b|\.\.\.", code) for words in words_of(code)]
+
+
+def words_of(line: str) -> list[list[str]]:
+    """The simple commands of a line of shell, in words; a variable is 0."""
+    commands: list[list[str]] = [[]]
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    for word in lexer:
+        if word in OPERATORS:
+            commands.append([])
+        else:
+            commands[-1].append(re.sub(r"\$\{?\w+\}?", "0", word))
+    return [words for words in commands if words]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    quick = ["--final-eval-episodes", "2", "--eval-every", str(FRAMES), "--quiet"]
+    assert run(["train", "ppo", "--total-frames", str(FRAMES), *quick, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+class EnoughError(Exception):
+    """The options of a command could be read; it goes no further."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_runs(page):
+    names = {"__name__": "__main__"}
+    for block in blocks_of(page):
+        excerpt = EXCERPT.match(block.text.split("\n")[0])
+        if block.language != "python" or not block.is_run:
+            continue
+        if excerpt is not None:
+            check_excerpt(page, excerpt[1], block.text)
+            continue
+        code = re.sub(r"\btotal_frames=[\d_]+", f"total_frames={FRAMES}", block.text)
+        # a traceback has the line of the page
+        exec(compile("\n" * block.line + code, str(page), "exec"), names)
+
+
+def check_excerpt(page, source, text):
+    wanted, there = ([line.strip() for line in each.splitlines()] for each in (text, (ROOT / source).read_text()))
+    wanted = wanted[1:]
+    places = range(len(there) - len(wanted) + 1)
+    # tests/docs holds those of the algorithms
+    assert page.parent.name == "algorithms" or any(there[at : at + len(wanted)] == wanted for at in places), (
+        f"{page.name}: the excerpt of {source} is not in it"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_ones(page, trained, monkeypatch, capsys):
+    monkeypatch.setattr(tyro, "cli", stop_after(tyro.cli))
+    for words in commands_of(page) + commands_in_prose(page):
+        name = " ".join(words)
+        program, *rest = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+        if program == "rlpipe":
+            try:
+                code = run(rest)
+            except EnoughError:
+                code = 0
+            assert code == 0, f"{page.name}: {name}: {capsys.readouterr().err}"
+        elif program == "make":
+            targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert {word for word in rest if "=" not in word} <= set(targets), f"{page.name}: {name}"
+        elif program in ("python", "python3") and rest[0] == "-c":
+            compile(rest[1], name, "exec")
+        elif program in ("python", "python3") and rest[0] != "-m":
+            assert (ROOT / rest[0]).is_file(), f"{page.name}: {name}: there is no such file"
+        elif program in ("python", "python3") and rest[1] not in ("pip", "venv"):
+            assert importlib.util.find_spec(rest[1]) is not None, f"{page.name}: {name}: there is no such module"
+        elif program == "pip":
+            assert extras_in(rest) <= extras(), f"{page.name}: {name}: there is no such extra"
+
+
+def stop_after(cli):
+    def parse(*arguments, **options):
+        cli(*arguments, **options)
+        raise EnoughError
+
+    return parse
+
+
+def extras_in(words):
+    return {each for word in words for found in re.findall(r"\[(.*)\]", word) for each in found.split(",")}
+
+
+def extras():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    return set(settings["options.extras_require"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_cheap_commands_run(page, trained, capsys):
+    for program, *rest in commands_of(page):
+        if program != "rlpipe" or rest[0] not in CHEAP or "--help" in rest:
+            continue
+        words = ["2" if before == "--episodes" else word for before, word in zip(["", *rest], rest, strict=False)]
+        if "--total-frames" in words:
+            words[words.index("--total-frames") + 1] = str(2 * FRAMES)
+        # the paths that a page speaks of
+        for word in words[1:]:
+            if re.match(r"runs|RUN", word) and not Path(word).exists():
+                shutil.copytree(trained, Path(word, "ppo/0") if word == "runs" else word)
+            elif Path(word).suffix == ".png":
+                Path(word).parent.mkdir(parents=True, exist_ok=True)
+                Path(word).unlink(missing_ok=True)
+        assert run(words) == 0, f"{page.name}: {' '.join(words)}: {capsys.readouterr().err}"

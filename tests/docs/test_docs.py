@@ -1,0 +1,41 @@
+"""What the documents say is so: links lead somewhere, recipes are all there, messages are the code's."""
+
+import re
+from pathlib import Path
+
+from rlpipe.pipelines.algorithms.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_links_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            path = page.parent / target.split("#")[0]
+            assert target.startswith("https://") or path.exists(), f"{page.name}: {target}"
+
+
+def test_each_recipe_is_in_the_readme_with_the_figures_of_the_results():
+    readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
+    for name in RECIPES:
+        assert f"\nrlpipe train {name} " in results
+        # a run of some takes days
+        ended = "(?:yes|not run to the end)"
+        short = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| ([^|]+) \| ([^|]+) \| {ended} \|$", readme, re.MULTILINE)
+        full = re.search(rf"^\| `{name}` \| [^|]+ \| [^|]+ \|(.*)\|$", results, re.MULTILINE)
+        assert full[1].startswith(f" {short[1]} | {short[2]} | {short[3]} |"), name
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    # string literals that stand side by side are one, and what is between braces stands for anything
+    folders = [ROOT / name for name in ("rlpipe", "losses", "modules", "pipelines", "scripts")]
+    texts = [file.read_text() for folder in folders for file in folder.rglob("*.py")]
+    source = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text).replace('\\"', '"') for text in texts)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `([^`|]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 40
+    for message in messages:
+        if "frames_per_batch" in message:
+            continue  # TorchRL's
+        for part in re.split(r"<[^>]*>", message):
+            assert part.strip() in source, f"{message}: {part!r} is nowhere in the code"
