@@ -72,7 +72,7 @@ class SolveOptions(Options):
     quick: bool = False
     """Take about a minute: PPO only, one seed, half the frames."""
     seeds: str = ""
-    """Seeds, such as 0-9 or 0,3,7; by default ten random ones, so that nobody has chosen them."""
+    """Seeds, such as 0-9 or 0,3,7; by default ten random ones."""
     seed_of_seeds: int | None = None
     """Seed from which the ten seeds are drawn; by default a random one, which is printed."""
     algorithms: str = ",".join(ALGORITHMS)

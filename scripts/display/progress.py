@@ -47,7 +47,7 @@ class ProgressBar:
         self._notes: dict[str, str] = {}
 
     def __call__(self, progress: Progress) -> None:
-        """Show what is new."""
+        """Show new values."""
         if progress.stage == "starting":
             # frames of before a resume do not count for the speed
             self._bar.initial = self._bar.n = progress.frames

@@ -151,7 +151,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     with os.fdopen(os.dup(asked), "rb", buffering=0) as stdin:
         job = Job(**json.loads(stdin.readline()))
-    threading.Thread(target=_heed, args=[asked], name="rlpipe job", daemon=True).start()
+    threading.Thread(target=_wait_for_stop, args=[asked], name="rlpipe job", daemon=True).start()
 
     def tell(message: Message) -> None:
         _write_all(told, json.dumps(message).encode() + b"\n")
@@ -164,7 +164,7 @@ def main() -> None:
     tell(job.train(display))
 
 
-def _heed(asked: int) -> None:
+def _wait_for_stop(asked: int) -> None:
     while os.read(asked, 1):
         # like a signal, but only to this process and not to its group
         _thread.interrupt_main(signal.SIGTERM)
