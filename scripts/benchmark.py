@@ -126,8 +126,8 @@ def _measure_and_write(path: Path, described: dict[str, Any], more: dict[str, An
     from rlpipe.scripts.benchmarks.report import describe, write
 
     if "seed_of_seeds" in described:
-        told = f"{', '.join(map(str, described['seeds']))}; drawn from --seed-of-seeds {described['seed_of_seeds']}"
-        print(f"rlpipe: solve: seeds {told}", file=sys.stderr)
+        drawn = f"{', '.join(map(str, described['seeds']))}; drawn from --seed-of-seeds {described['seed_of_seeds']}"
+        print(f"rlpipe: solve: seeds {drawn}", file=sys.stderr)
     arms = [each.replace("-", " ") for each in described["against"]]
     try:
         rows = _measure(described["benchmark"], arms, described["quick"], described["seeds"], **more)

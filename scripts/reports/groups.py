@@ -210,12 +210,12 @@ def summarise(runs: Sequence[FinishedRun]) -> Row:
 
 def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
     """Make the labels unique within each environment."""
-    told = []
+    labelled = []
     for row in rows:
         alike = [each.runs[0].origin for each in rows if (each.label, each.env_id) == (row.label, row.env_id)]
         extra = f" ({row.runs[0].origin.differences(alike)})" if len(alike) > 1 else ""
-        told.append(dataclasses.replace(row, label=f"{row.label}{extra}"))
-    return told
+        labelled.append(dataclasses.replace(row, label=f"{row.label}{extra}"))
+    return labelled
 
 
 def _notes_of_versions(row: Row) -> list[str]:

@@ -46,13 +46,13 @@ class Seed:
     @property
     def state(self) -> str:
         """What the run is doing."""
-        told = self.stats.now
+        latest = self.stats.now
         if self.ended or not self.begun:
             return self.ended or "waiting"
-        if told is None or told.stage == "starting":
+        if latest is None or latest.stage == "starting":
             return "starting"
-        if told.stage == "evaluating":
-            return "final evaluation" if told.final else "evaluating"
+        if latest.stage == "evaluating":
+            return "final evaluation" if latest.final else "evaluating"
         return "training"
 
     @property
