@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import Python
 from rich.console import Console
 
 from rlpipe.errors import ConfigError
@@ -199,14 +200,8 @@ def test_what_no_seed_can_be_trained_with_is_one_line():
 
 def begin(*arguments):
     """`rlpipe train` in a session of its own, once two seeds have begun to train."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlpipe", "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 120
+    process = Python("-m", "rlpipe", "train", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, session=True)
+    until = time.monotonic() + 300
     while sum(bool(path.read_text()) for path in Path("runs").rglob("metrics.jsonl")) < 2:
         assert time.monotonic() < until
         assert process.poll() is None, process.stderr.read()
@@ -215,7 +210,7 @@ def begin(*arguments):
 
 
 def group_is_gone(group):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             os.killpg(group, 0)
@@ -229,7 +224,7 @@ def test_ctrl_c_stops_all_and_leaves_nothing_running():
     process = begin(*ENDLESS, "--seeds", "0-2", "--jobs", "2")
     # as a terminal does: to every process of the group
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     folders = sorted(Path("runs/ppo").iterdir())
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-4:] == [
@@ -246,10 +241,11 @@ def test_ctrl_c_stops_all_and_leaves_nothing_running():
 def test_no_job_outlives_a_killed_parent():
     process = begin(*ENDLESS, "--seeds", "0-1", "--jobs", "2", "--quiet")
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert group_is_gone(process.pid)
 
 
+@pytest.mark.slow
 def test_ray_trains_the_same(trained):
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "rlpipe", "train", *PPO, "--seeds", "3", "--jobs", "ray", "--json"]
@@ -281,6 +277,7 @@ def test_ray_that_is_not_installed(monkeypatch):
     assert 'pip install "rlpipe[ray]"' in refused("ppo", "--seeds", "0-1", "--jobs", "ray")
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_that_does_not_answer(monkeypatch):
     from rlpipe.scripts.seeds.ray_tasks import RayTasks
 
