@@ -15,7 +15,9 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [name if name == "own loop" else pytest.param(name, marks=pytest.mark.slow) for name in SCRIPTS]
+)
 def test_the_last_line_names_the_guard(tmp_path, name):
     script = tmp_path / "script.py"
     script.write_text(f"import rlpipe\n{SCRIPTS[name]}\n")

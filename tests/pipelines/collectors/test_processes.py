@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import fingerprint, same_weights
-from forked import Python
+from forked import Python, spawning_quickly
 from resuming import go, killed, make_config
 
 from rlpipe.errors import ConfigError, TrainingError
@@ -23,6 +23,12 @@ from rlpipe.pipelines.collectors.multi import PolicyCopy, generators_of, get_str
 from rlpipe.pipelines.training.loop import train
 
 TWO = {"collector": "processes", "num_collectors": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with spawning_quickly():
+        yield
 
 
 @pytest.fixture(autouse=True)
