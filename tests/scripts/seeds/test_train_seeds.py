@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from forked import Python
@@ -77,11 +78,24 @@ def train(*arguments):
     return code, out.getvalue(), err.getvalue()
 
 
+@contextlib.contextmanager
+def forked_jobs():
+    """Have the processes of jobs forked from one that has imported everything."""
+
+    def popen(command, *, text, errors, **pipes):
+        return Python(*command[1:], **pipes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlpipe.scripts.seeds.processes.subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two seeds side by side: their parent folder, and what was printed."""
     parent = tmp_path_factory.mktemp("seeds") / "runs"
-    return parent, *train(*PPO, "--seeds", "5,3", "--jobs", 2, "--run-dir", parent, "--json")
+    with forked_jobs():
+        return parent, *train(*PPO, "--seeds", "5,3", "--jobs", 2, "--run-dir", parent, "--json")
 
 
 def what_was_learned(folder):
@@ -133,7 +147,8 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
     options = eventful(
         tmp_path, monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)", "raise ZeroDivisionError('of all things')"
     )
-    code, out, err = train(*options, "--seeds", "0-2", "--quiet")
+    with forked_jobs():
+        code, out, err = train(*options, "--seeds", "0-2", "--quiet")
     assert code == 1
     folders = [next(Path("runs/ppo").glob(f"{seed}-*")) for seed in range(3)]
     killed, failed = err.splitlines()
@@ -152,7 +167,8 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
 
 
 def test_json_names_the_seeds_that_failed(capsys):
-    assert run(["train", *PPO, "--lr", "1e30", "--max-grad-norm", "none", "--seeds", "7", "--quiet", "--json"]) == 1
+    with forked_jobs():
+        assert run(["train", *PPO, "--lr", "1e30", "--max-grad-norm", "none", "--seeds", "7", "--quiet", "--json"]) == 1
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     (folder,) = Path("runs/ppo").iterdir()
@@ -192,7 +208,8 @@ def test_a_seed_that_has_written_nothing_is_not_gone_on_with(tmp_path):
 
 
 def test_what_no_seed_can_be_trained_with_is_one_line():
-    code, out, err = train(*PPO, "--env-id", "CartPool-v1", "--seeds", "0-9", "--quiet")
+    with forked_jobs():
+        code, out, err = train(*PPO, "--env-id", "CartPool-v1", "--seeds", "0-9", "--quiet")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "did you mean CartPole-v1" in err
     assert not Path("runs").exists()
