@@ -1,7 +1,7 @@
 # Needs Python and make; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# what the tests need; CI adds envpool, which is several hundred megabytes. To train needs none of them
+# packages of the tests; CI adds envpool, which is several hundred megabytes. Training needs none of them
 EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,mlflow,optuna,atari,ray,docs
 
 .PHONY: train test test-slow soak lint docs bench package matrix format clean
@@ -16,15 +16,15 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
-# docs/resume.md says what came of it
-# the fuzz tests with twenty times as many cases, which are others each time; kills; ten million frames
+# docs/resume.md has the results
+# the fuzz tests with twenty times as many cases, new ones each time; kills; ten million frames
 soak: .venv/.installed
 	RLPIPE_SOAK=1 $(BIN)/python -m pytest tests/fuzz
 	$(BIN)/python tests/soak/kills.py
 	$(BIN)/python tests/soak/long_run.py
 	$(BIN)/python tests/soak/checkpoint_pause.py
 
-# mypy and import-linter want the package in one folder, as a wheel has it
+# mypy and import-linter need the package in one folder, as in a wheel
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,14 +33,14 @@ lint: .venv/.installed
 	cd build/lint && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../setup.cfg -p rlpipe
 	cd build/lint && ../../$(BIN)/lint-imports --config ../../setup.cfg
 
-# the site, in build/site; fails at a link or an anchor that leads nowhere. Material's makers warn of MkDocs 2 in each build
+# the site, in build/site; fails at a broken link or anchor. The variable hides a warning of Material about MkDocs 2
 docs: .venv/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench: .venv/.installed
 	for what in collect update solve scale; do $(BIN)/rlpipe benchmark $$what --quick || exit 1; done
 
-# the last two lines are what a user does: an empty environment, and a folder that is not this one
+# the last two lines are what a user does: an empty environment, and another folder
 package: .venv/.installed
 	rm -rf build/dist build/empty build/elsewhere
 	$(BIN)/python -m build --outdir build/dist .
@@ -50,7 +50,7 @@ package: .venv/.installed
 	mkdir build/elsewhere
 	cd build/elsewhere && ../empty/bin/rlpipe train ppo --total-frames 2000 --quiet
 
-# newest, pinned and lowest versions, each in an environment of its own; several gigabytes. docs/installing.md says what came of it
+# newest, pinned and lowest versions, each in a new environment; several gigabytes. docs/installing.md has the results
 matrix:
 	$(PYTHON) tests/matrix.py $(KINDS)
 

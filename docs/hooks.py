@@ -1,7 +1,7 @@
-"""What MkDocs alone does not do: pages from outside docs/, links between them, equations, and the packages' layout.
+"""Hooks of MkDocs: add pages from outside docs/, translate links and equations, lay out the packages.
 
-Links in the documents are those of the repository, as GitHub shows it. In the site they lead to the same file's page; a
-source file has one if something links to it.
+Links in the documents are paths in the repository, as on GitHub. In the site each leads to the page of the same file; a
+source file has a page if something links to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OUTSIDE = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
-"""Pages of the site that lie outside docs/, and where; a link to the folder of one leads to it as well."""
+"""Pages of the site and their files outside docs/; a link to the folder of such a file leads to its page too."""
 
 _TEX = {
     r"\\(begin|end)\{(aligned|split)\}": r"\\\1{align*}",
@@ -37,17 +37,17 @@ _TEX = {
     r"\\operatorname\*?\{arg\\,\s*(max|min)\}": r"\\operatorname{arg \1}",
     r"\\operatorname\*": r"\\operatorname",
 }
-"""What latex2mathml does not know, and what it knows instead."""
+"""Replacements for what latex2mathml does not know."""
 _UNDER = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
 _LIMITS = ("\u2211", "\u220f", "max", "min", "arg max", "arg min")
-"""Operators that in a line of their own have their limits above and below."""
+"""Operators that have their limits above and below in a displayed equation."""
 _CACHES = shutil.ignore_patterns("__pycache__")
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 _MATHS = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
 
 
 def on_startup(*, command: str, dirty: bool) -> None:
-    """Lay the packages out as a wheel has them; mkdocstrings reads their source there, and wants to find the folder."""
+    """Copy the packages as a wheel has them; mkdocstrings reads their source there, and needs an existing folder."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     stage = ROOT / "build" / "package"
@@ -59,7 +59,7 @@ def on_startup(*, command: str, dirty: bool) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside docs/, and one for each source file or folder that a page links to."""
+    """Add the pages from outside docs/, and a page for each source file or folder that a page links to."""
     for uri, source in OUTSIDE.items():
         if (ROOT / source).is_file():
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
@@ -87,20 +87,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return link[0] if source is None else posixpath.relpath(_page_of(source), folder) + (link[2] or "")
 
     for prose in set(_prose(markdown)):
-        # GitHub has two ways to write an equation in a line
+        # GitHub has two notations for inline equations
         markdown = markdown.replace(prose, re.sub(r"\$`([^`]+)`\$", r"$\1$", _LINK.sub(in_site, prose)))
     return markdown
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Set equations as MathML, which browsers show without a script."""
+    """Convert equations to MathML, which browsers show without a script."""
 
     def as_mathml(found: re.Match[str]) -> str:
         tex = unescape(found[2]).strip()
         try:
             return _mathml(tex, is_block=found[1] == "div")
         except Exception as error:
-            raise PluginError(f"{page.file.src_uri}: cannot set {tex!r}: {error!r}") from error
+            raise PluginError(f"{page.file.src_uri}: cannot convert {tex!r}: {error!r}") from error
 
     return _MATHS.sub(as_mathml, html)
 
@@ -120,14 +120,14 @@ def _mathml(tex: str, *, is_block: bool) -> str:
 
 
 def _in_repository(uri: str, target: str) -> str | None:
-    """The path in the repository that a page's link leads to; none for one that leads to another site or nowhere."""
+    """Return the path in the repository that a page's link leads to, or None for another site or a missing file."""
     home = posixpath.dirname(OUTSIDE.get(uri, f"docs/{uri}"))
     source = posixpath.normpath(posixpath.join(home, target))
     return source if (ROOT / source).exists() else None
 
 
 def _page_of(source: str) -> str:
-    """The site's page of a file of the repository, or of a folder."""
+    """Return the site's page for a file or folder of the repository."""
     for uri, outside in OUTSIDE.items():
         if source in (outside, posixpath.dirname(outside) or "."):
             return uri
@@ -137,7 +137,7 @@ def _page_of(source: str) -> str:
 
 
 def _prose(markdown: str) -> Iterator[str]:
-    """The lines that are not in a fenced block."""
+    """Yield the lines outside fenced blocks."""
     fenced = False
     for line in markdown.splitlines(keepends=True):
         fence = line.lstrip().startswith("```")

@@ -1,4 +1,4 @@
-"""Categorical DQN (C51) on CartPole-v1: Bellemare et al. 2017, Algorithm 1, as a loss of one's own.
+"""Categorical DQN (C51) on CartPole-v1: Bellemare et al. 2017, Algorithm 1, as a custom loss.
 
 Reaches 317 to 469 on seeds 0 to 4 (random: 22), in 9 s.
 """

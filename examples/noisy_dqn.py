@@ -1,7 +1,7 @@
-"""DQN whose exploration is a noise that it learns: NoisyNet, Fortunato et al. 2018, on CartPole-v1.
+"""DQN that explores with learned noise: NoisyNet, Fortunato et al. 2018, on CartPole-v1.
 
-The noise of the layers' weights is drawn anew for each update, and so for each step of the eight environments. It is
-there in collecting and in the loss, not in evaluation; a draw is written into buffers, so that recorded updates see it.
+Each update draws new noise for the layers' weights, and so does each step of the eight environments. Collecting and the
+loss use it, evaluation does not. The layers write each draw into buffers, so recorded updates see it.
 Reaches 188 to 271 on seeds 0 to 4 (random: 22), in 11 s.
 """
 
@@ -26,7 +26,7 @@ def main(seed: int = 0, total_frames: int = 24_576):
     actor = QActor(network, env.action_spec)
 
     loss = DQNLoss(actor, gamma=0.99, kind="smooth_l1", double=True)
-    # TorchRL's losses take what is stochastic at its mean, unless they are told otherwise
+    # by default TorchRL's losses use the mean instead of the noise
     loss.deterministic_sampling_mode = ExplorationType.RANDOM
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_frames // 8)

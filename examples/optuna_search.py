@@ -1,7 +1,7 @@
 """A grid of learning rates and seeds with Optuna, each trial a run of a recipe: `pip install "rlpipe[optuna]"`.
 
-A learning rate is judged by its mean return over seeds, since one seed says little (Henderson et al. 2018).
-CartPole-v1, seeds 0 to 2: 116 with 1e-4, 467 with 1e-3, 347 with 3e-3; 20 s for all nine. Each keeps its run folder.
+A learning rate's score is its mean return over seeds, since one seed says little (Henderson et al. 2018).
+CartPole-v1, seeds 0 to 2: 116 with 1e-4, 467 with 1e-3, 347 with 3e-3; 20 s for all nine. Each trial has a run folder.
 """
 
 from datetime import datetime

@@ -3,13 +3,12 @@
 from rlpipe.losses import functional
 from rlpipe.losses.a2c import A2CLoss
 from rlpipe.losses.advantage import GAE
-from rlpipe.losses.checks import column, discrete_action, nested, read, scalar
 from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.ppo import ClipPPOLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
 from rlpipe.losses.target import TargetUpdate, frozen, frozen_copy
-from rlpipe.losses.terms import policy_terms, standardized, value_terms
+from rlpipe.losses.terms import column, discrete_action, nested, policy_terms, read, scalar, standardized, value_terms
 
 __all__ = [
     "GAE",

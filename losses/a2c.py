@@ -7,8 +7,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column
-from rlpipe.losses.terms import policy_terms, standardized, value_terms
+from rlpipe.losses.terms import column, policy_terms, standardized, value_terms
 from rlpipe.modules.networks import computed_once
 
 
@@ -49,16 +48,12 @@ class A2CLoss(LossModule):
         self.out_keys = ["loss_policy", "loss_value", "loss_entropy", "entropy", "explained_variance"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        """See the class."""
-        with computed_once(self):
-            return self._forward(batch)
-
-    def _forward(self, batch: TensorDictBase) -> TensorDict:
         advantage = column(batch, "advantage")
         if self.normalize_advantage:
             advantage = standardized(advantage)
-        log_prob, entropy = policy_terms(self.actor, batch)
-        value_loss, explained = value_terms(self.critic, batch, self.value_kind)
+        with computed_once(self):
+            log_prob, entropy = policy_terms(self.actor, batch)
+            value_loss, explained = value_terms(self.critic, batch, self.value_kind)
         entropy = entropy.mean()
         return TensorDict(
             {

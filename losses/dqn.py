@@ -8,8 +8,8 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, discrete_action, nested, observed, read, scalar
 from rlpipe.losses.target import frozen_copy
+from rlpipe.losses.terms import column, discrete_action, nested, observed, read, scalar
 
 
 class DQNLoss(LossModule):
@@ -63,7 +63,6 @@ class DQNLoss(LossModule):
             self.out_keys = [*self.out_keys, "priority"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        """See the class."""
         action_value = self._action_value(self.q_network, batch)
         with torch.no_grad():
             target = self._target(read(batch, "next"))

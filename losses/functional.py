@@ -21,7 +21,7 @@ Regression = Literal["mse", "smooth_l1"]
 def q_learning_target(
     reward: Tensor, discount: Tensor, next_action_value: Tensor, selector: Tensor | None = None
 ) -> Tensor:
-    """Q-learning target `r + discount * Q(s', argmax_a S(s', a))`.
+    """Q-learning target `[*B]`, `r + discount * Q(s', argmax_a S(s', a))`.
 
     Without `selector`, S is `next_action_value` itself: the maximum of Mnih et al. 2015, Algorithm 1. With the online
     network's values as `selector` and the target network's as `next_action_value` it is Double DQN, van Hasselt et al.
@@ -32,9 +32,6 @@ def q_learning_target(
         discount: `[*B]`.
         next_action_value: values of the next state, `[*B, A]`.
         selector: values that choose the next action, `[*B, A]`.
-
-    Returns:
-        `[*B]`.
     """
     if selector is None:
         next_value = next_action_value.amax(-1)
@@ -44,16 +41,13 @@ def q_learning_target(
 
 
 def sarsa_target(reward: Tensor, discount: Tensor, next_action_value: Tensor, next_action: Tensor) -> Tensor:
-    """SARSA target `r + discount * Q(s', a')`, Sutton and Barto 2018, equation 6.7.
+    """SARSA target `[*B]`, `r + discount * Q(s', a')`, Sutton and Barto 2018, equation 6.7.
 
     Args:
         reward: `[*B]`.
         discount: `[*B]`.
         next_action_value: values of the next state, `[*B, A]`.
         next_action: the action taken there, integers `[*B]`.
-
-    Returns:
-        `[*B]`.
     """
     return reward + discount * chosen_value(next_action_value, next_action)
 
@@ -64,15 +58,12 @@ def chosen_value(action_value: Tensor, action: Tensor) -> Tensor:
 
 
 def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Temporal-difference error `target - Q(s, a)`, Sutton and Barto 2018, equation 6.5.
+    """Temporal-difference error `[*B]`, `target - Q(s, a)`, Sutton and Barto 2018, equation 6.5.
 
     Args:
         action_value: `[*B, A]`.
         action: integers, `[*B]`.
         target: `[*B]`.
-
-    Returns:
-        `[*B]`.
     """
     return target - chosen_value(action_value, action)
 
@@ -101,7 +92,7 @@ def categorical_projection(probability: Tensor, reward: Tensor, discount: Tensor
 
 
 def regression(prediction: Tensor, target: Tensor, kind: Regression = "mse") -> Tensor:
-    """Distance of a prediction from its target, element by element.
+    """Distance of a prediction from its target, element by element, `[*B]`.
 
     `mse` is `(target - prediction)^2`; `smooth_l1` is the Huber function with threshold 1, `0.5 e^2` for `|e| < 1` and
     `|e| - 0.5` beyond (Huber 1964; the error clipping of Mnih et al. 2015). Both as PyTorch defines them.
@@ -110,9 +101,6 @@ def regression(prediction: Tensor, target: Tensor, kind: Regression = "mse") -> 
         prediction: `[*B]`.
         target: `[*B]`.
         kind: `"mse"` or `"smooth_l1"`.
-
-    Returns:
-        `[*B]`.
 
     Raises:
         ValueError: for any other `kind`.
@@ -131,7 +119,7 @@ def value_loss(
     old_value: Tensor | None = None,
     clip: float | None = None,
 ) -> Tensor:
-    """Regression of a value on its target, optionally with PPO's value clipping.
+    """Regression of a value on its target, `[*B]`, optionally with PPO's value clipping.
 
     With `clip`, the larger of the loss at `value` and the loss at `old_value + clamp(value - old_value, -clip, clip)`:
     the form of OpenAI's PPO2 code (Engstrom et al. 2020, section 3), which the PPO paper does not have.
@@ -142,9 +130,6 @@ def value_loss(
         kind: `"mse"` or `"smooth_l1"`.
         old_value: value at collection, `[*B]`; needed when `clip` is given.
         clip: largest step of the value that lowers the loss, in units of return.
-
-    Returns:
-        `[*B]`.
 
     Raises:
         ValueError: `clip` without `old_value`, or an unknown `kind`.
@@ -174,7 +159,7 @@ def _suffix_sums(x: Tensor, decay: Tensor) -> Tensor:
 
 
 def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, done: Tensor, lmbda: float) -> Tensor:
-    """Generalized advantage estimation, Schulman et al. 2016, equation 16.
+    """Generalized advantage estimation, `[*B, T]`, Schulman et al. 2016, equation 16.
 
     `A_t = delta_t + discount_t * lmbda * (1 - done_t) * A_{t+1}` with
     `delta_t = r_t + discount_t * V(s_{t+1}) - V(s_t)`; nothing follows the last step but its own bootstrap.
@@ -186,16 +171,13 @@ def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, don
         discount: `[*B, T]`.
         done: where the trace is cut, `[*B, T]`, bool.
         lmbda: 0 gives the one-step TD error, 1 the return minus the value.
-
-    Returns:
-        `[*B, T]`.
     """
     delta = reward + discount * next_value - value
     return _suffix_sums(delta, discount * lmbda * (~done))
 
 
 def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, done: Tensor, lmbda: float) -> Tensor:
-    """Lambda-return, Sutton and Barto 2018, equation 12.18.
+    """Lambda-return, `[*B, T]`, Sutton and Barto 2018, equation 12.18.
 
     `G_t = r_t + discount_t * ((1 - lmbda) * V(s_{t+1}) + lmbda * G_{t+1})`; where the trace is cut, and at the last
     step, `G_t = r_t + discount_t * V(s_{t+1})`. With `lmbda = 1` it is the n-step return to the rollout's end.
@@ -206,9 +188,6 @@ def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, done: Te
         discount: `[*B, T]`.
         done: where the trace is cut, `[*B, T]`, bool.
         lmbda: between 0 and 1.
-
-    Returns:
-        `[*B, T]`.
     """
     continues = ~done
     continues[..., -1] = False
@@ -219,36 +198,31 @@ def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, done: Te
 
 
 def reward_to_go(reward: Tensor, discount: Tensor, done: Tensor) -> Tensor:
-    """Discounted return-to-go `G_t = r_t + discount_t * (1 - done_t) * G_{t+1}`, Sutton and Barto 2018, equation 3.9.
+    """Discounted return-to-go, `[*B, T]`, Sutton and Barto 2018, equation 3.9.
 
-    No bootstrap: an episode that the rollout cuts off is counted up to the cut only.
+    `G_t = r_t + discount_t * (1 - done_t) * G_{t+1}`. No bootstrap: an episode that the rollout cuts off counts only to
+    the cut.
 
     Args:
         reward: `[*B, T]`.
         discount: `[*B, T]`.
         done: where an episode ends, `[*B, T]`, bool.
-
-    Returns:
-        `[*B, T]`.
     """
     return _suffix_sums(reward, discount * (~done))
 
 
 def policy_gradient(log_prob: Tensor, weight: Tensor) -> Tensor:
-    """Score-function loss `-log pi(a|s) * weight`, Williams 1992; `weight` is a constant to the gradient.
+    """Score-function loss `[*B]`, `-log pi(a|s) * weight`, Williams 1992; `weight` is a constant to the gradient.
 
     Args:
         log_prob: `[*B]`.
         weight: return or advantage, `[*B]`.
-
-    Returns:
-        `[*B]`.
     """
     return -log_prob * weight.detach()
 
 
 def surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
-    """The importance-weighted surrogate as a loss, Schulman et al. 2017, equation 6 (negated).
+    """The importance-weighted surrogate as a loss, `[*B]`, Schulman et al. 2017, equation 6 (negated).
 
     `-ratio * A` with `ratio = exp(log_prob - old_log_prob)`.
 
@@ -256,15 +230,12 @@ def surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tens
         log_prob: under the policy that learns, `[*B]`.
         old_log_prob: under the policy that collected, `[*B]`.
         advantage: `[*B]`.
-
-    Returns:
-        `[*B]`.
     """
     return -(log_prob - old_log_prob).exp() * advantage
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's clipped surrogate as a loss, Schulman et al. 2017, equation 7 (negated).
+    """PPO's clipped surrogate as a loss, `[*B]`, Schulman et al. 2017, equation 7 (negated).
 
     `-min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A)` with `ratio = exp(log_prob - old_log_prob)`.
 
@@ -273,25 +244,19 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
         old_log_prob: under the policy that collected, `[*B]`.
         advantage: `[*B]`.
         clip: the paper's epsilon.
-
-    Returns:
-        `[*B]`.
     """
     ratio = (log_prob - old_log_prob).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
 
 
 def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
-    """Per-sample estimate of `KL(old || new)`: k3 of Schulman 2020, "Approximating KL divergence".
+    """Estimate of `KL(old || new)` for each sample, `[*B]`: k3 of Schulman 2020, "Approximating KL divergence".
 
     `(ratio - 1) - log ratio` with `ratio = pi_new / pi_old`: unbiased under the old policy and never negative.
 
     Args:
         log_prob: `[*B]`.
         old_log_prob: `[*B]`.
-
-    Returns:
-        `[*B]`.
     """
     log_ratio = log_prob - old_log_prob
     return log_ratio.expm1() - log_ratio

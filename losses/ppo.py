@@ -8,8 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, scalar
-from rlpipe.losses.terms import policy_terms, standardized, value_terms
+from rlpipe.losses.terms import column, policy_terms, scalar, standardized, value_terms
 from rlpipe.modules.networks import computed_once
 
 
@@ -54,21 +53,16 @@ class ClipPPOLoss(LossModule):
         self.in_keys = [*observed, "action", "action_log_prob", "advantage", "value_target"]
         if value_clip is not None:
             self.in_keys = [*self.in_keys, "state_value"]
-        losses, diagnostics = ["policy", "value", "entropy"], ["entropy", "approx_kl", "clip_fraction"]
-        self.out_keys = [*(f"loss_{name}" for name in losses), *diagnostics, "explained_variance"]
+        losses, diagnostics = ["loss_policy", "loss_value", "loss_entropy"], ["entropy", "approx_kl", "clip_fraction"]
+        self.out_keys = [*losses, *diagnostics, "explained_variance"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        """See the class."""
-        with computed_once(self):
-            return self._forward(batch)
-
-    def _forward(self, batch: TensorDictBase) -> TensorDict:
-        advantage = column(batch, "advantage")
+        advantage, old_log_prob = column(batch, "advantage"), scalar(batch, "action_log_prob")
         if self.normalize_advantage:
             advantage = standardized(advantage)
-        log_prob, entropy = policy_terms(self.actor, batch)
-        old_log_prob = scalar(batch, "action_log_prob")
-        value_loss, explained = value_terms(self.critic, batch, self.value_kind, self.value_clip)
+        with computed_once(self):
+            log_prob, entropy = policy_terms(self.actor, batch)
+            value_loss, explained = value_terms(self.critic, batch, self.value_kind, self.value_clip)
         entropy = entropy.mean()
         with torch.no_grad():
             clipped = ((log_prob - old_log_prob).exp() - 1.0).abs() > self.clip

@@ -11,8 +11,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column
-from rlpipe.losses.terms import policy_terms, standardized, value_terms
+from rlpipe.losses.terms import column, policy_terms, standardized, value_terms
 
 Normalization = Literal["none", "batch", "episode"]
 """Over what returns are brought to mean 0 and standard deviation 1."""
@@ -67,7 +66,6 @@ class ReinforceLoss(LossModule):
             self.in_keys = [*self.in_keys, "episode"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        """See the class."""
         weight = self._weight(batch)
         log_prob, entropy = policy_terms(self.actor, batch)
         entropy = entropy.mean()

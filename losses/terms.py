@@ -1,14 +1,16 @@
-"""What the policy-gradient losses have in common: the networks called, their outputs checked."""
+"""Terms that several losses share, and the checks of what losses read."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.checks import column, observed, read
 
 
 def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
@@ -20,7 +22,7 @@ def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Te
 
     Raises:
         KeyError: the batch lacks a key.
-        TypeError: the actor is none.
+        TypeError: the actor has no `get_dist`.
         ValueError: the action does not fit the actor, or not one log-probability a sample.
     """
     action = read(batch, "action")
@@ -51,8 +53,8 @@ def value_terms(
 
     Args:
         critic: writes `state_value` `[*B, 1]`.
-        batch: the critic's `in_keys` and `value_target` `[*B, 1]`; with `clip` the `state_value` `[*B, 1]` at
-            collection too.
+        batch: the critic's `in_keys` and `value_target` `[*B, 1]`; with `clip` also the `state_value` `[*B, 1]` at
+            collection.
         kind: `"mse"` or `"smooth_l1"`.
         clip: see `F.value_loss`.
 
@@ -67,5 +69,83 @@ def value_terms(
 
 
 def standardized(x: Tensor) -> Tensor:
-    """`x` shifted and scaled to mean 0 and standard deviation 1 over all its elements; 0 if they are all the same."""
+    """Shift and scale `x` to mean 0 and standard deviation 1 over all elements; 0 if they are all equal."""
     return (x - x.mean()) / (x.std(correction=0) + 1e-8)
+
+
+def read(batch: TensorDictBase, key: NestedKey) -> Tensor:
+    """Read `key`.
+
+    Raises:
+        KeyError: the batch has no such key; names those that it has.
+    """
+    value = batch.get(key, None)
+    if value is None:
+        # dots, because KeyError escapes the quotes of tuples
+        there = ", ".join(".".join([key] if isinstance(key, str) else key) for key in batch.keys(True, True))
+        raise KeyError(f"the batch has no key {key!r}; it has {there}")
+    return value
+
+
+def column(batch: TensorDictBase, key: NestedKey) -> Tensor:
+    """Read `key`, `[*B, 1]` in a batch of shape `[*B]`, and return it as `[*B]`.
+
+    Raises:
+        KeyError: the batch has no such key.
+        ValueError: the key has another shape.
+    """
+    value = read(batch, key)
+    if value.shape != (*batch.batch_size, 1):
+        raise ValueError(
+            f"key {key!r} has shape {list(value.shape)}, expected {[*batch.batch_size, 1]} in a batch of shape "
+            f"{list(batch.batch_size)}; add the last dimension with unsqueeze(-1)"
+        )
+    return value.squeeze(-1)
+
+
+def scalar(batch: TensorDictBase, key: NestedKey) -> Tensor:
+    """Read `key`, `[*B]` in a batch of shape `[*B]`.
+
+    Raises:
+        KeyError: the batch has no such key.
+        ValueError: the key has another shape.
+    """
+    value = read(batch, key)
+    if value.shape != batch.batch_size:
+        raise ValueError(
+            f"key {key!r} has shape {list(value.shape)}, expected {list(batch.batch_size)}: one number a sample"
+        )
+    return value
+
+
+def discrete_action(batch: TensorDictBase, key: NestedKey = "action") -> Tensor:
+    """Read an integer action `[*B]`.
+
+    Raises:
+        KeyError: the batch has no such key.
+        ValueError: the action is one-hot, or of another shape or dtype.
+    """
+    action = read(batch, key)
+    if action.dtype != torch.int64 or action.shape != batch.batch_size:
+        raise ValueError(
+            f"key {key!r} has dtype {action.dtype} and shape {list(action.shape)}, expected torch.int64 and "
+            f"{list(batch.batch_size)}: the index of the action; pass categorical_action_encoding=True to a stock "
+            "TorchRL environment, whose actions are one-hot otherwise"
+        )
+    return action
+
+
+def observed(batch: TensorDictBase, module: TensorDictModuleBase) -> TensorDictBase:
+    """Select the entries that a module reads.
+
+    Raises:
+        KeyError: the batch lacks one.
+    """
+    for key in module.in_keys:
+        read(batch, key)
+    return batch.select(*module.in_keys)
+
+
+def nested(keys: Sequence[NestedKey]) -> list[NestedKey]:
+    """The same keys under `"next"`."""
+    return [("next", *key) if isinstance(key, tuple) else ("next", key) for key in keys]

@@ -1,4 +1,4 @@
-"""Networks without the cost of calling modules, for whoever runs them at every step and learns nothing meanwhile."""
+"""Networks without the cost of calling modules, for acting at every step without gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Layer = Callable[[Tensor], Tensor]
 
 @contextlib.contextmanager
 def acting(modules: Iterable[TensorModule]) -> Iterator[None]:
-    """Within, the modules run their networks as `straight` has them: under inference mode, with the weights of now."""
+    """Within, the modules run their networks by `straight`: under inference mode, with the present weights."""
     held = list(modules)
     for each in held:
         each.running = {network: straight(network) for network in each.children()}
@@ -30,15 +30,15 @@ def acting(modules: Iterable[TensorModule]) -> Iterator[None]:
 
 
 def straight(network: nn.Module) -> Layer:
-    """What `network` computes, to the bit, with nothing between its layers; only under inference mode.
+    """The function of `network`, equal to the bit, without module calls between layers; for inference mode only.
 
-    A module that has hooks, or is called in some way of its own, is called as ever.
+    Modules that have hooks or override `__call__` are called as usual.
     """
     layers: list[Layer] = []
     fresh = False
     for module in _modules(network):
         layers.append(_layer(module, fresh))
-        # what a linear layer returns belongs to nobody else, so that an activation may overwrite it
+        # nothing else holds the output of a linear layer, so an activation may overwrite it
         fresh = type(module) is nn.Linear and _is_plain(module)
     if len(layers) == 1:
         return layers[0]
@@ -69,8 +69,8 @@ def _is_plain(module: nn.Module) -> bool:
         calls._global_forward_hooks,
         calls._global_forward_pre_hooks,
     )
-    as_ever = type(module).__call__ is nn.Module.__call__ and "forward" not in vars(module)
-    return as_ever and not any(hooks) and getattr(module, "_compiled_call_impl", None) is None
+    usual = type(module).__call__ is nn.Module.__call__ and "forward" not in vars(module)
+    return usual and not any(hooks) and getattr(module, "_compiled_call_impl", None) is None
 
 
 def _layer(module: nn.Module, fresh: bool) -> Layer:

@@ -26,14 +26,14 @@ class _Drawable(Protocol):
 
 
 def exploring() -> bool:
-    """Whether modules explore: under `ExplorationType.RANDOM` and nowhere else, as TorchRL's collectors set it."""
+    """Whether modules explore: only under `ExplorationType.RANDOM`, which TorchRL's collectors set."""
     return exploration_type() is ExplorationType.RANDOM
 
 
 def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """`scores` `[*B, A]` with minus infinity for each action that `mask` `[*B, A]` forbids; `None` forbids nothing.
+    """Set `scores` `[*B, A]` to minus infinity where `mask` `[*B, A]` forbids an action; `None` allows all.
 
-    Where it forbids them all, as some environments do after an episode's end, none is taken to be forbidden.
+    A row that forbids all actions, as some environments give after an episode's end, is ignored.
     """
     if mask is None:
         return scores
@@ -41,10 +41,10 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def one_an_action(module: nn.Module, scores: Tensor, actions: int) -> Tensor:
-    """`scores` `[*B, A]`, if there is one an action.
+    """Check that `scores` `[*B, A]` has one number an action, and return it.
 
     Raises:
-        ValueError: there are more or fewer.
+        ValueError: it has more or fewer.
     """
     if scores.shape[-1] != actions:
         raise ValueError(
@@ -86,7 +86,6 @@ class QActor(TensorModule):
         self.network, self.masked, self.generator = network, masked, tie_breaker
 
     def compute(self, observation: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
         action_value = only_allowed(one_an_action(self, self.through(self.network, observation), self.actions), mask)
         chosen, action = action_value.max(-1, keepdim=True)
         if self.generator is not None and exploring():
@@ -96,15 +95,10 @@ class QActor(TensorModule):
 
 
 class _StochasticActor(TensorModule):
-    """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode.
-
-    Args:
-        network: observation to the distribution's parameters.
-        generator: draws the samples; `None` is PyTorch's global one.
-    """
+    """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode."""
 
     distribution: Callable[..., _Drawable]
-    """The action distribution for the entries of `in_keys`; each subclass defines it."""
+    """From the entries of `in_keys` to the action distribution; each subclass defines it."""
 
     def __init__(self, network: nn.Module, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -114,7 +108,6 @@ class _StochasticActor(TensorModule):
         self.generator = generator
 
     def compute(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         distribution = self.distribution(*inputs)
         action = distribution.draw(self.generator) if exploring() else distribution.mode
         return action, distribution.log_prob(action)
@@ -151,7 +144,6 @@ class CategoricalActor(_StochasticActor):
         self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
 
     def distribution(self, observation: Tensor, mask: Tensor | None = None) -> Categorical:
-        """See the class."""
         logits = one_an_action(self, self.through(self.network, observation), self.actions)
         return Categorical(only_allowed(logits, mask))
 
@@ -159,16 +151,16 @@ class CategoricalActor(_StochasticActor):
 class GaussianActor(_StochasticActor):
     """Tanh-squashed Gaussian policy over Box actions of any shape.
 
-    Dimensions without bounds, with one, or with two equal ones are as `BoxNormal` has them; a bound beyond 1.7e38, half
-    of float32's largest number, counts as none. Actions are float32; where that is too coarse to tell actions apart,
-    such as between 1e9 and 1e9 + 1, they are float64.
+    `BoxNormal` takes dimensions without bounds, with one, or with two equal ones; a bound beyond 1.7e38, half of
+    float32's largest number, counts as none. Actions are float32, or float64 where float32 is too coarse, such as
+    between 1e9 and 1e9 + 1.
 
     The network gives the mean before squashing. The standard deviation is a learned parameter, the same in every state
     (Schulman et al. 2015), or with `state_dependent_std` comes from the network as well, by a softplus (as that of
     TorchRL's `NormalParamExtractor`) and at least 1e-4.
 
     Args:
-        network: observation to `[*B, D]`, D the number of elements of an action, or `[*B, 2 D]` for a std of its own.
+        network: observation to `[*B, D]`, D the number of elements of an action, or `[*B, 2 D]` if it gives the std.
         action_spec: the environment's, batch dimensions included; must be a Box of floats.
         generator: draws the samples; `None` is PyTorch's global one.
         initial_std: before squashing; 1 covers most of the action range. From a network, where its output is 0.
@@ -207,13 +199,12 @@ class GaussianActor(_StochasticActor):
         self._kind = TanhNormal if ordinary else BoxNormal
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        # here, so that it moves with the actor and need not go to a GPU in each update
+        # a buffer, so that it moves to the device once and not in each update
         self.register_buffer("quadrature", quadrature(), persistent=False)
         self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
     def distribution(self, observation: Tensor) -> TanhNormal:
-        """See the class."""
         flat = self.through(self.network, observation)
         outputs = self.shape.numel() * (2 if self.log_std is None else 1)
         if flat.shape[-1:].numel() != outputs:
@@ -237,7 +228,7 @@ def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tenso
         return -infinite, infinite
     low, high = (bound.reshape(-1, *shape)[0].double() for bound in (spec.space.low, spec.space.high))
     limits = torch.finfo(torch.float32)
-    # whoever has bounds as large as numbers can be has none
+    # bounds near the largest number mean that there are none
     low, high = (each.masked_fill(each.abs() >= limits.max / 2, torch.inf).copysign(each) for each in (low, high))
     distance = torch.maximum(*(torch.where(each.isfinite(), each, 0.0).abs() for each in (low, high)))
     width = torch.where((high - low).isfinite(), high - low, 1.0)
@@ -259,7 +250,6 @@ class Critic(TensorModule):
         self.network = network
 
     def compute(self, observation: Tensor) -> tuple[Tensor]:
-        """See the class."""
         return (self.through(self.network, observation),)
 
 
@@ -291,10 +281,10 @@ class ActionValueCritic(TensorModule):
         self.network = network
 
     def compute(self, observation: Tensor, action: Tensor) -> tuple[Tensor]:
-        """See the class.
+        """Compute `Q(s, a)`.
 
         Raises:
-            ValueError: the action has not the spec's shape, or the network cannot take the two.
+            ValueError: the action does not have the spec's shape, or the network cannot take the input.
         """
         batch = action.shape[: action.ndim - len(self.shape)]
         if action.shape[len(batch) :] != self.shape or observation.shape[:-1] != batch:

@@ -14,9 +14,9 @@ FINE = 2.0**-11
 
 
 class TensorModule(TensorDictModuleBase):
-    """A module that says what it computes as a function of tensors, `compute`, and is called with a TensorDict.
+    """A module that computes a function of tensors, `compute`, and is called with a TensorDict.
 
-    Whoever calls it at every step, as the lean collector does, may call `compute` and go without TensorDicts.
+    Code that runs at every step, such as the lean collector, may call `compute` directly, without TensorDicts.
     """
 
     in_keys: list[str]
@@ -26,11 +26,11 @@ class TensorModule(TensorDictModuleBase):
     """From the entries of `in_keys` to those of `out_keys`, in their order; each subclass defines it."""
 
     running: Mapping[nn.Module, Callable[[Tensor], Tensor]] = {}
-    """What is called in the place of a network, within `acting`."""
+    """What is called in place of a network within `acting`."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         inputs = self.read(tensordict)
-        # not `out_keys`, from which TensorDict's `select_out_keys` takes some away
+        # not `out_keys`, which `select_out_keys` shortens
         for key, output in zip(self.out_keys_source, self.compute(*inputs), strict=True):
             tensordict.set(key, output)
         return tensordict
@@ -49,16 +49,21 @@ class TensorModule(TensorDictModuleBase):
         return inputs
 
     def through(self, network: nn.Module, observation: Tensor, beside: str = "") -> Tensor:
-        """What `network` makes of the observation, in which there may be something `beside` it, to be named.
+        """Run `network` on the observation.
+
+        Args:
+            network: one of this module's.
+            observation: its input.
+            beside: names what the input holds beside the observation, for the message.
 
         Raises:
-            ValueError: it cannot take it; names the shape and dtype.
+            ValueError: the network cannot take it; names the shape and dtype.
         """
         try:
             output: Tensor = self.running.get(network, network)(observation)
             return output
         except (RuntimeError, IndexError) as error:
-            # subclasses, such as want of memory, speak for themselves
+            # subclasses, such as running out of memory, have clear messages
             if type(error) not in (RuntimeError, IndexError):
                 raise
             raise ValueError(
@@ -69,15 +74,10 @@ class TensorModule(TensorDictModuleBase):
 
 
 def needs_discrete(module: nn.Module, spec: TensorSpec, instead: str) -> int:
-    """The number of actions of `spec`.
-
-    Args:
-        module: which needs them to be Discrete.
-        spec: of an action.
-        instead: what to use for Box actions.
+    """The number of actions of `spec`, which must be Discrete for `module`.
 
     Raises:
-        ValueError: they are not Discrete.
+        ValueError: it is not; `instead` says what to use for Box actions.
     """
     if isinstance(spec, Categorical):
         return int(spec.space.n)
@@ -90,7 +90,7 @@ def needs_discrete(module: nn.Module, spec: TensorSpec, instead: str) -> int:
 
 
 def tensor_modules(policy: nn.Module) -> Sequence[TensorModule] | None:
-    """The `TensorModule`s that make up a policy, in their order; `None` if calling them is not all that it does."""
+    """The `TensorModule`s that a policy consists of, in order; `None` if it has hooks or other parts."""
     sequence = type(policy) is TensorDictSequential
     modules = list(policy.get_submodule("module").children()) if sequence else [policy]
     for each in [policy, *modules]:

@@ -18,7 +18,7 @@ _TABLE = np.stack([_NODES, _WEIGHTS / _WEIGHTS.sum()])
 class Categorical(torch.distributions.Categorical):
     """`softmax(logits)` over integer actions `[*B]`, from logits `[*B, A]`.
 
-    PyTorch's own, without its validation and broadcasting: a third of the time, the same numbers.
+    PyTorch's, without its validation and broadcasting: a third of the time, the same numbers.
     """
 
     def __init__(self, logits: Tensor) -> None:
@@ -43,7 +43,7 @@ class Categorical(torch.distributions.Categorical):
         return self.logits.gather(-1, value.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        # 0 * -inf, of an action that is not allowed, would be NaN, in the value and in the gradient
+        # 0 * -inf, of a forbidden action, would be NaN, in the value and in the gradient
         return -(self.logits.exp() * self.logits.clamp_min(torch.finfo(self.logits.dtype).min)).sum(-1)
 
 
@@ -64,7 +64,7 @@ class TanhNormal(Distribution):
         std: of `u`, positive, `[*B, *D]`.
         low: lower bounds of the action, `[*D]`, the shape of one action.
         high: upper bounds, `[*D]`.
-        quadrature: `quadrature()` on the device of the others, for whoever builds many; else it goes there each time.
+        quadrature: `quadrature()` on the same device; without, each call of `entropy` moves it there.
     """
 
     arg_constraints: dict[str, torch.distributions.constraints.Constraint] = {}
@@ -73,7 +73,7 @@ class TanhNormal(Distribution):
     def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor, quadrature: Tensor | None = None) -> None:
         self.normal_mean, self.normal_std, self._quadrature = mean, std, quadrature
         self.low, self.high = low, high
-        # halved before they are added, because the sum of two large bounds may be infinite
+        # halved before the sum, which may overflow
         self.center, self.half = high / 2 + low / 2, high / 2 - low / 2
         batch = mean.shape[: mean.ndim - low.ndim]
         super().__init__(batch, low.shape, validate_args=False)
@@ -97,8 +97,8 @@ class TanhNormal(Distribution):
     def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
         """A reparameterised action `[*B, *D]` and its log-probability `[*B]`, both with gradients to mean and std.
 
-        The log-probability is that of the `u` which was drawn. `log_prob` has to find it again from the action, which
-        near the bounds it cannot, and there its gradient is wrong.
+        The log-probability is that of the drawn `u`. `log_prob` has to invert the action, which is inexact near the
+        bounds, where its gradient is wrong.
         """
         noise = torch.randn_like(self.normal_mean)
         u = self.normal_mean + self.normal_std * noise
@@ -140,21 +140,21 @@ class TanhNormal(Distribution):
         return self._artanh((action - self.center) / self.half)
 
     def _artanh(self, squashed: Tensor) -> Tensor:
-        # an action on the very bound has u = inf; one step inside it is the largest u that can be told apart
+        # an action on the bound has u = inf; one step inside is the largest u that can be represented
         limit = 1.0 - self._step(squashed)
         return torch.atanh(squashed.clamp(-limit, limit))
 
     def _step(self, squashed: Tensor) -> float:
-        """The precision of what was squashed: that of the coarser of the two types that it went through."""
+        """The precision of `squashed`: the coarser of its type's and the network's."""
         return max(torch.finfo(squashed.dtype).eps, torch.finfo(self.normal_mean.dtype).eps)
 
     def _log_slope(self, u: Tensor, nodes: bool = False) -> Tensor:
-        """`log |d action / d u|`, stable for large `u`, which has a last dimension more if it is of `nodes`."""
+        """`log |d action / d u|`, stable for large `u`; with `nodes`, `u` has one more dimension at the end."""
         return _wide(self.half, nodes).log().to(u.dtype) + _log_slope_of_tanh(u)
 
 
 class BoxNormal(TanhNormal):
-    """A diagonal Gaussian over a Box whose bounds may be equal or infinite, each dimension in its own way.
+    """A diagonal Gaussian over a Box, each of whose dimensions may have equal or infinite bounds.
 
     Between two finite bounds it is a `TanhNormal`. Above a lower bound the action is `low + softplus(u)`, below an
     upper one `high - softplus(u)`, and without bounds `u`. Where the bounds are equal, the action is that number, and
@@ -172,7 +172,7 @@ class BoxNormal(TanhNormal):
         super().__init__(mean, std, low, high, quadrature)
         lower, upper = low.isfinite(), high.isfinite()
         self._open, self._one_sided = ~(lower | upper), lower ^ upper
-        # what is not chosen by `where` must be finite all the same, or its gradient would be NaN
+        # what `where` does not choose must be finite too, or its gradient would be NaN
         bound = torch.where(lower, low, torch.where(upper, high, 0.0))
         self.center = torch.where(lower & upper, self.center, bound)
         half = torch.where(lower & upper, self.half, torch.where(upper, -1.0, 1.0))

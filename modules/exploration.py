@@ -16,7 +16,7 @@ from rlpipe.modules.base import TensorModule, needs_discrete
 
 
 class Schedule(Protocol):
-    """A number as a closed form of the frames and the finished episodes so far."""
+    """A number as a function of the frames and the finished episodes so far."""
 
     def __call__(self, frames: int, episodes: int) -> float: ...
 
@@ -99,7 +99,7 @@ class EpsilonGreedy(TensorModule):
     """Replace each `action` by a uniformly random one with probability epsilon, while exploring.
 
     Put it behind a greedy actor: `TensorDictSequential(q_actor, EpsilonGreedy(...))`. Epsilon changes only in
-    `advance`, once a batch: the schedule is a closed form of two counters, which are its whole state.
+    `advance`, once a batch. Its state is two counters: frames and finished episodes.
 
     Args:
         action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
@@ -139,7 +139,6 @@ class EpsilonGreedy(TensorModule):
         self.episodes += int(batch.get(("next", "done")).sum())
 
     def compute(self, action: Tensor, mask: Tensor | None = None) -> tuple[Tensor]:
-        """See the class."""
         if not exploring():
             return (action,)
         random = self._draw(action, mask)

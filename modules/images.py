@@ -1,4 +1,4 @@
-"""How images lie in an observation."""
+"""The layout of images in an observation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torchrl.data import Bounded, TensorSpec
 
 _LARGEST = 2**16
-"""Beyond, a bound says nothing of the numbers that come."""
+"""A larger bound says nothing about the actual numbers."""
 
 
 class ImageLayout(NamedTuple):
-    """Where an observation's own dimensions have to go for `[C, H, W]`, several images one behind the other in C."""
+    """The order of dimensions that makes an observation `[C, H, W]`, with several images concatenated in C."""
 
     order: tuple[int, ...]
     channels: int
@@ -24,7 +24,7 @@ class ImageLayout(NamedTuple):
     def of(cls, shape: Sequence[int]) -> ImageLayout | None:
         """The layout of `[H, W]`, `[C, H, W]`, `[H, W, C]`, or `[S, C, H, W]` and `[S, H, W, C]` of S images.
 
-        The channels are last where the last dimension is the smaller of the two that they can be in, and else first.
+        Channels are last if the last dimension is smaller than the first one they can be in, else first.
         """
         if len(shape) == 2:
             return cls((0, 1), 1, *shape)
@@ -39,9 +39,9 @@ class ImageLayout(NamedTuple):
 
 
 def image_scale(spec: TensorSpec) -> float:
-    """What to divide the numbers of an image by, for them to be at most 1: 255 for bytes, as a rule.
+    """The number by which to divide an image so that it is at most 1: 255 for most images of bytes.
 
-    Otherwise the largest one that the spec allows; 1, where it has no such bound, or negative floats, which have been
+    In general the largest number that the spec allows; 1 if it has no such bound, or negative floats, which are
     normalised already.
     """
     if not isinstance(spec, Bounded):
@@ -53,9 +53,9 @@ def image_scale(spec: TensorSpec) -> float:
 
 
 def is_image(spec: TensorSpec, shape: Sequence[int], least: int) -> bool:
-    """Whether an observation of this spec is an image of at least so many pixels a side.
+    """Whether an observation of this spec is an image of at least `least` pixels a side.
 
-    Two dimensions are one of bytes only; of other numbers they may be anything.
+    Two dimensions are an image only if they are bytes.
     """
     layout = ImageLayout.of(shape) if isinstance(spec, Bounded) else None
     if layout is None or min(layout.height, layout.width) < least or not layout.channels:

@@ -1,4 +1,4 @@
-"""Networks: from an observation, as the environment's spec describes it, to a vector of outputs."""
+"""Networks from an observation to a vector of outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlpipe.modules.images import ImageLayout
 Activation = Literal["relu", "tanh", "silu"]
 """Activations between layers, by name."""
 Initialization = Literal["default", "orthogonal", "xavier"]
-"""How linear and convolutional layers begin; `default` is PyTorch's way, and biases are 0 with the others."""
+"""Initialisation of linear and convolutional layers; `default` is PyTorch's, the others have zero biases."""
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
@@ -31,7 +31,7 @@ class Tanh(nn.Module):
         self.register_buffer("minus_one", torch.tensor(-1.0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # three operations, because for small batches it is their number that counts
+        # three operations: for small batches, their number decides the time
         return torch.add(self.minus_one, torch.sigmoid(x + x), alpha=2.0)
 
 
@@ -39,12 +39,12 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "silu
 
 
 class Flatten(nn.Module):
-    """Flatten a Box observation's own dimensions and cast it to float: `[*B, *shape]` to `[*B, features]`.
+    """Flatten a Box observation and cast it to float: `[*B, *shape]` to `[*B, features]`.
 
     Args:
         shape: of one observation.
         scale: divides each feature; one number a feature.
-        offset: is subtracted before, in float64; one number a feature.
+        offset: subtracted before, in float64; one number a feature.
     """
 
     scale: Tensor | None
@@ -78,7 +78,7 @@ class OneHot(nn.Module):
         self.features = n
 
     def forward(self, observation: Tensor) -> Tensor:
-        # not PyTorch's one_hot, which looks at the numbers before it encodes them, so that it cannot be recorded
+        # not PyTorch's one_hot, which reads the numbers on the host, so it cannot be recorded
         zeros = torch.zeros(*observation.shape, self.features, device=observation.device)
         return zeros.scatter_(-1, observation.unsqueeze(-1), 1.0)
 
@@ -93,8 +93,8 @@ class Pixels(nn.Module):
 def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None = None) -> Flatten | OneHot:
     """The first layer for an observation of this spec: `OneHot` for Discrete, `Flatten` for Box.
 
-    Where a Box has its bounds so far from 0 that float32 has too few numbers between them, they are counted from the
-    lower one.
+    If the bounds of a Box are so far from 0 that float32 has too few numbers between them, the lower bound is
+    subtracted.
 
     Args:
         spec: the environment's `observation_spec["observation"]`, batch dimensions included.
@@ -117,7 +117,7 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
 
 
 def _far_from_zero(spec: TensorSpec, batch_dims: int) -> list[float] | None:
-    """What to subtract from each feature, or nothing."""
+    """The lower bounds of features that float32 cannot resolve, 0 for others; `None` if it resolves all."""
     if not isinstance(spec, Bounded):
         return None
     shape = spec.shape[batch_dims:]
@@ -129,8 +129,8 @@ def _far_from_zero(spec: TensorSpec, batch_dims: int) -> list[float] | None:
 def initialize(layer: Layer, kind: Initialization, gain: float = math.sqrt(2)) -> Layer:
     """Initialise a linear or convolutional layer in place.
 
-    PyTorch's default, or with zero bias orthogonal (Saxe et al. 2014; of a convolution, as a matrix with a row for each
-    output channel) or Xavier uniform (Glorot and Bengio 2010, which knows no `gain` but 1).
+    PyTorch's default, or with zero bias orthogonal (Saxe et al. 2014; a convolution is a matrix with a row for each
+    output channel) or Xavier uniform (Glorot and Bengio 2010; `gain` is 1).
     """
     if kind == "xavier":
         nn.init.xavier_uniform_(layer.weight)
@@ -149,12 +149,12 @@ def _check_name(field: str, value: str, allowed: Sequence[str]) -> None:
 class CNN(nn.Sequential):
     """The convolutions of the DQN papers (Mnih et al. 2015, Methods): images `[*B, *image]` to `[*B, features]`.
 
-    32 filters of 8x8 with stride 4, 64 of 4x4 with stride 2, 64 of 3x3 with stride 1, a ReLU after each. Of 84x84
-    pixels it makes 3,136 features; the papers' network is `nn.Sequential(CNN((4, 84, 84)), MLP(3136, n, (512,)))`.
+    32 filters of 8x8 with stride 4, 64 of 4x4 with stride 2, 64 of 3x3 with stride 1, a ReLU after each. 84x84 pixels
+    give 3,136 features; the papers' network is `nn.Sequential(CNN((4, 84, 84)), MLP(3136, n, (512,)))`.
 
-    Takes numbers from 0 to 255, uint8 as a rule, and divides them by 255 itself, on the device where they are. Channels
-    may be first or last, `[C, H, W]` or `[H, W, C]`: where the last dimension is smaller than the first it is theirs.
-    Several images of one observation, `[S, C, H, W]` or `[S, H, W, C]`, become S times C channels, and `[H, W]` is one.
+    Takes numbers from 0 to 255, usually uint8, and divides them by 255 on their device. Channels may be first or last,
+    `[C, H, W]` or `[H, W, C]`: last if the last dimension is smaller than the first. Several images in one observation,
+    `[S, C, H, W]` or `[S, H, W, C]`, become S times C channels; `[H, W]` is one channel.
 
     Args:
         shape: of one image.
@@ -162,7 +162,7 @@ class CNN(nn.Sequential):
         scale: what the numbers are divided by.
 
     Raises:
-        ValueError: an image of fewer than 36 pixels a side, of which nothing would be left.
+        ValueError: an image of fewer than 36 pixels a side, too small for the filters.
     """
 
     least = 36
@@ -190,7 +190,7 @@ class CNN(nn.Sequential):
 
     @classmethod
     def takes(cls, shape: Sequence[int]) -> bool:
-        """Whether there can be a network for images of this shape."""
+        """Whether images of this shape are large enough."""
         layout = ImageLayout.of(shape)
         return layout is not None and layout.channels > 0 and min(layout.height, layout.width) >= cls.least
 
@@ -203,7 +203,7 @@ class CNN(nn.Sequential):
         if self._order != (0, 1, 2):
             images = images.permute(0, *[1 + place for place in self._order])
             images = images.reshape(images.shape[0], self.channels, *images.shape[-2:])
-        # in place on a copy, because to allocate memory for so many numbers takes longer than to divide them
+        # in place on a copy: allocating a second time takes longer than dividing
         scaled = images.to(torch.get_default_dtype(), copy=True, memory_format=layout).div_(self.scale)
         return super().forward(scaled).reshape(*batch, self.features)
 
@@ -249,7 +249,7 @@ class MLP(nn.Sequential):
 
 
 class Shared(nn.Sequential):
-    """Layers that several networks begin with; within `computed_once` they run once for all of these networks."""
+    """First layers of several networks; within `computed_once` they run once for all of them."""
 
     _last: tuple[Tensor, Tensor] | None = None
     _keeps = False
@@ -265,7 +265,7 @@ class Shared(nn.Sequential):
 
 @contextlib.contextmanager
 def computed_once(module: nn.Module) -> Iterator[None]:
-    """Within, each of the module's `Shared` computes its features of the same tensor once, by its present weights."""
+    """Within, each `Shared` in the module computes the features of one tensor once."""
     shared = [each for each in module.modules() if isinstance(each, Shared)]
     for each in shared:
         each._keeps = True

@@ -1,4 +1,4 @@
-"""Tables: what tabular methods learn, one row for each Discrete observation."""
+"""Tables, which tabular methods learn: one row for each Discrete observation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class _Table(nn.Module):
-    """A number for each state and action. It is no parameter: its rules of learning are written out, not derived."""
+    """A number for each state and action; a buffer, because tabular methods need no gradient."""
 
     values: Tensor
 
@@ -23,7 +23,7 @@ class _Table(nn.Module):
         """The rows of `state`, integers `[*B]`.
 
         Raises:
-            ValueError: the states are no integers.
+            ValueError: the states are not integers.
         """
         if state.is_floating_point():
             raise ValueError(
@@ -37,8 +37,8 @@ class ActionValueTable(_Table):
     """`Q(s, a)`: states `[*B]` to action values `[*B, A]`, float64.
 
     Args:
-        states: how many.
-        actions: how many.
+        states: number of states.
+        actions: number of actions.
         initial: value of every entry.
     """
 
@@ -55,8 +55,8 @@ class PreferenceTable(_Table):
     `pi(a|s) = softmax(beta * theta(s, .))_a`.
 
     Args:
-        states: how many.
-        actions: how many.
+        states: number of states.
+        actions: number of actions.
         initial: preference of every action.
         beta: inverse temperature; higher is greedier.
     """

@@ -33,7 +33,7 @@ _KNOWN = (*STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPri
 
 
 class EnvState(Protocol):
-    """The environments of a collector, as a component of checkpoints; see `Environments`."""
+    """The environments of a collector, as a component of checkpoints; see `LocalEnvState`."""
 
     kind: str
 

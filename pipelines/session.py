@@ -28,6 +28,7 @@ from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation, Listener, Progress, Telling
 from rlpipe.pipelines.render.player import Player, record
 from rlpipe.pipelines.replay.state import check_checkpoints
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.runs.new_folder import claimed, default_folder
 from rlpipe.pipelines.runs.origin import digest_of_checkpoint
@@ -197,8 +198,8 @@ class Session:
         if config.gif:
             seed = Seeds(config.seed).integer("gif")
             # a run that had come this far before draws the same once more
-            (written.folder / "agent.gif").unlink(missing_ok=True)
-            record(Player(config.eval_env, pipeline.policy, seed, pipeline.transforms), written.folder / "agent.gif")
+            (written.folder / layout.GIF).unlink(missing_ok=True)
+            record(Player(config.eval_env, pipeline.policy, seed, pipeline.transforms), written.folder / layout.GIF)
         written.draw()
         return summarise(self.recipe, config, result, evaluation, self.folder)
 
@@ -217,7 +218,7 @@ class Session:
         )
 
     def _way_on(self) -> str:
-        if not (self.folder / "config.json").is_file():
+        if not (self.folder / layout.CONFIG).is_file():
             return "nothing was written yet"
         return f"what was written is in {self.folder}; go on with: rlpipe resume {shlex.quote(str(self.folder))}"
 

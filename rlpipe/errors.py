@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class RlpipeError(Exception):
     """Base of every error that rlpipe raises on purpose.
@@ -36,3 +38,18 @@ class TrainingError(RlpipeError):
 
 class GPUMemoryError(TrainingError):
     """A run had to stop: the GPU's memory does not hold what it needs."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or the name of its type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def exists_already(what: str, path: Path | str) -> ConfigError:
+    """The error for an output that exists.
+
+    Args:
+        what: the option that names it, such as `out` or `run-dir`.
+        path: of the output.
+    """
+    return ConfigError(f"{what} {path} exists already; nothing was overwritten, name a new one")

@@ -1,4 +1,4 @@
-"""What somebody may have meant who mistyped a name."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name of which this one is a slip: a letter or two off, or its beginning; `None` if it is none's.
+    """The known name that this one most likely means, or `None`.
 
-    What only looks somewhat alike, or begins with another letter, is no slip, and to suggest it leads astray.
+    It begins with the same letter and is a typing error or two away, or is the only one that begins with `name`. Names
+    that are less alike are not suggested, because they mislead.
     """
     lower = name.lower()
     candidates = [each for each in sorted(known) if each[:1].lower() == lower[:1]]
@@ -22,8 +23,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return begun[0] if len(begun) == 1 else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the known one that it most likely means, or all of them."""
+    known = list(known)
+    near = nearest(name, known)
+    return f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+
+
 def _distance(one: str, other: str, enough: int) -> int:
-    """Letters to add, leave out, change or swap with their neighbour; anything above `enough` if it is more."""
+    """The letters to add, remove, change or swap with their neighbour; any number above `enough` if more than that."""
     if abs(len(one) - len(other)) > enough:
         return enough + 1
     before: list[int] = []

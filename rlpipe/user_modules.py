@@ -1,4 +1,4 @@
-"""Modules that users name: imported, or refused with the reason. Imports nothing heavy."""
+"""Importing modules that users name. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, first_line
 
 
 def import_module(module: str, option: str) -> ModuleType:
@@ -19,7 +19,7 @@ def import_module(module: str, option: str) -> ModuleType:
         option: that named it, with its value, for messages.
 
     Raises:
-        ConfigError: there is none of this name, or it fails to be imported, for whatever reason.
+        ConfigError: there is no such module, or importing it fails.
     """
     try:
         return importlib.import_module(module)
@@ -27,29 +27,27 @@ def import_module(module: str, option: str) -> ModuleType:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(f"{option}: the module {module!r} cannot be imported: {reason_of(error)}") from error
         raise ConfigError(f"{option}: there is no module {module!r}{_hint(module)}") from error
-    except (Exception, SystemExit) as error:  # its code may do anything
+    except (Exception, SystemExit) as error:  # its code may raise anything
         raise ConfigError(f"{option}: the module {module!r} cannot be imported: {reason_of(error)}") from error
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception in one line: its type, and the first line of what it says."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    kind = type(error).__name__
-    if isinstance(error, SystemExit):
-        return f"it ended the program, SystemExit: {first}".removesuffix(": ")
-    return f"{kind}: {first}" if first else kind
+    """An exception in one line: its type, and the first line of its message."""
+    first, kind = first_line(error), type(error).__name__
+    text = kind if first == kind else f"{kind}: {first}"
+    return f"it ended the program, {text}" if isinstance(error, SystemExit) else text
 
 
 def _hint(name: str) -> str:
-    """Where the module may be meant to be."""
+    """Where the module may be, and how to let Python find it."""
     if name.endswith(".py") or "/" in name or "\\" in name:
-        return f"; a module is named without its folder and '.py', such as {Path(name).stem!r}"
+        return f"; name a module without its folder and '.py', such as {Path(name).stem!r}"
     here = Path(*name.split("."))
     if here.with_suffix(".py").is_file() or here.is_dir():
-        return "; it lies in this folder, where Python does not look: set PYTHONPATH=. in front of the command"
-    return "; install it, or name its folder in PYTHONPATH"
+        return "; it is in this folder, which Python does not search: put PYTHONPATH=. in front of the command"
+    return "; install it, or add its folder to PYTHONPATH"
 
 
 def module_of(env_id: Any) -> str:
-    """The module that an environment's id names (`module:Env-v0`), or nothing."""
+    """The module in an environment's id (`module:Env-v0`); empty if it has none."""
     return str(env_id).rpartition(":")[0]

@@ -1,4 +1,4 @@
-"""`rlpipe benchmark WHAT`: how fast rlpipe is, measured side by side with TorchRL and Stable-Baselines3."""
+"""`rlpipe benchmark WHAT`: measure rlpipe side by side with TorchRL and Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import json
 import logging
-import multiprocessing
 import random
 import secrets
 import shlex
@@ -19,80 +18,80 @@ from typing import Any
 from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row
 from rlpipe.scripts.cli.options import parse
+from rlpipe.scripts.cli.seeds import read_seeds
 from rlpipe.scripts.main import run
-from rlpipe.spelling import nearest
+from rlpipe.spelling import did_you_mean
 
 BENCHMARKS = {
-    "collect": "a step of 1 to 1024 environments with a policy: microseconds, and frames a second",
-    "update": "one update of each algorithm: forward, backward, clipping, optimiser, target",
-    "solve": "frames and training seconds until CartPole-v1 is solved for good",
-    "scale": "speed and memory from 1 to 4096 environments, and replay buffers of up to a million transitions",
-    "atari": "collecting from Atari games and learning from their pixels; an extra",
-    "collectors": "rounds collected here, in one and two other processes, and on Ray",
+    "collect": "the time of a step of 1 to 1024 environments with a policy",
+    "update": "the time of one update of each algorithm: forward, backward, clipping, optimiser, target",
+    "solve": "frames and training seconds until CartPole-v1 is solved and stays solved",
+    "scale": "speed and memory with 1 to 4096 environments, and with replay buffers of up to a million transitions",
+    "atari": "the time to collect from Atari games and to learn from their pixels",
+    "collectors": "the time to collect in this process, in one and two other processes, and on Ray",
 }
 OTHERS = ("torchrl", "sb3")
 RACERS = ("torchrl", "torchrl-trainer", "torchrl-same-step", "torchrl-serial", "torchrl-parallel", "sb3")
-"""Whom `solve` can compare with."""
+"""What `solve` can compare with."""
 ALGORITHMS = ("ppo", "dqn", "a2c", "reinforce")
 """What `solve` trains."""
 SEEDS = 10
-"""That `solve` draws."""
+"""Number of seeds that `solve` draws."""
 
 USAGE = f"""usage: rlpipe benchmark WHAT [options]
 
 Measure rlpipe, TorchRL and Stable-Baselines3 side by side; rlpipe benchmark WHAT --help lists the options.
 
-{chr(10).join(f"  {name:<10} {summary}" for name, summary in BENCHMARKS.items())}
+{chr(10).join(f"  {name:<11} {summary}" for name, summary in BENCHMARKS.items())}
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `rlpipe benchmark` takes."""
+    """Options of `rlpipe benchmark`."""
 
     against: str = ",".join(OTHERS)
-    """Whom to compare with: torchrl, sb3, both with a comma between them, or none."""
+    """What to compare with: torchrl, sb3, both separated by a comma, or none."""
     quick: bool = False
-    """A look of a minute or so: fewer cases and repetitions."""
+    """Take about a minute: fewer cases and repetitions."""
     seeds: str = "0"
-    """Of environments and networks; the first, if there are several with commas between them."""
+    """Seed of environments and networks; of several, such as 0-9 or 0,3,7, the first."""
     out: Path | None = None
-    """The JSON file to write, with its plot beside it; by default runs/benchmark/WHAT-TIME.json."""
+    """The new JSON file, with a plot beside it; by default runs/benchmark/WHAT-TIME.json."""
     json: bool = False
-    """Print the content of the JSON file instead of the table."""
+    """Print the content of the JSON file in place of the table."""
 
 
 @dataclass(frozen=True)
 class SolveOptions(Options):
-    """What `rlpipe benchmark solve` takes."""
+    """Options of `rlpipe benchmark solve`."""
 
     against: str = "torchrl,torchrl-trainer,sb3"
-    """Whom to compare with, with commas between them, or none; there are torchrl-same-step, torchrl-serial and
-    torchrl-parallel as well."""
+    """What to compare with, separated by commas, or none; torchrl-same-step, torchrl-serial and torchrl-parallel are
+    allowed too."""
     quick: bool = False
-    """A look of a minute or so: PPO alone, one seed, half the frames."""
+    """Take about a minute: PPO only, one seed, half the frames."""
     seeds: str = ""
-    """Seeds with commas between them; by default ten that are drawn, so that nobody has chosen them."""
+    """Seeds, such as 0-9 or 0,3,7; by default ten random ones, so that nobody has chosen them."""
     seed_of_seeds: int | None = None
-    """What the ten seeds are drawn from; by default the operating system's choice, which is printed."""
+    """Seed from which the ten seeds are drawn; by default a random one, which is printed."""
     algorithms: str = ",".join(ALGORITHMS)
-    """Algorithms with commas between them."""
+    """Algorithms, separated by commas."""
     frames: int | None = None
-    """Frames that every run trains for; by default 50 000 with ppo and dqn, 100 000 with a2c and reinforce."""
+    """Frames of every run; by default 50 000 for ppo and dqn, 100 000 for a2c and reinforce."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, write what was measured, and print the table."""
+    """Measure, write the results, and print the table."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
     name, *rest = arguments
     if name.startswith("-"):
         raise ConfigError(f"the benchmark comes before the options, got {name!r}; try: rlpipe benchmark collect {name}")
-    if name.lower() in BENCHMARKS:
-        name = name.lower()
+    name = name.lower() if name.lower() in BENCHMARKS else name
     if name not in BENCHMARKS:
-        raise ConfigError(f"no benchmark is called {name!r}; {_hint(name, tuple(BENCHMARKS))}")
+        raise ConfigError(f"no benchmark is called {name!r}; {did_you_mean(name, BENCHMARKS)}")
     kind = SolveOptions if name == "solve" else Options
     options = parse(kind, rest, prog=f"rlpipe benchmark {name}", description=f"Measure {BENCHMARKS[name]}.")
     asked = any(each.split("=")[0] == "--against" for each in rest)
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     more = _read_solve(options) if isinstance(options, SolveOptions) else {}
     seeds, drawn = _find_seeds(options)
 
-    from rlpipe.scripts.benchmarks.report import default_path, describe, prepare, write
+    from rlpipe.scripts.benchmarks.report import default_path, prepare
 
     path = options.out or default_path(name)
     prepare(path)
@@ -113,62 +112,54 @@ def main(arguments: Sequence[str]) -> int:
         **more,
         **drawn,
     }
-    if drawn:
-        told = ", ".join(map(str, seeds))
-        print(f"rlpipe: solve: seeds {told}; drawn from --seed-of-seeds {drawn['seed_of_seeds']}", file=sys.stderr)
-    arms = [each.replace("-", " ") for each in against]
-    try:
-        rows = _measure(name, arms, options.quick, seeds, **more)
-    except InterruptedMeasurement as stopped:
-        # environments in processes of their own may not have come so far that they could be closed
-        for process in multiprocessing.active_children():
-            process.terminate()
-        if not stopped.rows:
-            raise InterruptedRunError("interrupted; nothing had been measured yet") from None
-        write(path, stopped.rows, {**described, "interrupted": True})
-        raise InterruptedRunError(f"interrupted; what was measured so far is in {path}") from None
-    write(path, rows, {**described, "interrupted": False})
-    print(json.dumps(json.loads(path.read_text())) if options.json else f"{describe(rows)}\n\nwritten to {path}")
+    table = _measure_and_write(path, described, more)
+    print(json.dumps(json.loads(path.read_text())) if options.json else f"{table}\n\nwritten to {path}")
     return 0
 
 
-def read_seeds(text: str) -> list[int]:
-    """Seeds from the command line, such as `0,1,2`.
+def _measure_and_write(path: Path, described: dict[str, Any], more: dict[str, Any]) -> str:
+    """Measure, write the JSON and the plot, and return the table.
 
     Raises:
-        ConfigError: one is no whole number from 0 to 2^32 - 1, or is there twice.
+        InterruptedRunError: by Ctrl-C; the cases measured until then are written.
     """
-    seeds = []
-    for word in text.split(","):
-        # what the environments of Stable-Baselines3 take as a seed has 32 bits
-        if not (word.strip().isascii() and word.strip().isdigit()) or int(word) >= 2**32:
-            raise ConfigError(f"seeds has {word!r}; expected whole numbers of 0 or more, below 2^32, such as 0,1,2")
-        if int(word) in seeds:
-            raise ConfigError(f"seeds has {int(word)} twice; each counts once")
-        seeds.append(int(word))
-    return seeds
+    from rlpipe.scripts.benchmarks.report import describe, write
+
+    if "seed_of_seeds" in described:
+        told = f"{', '.join(map(str, described['seeds']))}; drawn from --seed-of-seeds {described['seed_of_seeds']}"
+        print(f"rlpipe: solve: seeds {told}", file=sys.stderr)
+    arms = [each.replace("-", " ") for each in described["against"]]
+    try:
+        rows = _measure(described["benchmark"], arms, described["quick"], described["seeds"], **more)
+    except InterruptedMeasurement as stopped:
+        if not stopped.rows:
+            raise
+        write(path, stopped.rows, {**described, "interrupted": True})
+        raise InterruptedRunError(f"interrupted; what was measured so far is in {path}") from None
+    write(path, rows, {**described, "interrupted": False})
+    return describe(rows)
 
 
 def read_names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
-    """Names from the command line, such as `torchrl,sb3`, in the order of `allowed`; `none` for none of them.
+    """Read names such as `torchrl,sb3`, and return them in the order of `allowed`; `none` returns none.
 
     Raises:
-        ConfigError: one is not allowed.
+        ConfigError: a name is not allowed.
     """
     words = [] if text.lower() == "none" else [word.strip() for word in text.split(",")]
     for word in words:
         if word not in allowed:
-            raise ConfigError(f"{option} has {word!r}; {_hint(word, allowed)}")
+            raise ConfigError(f"{option} has {word!r}; {did_you_mean(word, allowed)}")
     return [name for name in allowed if name in words]
 
 
 def draw_seeds(source: int, number: int) -> list[int]:
-    """So many different seeds that follow from `source`."""
+    """Draw `number` different seeds; the same `source` gives the same seeds."""
     return random.Random(source).sample(range(2**31), number)
 
 
 def _read_solve(options: SolveOptions) -> dict[str, Any]:
-    """What `solve` is told that the others are not."""
+    """The arguments that only `solve` takes."""
     algorithms = read_names("algorithms", options.algorithms, ALGORITHMS)
     if not algorithms:
         raise ConfigError(f"algorithms is {options.algorithms!r}; expected some of {', '.join(ALGORITHMS)}")
@@ -180,15 +171,16 @@ def _read_solve(options: SolveOptions) -> dict[str, Any]:
 
 
 def _find_seeds(options: Options) -> tuple[list[int], dict[str, int]]:
-    """The seeds, and what they were drawn from if they were."""
+    """The seeds, and what they were drawn from if they were drawn."""
     if options.seeds or not isinstance(options, SolveOptions):
-        return read_seeds(options.seeds), {}
+        # environments of Stable-Baselines3 take seeds of 32 bits
+        return read_seeds(options.seeds, at_most=2**32 - 1), {}
     source = secrets.randbelow(2**31) if options.seed_of_seeds is None else options.seed_of_seeds
     return draw_seeds(source, 1 if options.quick else SEEDS), {"seed_of_seeds": source}
 
 
 def _available(against: list[str], *, asked: bool) -> list[str]:
-    """`against` without Stable-Baselines3 where that is missing, unless somebody `asked` for it."""
+    """Leave out Stable-Baselines3 if it is not installed; an error if the user `asked` for it."""
     if "sb3" not in against or importlib.util.find_spec("stable_baselines3") is not None:
         return against
     install = 'pip install "rlpipe[benchmark]"'
@@ -198,14 +190,9 @@ def _available(against: list[str], *, asked: bool) -> list[str]:
     return [name for name in against if name != "sb3"]
 
 
-def _hint(word: str, allowed: Sequence[str]) -> str:
-    near = nearest(word, allowed)
-    return f"did you mean {near}?" if near else f"there are {', '.join(allowed)}"
-
-
 def _measure(name: str, against: Sequence[str], quick: bool, seeds: Sequence[int], **more: Any) -> list[Row]:
     module = importlib.import_module(f"rlpipe.scripts.benchmarks.{name}")
-    # sets a level of its own when it is imported, which not every benchmark has done yet
+    # importing TorchRL sets the level of its log, and not every benchmark has imported it yet
     importlib.import_module("torchrl")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     rows: list[Row] = module.run(

@@ -10,55 +10,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import ConfigError
 from rlpipe.formatting import statistics
 from rlpipe.pipelines.runs.read import read_run
-from rlpipe.scripts.cli.options import RUN, parse_run
+from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse_run
 from rlpipe.scripts.main import run
 
 USAGE = (
-    "usage: rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] "
-    "[--trust-module NAME ...] [--json]\n"
+    "rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] [--trust-module NAME ...] [--json]"
 )
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `rlpipe evaluate` takes beside the run."""
+class Options(RunOptions):
+    """Options of `rlpipe evaluate`."""
 
     episodes: int = 100
-    """How many episodes."""
+    """Number of episodes."""
     seed: int | None = None
-    """Of the environments' resets; by default that of the run's own final evaluation."""
+    """Seed of the environments' resets; by default that of the run's final evaluation."""
     stochastic: bool = False
     """Sample actions instead of taking the greedy ones."""
     eval_envs: int | None = None
-    """Environments at most; by default as the run has it."""
-    trust_module: tuple[str, ...] = ()
-    """Modules to import, such as the one that the run's environment comes from."""
-    json: bool = False
-    """Print one JSON object."""
+    """Maximum number of environments; by default the run's own."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and print the result."""
-    if not arguments:
-        print(USAGE, end="")
-        return 0
-    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe evaluate RUN", description=RUN)
-    if not 1 <= options.episodes <= 1_000_000:
-        raise ConfigError(f"episodes is {options.episodes}; allowed is 1 or more and at most 1000000")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
-    if options.eval_envs is not None and not 1 <= options.eval_envs <= 1_000:
-        raise ConfigError(f"eval_envs is {options.eval_envs}; allowed is 1 or more and at most 1000")
+    path, options = parse_run(Options, arguments, "evaluate", USAGE, RUN)
+    check_limits(options, episodes=(1, 1_000_000), eval_envs=(1, 1_000))
     summary = _evaluate(path, options)
     print(json.dumps(summary) if options.json else _describe(summary))
     return 0
 
 
 def _evaluate(path: Path, options: Options) -> dict[str, Any]:
-    # refused at once, before anything heavy is imported
+    # fails fast, before heavy imports
     read_run(path, options.trust_module)
 
     from rlpipe.pipelines.agents.load import trained

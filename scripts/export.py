@@ -1,4 +1,4 @@
-"""`rlpipe export RUN`: write what a run has learned into a file that needs no rlpipe."""
+"""`rlpipe export RUN`: write a trained policy to a file that can be used without rlpipe."""
 
 from __future__ import annotations
 
@@ -11,45 +11,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, exists_already
 from rlpipe.pipelines.checkpoints.names import frames_of
 from rlpipe.pipelines.runs.read import read_run
-from rlpipe.scripts.cli.options import RUN, parse_run
+from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.main import run
 
-USAGE = "usage: rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]\n"
+USAGE = "rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]"
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `rlpipe export` takes beside the run."""
+class Options(RunOptions):
+    """Options of `rlpipe export`."""
 
     format: Format | None = None
-    """onnx and torch are the greedy policy as a program, safetensors its weights; by default what the suffix of --out
-    says (.onnx, .pt2, .safetensors), or else safetensors."""
+    """onnx and torch write the greedy policy as a program, safetensors its weights; by default the format follows from
+    the suffix of --out (.onnx, .pt2 or .safetensors), or is safetensors."""
     out: Path | None = None
-    """The file to make; by default RECIPE-SEED-FRAMES in the current folder."""
-    trust_module: tuple[str, ...] = ()
-    """Modules to import, such as the one that the run's environment comes from."""
-    json: bool = False
-    """Print one JSON object."""
+    """The new file; by default RECIPE-SEED-FRAMES with the format's suffix, in the current folder."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and print what was written."""
-    if not arguments:
-        print(USAGE, end="")
-        return 0
-    path, options = parse_run(Options, arguments, usage=USAGE, prog="rlpipe export RUN", description=RUN)
-    # refused at once, before anything heavy is imported
+    path, options = parse_run(Options, arguments, "export", USAGE, RUN)
+    # fails fast, before heavy imports
     described, checkpoint = read_run(path, options.trust_module)
     kind = _format(options)
     out = options.out or _default_name(described, checkpoint, SUFFIXES[kind])
     if os.path.lexists(out):
-        raise ConfigError(f"out {out} exists already; nothing was overwritten, name a new one")
+        raise exists_already("out", out)
     if not out.parent.is_dir():
         raise ConfigError(f"out {out} cannot be made: there is no folder {out.parent}")
 
@@ -58,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
     check_format(kind)
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    # of the very checkpoint, should another appear meanwhile
+    # the checkpoint found above, even if a newer one appears meanwhile
     with trained(checkpoint, options.trust_module) as agent:
         written = export(agent, kind, out)
     print(json.dumps(written) if options.json else _describe(written))
@@ -70,8 +63,8 @@ def _format(options: Options) -> Format:
     named: Format | None = next((kind for kind, each in SUFFIXES.items() if each == suffix), None)
     if options.format and named and options.format != named:
         raise ConfigError(
-            f"out is {options.out}, which is a name for format {named}, not {options.format}; leave out --format, or "
-            f"let out end in {SUFFIXES[options.format]}"
+            f"out is {options.out}, a name for format {named}, not {options.format}; leave out --format, or "
+            f"end the name in {SUFFIXES[options.format]}"
         )
     return options.format or named or "safetensors"
 
@@ -83,7 +76,7 @@ def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> P
 
 
 def _plain(text: str) -> str:
-    """A stranger's text as part of a file's name."""
+    """Make a text safe as part of a file name."""
     return "".join(each if each.isalnum() or each in "-_" else "-" for each in text)[:80]
 
 

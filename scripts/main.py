@@ -1,6 +1,6 @@
-"""The `rlpipe` command: finds the subcommand, and turns every expected error into one line and an exit code.
+"""The `rlpipe` command: runs a subcommand, and turns every expected error into one line and an exit code.
 
-Nothing heavy is imported here: help and mistyped commands answer at once.
+It imports nothing heavy, so that help and mistyped commands answer at once.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from collections.abc import Sequence
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.child_processes import QUIET_TRACKER
 from rlpipe.scripts.cli.text import printable
-from rlpipe.spelling import nearest
+from rlpipe.spelling import did_you_mean
 from rlpipe.version import __version__
 from rlpipe.warn_once import each_once
 
 COMMANDS = {
-    "train": "train an agent by a recipe, and write a run folder",
+    "train": "train an agent with a recipe, and write a run folder",
     "resume": "continue a run that was stopped or killed",
     "evaluate": "evaluate a run or a checkpoint",
-    "render": "draw episodes of a run, or of a random agent, into a GIF or MP4",
+    "render": "record episodes of a run, or of a random agent, as a GIF or MP4",
     "export": "write a run's policy as ONNX, torch.export or safetensors",
-    "table": "make a table of results over seeds, from run folders",
+    "table": "print a table of results over seeds, from run folders",
     "report": "write a page that compares runs, from run folders",
     "recipes": "list the recipes",
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }
-
 
 HELP = f"""usage: rlpipe COMMAND ...
 
@@ -40,11 +39,11 @@ commands:
 {chr(10).join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())}
 
 options:
-  -h, --help   show this
+  -h, --help   show this help
   --version    show the version
 
 Start with:  rlpipe train ppo
-Then:        rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --help
+Options:     rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --help
 """
 
 
@@ -66,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(f"rlpipe: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        # such as a path that is too long, or a folder that may not be read
+        # for example a path that is too long, or a folder without read permission
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"rlpipe: error: {printable(what)}", file=sys.stderr)
         return 1
@@ -80,12 +79,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(text: str) -> int:
-    """Write to stdout and return an exit code; a reader that has gone, as in `rlpipe recipes | head -1`, is fine."""
+    """Write to stdout and return an exit code; a closed pipe, as in `rlpipe recipes | head -1`, is no error."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # Python would try, and complain, once more at exit
+        # or Python would write, and fail, again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 0
@@ -103,9 +102,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"rlpipe {__version__}")
         return 0
     if command not in COMMANDS:
-        near = nearest(command, COMMANDS)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(COMMANDS)}"
-        raise ConfigError(f"no command is called {command!r}; {hint}")
+        raise ConfigError(f"no command is called {command!r}; {did_you_mean(command, COMMANDS)}")
     main = importlib.import_module(f"rlpipe.scripts.{command}").main
     return int(main(rest))
 

@@ -9,7 +9,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.main import run
 
-USAGE = "usage: rlpipe recipes\n\nList the recipes: name, algorithm, environment, what it is.\n"
+USAGE = "usage: rlpipe recipes\n\nList the recipes: name, algorithm, environment and description.\n"
 
 
 def main(arguments: Sequence[str]) -> int:

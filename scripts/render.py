@@ -1,4 +1,4 @@
-"""`rlpipe render RUN`: draw episodes of a run, or of a random agent, into a GIF or an MP4."""
+"""`rlpipe render RUN`: record episodes of a run, or of a random agent, as a GIF or an MP4."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlpipe.formatting import column
 from rlpipe.pipelines.render.film import check_movie
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.training.signals import Interruption
-from rlpipe.scripts.cli.options import RUN, parse, parse_run
+from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse, parse_run
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.main import run
 from rlpipe.user_modules import import_module
@@ -27,70 +27,51 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.render.player import Moment, Player, Recording
     from rlpipe.scripts.display.window import Window
 
-USAGE = """usage: rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
+USAGE = """rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
                          [--max-steps 1000] [--stochastic] [--screen] [--trust-module NAME ...] [--json] [--quiet]
-       rlpipe render --random ENV_ID [the same options]
-"""
+       rlpipe render --random ENV_ID [the same options]"""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `rlpipe render` takes beside the run."""
+class Options(RunOptions):
+    """Options of `rlpipe render`."""
 
     out: Path | None = None
-    """The new file, a GIF or an MP4 by its ending; by default agent.gif, and none with --screen."""
+    """The new file, whose name ends in .gif or .mp4; by default agent.gif, or no file with --screen."""
     episodes: int = 1
-    """How many episodes, one after the other."""
+    """Number of episodes, recorded one after the other."""
     seed: int | None = None
-    """Of the environment's resets and of sampled actions; by default that of the run's own agent.gif."""
+    """Seed of the environment's resets and of sampled actions; by default that of the run's own agent.gif."""
     fps: float | None = None
-    """Steps a second; by default as many as the environment says."""
+    """Steps per second; by default the environment's own rate."""
     hold: float = 1.0
-    """Seconds for which the end of an episode stays to be read."""
+    """Seconds for which the end of an episode is shown."""
     size: int = 480
-    """The longest side of the picture in pixels; a line below it has the return."""
+    """Longest side of the picture in pixels; a line below it shows the return."""
     max_steps: int = 1000
-    """Cut an episode after so many steps."""
+    """Cut an episode after this many steps."""
     stochastic: bool = False
     """Sample actions instead of taking the greedy ones."""
     random: str | None = None
-    """Instead of a run: the environment in which an agent acts at random."""
+    """Environment of an agent that acts at random, in place of a run."""
     screen: bool = False
     """Show the episodes in a window."""
-    trust_module: tuple[str, ...] = ()
-    """Modules to import, such as the one that the run's environment comes from."""
-    json: bool = False
-    """Print one JSON object."""
     quiet: bool = False
-    """No progress bar."""
+    """Show no progress bar."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play, draw, and print what was drawn."""
-    if not arguments:
-        print(USAGE, end="")
-        return 0
-    if arguments[0].startswith("-") and any(each.split("=")[0] == "--random" for each in arguments):
+    """Record, and print a summary."""
+    if arguments and arguments[0].startswith("-") and any(each.split("=")[0] == "--random" for each in arguments):
         path, options = None, parse(Options, arguments, prog="rlpipe render", description=RUN)
     else:
-        usage = "usage: rlpipe render RUN [options], or rlpipe render --random ENV_ID [options]"
-        path, options = parse_run(Options, arguments, usage=usage, prog="rlpipe render RUN", description=RUN)
+        path, options = parse_run(Options, arguments, "render", USAGE, RUN)
         if options.random is not None:
-            raise ConfigError(f"random is {options.random!r}, which takes the place of the run; leave out {path}")
-    _check(options)
+            raise ConfigError(f"random is {options.random!r}, which replaces the run; leave out {path}")
+    check_limits(options, episodes=(1, 1000), fps=(0.1, 1000), hold=(0, 60), size=(32, 4096), max_steps=(1, 1000000))
     summary = _render(path, options)
     print(json.dumps(summary) if options.json else printable(_describe(summary)))
     return 0
-
-
-def _check(options: Options) -> None:
-    limits = {"episodes": (1, 1000), "fps": (0.1, 1000), "hold": (0, 60), "size": (32, 4096), "max_steps": (1, 1000000)}
-    for name, (least, most) in limits.items():
-        value = getattr(options, name)
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"{name} is {value}; allowed is {least} or more and at most {most}")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
 
 
 def _render(path: Path | None, options: Options) -> dict[str, Any]:
@@ -98,13 +79,13 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
     if out is not None:
         check_movie(out)
     if path is not None:
-        # refused at once, before anything heavy is imported
+        # fails fast, before heavy imports
         read_run(path, options.trust_module)
     for name in options.trust_module:
         import_module(name, "trust-module")
     _check_opengl()
     if not options.screen:
-        # with a display, too, drawing into memory needs neither, and SDL may complain
+        # drawing into memory needs neither, and SDL may complain about them
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
@@ -118,16 +99,16 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
 
 
 def _check_opengl() -> None:
-    """MuJoCo, which TorchRL imports where it is installed, fails to be imported with an OpenGL that is not there."""
+    """Import MuJoCo, if it is installed: TorchRL imports it, and the import fails if its OpenGL library is missing."""
     chosen = os.environ.get("MUJOCO_GL")
     if not chosen or importlib.util.find_spec("mujoco") is None:
         return
     try:
         importlib.import_module("mujoco")
-    except Exception as error:  # of several libraries
+    except Exception as error:  # the type depends on the library
         raise ConfigError(
             f"MUJOCO_GL is {chosen!r}, with which MuJoCo cannot draw here ({error}); without a display set it to egl "
-            "or osmesa, and install the library for it (on Debian libegl1 or libosmesa6)"
+            "or osmesa, and install its library (on Debian libegl1 or libosmesa6)"
         ) from error
 
 
@@ -144,7 +125,7 @@ def _screen(*, shown: bool) -> Iterator[Window | None]:
 
 @contextlib.contextmanager
 def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
-    """What plays, and what a summary says of it."""
+    """The player, and what the summary says about it."""
     from rlpipe.pipelines.agents.load import read_config, trained
     from rlpipe.pipelines.envs import EnvConfig
     from rlpipe.pipelines.envs.rendering import check_drawable
@@ -165,7 +146,7 @@ def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[
     described, checkpoint = read_run(path, options.trust_module)
     config = read_config(described, checkpoint)
     check_drawable(config.eval_env)
-    # of the very checkpoint, should another appear meanwhile
+    # the checkpoint found above, even if a newer one appears meanwhile
     with trained(checkpoint, options.trust_module) as agent:
         seed = Seeds(config.seed).integer("gif") if options.seed is None else options.seed
         who = {"recipe": agent.recipe, "env_id": config.eval_env.env_id, "checkpoint": str(agent.checkpoint)}
@@ -217,7 +198,7 @@ def _describe(summary: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], None]]:
-    """A bar of the steps; an episode that ends early has done all of its own."""
+    """Show a bar of the steps; an episode that ends early counts as complete."""
     from tqdm import tqdm
 
     from rlpipe.pipelines.envs.make import env_spec
@@ -228,7 +209,7 @@ def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], Non
         env_spec(player.env_config.env_id).max_episode_steps,
     )
     steps = min(limit for limit in limits if limit is not None)
-    # where stderr is a file, a line every ten seconds is enough
+    # in a file, a line every ten seconds is enough
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(
         total=player.episodes * steps, desc="render", unit=" steps", disable=quiet, delay=1.0, mininterval=interval

@@ -1,4 +1,4 @@
-"""`rlpipe report`: one page that compares runs, from run folders."""
+"""`rlpipe report`: one HTML page that compares runs, from run folders."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, exists_already
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.main import run
 from rlpipe.version import __version__
 
-DESCRIPTION = """One HTML page that compares runs: a table of interquartile means with 95 % intervals, learning curves,
-probabilities of improvement, settings and GIFs. It is one file, and needs no network."""
+DESCRIPTION = """Write one HTML page that compares runs: a table of interquartile means with 95 % intervals, learning
+curves, probabilities of improvement, settings and GIFs. It is a single file that needs no network."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `rlpipe report` takes."""
+    """Options of `rlpipe report`."""
 
     paths: Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, or folders that contain run folders at any depth."""
     out: Path = Path("report.html")
     """The new HTML file to write."""
     title: str = "rlpipe report"
-    """What the page is called."""
+    """Title of the page."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, prog="rlpipe report", description=DESCRIPTION)
     _check_out(options.out)
     if importlib.util.find_spec("plotly") is None:
-        raise ConfigError('the package of its plots is missing: pip install "rlpipe[report]"')
+        raise ConfigError('plotly, which draws the plots, is not installed: pip install "rlpipe[report]"')
 
     from rlpipe.scripts.reports.groups import survey
 
@@ -73,22 +73,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_out(path: Path) -> None:
-    """Refuse, before any work, a page that cannot be written."""
+    """Refuse an output path that cannot be written, before any work."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"out is {path}; expected a name that ends in .html")
     if os.path.lexists(path):
-        raise ConfigError(f"out {path} exists already; nothing was overwritten, name a new one")
+        raise exists_already("out", path)
     if not path.parent.is_dir():
-        raise ConfigError(f"out {path} cannot be written: {path.parent} is no folder")
+        raise ConfigError(f"out {path} cannot be written: {path.parent} is not a folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise RlpipeError(f"out {path} cannot be written: nothing may be written into {path.parent}")
+        raise RlpipeError(f"out {path} cannot be written: the folder {path.parent} is not writable")
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    """Write a page that appears under its name when it is whole; else nothing of it is left."""
+    """Write the page under a temporary name and rename it when it is complete; a failure leaves no file."""
     from rlpipe.pipelines.checkpoints.files import publish
 
-    # a name that is as long as names may be leaves no room for more
+    # the longest name allowed leaves no room for a suffix
     stage = path.with_name(f".{path.stem[:80]}.{os.getpid()}.partial")
     try:
         with stage.open("xb") as stream:

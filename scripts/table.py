@@ -10,26 +10,26 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, exists_already
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.main import run
 from rlpipe.scripts.reports.rows import as_json, describe, draw_results
 
-DESCRIPTION = """A Markdown table of finished runs, a row for all that differ in nothing but the seed: median (min to
-max) of frames and seconds, and the interquartile mean of the seeds' final returns with its bootstrap interval."""
+DESCRIPTION = """Print a Markdown table of finished runs, one row for all runs that differ only in the seed: median
+(min to max) of frames and seconds, and the interquartile mean of the final returns with its bootstrap interval."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `rlpipe table` takes."""
+    """Options of `rlpipe table`."""
 
     paths: Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, or folders that contain run folders at any depth."""
     json: bool = False
-    """Print one JSON object."""
+    """Print the result as one JSON object."""
     plot: Path | None = None
-    """Draw evaluation returns against frames and training seconds into this new PNG file."""
+    """Plot evaluation returns against frames and training seconds in this new PNG file."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def _write_new(path: Path, content: bytes) -> None:
         with path.open("xb") as stream:
             stream.write(content)
     except FileExistsError:
-        raise ConfigError(f"plot {path} exists already; nothing was overwritten, name a new one") from None
+        raise exists_already("plot", path) from None
     except OSError as error:
         raise ConfigError(f"plot {path} cannot be written: {error.strerror}") from error
 

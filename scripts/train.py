@@ -8,14 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, exists_already
 from rlpipe.pipelines.algorithms.recipes import RECIPES, Recipe, find_recipe, owners_of
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
-from rlpipe.scripts.display.progress import display
-from rlpipe.scripts.display.summary import describe
+from rlpipe.scripts.display.progress import describe, display
 from rlpipe.scripts.main import run
 from rlpipe.scripts.resume import main as resume
 from rlpipe.scripts.seeds.train_seeds import main as train_seeds
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 
 USAGE = f"""usage: rlpipe train RECIPE [options]
 
-Train an agent by a recipe; rlpipe train RECIPE --help lists the recipe's options.
+Train an agent with a recipe; rlpipe train RECIPE --help lists the recipe's options.
 rlpipe train --resume RUN continues a run, see rlpipe resume --help.
-rlpipe train RECIPE --seeds 0-9 --jobs 2 trains ten seeds, two at a time, and sums up their results.
+rlpipe train RECIPE --seeds 0-9 --jobs 2 trains ten seeds, two at a time, and summarises their results.
 
 recipes: {", ".join(RECIPES)}
 """
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "--resume":
         return resume(arguments[1:])
     if arguments[0].split("=")[0] == "--algo":
-        raise ConfigError("no option is called --algo; the recipe stands in front of the options: rlpipe train ppo")
+        raise ConfigError("no option is called --algo; the recipe comes before the options: rlpipe train ppo")
     if arguments[0].startswith("-"):
         raise ConfigError(
             f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         Options[type(default)],  # type: ignore[misc, arg-type]
         arguments[1:],
         prog=f"rlpipe train {recipe.name}",
-        description=f"Train by the recipe {recipe.name}: {recipe.summary}.",
+        description=f"Train with the recipe {recipe.name}: {recipe.summary}.",
         default=Options(default),
         owners=owners_of,
     )
@@ -70,7 +69,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     config = options.config
     folder = options.run_dir or default_folder(recipe.name, config.seed)
     if options.run_dir is not None and os.path.lexists(folder):
-        raise ConfigError(f"run-dir {folder} exists already; nothing was overwritten, name a new one")
+        raise exists_already("run-dir", folder)
     loggers = check_loggers(check_option(options.logger))
     weights = find_weights(recipe, options)
     start_from = None if options.start_from is None else str(options.start_from)

@@ -87,7 +87,7 @@ def modules(tmp_path, monkeypatch):
         ("lacks_library:E-v0", "cannot be imported: ImportError: libGL.so.1: cannot open"),
         ("divides:E-v0", "cannot be imported: ZeroDivisionError: division by zero"),
         ("a_module_of_nobody:E-v0", "there is no module 'a_module_of_nobody'"),
-        ("empty_one.py:E-v0", "a module is named without its folder and '.py', such as 'empty_one'"),
+        ("empty_one.py:E-v0", "name a module without its folder and '.py', such as 'empty_one'"),
         ("empty_one:E-v0", "the module 'empty_one' registers no 'E-v0'"),
         ("registers:E-v0", "the module 'registers' registers no 'E-v0'; it registers Lazy-v0, Ends-v0"),
         ("registers:Lazy-v0", "needs a package that is missing: No module named 'a_package_of_nobody'"),
@@ -108,7 +108,7 @@ def test_a_fault_of_a_module_is_named(env_id, reason):
 
 def test_a_module_of_this_folder_that_python_does_not_see(tmp_path):
     (tmp_path / "mine.py").touch()
-    with pytest.raises(ConfigError, match="it lies in this folder, where Python does not look: set PYTHONPATH=."):
+    with pytest.raises(ConfigError, match="it is in this folder, which Python does not search: put PYTHONPATH=."):
         make_env(EnvConfig("mine:E-v0"))
 
 

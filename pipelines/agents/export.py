@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, exists_already, first_line
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy, cases, check_action, tensors
 from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.checkpoints.files import publish, sync
@@ -48,7 +48,7 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
         RlpipeError: the file cannot be written, or does not act as the policy does.
     """
     if os.path.lexists(out):
-        raise ConfigError(f"out {out} exists already; nothing was overwritten, name a new one")
+        raise exists_already("out", out)
     greedy = GreedyPolicy(agent).eval()
     stage = out.with_name(f".{out.name}.{os.getpid()}.partial")
     write = {"safetensors": _write_safetensors, "onnx": _write_onnx, "torch": _write_torch}[kind]
@@ -149,8 +149,7 @@ def _program(greedy: GreedyPolicy) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(greedy, example, dynamic_shapes=shapes if greedy.masked else {"observation": batch})
     except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"the policy cannot be exported as one function of tensors: {said}") from error
+        raise ConfigError(f"the policy cannot be exported as one function of tensors: {first_line(error)}") from error
 
 
 def _metadata(agent: Trained, greedy: GreedyPolicy) -> dict[str, str]:

@@ -23,7 +23,8 @@ from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.envs.make import UnknownEnvError
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.runs.curve import read_lines
+from rlpipe.pipelines.runs import layout
+from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.stopping import StoppingRule
@@ -130,7 +131,7 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
     try:
         check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
         load_checkpoint(newest, {"progress": result, "stopping": rule})
-        row = read_lines(folder / "evaluations.jsonl")[-1]
+        row = read_lines(folder / layout.EVALUATIONS)[-1]
         final = Evaluation(
             tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(row.get("successes", ()))
         )

@@ -1,4 +1,10 @@
-"""Tabular policy gradient on whole episodes, Williams 1992, with a softmax policy written out."""
+"""Tabular policy gradient (REINFORCE), Williams 1992, with the gradient of a softmax policy written out.
+
+Collect `rollout_steps` steps of each environment, and keep unfinished episodes for the next batch.
+Compute for each episode that ended the gradient of `R / T * sum_t log pi(a_t|s_t)`, R its return and T its length.
+Update: add `step_size` times each gradient to the table of preferences; `pi(a|s) = softmax(beta * theta(s, .))_a`.
+Nothing is minimised by an optimiser: `policy_gradient` is the derivative in closed form.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,8 @@ from torch import Tensor
 
 from rlpipe.modules import CategoricalActor, PreferenceTable, only_allowed
 from rlpipe.pipelines.algorithms.tabular import ChangeMeter, TabularConfig, make_tabular_env, steps_of, table_shape
-from rlpipe.pipelines.build.collector import make_collector
 from rlpipe.pipelines.build.networks import is_masked
-from rlpipe.pipelines.build.pipeline import make_state
+from rlpipe.pipelines.build.pipeline import make_pipeline
 from rlpipe.pipelines.config.fields import number
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.replay.episodes import EpisodeBuffer
@@ -30,10 +35,10 @@ class Config(TabularConfig):
 
 
 def build(config: Config) -> Pipeline:
-    """Put the tabular policy gradient together.
+    """Build the tabular policy gradient.
 
     Raises:
-        ConfigError: the environment cannot be had, or is no Discrete one.
+        ConfigError: the environment is not available, or its spaces are not Discrete.
     """
     seeds = Seeds(config.seed)
     env = make_tabular_env(config, seeds)
@@ -47,22 +52,20 @@ def build(config: Config) -> Pipeline:
         for step in steps_of(batch):
             meter.note(step)
         finished = episodes.extend(batch)
-        # every episode's gradient is taken before the table moves
+        # take the gradients of all episodes before the table changes
         for move in [policy_gradient(table, episode) for episode in finished]:
             table.values += config.step_size * move
         scalars = TensorDict(updates=torch.tensor(len(finished)))
         return meter.report(scalars) if finished else scalars
 
-    state = make_state(policy, env, seeds, change=meter, episodes=episodes)
-    frames = config.num_envs * config.rollout_steps
-    return Pipeline(make_collector(config, env, policy, frames), learn, policy, state, tuple(env.transform))
+    return make_pipeline(config, env, policy, learn, seeds, change=meter, episodes=episodes)
 
 
 def policy_gradient(table: PreferenceTable, episode: TensorDictBase) -> Tensor:
     """`R * (N_ij - pi_ij * N_i) / T` of one episode `[T]`, as `[states, actions]`.
 
-    N counts how often action j was taken in state i, R is the episode's return: up to the inverse temperature, the
-    gradient of `R / T * sum_t log pi(a_t|s_t)`.
+    N counts how often action j was taken in state i, R is the episode's return. This is the gradient of
+    `R / T * sum_t log pi(a_t|s_t)` without the factor `beta`.
     """
     state, action = episode.get("observation"), episode.get("action")
     policy = only_allowed(table(state), episode.get("action_mask", None)).softmax(-1)

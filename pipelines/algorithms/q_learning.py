@@ -1,4 +1,9 @@
-"""Tabular Q-learning, Watkins and Dayan 1992; Sutton and Barto 2018, section 6.5."""
+"""Tabular Q-learning, Watkins and Dayan 1992; Sutton and Barto 2018, section 6.5, equation 6.8.
+
+Collect `rollout_steps` steps of each environment, with a random action with probability epsilon.
+Compute for each step the target `r + gamma * max_a Q(s', a)` and its TD error, `target - Q(s, a)`.
+Update `Q(s, a) += step_size * error` in the table; there is no loss and no optimiser.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,10 @@ class Config(ActionValueConfig):
 
 
 def build(config: Config) -> Pipeline:
-    """Put Q-learning together.
+    """Build tabular Q-learning.
 
     Raises:
-        ConfigError: the environment cannot be had, or is no Discrete one.
+        ConfigError: the environment is not available, or its spaces are not Discrete.
     """
 
     def make_rule(table: ActionValueTable, policy: TensorDictModuleBase) -> Rule:
@@ -35,7 +40,7 @@ def build(config: Config) -> Pipeline:
 def q_learning_step(table: ActionValueTable, step: Step, *, gamma: float, step_size: float) -> Tensor:
     """Move `Q(s, a)` by `step_size` times its TD error, and return the errors, `[num_envs]`.
 
-    All errors are taken before any entry moves; a pair that several environments visit moves by each of its errors.
+    All errors are computed before the table changes; a pair that several environments visit moves by each error.
     """
     next_value = only_allowed(table(step.next_state), step.next_mask)
     target = F.q_learning_target(step.reward, gamma * (~step.terminated).to(next_value), next_value)

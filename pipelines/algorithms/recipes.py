@@ -1,4 +1,4 @@
-"""Recipes: named Configs. This table imports nothing heavy; a recipe's algorithm loads when it is asked for."""
+"""Recipes: named Configs. This table imports nothing heavy; a recipe's algorithm is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Recipe:
     Args:
         name: as on the command line.
         algorithm: the module in `rlpipe.pipelines.algorithms` with `Config` and `build`.
-        summary: what it is, in a line.
-        env_id: the environment it is for.
-        settings: the Config's fields that differ from the algorithm's defaults.
+        summary: one line.
+        env_id: its environment.
+        settings: fields of the Config that differ from the algorithm's defaults.
     """
 
     name: str
@@ -53,12 +53,7 @@ _ALL = (
         "soft target network, one update a frame, 600 episodes",
         settings=tuned.TARGET_NETWORK,
     ),
-    Recipe(
-        "dqn/consecutive",
-        "dqn",
-        "200-step CartPole, until ten successes in a row",
-        settings=tuned.CONSECUTIVE,
-    ),
+    Recipe("dqn/consecutive", "dqn", "200-step CartPole, until ten successes in a row", settings=tuned.CONSECUTIVE),
     Recipe("dqn/small", "dqn", "a small network, until ten episodes average 450", settings=tuned.SMALL),
     Recipe(
         "dqn/instances",
@@ -68,13 +63,7 @@ _ALL = (
         tuned.INSTANCES,
     ),
     Recipe("reinforce/episodic", "reinforce", "an update an episode, 3000 episodes", settings=tuned.EPISODIC),
-    Recipe(
-        "a2c/eight-workers",
-        "a2c",
-        "eight environments in eight processes",
-        "CartPole-v0",
-        tuned.EIGHT_WORKERS,
-    ),
+    Recipe("a2c/eight-workers", "a2c", "eight environments in eight processes", "CartPole-v0", tuned.EIGHT_WORKERS),
     Recipe(
         "ppo/inverted-double-pendulum",
         "ppo",
@@ -94,11 +83,7 @@ _ALL = (
         tuned.MAZE_POLICY,
     ),
     Recipe(
-        "q-learning/cartpole-bins",
-        "q_learning",
-        "tabular Q-learning on binned CartPole",
-        "CartPole-v0",
-        tuned.BINS,
+        "q-learning/cartpole-bins", "q_learning", "tabular Q-learning on binned CartPole", "CartPole-v0", tuned.BINS
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
@@ -109,7 +94,7 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of this name.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: no recipe has it; names the nearest.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -122,7 +107,7 @@ def config_class(algorithm: str) -> type[TrainConfig]:
     """The Config class of an algorithm.
 
     Raises:
-        ConfigError: there is no such algorithm.
+        ConfigError: the algorithm does not exist.
     """
     return _algorithm(algorithm).Config
 
@@ -137,7 +122,7 @@ def builder(algorithm: str) -> Callable[[Any], Pipeline]:
     """The `build` function of an algorithm.
 
     Raises:
-        ConfigError: there is no such algorithm.
+        ConfigError: the algorithm does not exist.
     """
     return _algorithm(algorithm).build
 
@@ -145,7 +130,7 @@ def builder(algorithm: str) -> Callable[[Any], Pipeline]:
 def _algorithm(name: str) -> Any:
     if name not in _ALGORITHMS:
         raise ConfigError(
-            f"no algorithm is called {name!r}; there are {', '.join(_ALGORITHMS)}. A run of one's own is resumed and "
+            f"no algorithm is called {name!r}; there are {', '.join(_ALGORITHMS)}. A custom run is resumed and "
             "evaluated by the program that trained it"
         )
     return importlib.import_module(f"rlpipe.pipelines.algorithms.{name}")

@@ -1,4 +1,9 @@
-"""Tabular SARSA, Rummery and Niranjan 1994; Sutton and Barto 2018, section 6.4."""
+"""Tabular SARSA, Rummery and Niranjan 1994; Sutton and Barto 2018, section 6.4, equation 6.7.
+
+Collect `rollout_steps` steps of each environment, with a random action with probability epsilon.
+Compute for each step, once its next action `a'` is known, the target `r + gamma * Q(s', a')` and its TD error.
+Update `Q(s, a) += step_size * error` in the table; there is no loss and no optimiser.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,9 @@ from rlpipe.pipelines.algorithms.tabular import ActionValueConfig, Step, make_co
 from rlpipe.pipelines.checkpoints.state_checks import Kind, check_rows
 from rlpipe.pipelines.pipeline import Pipeline
 
+_ENTRIES = ("state", "action", "reward", "terminated")
+"""What a step keeps until its next action is known."""
+
 
 @dataclass(frozen=True)
 class Config(ActionValueConfig):
@@ -27,15 +35,15 @@ class Config(ActionValueConfig):
 class Sarsa:
     """The rule `Q(s, a) += step_size * (r + gamma * Q(s', a') - Q(s, a))`.
 
-    `a'` is the action that is then taken, so a step that its episode goes on from waits for the next one. At a terminal
-    state there is none, and its value is 0; where an episode is truncated, the policy is asked what it would do there.
+    `a'` is the next action taken, so a step within an episode waits for the step after it. The value of a terminal
+    state is 0. Where an episode is truncated, `a'` is drawn from the policy.
 
     Args:
         table: of action values.
         policy: gives `a'` at a truncation.
         gamma: discount a step.
         step_size: share of the error by which an entry moves.
-        num_envs: of the batches, if known; a checkpoint's must agree.
+        num_envs: of the batches, if known, to check a checkpoint's.
     """
 
     def __init__(
@@ -52,42 +60,33 @@ class Sarsa:
         self._waiting: dict[str, Tensor] = {}
 
     def __call__(self, step: Step) -> Tensor:
-        """Learn from one step of every environment, and return the errors of the steps that were complete."""
+        """Learn from one step of every environment, and return the errors of the steps that are complete."""
         errors = []
         if self._waiting:
             rows = self._waiting["row"]
-            errors.append(self._move(**self._waiting, next_state=step.state[rows], next_action=step.action[rows]))
+            errors.append(self._move(self._waiting, step.state[rows], step.action[rows]))
         ended = step.done.nonzero().squeeze(-1)
         if len(ended):
             last = self._entries(step, ended)
-            errors.append(self._move(**last, next_state=step.next_state[ended], next_action=self._ask(step, ended)))
-        goes_on = (~step.done).nonzero().squeeze(-1)
-        self._waiting = self._entries(step, goes_on) if len(goes_on) else {}
+            errors.append(self._move(last, step.next_state[ended], self._draw(step, ended)))
+        unfinished = (~step.done).nonzero().squeeze(-1)
+        self._waiting = self._entries(step, unfinished) if len(unfinished) else {}
         return torch.cat(errors) if errors else torch.zeros(0)
 
     @staticmethod
     def _entries(step: Step, rows: Tensor) -> dict[str, Tensor]:
-        names = ("state", "action", "reward", "terminated")
-        # copies, because a batch's memory may be used again
-        return {"row": rows, **{name: getattr(step, name)[rows].clone() for name in names}}
+        # copies, because a batch's memory may be reused
+        return {"row": rows, **{name: getattr(step, name)[rows].clone() for name in _ENTRIES}}
 
-    def _move(
-        self,
-        row: Tensor,
-        state: Tensor,
-        action: Tensor,
-        reward: Tensor,
-        terminated: Tensor,
-        next_state: Tensor,
-        next_action: Tensor,
-    ) -> Tensor:
+    def _move(self, taken: dict[str, Tensor], next_state: Tensor, next_action: Tensor) -> Tensor:
+        state, action, reward, terminated = (taken[name] for name in _ENTRIES)
         next_value = self.table(next_state)
         target = F.sarsa_target(reward, self.gamma * (~terminated).to(next_value), next_value, next_action)
         error = F.td_error(self.table(state), action, target)
         self.table.add(state, action, self.step_size * error)
         return error
 
-    def _ask(self, step: Step, rows: Tensor) -> Tensor:
+    def _draw(self, step: Step, rows: Tensor) -> Tensor:
         observed = {"observation": step.next_state[rows]}
         if step.next_mask is not None:
             observed["action_mask"] = step.next_mask[rows]
@@ -95,7 +94,7 @@ class Sarsa:
             return self.policy(TensorDict(observed, batch_size=rows.shape)).get("action")
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps that wait for their next action."""
+        """The steps whose next action is not known yet."""
         return dict(self._waiting)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -110,10 +109,10 @@ class Sarsa:
 
 
 def build(config: Config) -> Pipeline:
-    """Put SARSA together.
+    """Build tabular SARSA.
 
     Raises:
-        ConfigError: the environment cannot be had, or is no Discrete one.
+        ConfigError: the environment is not available, or its spaces are not Discrete.
     """
     return make_control(
         config, partial(Sarsa, gamma=config.gamma, step_size=config.step_size, num_envs=config.num_envs)

@@ -1,4 +1,4 @@
-"""What the tabular methods share: their Config, their environment, and a batch as single steps."""
+"""What the tabular methods share: Configs, environment, single steps of a batch, and how action values are learned."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import ActionValueTable, QActor, only_allowed
-from rlpipe.pipelines.build.collector import make_collector
 from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.build.networks import is_masked, make_explorer
-from rlpipe.pipelines.build.pipeline import make_state
+from rlpipe.pipelines.build.pipeline import make_pipeline
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.config.groups import ExplorationConfig
@@ -57,7 +56,7 @@ class TabularConfig(TrainConfig):
         return replace(super().stopping, at_change=self.stop_at_change)
 
     def validate(self) -> None:
-        """Bins have their limits, and the table is on the CPU; it takes no pictures."""
+        """Check that bins have limits, and that the table is on the CPU and takes no pictures."""
         if self.from_pixels:
             raise ConfigError("from_pixels is True, and a table takes no pictures; use ppo, a2c, reinforce or dqn")
         if self.bins is not None and (self.bin_low is None or self.bin_high is None):
@@ -77,7 +76,7 @@ class ActionValueConfig(ExplorationConfig, TabularConfig):
 
 
 def make_tabular_env(config: TabularConfig, seeds: Seeds) -> TransformedEnv:
-    """The environment, its observation cut into bins if the config says so.
+    """The environment to train in, with its observation cut into bins if the config has `bins`.
 
     Raises:
         ConfigError: observations or actions are not Discrete.
@@ -99,10 +98,10 @@ def make_tabular_env(config: TabularConfig, seeds: Seeds) -> TransformedEnv:
 
 
 def table_shape(env: EnvBase) -> tuple[int, int]:
-    """Number of states and of actions.
+    """Number of states and number of actions.
 
     Raises:
-        ConfigError: a table of them would not fit into memory.
+        ConfigError: their table would not fit into memory.
     """
     states, actions = int(env.observation_spec["observation"].space.n), int(env.action_spec.space.n)
     if states * actions > MAX_ENTRIES:
@@ -144,12 +143,12 @@ def steps_of(batch: TensorDictBase) -> Iterator[Step]:
 
 
 class ChangeMeter:
-    """How far what follows from a table has moved from one episode's end to the next.
+    """Measures how much the greedy values, or the policy, of a table change from one episode's end to the next.
 
     Args:
         table: gives scores `[*B, A]` for states `[*B]`.
-        states: how many there are.
-        outcome: of scores `[S, A]`, minus infinity for forbidden actions: the greedy values, or the policy.
+        states: number of states.
+        outcome: from scores `[S, A]`, minus infinity for forbidden actions, to the greedy values or the policy.
     """
 
     def __init__(self, table: nn.Module, states: int, outcome: Callable[[Tensor], Tensor]) -> None:
@@ -165,11 +164,11 @@ class ChangeMeter:
         if news.any():
             state = step.state[news]
             self._allowed[state] = step.mask[news]
-            # to learn of a mask is no change
+            # a new mask is no change
             self._last[state] = self._now()[state]
 
     def change(self) -> Tensor:
-        """The sum of absolute differences to the last call."""
+        """The sum of absolute differences from the last call."""
         now = self._now()
         change, self._last = (now - self._last).abs().sum(), now
         return change
@@ -178,12 +177,12 @@ class ChangeMeter:
         return self._outcome(only_allowed(self._table(self._states), self._allowed))
 
     def report(self, scalars: TensorDictBase) -> TensorDictBase:
-        """Add `change` to a batch's scalars, unless nothing moved: an episode without reward is no sign of an end."""
+        """Add `change` to a batch's scalars unless it is 0: an episode without reward does not mean convergence."""
         change = self.change()
         return scalars.set("change", change) if change else scalars
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What `change` compares with, for a checkpoint."""
+        """What the next `change` compares with."""
         return {"allowed": self._allowed, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -199,14 +198,14 @@ Rule = Callable[[Step], Tensor]
 def make_control(
     config: ActionValueConfig, make_rule: Callable[[ActionValueTable, TensorDictModuleBase], Rule]
 ) -> Pipeline:
-    """A pipeline that learns action values by a rule: greedy but for epsilon, ties broken at random while exploring.
+    """Build a method that learns action values; it acts epsilon-greedily, and breaks ties at random while exploring.
 
     Args:
         config: the environment and the exploration.
-        make_rule: the rule for a table and the policy over it; one with a `state_dict` is part of checkpoints.
+        make_rule: from a table and the policy over it to the rule; one with a `state_dict` is part of checkpoints.
 
     Raises:
-        ConfigError: the environment cannot be had, or is no Discrete one.
+        ConfigError: the environment is not available, or its spaces are not Discrete.
     """
     seeds = Seeds(config.seed)
     env = make_tabular_env(config, seeds)
@@ -229,6 +228,5 @@ def make_control(
             scalars.set("td_error", moved.abs().mean())
         return meter.report(scalars) if batch.get(("next", "done")).any() else scalars
 
-    state = make_state(policy, env, seeds, change=meter, rule=rule if hasattr(rule, "state_dict") else None)
-    frames = config.num_envs * config.rollout_steps
-    return Pipeline(make_collector(config, env, policy, frames), learn, policy, state, tuple(env.transform))
+    parts = {"change": meter, "rule": rule if hasattr(rule, "state_dict") else None}
+    return make_pipeline(config, env, policy, learn, seeds, **parts)

@@ -12,8 +12,8 @@ from torchrl.envs import TransformedEnv
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
-from rlpipe.pipelines.collectors.multi import shares
 from rlpipe.pipelines.collectors.processes import AsyncProcesses, SyncProcesses
+from rlpipe.pipelines.collectors.worker import shares
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.devices import check_memory
 from rlpipe.pipelines.replay.state import transition_bytes
@@ -21,10 +21,10 @@ from rlpipe.pipelines.seeding import Seeds
 
 
 def check_device(config: TrainConfig) -> torch.device:
-    """The device of a config; of several GPUs the one that PyTorch takes first.
+    """The device of a config; of several GPUs, PyTorch's current one.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none, or it does not work.
+        ConfigError: the device is CUDA, and it is not available or does not work.
     """
     if config.device == "cpu":
         return torch.device("cpu")
@@ -44,7 +44,7 @@ def check_device(config: TrainConfig) -> torch.device:
 def make_collector(
     config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int
 ) -> BaseCollector:
-    """A collector over `env`, or over others like it, as the config says; `total_frames` in whole batches.
+    """Make a collector over `env`, or over copies of it in other processes; `total_frames` in whole batches.
 
     Raises:
         ConfigError: a batch does not fit into memory, or a collector cannot be started.
@@ -74,7 +74,7 @@ def make_collector(
 def _make_fleet(
     config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int, total_frames: int
 ) -> BaseCollector:
-    elsewhere: dict[str, Any] = {}
+    on_ray: dict[str, Any] = {}
     if config.collector == "ray":
         if importlib.util.find_spec("ray") is None:
             raise ConfigError('collector is "ray", which needs Ray; install it with: pip install "rlpipe[ray]"')
@@ -83,16 +83,16 @@ def _make_fleet(
 
         kind: Any = AsyncRay if config.asynchronous else SyncRay
         resources = Resources(config.ray_cpus, config.ray_gpus, config.ray_memory)
-        elsewhere = {"address": config.ray_address, "resources": resources}
+        on_ray = {"address": config.ray_address, "resources": resources}
     else:
         kind = AsyncProcesses if config.asynchronous else SyncProcesses
     makers = shares(config.env, env, config.num_collectors)
-    # of a simulator there may be no room for more copies than were asked for
+    # a simulator may not allow one more copy
     env.close()
     fleet: BaseCollector = kind(
         makers,
         policy,
-        **elsewhere,
+        **on_ray,
         frames_per_batch=frames_per_batch,
         total_frames=total_frames,
         transforms=env.transform,

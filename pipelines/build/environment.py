@@ -1,4 +1,4 @@
-"""From a Config's shared fields to the parts they describe."""
+"""The training environment of a Config, and the loss of a life as an end for learning."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from torchrl.data import Bounded
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import (
-    CNN,
-)
+from rlpipe.modules import CNN
 from rlpipe.modules.images import is_image
 from rlpipe.pipelines.config.groups import LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
@@ -29,32 +27,32 @@ from rlpipe.pipelines.pipeline import Update
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 _LEAST_STEPS = 10
-"""Random steps of each environment from which observation statistics are worth having."""
+"""Fewest random steps of each environment for observation statistics."""
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
-"""Of observations and of actions."""
+"""Observation space and action space."""
 _STILL, _SMALL = 1e-3, 1e-6
-"""A feature with a smaller standard deviation is constant: as a share of its size, and at most."""
+"""A feature with a smaller standard deviation counts as constant: relative to its size, and in absolute terms."""
 _OFF = 1e-4
-"""Standard deviations by which float32 may be off the mean."""
+"""Largest error of the mean in float32, in standard deviations."""
 
 
 def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
-    """The environment to train in, with the transforms that the config asks for.
+    """Make the training environment with the transforms of the config.
 
     Args:
-        config: which environment, shaping and normalisation.
+        config: environment, reward shaping and normalisation.
         seeds: of the run.
-        last: an algorithm's own transforms, after these.
+        last: the algorithm's transforms, applied after these.
 
     Raises:
-        ConfigError: the environment cannot be had, or a transform does not fit it.
+        ConfigError: the environment is not available, or a transform does not fit it.
     """
     if config.reward_shaping == "balance" and "CartPole" not in str(env_spec(config.env_id).entry_point):
         raise ConfigError(f"reward_shaping is 'balance', which is made for CartPole; env_id is {config.env_id!r}")
     if config.from_pixels:
         with _naming("env_id", config.env_id):
             check_drawable(config.env, "--from-pixels")
-    spaces_elsewhere = _eval_spaces(config)
+    eval_spaces = _eval_spaces(config)
     transforms: list[Transform] = []
     shaping = make_shaping(config.reward_shaping, config.shaping_steps)
     if shaping is not None:
@@ -62,11 +60,11 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     if config.normalize_frames is not None:
         transforms.append(observation_norm(config.env, config.normalize_frames, seeds))
     with _naming("env_id", config.env_id):
-        # with others in other processes, this one is there for its specs and transforms
+        # if other processes collect, this one only gives specs and transforms
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
         env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
     try:
-        _check_eval_env(config, env, spaces_elsewhere)
+        _check_eval_env(config, env, eval_spaces)
     except ConfigError:
         env.close()
         raise
@@ -75,7 +73,7 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
 
 @contextlib.contextmanager
 def _naming(field: str, env_id: str) -> Iterator[None]:
-    """Put the environment's id before an error that knows nothing of it, such as that of a kind of space."""
+    """Put the environment's id in front of an error that does not name it."""
     try:
         yield
     except ConfigError as error:
@@ -85,7 +83,7 @@ def _naming(field: str, env_id: str) -> Iterator[None]:
 
 
 def _eval_spaces(config: TrainConfig) -> Spaces | None:
-    """The spaces of the evaluation environment, if it is another one; looked at before there are any to train in."""
+    """The spaces of the evaluation environment, if it differs; it is closed before the training one is made."""
     if config.eval_env_id is None:
         return None
     with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
@@ -101,24 +99,24 @@ def _spaces_of(env: TransformedEnv, *, close: bool = False) -> Spaces:
     return envs.single_observation_space, envs.single_action_space
 
 
-def _check_eval_env(config: TrainConfig, env: TransformedEnv, elsewhere: Spaces | None) -> None:
-    """Refuse an evaluation environment that the policy does not fit."""
-    here = _spaces_of(env)
-    if elsewhere is not None and elsewhere != here:
+def _check_eval_env(config: TrainConfig, env: TransformedEnv, eval_spaces: Spaces | None) -> None:
+    """Check that the policy fits the evaluation environment."""
+    spaces = _spaces_of(env)
+    if eval_spaces is not None and eval_spaces != spaces:
         raise ConfigError(
             f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
-            f"actions there are {elsewhere[0]} and {elsewhere[1]}, here {here[0]} and {here[1]}; "
+            f"actions there are {eval_spaces[0]} and {eval_spaces[1]}, here {spaces[0]} and {spaces[1]}; "
             "--eval-env-id none evaluates where it trains"
         )
 
 
 def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
-    """TorchRL's `ObservationNorm`, by the mean and standard deviation of random frames; it never changes afterwards.
+    """Make TorchRL's `ObservationNorm` from the mean and standard deviation of random frames; it stays fixed.
 
-    Of observations that are no floats, or so far from 0 that float32 has not their mean, it is a `Standardize`.
+    For observations that are not floats, or whose mean float32 cannot hold, it is a `Standardize`.
 
     Raises:
-        ConfigError: the observation is no Box, or an image, or the frames are too few.
+        ConfigError: the observation is not a Box, or is an image, or the frames are too few.
     """
     least = _LEAST_STEPS * config.num_envs
     if frames < least:
@@ -126,7 +124,7 @@ def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> Observatio
     with GlobalRandom().kept(seeds.integer("normalization")):
         seen = _random_observations(config, frames, seeds)
     mean, std = seen.double().mean(0), seen.double().std(0)
-    # a feature that never moved has nothing to be divided by, and one that did by its last digits is no better
+    # a feature that is constant, or moves only in its last digits, is not divided
     std = torch.where(std > (_STILL * seen.double().abs().amax(0)).clamp_max(_SMALL), std, 1.0)
     moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
     if seen.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
@@ -151,13 +149,13 @@ def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor
 
 
 def make_lives(config: LivesConfig, env: EnvBase) -> Update:
-    """From a collected batch `[num_envs, T]` to the one to learn from, as the config has it.
+    """Make the function from a collected batch `[num_envs, T]` to the batch to learn from.
 
-    With `end_at_life_loss` that is a copy in which a step that costs a life, but not the last, is `terminated`: Mnih et
-    al. 2015, Methods. Nothing is reset there: the game goes on.
+    With `end_at_life_loss` that is a copy in which a step that loses a life, but not the last, is `terminated`: Mnih et
+    al. 2015, Methods. The environment is not reset there.
 
     Raises:
-        ConfigError: lives are asked for, and the environment counts none.
+        ConfigError: `end_at_life_loss` is set, and the environment does not count lives.
     """
     if not config.end_at_life_loss:
         return lambda batch: batch

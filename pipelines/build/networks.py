@@ -1,4 +1,4 @@
-"""Networks, actors, critics and exploration, as a Config describes them."""
+"""The networks, actors, critics and exploration of a Config."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from rlpipe.modules import (
     make_schedule,
 )
 from rlpipe.modules.images import image_scale, is_image
-from rlpipe.pipelines.config.groups import ActorConfig, ExplorationConfig, NetworkConfig
+from rlpipe.pipelines.config.groups import ActorConfig, ActorCriticConfig, ExplorationConfig, NetworkConfig
 from rlpipe.pipelines.devices import check_memory
 
 _COPIES = 4
-"""Of a network's weights while it learns: themselves, their gradient, and the two moments of Adam."""
+"""Copies of a network's weights while it learns: weights, gradient, and the two moments of Adam."""
 
 
 def is_masked(env: EnvBase) -> bool:
-    """Whether the environment says which actions are allowed."""
+    """Whether the environment gives an action mask."""
     return "action_mask" in env.observation_spec.keys()  # noqa: SIM118 - a Composite is no Mapping
 
 
 def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> nn.Sequential:
-    """Observation `[*B, ...]` to the features of the last hidden layer, `[*B, config.hidden[-1]]`.
+    """Make the layers from an observation `[*B, ...]` to the last hidden features, `[*B, config.hidden[-1]]`.
 
-    Images (see `CNN`) of 36 pixels a side or more go through the convolutions of the DQN papers before the hidden
-    layers; with `hidden` of 512 that is the papers' network. Smaller ones of bytes are divided as well, and flattened.
+    Images (see `CNN`) of 36 pixels a side or more pass the convolutions of the DQN papers before the hidden layers;
+    with `hidden` 512 that is the papers' network. Smaller images of bytes are scaled and flattened.
 
     Args:
         config: of the network.
-        env: whose observations it takes.
-        shared: by several networks; of an image, a loss then computes the features once.
+        env: gives the observations.
+        shared: whether several networks begin with it; a loss then computes the features of an image once.
 
     Raises:
-        ConfigError: `observation_scale` does not fit the observation, or that holds no numbers.
+        ConfigError: `observation_scale` does not fit the observation, or the observation is empty.
     """
     first = _make_first(config, env)
     sizes = (first.features, *config.hidden)
@@ -96,10 +96,10 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
 def make_actor(
     config: ActorConfig, env: EnvBase, trunk: nn.Sequential, generator: torch.Generator
 ) -> CategoricalActor | GaussianActor:
-    """The stochastic policy that the environment's actions call for.
+    """Make the stochastic policy: categorical for Discrete actions, Gaussian for Box actions.
 
     Raises:
-        ConfigError: actions of no numbers.
+        ConfigError: the action is empty.
     """
     spec = env.action_spec
     discrete = isinstance(spec, Categorical)
@@ -119,12 +119,25 @@ def make_actor(
 
 
 def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Generator) -> EpsilonGreedy:
-    """Epsilon-greedy exploration by the config's schedule."""
+    """Make epsilon-greedy exploration with the config's schedule."""
     start, end, over = config.epsilon_start, config.epsilon_end, config.epsilon_frames
     schedule = make_schedule(config.epsilon_schedule, start, end, frames=over, factor=config.epsilon_factor)
     return EpsilonGreedy(env.action_spec, schedule, generator, is_masked(env))
 
 
 def make_critic(config: NetworkConfig, trunk: nn.Sequential) -> Critic:
-    """A state value on top of `trunk`."""
+    """Make a state value on top of `trunk`."""
     return Critic(nn.Sequential(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
+
+
+def make_actor_critic(
+    config: ActorCriticConfig, env: EnvBase, generator: torch.Generator
+) -> tuple[CategoricalActor | GaussianActor, Critic]:
+    """Make the stochastic policy and a state value, on one trunk if the config shares it.
+
+    Raises:
+        ConfigError: the networks do not fit the environment.
+    """
+    trunk = make_trunk(config, env, shared=config.shared_trunk)
+    actor = make_actor(config, env, trunk, generator)
+    return actor, make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))

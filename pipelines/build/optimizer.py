@@ -1,4 +1,4 @@
-"""The optimiser of a Config, and the schedule of its learning rate."""
+"""The optimiser of a Config and the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rlpipe.pipelines.pipeline import Update
 def make_optimizer(
     config: OptimizerConfig, parameters: Iterable[nn.Parameter], batches: int, frames_per_batch: int
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
-    """The optimiser, and the schedule that steps once a collected batch.
+    """The optimiser, and the schedule, which steps once a collected batch.
 
     Args:
-        config: which, and how fast.
+        config: the kind, the learning rate and its schedule.
         parameters: to learn.
-        batches: collected batches in the whole run, where a falling learning rate reaches 0.
+        batches: collected batches until a falling learning rate reaches 0.
         frames_per_batch: frames of each.
     """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
@@ -38,17 +38,17 @@ def make_optimizer(
 
 
 class _Falling(LambdaLR):
-    """A learning rate in closed form; a run that goes on to more frames goes on with the rate that these give."""
+    """A learning rate in closed form, so that a run resumed with more frames continues with their rate."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, after the optimiser has done so."""
+        """Continue from a `state_dict`, loaded after the optimiser's."""
         super().load_state_dict(state_dict)
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)
 
 
 def scheduled(learn: Update, optimizer: torch.optim.Optimizer, schedule: LRScheduler | None) -> Update:
-    """`learn`, with a step of the learning rate's schedule after each batch with updates; adds the `learning_rate`."""
+    """Add to `learn` a step of the schedule after each batch with updates, and `learning_rate` to its scalars."""
 
     def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
         scalars = learn(batch).set("learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))

@@ -1,38 +1,65 @@
-"""A pipeline from its parts, and what it begins with."""
+"""What the algorithms' `build` begins and ends with, and weights to start from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import ObservationNorm, TransformedEnv
 
-from rlpipe.modules import (
-    EpsilonGreedy,
-)
+from rlpipe.modules import EpsilonGreedy
+from rlpipe.pipelines.build.collector import check_device, make_collector
+from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint
+from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs.transforms import Statistics
-from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.seeding import Seeds
 
 
-def make_state(policy: nn.Module, env: TransformedEnv, seeds: Seeds, **parts: Any) -> dict[str, Any]:
-    """What a checkpoint holds: the policy, the random streams, the observation statistics if any, and `parts`.
+def set_up(config: TrainConfig) -> tuple[torch.device, Seeds, TransformedEnv]:
+    """The device, the random streams and the training environment.
 
-    Parts that are `None` are left out.
+    Raises:
+        ConfigError: the device or the environment is not available, or does not fit the config.
+    """
+    device, seeds = check_device(config), Seeds(config.seed)
+    return device, seeds, make_training_env(config, seeds)
+
+
+def make_pipeline(
+    config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, learn: Update, seeds: Seeds, **parts: Any
+) -> Pipeline:
+    """Put a collector in front of `learn`, and name what a checkpoint holds.
+
+    A checkpoint holds the policy, the random streams, the observation statistics if any, and `parts`.
+
+    Args:
+        config: of the collector.
+        env: to collect from.
+        policy: to collect with.
+        learn: from a collected batch to detached scalars.
+        seeds: the random streams.
+        parts: everything else that changes in training, by name; those that are `None` are left out.
+
+    Raises:
+        ConfigError: a batch does not fit into memory, or a collector cannot be started.
     """
     state = {"policy": policy, "random": seeds, **parts}
     statistics = Statistics(each for each in env.transform if isinstance(each, ObservationNorm))
     if len(statistics):
         state["observation_norm"] = statistics
-    return {name: part for name, part in state.items() if part is not None}
+    state = {name: part for name, part in state.items() if part is not None}
+    collector = make_collector(config, env, policy, config.frames_per_batch)
+    return Pipeline(collector, learn, policy, state, tuple(env.transform))
 
 
 def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
-    """Take over what another run has learned: networks, tables, observation statistics.
+    """Start from what another run has learned: networks, tables, observation statistics.
 
-    Its optimiser, random streams and counters are left; exploration begins anew.
+    The optimiser, random streams and counters stay those of `pipeline`; exploration starts from its beginning.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of other networks.

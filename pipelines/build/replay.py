@@ -6,65 +6,70 @@ from collections.abc import Sequence
 
 import torch
 from tensordict.utils import NestedKey
+from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.config.groups import ReplayConfig
 from rlpipe.pipelines.devices import check_memory
-from rlpipe.pipelines.replay.image_buffer import FrameReplay, frames_for, numbered
-from rlpipe.pipelines.replay.state import transition_kinds
+from rlpipe.pipelines.replay.image_buffer import ImageReplay, images_for, numbered
+from rlpipe.pipelines.replay.state import transition_bytes, transition_kinds
+from rlpipe.pipelines.seeding import Seeds
 
 
-def make_frame_replay(
-    env: EnvBase,
-    keys: Sequence[NestedKey],
-    *,
-    num_envs: int,
-    buffer_size: int,
-    minibatch_size: int,
-    device: torch.device,
-    on_disk: bool,
-    generator: torch.Generator,
-) -> FrameReplay:
-    """A `FrameReplay` for an environment's observations.
+def make_buffer(
+    config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
+) -> ReplayBuffer:
+    """The replay buffer, empty; an `ImageReplay` if the config keeps frames.
 
     Args:
-        env: like those whose batches it keeps; of fewer, where collectors share them.
-        keys: what is stored of a transition.
-        num_envs: of all of them.
-        buffer_size: transitions.
-        minibatch_size: of minibatches.
-        device: where they are.
-        on_disk: keep the frames there.
-        generator: to draw with.
+        config: size and storage.
+        env: whose transitions it keeps; one of several collectors' has fewer environments than `config.num_envs`.
+        keys: stored entries of a transition.
+        seeds: for drawing minibatches.
+        device: of the minibatches.
 
     Raises:
-        ConfigError: the observations are no stacks of frames, or there is no room.
+        ConfigError: there is no room for it, or it keeps frames and the observations are not stacks of frames.
     """
-    spec = env.observation_spec["observation"]
+    if config.replay_storage != "transitions":
+        return _make_image_replay(config, env, keys, seeds, device)
+    size = config.buffer_size * transition_bytes(env, keys)
+    frames = " or --replay-storage frames" if can_keep_frames(env) else ""
+    way_out = f"take a smaller --buffer-size{frames}"
+    check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device, way_out)
+    storage = LazyTensorStorage(config.buffer_size, device=device)
+    return ReplayBuffer(storage=storage, batch_size=config.minibatch_size, generator=seeds.generator("replay", device))
+
+
+def _make_image_replay(
+    config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
+) -> ImageReplay:
+    spec, on_disk = env.observation_spec["observation"], config.replay_storage == "frames-on-disk"
     shape = spec.shape[len(env.batch_size) :]
     if not can_keep_frames(env):
         raise ConfigError(
             f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these are "
             f"{list(shape)} of {spec.dtype}; --replay-storage transitions keeps any"
         )
-    frames = frames_for(buffer_size, shape[0], num_envs)
+    frames = images_for(config.buffer_size, shape[0], config.num_envs)
     kinds = numbered(transition_kinds(env, keys), shape).values()
     transition = sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds)
-    size = buffer_size * transition + (0 if on_disk else frames * shape[1:].numel())
+    size = config.buffer_size * transition + (0 if on_disk else frames * shape[1:].numel())
     way_out = "take a smaller --buffer-size" + ("" if on_disk else " or --replay-storage frames-on-disk")
-    check_memory(f"buffer_size is {buffer_size}, which takes", size, device, way_out)
+    check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device, way_out)
     try:
-        return FrameReplay(
-            buffer_size,
+        return ImageReplay(
+            config.buffer_size,
             shape,
-            num_frames=frames,
+            num_images=frames,
             device=device,
             on_disk=on_disk,
-            batch_size=minibatch_size,
-            generator=generator,
+            batch_size=config.minibatch_size,
+            generator=seeds.generator("replay"),
         )
     except ConfigError as error:
-        raise ConfigError(f"buffer_size is {buffer_size}: {error}") from error
+        raise ConfigError(f"buffer_size is {config.buffer_size}: {error}") from error
 
 
 def can_keep_frames(env: EnvBase) -> bool:

@@ -26,11 +26,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from rlpipe.errors import CheckpointError, TrainingError
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.files import read_plain, sync, write_synced
-from rlpipe.pipelines.checkpoints.names import check_name
+from rlpipe.pipelines.checkpoints.names import MANIFEST, check_name
 from rlpipe.pipelines.checkpoints.state_checks import check_horizon, check_like, check_optimizer
 
 FORMAT = 1
-_MANIFEST = "checkpoint.json"
 _LARGEST_MANIFEST = 1 << 30
 _NAME = re.compile("[a-z][a-z0-9_]*")
 
@@ -131,28 +130,28 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or of another format.
     """
-    if path.is_symlink() or (path / _MANIFEST).is_symlink():
+    if path.is_symlink() or (path / MANIFEST).is_symlink():
         raise CheckpointError(f"checkpoint {path} is, or has, a symbolic link; give the folder itself")
     try:
-        text = read_plain(path / _MANIFEST, _LARGEST_MANIFEST)
+        text = read_plain(path / MANIFEST, _LARGEST_MANIFEST)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is no checkpoint of this version of rlpipe: it has no {_MANIFEST}") from error
+        raise CheckpointError(f"{path} is no checkpoint of this version of rlpipe: it has no {MANIFEST}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"checkpoint {path}: {_MANIFEST} cannot be read: {reason}") from error
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} cannot be read: {reason}") from error
     try:
         content = json.loads(text)["content"]
         # any other text of the same meaning is not what was written
         intact = text == _sealed(content)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {_MANIFEST} is not what was written") from error
+        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written") from error
     if not intact:
-        raise CheckpointError(f"checkpoint {path} is damaged: {_MANIFEST} is not what was written")
+        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} is of another format than {FORMAT}, the one of this version")
     for key in ("metadata", "components", "files"):
         if not isinstance(content.get(key), dict):
-            raise CheckpointError(f"checkpoint {path}: {_MANIFEST} has no {key}")
+            raise CheckpointError(f"checkpoint {path}: {MANIFEST} has no {key}")
     return content
 
 
@@ -214,7 +213,7 @@ def _write(folder: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) 
             sync(file)
             files[file.name] = _digest(file)
     content = {"format": FORMAT, "metadata": dict(metadata), "components": components, "files": files}
-    write_synced(folder / _MANIFEST, _sealed(content))
+    write_synced(folder / MANIFEST, _sealed(content))
     return files
 
 
@@ -271,7 +270,7 @@ def _sealed(content: Any) -> str:
 def _check_files(path: Path, digests: Mapping[str, str], components: Collection[str] | None) -> None:
     """Compare every file with its size, and with its digest those of the components, or all."""
     found = {entry.name: entry for entry in path.iterdir()}
-    for file in sorted({*found, *digests} - {_MANIFEST}):
+    for file in sorted({*found, *digests} - {MANIFEST}):
         component = file.removesuffix(".safetensors")
         if file not in found:
             raise CheckpointError(f"checkpoint {path}: component {component!r} is incomplete, {file} is missing")

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import exists_already
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What it raises to read a file of JSON as what rlpipe would have written, where it holds anything else."""
@@ -84,7 +84,7 @@ def publish(stage: Path, path: Path) -> None:
         else:
             stage.unlink()
     except FileExistsError:
-        raise ConfigError(f"out {path} exists already; nothing was overwritten, name a new one") from None
+        raise exists_already("out", path) from None
 
 
 def _reserve_and_move(stage: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint knows of the environments of a collector, so that a resumed run goes on as if never stopped."""
+"""The environments of a collector as a component of checkpoints: a resumed run continues as if never stopped."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _LOG = logging.getLogger("rlpipe")
 _PIECES = 1_000
 
 
-class Environments:
+class LocalEnvState:
     """The environments of a lean collector, and its counters, as a component of checkpoints.
 
-    Environments that can be captured are, in the middle of their episodes (`captured`). All others are reset at each
-    planned checkpoint, with seeds that follow from their first seed and the frames collected (`synchronised`): before,
-    `cut` ends their episodes in the batch, and after, `synchronise` resets them, in a run that is resumed there later
-    as in one that is not. A checkpoint elsewhere, such as at Ctrl-C, brings them back by taking the actions since then
-    once more, if they were noted; else, or where that does not lead to the same observations, fresh episodes begin.
+    Environments whose state can be saved are saved in the middle of their episodes (`captured`). All others are reset
+    at each planned checkpoint (`synchronised`), whether or not the run is resumed there later: before it, `cut` ends
+    their episodes in the batch, and after it, `synchronise` resets them, with seeds derived from their first seed and
+    the frames collected. Any other checkpoint, such as at Ctrl-C, is restored by repeating the actions since the last
+    planned one, if they were recorded; else, or if that gives other observations, new episodes begin.
 
     Args:
         collector: a lean `SyncDataCollector`.
@@ -45,10 +45,10 @@ class Environments:
         return "captured" if self.captured else "synchronised"
 
     def note_actions(self) -> None:
-        """From now on, remember the actions since the last planned checkpoint; nothing to do if captured."""
+        """Record actions from now on, for `load_state_dict` to repeat; nothing to do if captured."""
         if not self.captured and self._actions is None:
             self._actions = []
-            self._collector.note = self._note
+            self._collector.on_batch = self._note
 
     def _note(self, batch: TensorDictBase) -> None:
         actions = self._actions or []
@@ -61,11 +61,11 @@ class Environments:
             cut(batch)
 
     def synchronise(self, frames: int | None) -> None:
-        """Reset every environment, by seeds that follow from `frames`, or the first ones; nothing to do if captured."""
+        """Reset every environment with seeds derived from `frames`, or the first ones; nothing to do if captured."""
         if self.captured:
             return
         self._synchronised, self._actions = frames, None if self._actions is None else []
-        self._env.reseed(frames)
+        self._env.seeds.derive(frames)
         self._collector.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,16 +81,9 @@ class Environments:
         """Continue from a `state_dict`.
 
         Raises:
-            ValueError: it is a state of other environments.
+            ValueError: the state is of other environments.
         """
-        if state["kind"] != self.kind:
-            raise ValueError(f"environments were {state['kind']}, and are {self.kind} now")
-        # before the first batch, TorchRL's collectors count -1 of them
-        if any(
-            type(state[name]) is not int or state[name] < least for name, least in (("frames", 0), ("iterations", -1))
-        ):
-            raise ValueError("frames and iterations are expected to be whole numbers")
-        self._collector.position = state["frames"], state["iterations"]
+        self._collector.position = position_in(state, self.kind)
         if self.captured:
             self._env.set_state(state["envs"])
             return
@@ -110,7 +103,7 @@ class Environments:
         self.synchronise(state["frames"])
 
     def _leads_to(self, actions: Tensor | None, root: Arrays) -> bool:
-        """Take noted actions once more, and say whether the environments observe what they did."""
+        """Repeat recorded actions; returns whether they lead to the observations `root`."""
         if actions is not None:
             self._actions = None if self._actions is None else [actions]
             try:
@@ -122,21 +115,36 @@ class Environments:
 
 
 def cut(batch: TensorDictBase) -> None:
-    """End every episode with the last step of a batch `[num_envs, T]`, as truncated."""
+    """Truncate every episode at the last step of a batch `[num_envs, T]`."""
     after = batch.get("next")
     running = ~after.get("done")[:, -1]
     for key in ("done", "truncated"):
         after.get(key)[:, -1] |= running
 
 
+def position_in(state: dict[str, Any], kind: str) -> tuple[int, int]:
+    """The frames and batches that a state counts.
+
+    Raises:
+        ValueError: they are no whole numbers, or the environments were saved in another way than `kind`.
+    """
+    if state["kind"] != kind:
+        raise ValueError(f"environments were {state['kind']}, and are {kind} now")
+    frames, iterations = state["frames"], state["iterations"]
+    # before the first batch, TorchRL's collectors count -1 of them
+    if type(frames) is not int or frames < 0 or type(iterations) is not int or iterations < -1:
+        raise ValueError("frames and iterations are expected to be whole numbers")
+    return frames, iterations
+
+
 def _can_keep(env: VectorEnv) -> bool:
-    """Whether environments take back the state that they offer, and a checkpoint can hold it."""
+    """Whether environments accept the state that they give, and a checkpoint can hold it."""
     before: Tensors = {}
     after: Tensors = {}
     try:
         state = encode(env.get_state(), before)
         env.set_state(decode(state, before))
         again = encode(env.get_state(), after)
-    except Exception:  # methods of these names that mean something else may fail in any way
+    except Exception:  # methods with these names may do something else, and fail in any way
         return False
     return bool(state == again and all(torch.equal(before[name], after[name]) for name in before))

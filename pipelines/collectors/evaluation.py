@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes under a policy, apart from training."""
+"""Evaluation: whole episodes of a policy, apart from training."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.eval_mode import evaluating
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
 from rlpipe.pipelines.envs.backends.batch_checker import Arrays
-from rlpipe.pipelines.envs.frozen_transforms import Seat, hold, size_for
+from rlpipe.pipelines.envs.frozen_transforms import SelectRows, append_frozen, size_for
 from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 MAX_ENVS = 100
-"""Environments of an evaluation, of a kind of which any number can be open at once."""
+"""How many environments an evaluation opens, of a kind of which any number can be open at once."""
 MAX_EPISODE_STEPS = 10_000
-"""Where an evaluation truncates episodes of an environment that has no limit of its own."""
+"""At which step an evaluation truncates episodes of an environment without a time limit."""
 _CHUNK, _SHORT_CHUNK = 32, 4
-"""Steps of each environment between two looks at whether all is done; what is stepped beyond is for nothing."""
+"""Steps of each environment between two checks whether all episodes are done; steps beyond that are wasted."""
 _SLOW = 10.0
-"""Seconds without the end of an episode after which a warning says so."""
+"""After so many seconds in which no episode ended, there is a warning."""
 _LOG = logging.getLogger("rlpipe")
-_TOLD: set[tuple[str, object]] = set()
+_WARNED: set[tuple[str, object]] = set()
 
 
 def evaluate(
@@ -49,11 +49,11 @@ def evaluate(
 ) -> Evaluation:
     """Run whole episodes and keep the return and length of each.
 
-    The episodes are divided beforehand, so that short ones have no better chance to be counted than long ones: over at
-    most `MAX_ENVS` streams, each with a seed that does not depend on how many environments play them (environments that
-    are vectorised themselves, such as CartPole, draw for all at once); their returns are the environment's own,
-    whatever transforms make of rewards. Neither the policy nor any random generator is changed, the process's own
-    included.
+    Episodes are divided in advance over at most `MAX_ENVS` streams, so that short ones are not more likely to be
+    counted than long ones. Each stream has a seed that does not depend on how many environments play (except where an
+    environment is vectorised itself, as CartPole is, and draws for all at once). Returns are the environment's own,
+    whatever transforms make of rewards. Neither the policy nor any random generator is changed, including the global
+    ones.
 
     Args:
         policy: any TensorDictModule that reads the environment's observation.
@@ -61,13 +61,13 @@ def evaluate(
         episodes: how many.
         seed: of the environments' resets, and of the actions if `stochastic`.
         stochastic: sample actions instead of taking the greedy ones.
-        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here. Of
-            statistics for each environment, `[n, ...]`, stream `i` takes row `i` modulo `n`.
-        num_envs: how many environments are open at most; by default `MAX_ENVS` of those that Gymnasium, ALE and rlpipe
-            bring along, and one of any other, of which perhaps no more can run. With fewer, streams wait their turn.
+        transforms: of the environment that the policy was trained in; they are copied, and do not learn here. If
+            statistics have a row for each environment, `[n, ...]`, stream `i` uses row `i` modulo `n`.
+        num_envs: how many environments are open at most; by default `MAX_ENVS` for environments of Gymnasium, ALE and
+            rlpipe, and one for any other, of which perhaps only one can run. With fewer, streams take turns.
 
     Raises:
-        TypeError: the environment is no `EnvConfig`.
+        TypeError: `env_config` is not an `EnvConfig`.
         ConfigError: no episodes, no environments, one that is not available, or a transform without statistics.
     """
     check_is_config(env_config)
@@ -84,15 +84,15 @@ def evaluate(
     with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
         env = make_env(config, seed=seed)
         stack.callback(env.close, raise_if_closed=False)
-        seats = hold(env, transforms, policy)
-        tally = Tally(env.base_env, quotas)
+        selects = append_frozen(env, transforms, policy)
+        recorder = EpisodeRecorder(env.base_env, quotas)
         collector = _make_collector(env, policy, _SHORT_CHUNK if num_envs < streams else _CHUNK, stochastic=stochastic)
         stack.callback(collector.shutdown, raise_on_error=False)
         with evaluating(policy, seed):
-            _play(collector, tally, seats, env_config.env_id if endless else None)
-    evaluation = tally.evaluation()
+            _play(collector, recorder, selects, env_config.env_id if endless else None)
+    evaluation = recorder.evaluation()
     if endless and (cut := sum(length >= MAX_EPISODE_STEPS for length in evaluation.lengths)):
-        _tell_once(
+        _warn_once(
             "cut",
             env_config.env_id,
             f"has no time limit, and {cut} of {episodes} evaluation episodes were cut at {MAX_EPISODE_STEPS:,} steps: "
@@ -106,9 +106,9 @@ def is_endless(env_config: EnvConfig) -> bool:
     return env_config.max_episode_steps is None and env_spec(env_config.env_id).max_episode_steps is None
 
 
-def _tell_once(what: str, env_id: object, words: str) -> None:
-    if (what, env_id) not in _TOLD:
-        _TOLD.add((what, env_id))
+def _warn_once(what: str, env_id: object, words: str) -> None:
+    if (what, env_id) not in _WARNED:
+        _WARNED.add((what, env_id))
         limit = "train with --max-episode-steps (max_episode_steps), which sets a limit"
         _LOG.warning("rlpipe: %s %s; %s", env_id, words, limit)
 
@@ -118,11 +118,11 @@ def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int 
 
     Args:
         env_config: the environment.
-        asked: so many, if not `None`.
-        otherwise: so many, where it is not known that any number can be open at once.
+        asked: the answer, if not `None`.
+        otherwise: the answer where it is not known that any number can be open at once.
 
     Raises:
-        ConfigError: fewer than one is asked for.
+        ConfigError: `asked` is less than 1.
     """
     if asked is not None and asked < 1:
         raise ConfigError(f"num_envs is {asked}; allowed is 1 or more")
@@ -147,21 +147,26 @@ def _make_collector(
     )
 
 
-def _play(collector: SyncDataCollector, tally: Tally, seats: Sequence[Seat], endless: object) -> None:
-    """Play each stream's quota, as many streams at once as there are environments; `endless` names one without end."""
+def _play(
+    collector: SyncDataCollector, recorder: EpisodeRecorder, selects: Sequence[SelectRows], endless: object
+) -> None:
+    """Play each stream's quota, as many streams at once as there are environments.
+
+    `endless` is the id of an environment without a time limit, to warn about.
+    """
     base, batches, started = collector.env.base_env, iter(collector), time.monotonic()
-    for first in range(0, len(tally.returns), base.envs.num_envs):
-        tally.begin(first)
+    for first in range(0, len(recorder.returns), base.envs.num_envs):
+        recorder.begin(first)
         if first:
-            base.seed_as(first)
-            for seat in seats:
-                seat(first)
+            base.seeds.offset(first)
+            for select in selects:
+                select(first)
             collector.reset()
-        while tally.missing:
+        while recorder.missing:
             next(batches)
-            if endless is not None and time.monotonic() > started + _SLOW and not any(tally.returns):
-                steps = int(tally.last["step_count"].max())
-                _tell_once(
+            if endless is not None and time.monotonic() > started + _SLOW and not any(recorder.returns):
+                steps = int(recorder.last["step_count"].max())
+                _warn_once(
                     "slow",
                     endless,
                     f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
@@ -169,12 +174,12 @@ def _play(collector: SyncDataCollector, tally: Tally, seats: Sequence[Seat], end
                 )
 
 
-class Tally:
-    """Takes note of the episodes that end in an environment, by its own rewards, whatever transforms make of them.
+class EpisodeRecorder:
+    """Records the episodes that end in an environment, by its own rewards, whatever transforms make of them.
 
     Args:
-        env: whose `advance` and `restart` are listened to; not yet stepped.
-        quotas: episodes that count, of each stream; each environment plays one stream at a time.
+        env: not yet stepped; its `advance` and `restart` are replaced by those of this class.
+        quotas: how many episodes count, of each stream; each environment plays one stream at a time.
     """
 
     def __init__(self, env: VectorEnv, quotas: Sequence[int]) -> None:
@@ -187,30 +192,30 @@ class Tally:
         env.advance, env.restart = self.advance, self.restart  # type: ignore[method-assign]
 
     def begin(self, first: int) -> None:
-        """From now on the environments play the streams from `first` on; they are about to be reset."""
+        """Record the streams from `first` on; the environments are about to be reset."""
         self._first = first
         self.missing = sum(self._quotas[first : first + self._env.envs.num_envs])
         self.last: Arrays = {}
-        """What the last step led to."""
+        """The `next` entries of the last step."""
         self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
-        self._env.tell_successes()
+        self._env.successes.start()
 
     def advance(self, action: np.ndarray) -> Arrays:
         """Step the environment."""
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
-        self._note(self._ended, {place: success for _, place, success in self._env.take_successes()})
+        self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})
         return self.last
 
     def restart(self, mask: np.ndarray | None = None) -> Arrays:
-        """Reset it; where it has not begun anew by itself, a transform ended the episode."""
+        """Reset it; where the step did not end the episode, a transform did."""
         if mask is not None and self.last:
             self._note(mask & ~self._ended, {})
             self._ended |= mask
         return self._restart(mask)
 
     def evaluation(self) -> Evaluation:
-        """What was noted, stream after stream."""
+        """What was recorded, stream after stream."""
         known = tuple(chain.from_iterable(self.successes))
         return Evaluation(
             tuple(chain.from_iterable(self.returns)),

@@ -1,10 +1,11 @@
-"""Collectors in processes that Ray places, on this machine or on others: TorchRL's, with collectors of ours in them."""
+"""Collectors on Ray, on this machine or others: TorchRL's `RayCollector`, with rlpipe's collector in each actor."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,66 +19,150 @@ from torchrl.collectors.distributed import RayCollector
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines.collectors.multi import Fleet, PolicyCopy
+from rlpipe.pipelines.collectors.multi import RemoteCollectors, WorkerSetup
 from rlpipe.pipelines.collectors.ray_connection import RayConnection
 from rlpipe.pipelines.collectors.ray_placement import START_SECONDS, Places, Resources
 from rlpipe.pipelines.collectors.ray_worker import WORKER, RayWorker, why_lost, worker_options
 
 MOST_LOSSES = 3
-"""How often in a row, without a batch in between, collectors are replaced."""
+"""How many times in a row, without a batch in between, lost collectors are replaced."""
 _LOG = logging.getLogger("rlpipe")
 
 
-class _RayFleet(Fleet):
-    """What `SyncRay` and `AsyncRay` share: how actors are started, called, and replaced when they are lost."""
+class _RayActors(RemoteCollectors):
+    """Collectors in actors of Ray: how they are called, and replaced when Ray loses them."""
 
     collected_frames: int
     collector_kwargs: list[dict[str, Any]]
     remote_collectors: list[Any]
+    _create_env_fn: list[Callable[[], EnvBase]]
+    _places: Places | None
+    _is_started: bool
+    _records_actions: bool
+    _losses: int
+
+    def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
+        """See `RemoteCollectors`; a collector that is lost is replaced, and called again."""
+        chosen = range(self.num_collectors) if workers is None else workers
+        self._records_actions |= method == "note_actions"
+        asked = [self._ask(index, method, each) for index, each in zip(chosen, arguments, strict=True)]
+        return [self._answer(index, method, *each) for index, *each in zip(chosen, arguments, asked, strict=True)]
+
+    def _ask(self, index: int, method: str, arguments: Any) -> Any:
+        return self.remote_collectors[index].obey.remote(method, *arguments)
+
+    def _answer(self, index: int, method: str, arguments: Any, answer: Any) -> Any:
+        while True:
+            try:
+                # Ray returns read-only arrays
+                return copy.deepcopy(ray.get(answer))
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError as error:
+                if not self._is_started:
+                    raise
+                self._replace(index, error)
+                answer = self._ask(index, method, arguments)
+
+    def _replace_lost(self, error: Exception) -> None:
+        """Replace every collector that no longer answers."""
+        self._count_loss(error)
+        for index in range(self.num_collectors):
+            try:
+                ray.get(self._ask(index, "kind", ()))
+            except RayError as lost:
+                self._replace(index, lost)
+
+    def _count_loss(self, error: Exception) -> None:
+        self._losses += 1
+        if self._losses > MOST_LOSSES:
+            raise TrainingError(f"collectors were lost {self._losses} times in a row: {why_lost(error)}") from error
+
+    def _replace(self, index: int, error: Exception) -> None:
+        """Replace a lost collector by a new one, with new episodes.
+
+        Raises:
+            TrainingError: Ray cannot start one.
+        """
+        who, why = f"collector {index} of {self.num_collectors}", why_lost(error)
+        _LOG.warning("rlpipe: %s was lost (%s); starting another one in its place, with fresh episodes", who, why)
+        until = time.monotonic() + START_SECONDS
+        while True:
+            self._start_again(index)
+            try:
+                self._prepare_again(index, max(0.0, until - time.monotonic()))
+                break
+            except GetTimeoutError:
+                raise TrainingError(
+                    f"{who} was lost ({why}), and Ray did not start another one within {START_SECONDS} s"
+                ) from error
+            except RayError as again:
+                # Ray may take a while to notice that a machine is gone, and start it there again
+                final = isinstance(again, RayTaskError) or getattr(again, "actor_init_failed", False)
+                if final or time.monotonic() > until:
+                    raise TrainingError(
+                        f"{who} was lost ({why}), and so was the one in its place ({why_lost(again)})"
+                    ) from error
+                time.sleep(0.5)
+        if self.asynchronous:
+            self._resting = [index]
+            self.update_policy_weights_()
+
+    def _start_again(self, index: int) -> None:
+        assert self._places is not None
+        ray.kill(self.remote_collectors[index])
+        self.add_collectors(  # type: ignore[attr-defined]
+            [self._create_env_fn[index]], 1, None, [self.collector_kwargs[index]], [self._places.options_of(index)]
+        )
+        self.remote_collectors[index] = self.remote_collectors.pop()
+
+    def _prepare_again(self, index: int, seconds: float) -> None:
+        now = (self.collected_frames,)
+        calls = [("note_actions", ())] * self._records_actions + [("restart", now), ("synchronise", now)]
+        ray.get([self._ask(index, method, each) for method, each in calls], timeout=seconds)
+
+
+class _RayCollectors(_RayActors):
+    """What `SyncRay` and `AsyncRay` share: starting, iterating and stopping."""
 
     def __init__(
         self,
         create_env_fn: Sequence[Callable[[], EnvBase]],
         policy: nn.Module,
         *,
-        frames_per_batch: int,
-        total_frames: int,
-        transforms: nn.Module | None = None,
-        seed: int | None = None,
-        device: str = "cpu",
-        threads: int = 1,
         address: str | None = None,
         resources: Resources | None = None,
+        **options: Any,
     ) -> None:
-        count, resources = len(create_env_fn), resources or Resources()
-        self._prepare(policy, count, transforms, device)
+        setup = WorkerSetup(create_env_fn, policy, **options)
+        self._prepare(setup)
         self._create_env_fn, self._iter = list(create_env_fn), -1
-        self._started, self._noted, self._losses = False, False, 0
-        self._places: Places | None = None
-        self._connection = RayConnection(address, max(1, -int(-count * resources.cpus // 1)))
+        self._is_started, self._records_actions, self._losses, self._places = False, False, 0, None
+        count, resources = len(create_env_fn), resources or Resources()
+        self._connection = RayConnection(address, max(1, math.ceil(count * resources.cpus)))
         try:
             self._places = Places(count, resources)
             with _starting():
                 super().__init__(  # type: ignore[call-arg]
                     self._create_env_fn,
-                    policy_factory=[PolicyCopy(policy, index) for index in range(count)],
-                    frames_per_batch=frames_per_batch,
-                    total_frames=total_frames,
+                    policy_factory=setup.policies(),
+                    frames_per_batch=setup.frames_per_batch,
+                    total_frames=setup.total_frames,
                     init_random_frames=0,
                     collector_class=RayWorker,
-                    collector_kwargs=[worker_options(index, count, threads, seed) for index in range(count)],
-                    remote_configs=[self._places.of(index) for index in range(count)],
+                    collector_kwargs=worker_options(setup),
+                    remote_configs=[self._places.options_of(index) for index in range(count)],
                     sync=not self.asynchronous,
                     update_after_each_batch=True,
-                    # `update_policy_weights_` does it
+                    # `update_policy_weights_` sends them
                     weight_sync_schemes={},
                 )
                 self._weight_sync_initialized = True
                 self.call("kind")
-            self._started = True
         except BaseException:
             self._disconnect()
             raise
+        self._is_started = True
 
     @property
     def position(self) -> tuple[int, int]:
@@ -89,15 +174,15 @@ class _RayFleet(Fleet):
         self.collected_frames, self._iter = position
 
     def iterator(self) -> Iterator[TensorDictBase]:
-        """Yield batch after batch, `[num_envs, T]`; of one collector only, if asynchronous.
+        """Yield batch after batch, `[num_envs, T]`; each from one collector, if asynchronous.
 
-        Where a collector is lost, all collect once more what they were about to give.
+        If a collector is lost, all collect the unfinished batch again.
 
         Raises:
             TrainingError: a collector failed, or was lost and could not be replaced.
         """
         if self.asynchronous:
-            self._send_policy()
+            self.update_policy_weights_()
         frames = self.collected_frames
         while True:
             try:
@@ -115,96 +200,12 @@ class _RayFleet(Fleet):
         index = int(batch.get(WORKER).flatten()[0])
         batch = batch.exclude("collector")
         if self.asynchronous:
-            self._comes_to_rest(index)
+            self._note_resting(index)
         else:
-            # TorchRL has the collectors' batches beside one another
+            # TorchRL stacks the collectors' batches
             batch = batch.flatten(0, 1)
         self._iter += 1
-        return self._arrived(batch)
-
-    def update_policy_weights_(self, *_: Any, **__: Any) -> None:
-        """Send the learner's policy to the collectors that are about to go on; TorchRL's loop calls it."""
-        self._send_policy()
-
-    def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
-        """See `Fleet`; a collector that is lost meanwhile is replaced, and asked once more."""
-        chosen = range(self.num_collectors) if workers is None else workers
-        self._noted |= method == "note_actions"
-        asked = [self._ask(index, method, each) for index, each in zip(chosen, arguments, strict=True)]
-        return [self._answer(index, method, *each) for index, *each in zip(chosen, arguments, asked, strict=True)]
-
-    def _ask(self, index: int, method: str, arguments: Any) -> Any:
-        return self.remote_collectors[index].obey.remote(method, *arguments)
-
-    def _answer(self, index: int, method: str, arguments: Any, answer: Any) -> Any:
-        while True:
-            try:
-                # what Ray hands over cannot be written to
-                return copy.deepcopy(ray.get(answer))
-            except RayTaskError as error:
-                raise error.cause from None
-            except RayError as error:
-                if not self._started:
-                    raise
-                self._replace(index, error)
-                answer = self._ask(index, method, arguments)
-
-    def _replace_lost(self, error: Exception) -> None:
-        """Replace every collector that does not answer any more."""
-        self._count_loss(error)
-        for index in range(self.num_collectors):
-            try:
-                ray.get(self._ask(index, "kind", ()))
-            except RayError as lost:
-                self._replace(index, lost)
-
-    def _count_loss(self, error: Exception) -> None:
-        self._losses += 1
-        if self._losses > MOST_LOSSES:
-            raise TrainingError(f"collectors were lost {self._losses} times in a row: {why_lost(error)}") from error
-
-    def _replace(self, index: int, error: Exception) -> None:
-        """Put another collector in place of one that is lost, with fresh episodes.
-
-        Raises:
-            TrainingError: Ray cannot start one.
-        """
-        who, why = f"collector {index} of {self.num_collectors}", why_lost(error)
-        _LOG.warning("rlpipe: %s was lost (%s); starting another one in its place, with fresh episodes", who, why)
-        until = time.monotonic() + START_SECONDS
-        while True:
-            self._start_anew(index)
-            try:
-                self._prepare_anew(index, max(0.0, until - time.monotonic()))
-                break
-            except GetTimeoutError:
-                raise TrainingError(
-                    f"{who} was lost ({why}), and Ray did not start another one within {START_SECONDS} s"
-                ) from error
-            except RayError as again:
-                # Ray may take a while to find that a machine is gone, and start it there
-                final = isinstance(again, RayTaskError) or getattr(again, "actor_init_failed", False)
-                if final or time.monotonic() > until:
-                    raise TrainingError(
-                        f"{who} was lost ({why}), and so was the one in its place ({why_lost(again)})"
-                    ) from error
-                time.sleep(0.5)
-        if self.asynchronous:
-            self._resting = [index]
-            self._send_policy()
-
-    def _start_anew(self, index: int) -> None:
-        assert self._places is not None
-        ray.kill(self.remote_collectors[index])
-        self.add_collectors(  # type: ignore[attr-defined]
-            [self._create_env_fn[index]], 1, None, [self.collector_kwargs[index]], [self._places.of(index)]
-        )
-        self.remote_collectors[index] = self.remote_collectors.pop()
-
-    def _prepare_anew(self, index: int, seconds: float) -> None:
-        now = (self.collected_frames,)
-        calls = [("note_actions", ())] * self._noted + [("begin_anew", now), ("synchronise", now)]
-        ray.get([self._ask(index, method, each) for method, each in calls], timeout=seconds)
+        return self._note_batch(batch)
 
     def shutdown(
         self,
@@ -213,7 +214,7 @@ class _RayFleet(Fleet):
         raise_on_error: bool = True,
         shutdown_ray: bool = False,
     ) -> None:
-        """Stop every collector; and Ray, if it was started for them."""
+        """Stop every collector, and Ray if it was started for them."""
         if self._connection.is_open and ray.is_initialized():
             super().shutdown(timeout)  # type: ignore[misc]
         self._disconnect()
@@ -229,37 +230,31 @@ class _RayFleet(Fleet):
         self._connection.close()
 
 
-class SyncRay(_RayFleet, RayCollector):
-    """TorchRL's `RayCollector` over environments of ours: all collect, then the learner learns from all.
+class SyncRay(_RayCollectors, RayCollector):
+    """TorchRL's `RayCollector` over environments of `make_env`: all collect, then the learner learns from all.
 
     With one environment function, batches are those of a `SyncDataCollector`, to the bit. A collector that is lost,
-    with its process or its machine, is replaced, and begins fresh episodes.
+    with its process or its machine, is replaced, and begins new episodes.
+
+    Arguments are those of `SyncProcesses`, for collectors instead of processes, and two more.
 
     Args:
-        create_env_fn: one for each collector, that makes its environment by `make_env`; all of the same size.
-        policy: the learner's; each collector has a copy, which is sent its weights before every batch.
-        frames_per_batch: of all collectors together.
-        total_frames: to collect.
-        transforms: of the learner's environment; their state is sent as well.
-        seed: of each process's global generators; `None` leaves them.
-        device: on which batches are wanted; in the collectors, policies are on the CPU.
-        threads: of PyTorch, in each collector.
-        address: `HOST:PORT` of a cluster's head; by default Ray is started on this machine, and stopped in the end.
-        resources: of each collector; by default a core.
+        address: `HOST:PORT` of a cluster's head; by default Ray is started on this machine, and stopped at the end.
+        resources: of each collector; one core by default.
 
     Raises:
-        ConfigError: Ray cannot be had, or has no room; or an environment cannot be made.
-        TrainingError: also while collecting, if a collector failed, or was lost and could not be replaced.
+        ConfigError: Ray is not available, or has no room; or an environment cannot be made.
+        TrainingError: also while collecting, if a collector fails, or is lost and cannot be replaced.
     """
 
     asynchronous = False
 
 
-class AsyncRay(_RayFleet, RayCollector):
-    """TorchRL's asynchronous `RayCollector` over environments of ours: each goes on as soon as its batch has arrived.
+class AsyncRay(_RayCollectors, RayCollector):
+    """TorchRL's asynchronous `RayCollector` over environments of `make_env`: each continues once its batch has arrived.
 
-    A batch is one collector's, with `("collector", "worker")` its number; the policy that collected it may be older
-    than the learner's by the `staleness` of `metrics`. Arguments are those of `SyncRay`.
+    A batch is from one collector, whose index is in `("collector", "worker")`; the policy that collected it may be
+    older than the learner's, by the `staleness` of `metrics`. Arguments are those of `SyncRay`.
     """
 
     asynchronous = True
@@ -267,7 +262,7 @@ class AsyncRay(_RayFleet, RayCollector):
 
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
-    """Put in words why a collector does not start; without a warning of TorchRL's that there is no policy here."""
+    """Explain why a collector does not start; without TorchRL's warning that this process has no policy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The policy is not an nn.Module")
         try:

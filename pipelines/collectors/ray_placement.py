@@ -1,4 +1,4 @@
-"""Places for collectors on a Ray cluster: what each needs, reserved for all of them at once."""
+"""Places for collectors on a Ray cluster: the resources of each, reserved for all at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlpipe.errors import ConfigError
 
 START_SECONDS = 60
-"""After so long a collector for which Ray finds no place, or that does not start there, is given up."""
+"""How long Ray may take to find a place for a collector, or to start it there."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Resources:
     """What Ray reserves for each collector.
 
     Args:
-        cpus: processor cores; more than 1 in whole numbers, as Ray has it.
-        gpus: the same; policies act on the CPU in any case.
+        cpus: processor cores; above 1, Ray takes whole numbers only.
+        gpus: likewise; policies act on the CPU all the same.
         memory: MiB; `None` reserves none.
     """
 
@@ -30,20 +30,20 @@ class Resources:
     memory: int | None = None
 
     def bundle(self) -> dict[str, float]:
-        """As Ray names them; what is 0 is left out."""
+        """By Ray's names, without those that are 0."""
         named = {"CPU": self.cpus, "GPU": self.gpus, "memory": (self.memory or 0) * 2**20}
         return {name: amount for name, amount in named.items() if amount}
 
 
 class Places:
-    """Room for some collectors, on as many machines as there are.
+    """Reserved places for collectors, spread over Ray's machines.
 
     Args:
         count: of collectors.
         resources: of each.
 
     Raises:
-        ConfigError: Ray has not so much, or others use it for more than `START_SECONDS`.
+        ConfigError: Ray has less than that, or it stays in use for more than `START_SECONDS`.
     """
 
     def __init__(self, count: int, resources: Resources) -> None:
@@ -55,7 +55,7 @@ class Places:
                     f"{_shown(name, has.get(name, 0))} in all"
                 )
         self._resources = resources
-        # Ray takes no empty one, and then no place is needed
+        # Ray refuses an empty bundle, and none is needed then
         self._group: PlacementGroup | None = placement_group([bundle] * count, strategy="SPREAD") if bundle else None
         if self._group is not None and not self._group.wait(START_SECONDS):
             self.free()
@@ -65,8 +65,8 @@ class Places:
                 f"it has {wanted} for one"
             )
 
-    def of(self, index: int) -> dict[str, Any]:
-        """The options with which Ray puts an actor into a place."""
+    def options_of(self, index: int) -> dict[str, Any]:
+        """The options with which Ray starts an actor in a place."""
         options = {
             "num_cpus": self._resources.cpus,
             "num_gpus": self._resources.gpus,
@@ -77,7 +77,7 @@ class Places:
         return {**options, "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, index)}
 
     def free(self) -> None:
-        """Give them back."""
+        """Release the places."""
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None

@@ -1,4 +1,4 @@
-"""What runs in an actor of Ray: a collector that is called from outside; and why such a one was lost."""
+"""The collector inside a Ray actor; and why Ray lost one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ray.exceptions import ActorUnavailableError
 from tensordict import TensorDictBase
 
 from rlpipe.errors import RlpipeError, TrainingError
-from rlpipe.pipelines.collectors.multi import WorkerCollector
-from rlpipe.pipelines.seeding import spawned
+from rlpipe.pipelines.collectors.multi import WorkerSetup
+from rlpipe.pipelines.collectors.worker import WorkerCollector
 
 WORKER = ("collector", "worker")
-"""Where a batch has the number of its collector."""
+"""The entry of a batch that holds the index of its collector."""
 
 
 class RayWorker(WorkerCollector):
@@ -36,7 +36,7 @@ class RayWorker(WorkerCollector):
         self._index, self._count = index, count
 
     def __bool__(self) -> bool:
-        # for Ray asks this of an actor that raised, and TorchRL's length of an endless collector is no whole number
+        # Ray tests this for an actor that raised, and the length of an endless TorchRL collector is no whole number
         return True
 
     def iterator(self) -> Iterator[TensorDictBase]:
@@ -44,27 +44,26 @@ class RayWorker(WorkerCollector):
         try:
             for batch in super().iterator():
                 yield batch.set(WORKER, torch.full(batch.shape, self._index))
-        except Exception as error:  # whatever it is, the learner's process tells of it
+        except Exception as error:  # the learner's process reports it
             kind = "" if isinstance(error, RlpipeError) else f"{type(error).__name__}: "
             raise TrainingError(f"collector {self._index} of {self._count} failed: {kind}{error}") from None
 
     def obey(self, method: str, *arguments: Any) -> Any:
-        """Call a method, with copies of the arguments: what Ray hands over cannot be written to."""
+        """Call a method with copies of the arguments, because Ray's are read-only."""
         return getattr(self, method)(*copy.deepcopy(arguments))
 
 
-def worker_options(index: int, count: int, threads: int, seed: int | None) -> dict[str, Any]:
-    """Of a `RayWorker`."""
-    return {
-        "index": index,
-        "count": count,
-        "threads": threads,
-        "seed": seed if seed is None or not index else spawned(seed, index),
+def worker_options(setup: WorkerSetup) -> list[dict[str, Any]]:
+    """Options of each `RayWorker`."""
+    shared = {
+        "count": len(setup.create_env_fn),
+        "threads": setup.threads,
         "track_traj_ids": False,
         "use_buffers": False,
         "trust_policy": True,
         "auto_register_policy_transforms": False,
     }
+    return [{**shared, "index": index, "seed": seed} for index, seed in enumerate(setup.seeds())]
 
 
 def why_lost(error: Exception) -> str:
@@ -74,12 +73,12 @@ def why_lost(error: Exception) -> str:
         re.findall(r"^\s*(?:[\w.]+\.)?(\w+(?:Error|Exception): .*)", text, re.MULTILINE) if "Error:" in text else []
     )
     if "  File " in text and raised:
-        # of a traceback
+        # the last line of a traceback
         return " ".join(raised[-1].removeprefix("ConfigError: ").split())
     if isinstance(error, ActorUnavailableError) or "its node has died" in text:
         return "its machine or process cannot be reached"
     found = re.search(r"Worker exit detail: (.*?)(?:\. |\.?$)", text, re.DOTALL)
     if found is not None:
-        # of a process that was killed, Ray knows no more than that
+        # if it was killed, Ray knows nothing more
         return "its process died" if "connection error" in found[1] else "its process ended: " + found[1]
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}"

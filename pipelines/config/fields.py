@@ -1,4 +1,4 @@
-"""Fields of Configs: what they may hold, and the check of it."""
+"""Checks of the types and bounds of Config fields."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from rlpipe.errors import ConfigError
 
 MANY = 2**62
-"""Upper bound of what is only counted, such as frames: int64 still holds sums of it."""
+"""Upper bound of counts, such as frames: int64 holds sums of it."""
 LARGEST = 1e38
-"""Upper bound of what is computed with: about the largest number of float32."""
+"""Upper bound of numbers in computations: about the largest of float32."""
 
 
 def number(
@@ -27,7 +27,8 @@ def number(
 ) -> Any:
     """A numeric field with bounds, which every Config checks when it is made.
 
-    There is always an upper one, so that a slip of the keyboard is refused instead of filling the memory.
+    The upper bound is required, so that a typing error is refused instead of filling the memory. A subclass that
+    overrides the field with a plain default keeps the bounds.
 
     Args:
         default: of the field: a number, a tuple of them, or `None`.
@@ -49,14 +50,21 @@ def check_fields(config: Any) -> None:
     cls: Any = type(config)
     for name, hint in _hints(cls).items():
         _check_type(name, getattr(config, name), hint)
-        # as tensors, whole numbers are of another type
+        # whole numbers would become tensors of another type
         object.__setattr__(config, name, _converted(getattr(config, name), hint))
     for each in dataclasses.fields(config):
-        _check_bounds(each.name, getattr(config, each.name), each.metadata)
+        _check_bounds(each.name, getattr(config, each.name), _bounds(cls, each.name))
 
 
 _hints = functools.cache(get_type_hints)
-"""Evaluated once a class: they are texts, and that takes longer than all the checks."""
+"""Cached, because evaluating the texts of annotations takes longer than all checks."""
+
+
+@functools.cache
+def _bounds(cls: type, name: str) -> Mapping[str, float | None]:
+    """The bounds of a field: its own, or those of the field that it overrides with another default."""
+    fields = (vars(each).get("__dataclass_fields__", {}).get(name) for each in cls.__mro__)
+    return next((field.metadata for field in fields if field is not None and field.metadata), {})
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -69,7 +77,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 def _matches(value: Any, hint: Any) -> bool:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        # the type first: an array's comparison with a word is an array
+        # the type first: comparing an array gives an array
         return isinstance(value, str) and value in args
     if origin in (Union, types.UnionType):
         return any(_matches(value, arg) for arg in args)
@@ -101,11 +109,11 @@ def _converted(value: Any, hint: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """`repr` in one line that can be read."""
+    """`repr`, shortened to one line."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:
-        # Python does not write them out
+        # Python refuses to print such integers
         return "a number of thousands of digits"
     return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"
 

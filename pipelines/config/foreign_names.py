@@ -110,7 +110,7 @@ ABSENT: dict[str, str] = {
     "sde-sample-freq": "there is no state-dependent exploration (gSDE)",
     "policy": "layers or convolutions follow from the observation",
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
-    "algo": "the recipe stands in front of the options: rlpipe train ppo",
+    "algo": "the recipe comes before the options: rlpipe train ppo",
     "hyperparams": _EACH,
     "hyperparameters": _EACH,
     "params": _EACH,

@@ -1,4 +1,7 @@
-"""What a Config says of Ray: which cluster, and what it reserves for each collector."""
+"""Groups of fields that several Configs share.
+
+A Config that needs another default overrides the field in one line, `lr: float = 3e-3`: bounds and help are inherited.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from rlpipe.errors import ConfigError
+from rlpipe.losses.functional import Regression
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.config.fields import LARGEST, MANY, number
@@ -16,16 +20,14 @@ from rlpipe.pipelines.envs.reward_shaping import RewardShaping
 from rlpipe.pipelines.stopping import StoppingRule
 
 MOST_PROCESSES = 1_000
-"""Of environments that have a process each."""
-
-
+"""Most environments with a process each."""
 CollectorKind = Literal["local", "processes", "ray"]
 LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Where and with what Ray places collectors."""
+    """Where Ray places collectors, and what it reserves for them."""
 
     ray_address: str | None = None
     """`HOST:PORT` of the head of a Ray cluster; without, Ray is started on this machine for the run."""
@@ -37,13 +39,13 @@ class RayConfig:
     """Memory that Ray reserves for each collector, in MiB."""
 
     def check_ray(self, collector: str) -> None:
-        """Refuse an address that is none, amounts that Ray does not take, and options that have no effect.
+        """Check the address, the amounts, and that no option is without effect.
 
         Raises:
             ConfigError: names the field.
         """
         for each in fields(RayConfig):
-            # seeds may be tasks of a cluster (`--jobs ray`) whatever collects within them: `Session` sees to this one
+            # the address may also be that of `--jobs ray`: `Session` checks it
             if each.name != "ray_address" and collector != "ray" and getattr(self, each.name) != each.default:
                 raise ConfigError(
                     f"{each.name} is {getattr(self, each.name)} with collector {collector!r}; set collector to 'ray'"
@@ -60,7 +62,7 @@ def split_address(address: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`.
 
     Raises:
-        ConfigError: it is no such text.
+        ConfigError: the address has another form.
     """
     host, _, port = address.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or re.search(r"[\s/@]", host):
@@ -112,6 +114,8 @@ class OptimizerConfig:
     """Frames from one of its `steps` to the next."""
     adam_eps: float = number(1e-5, at_least=1e-30, at_most=1e6)
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
+    max_grad_norm: float | None = number(0.5, above=0, at_most=LARGEST)
+    """Scale gradients down to this norm."""
     compile: bool = False
     """Have PyTorch's compiler make code of the update, which takes it some time at the start; needs a C++ compiler."""
     cuda_graphs: bool = False
@@ -123,6 +127,40 @@ class OptimizerConfig:
         if self.cuda_graphs:
             return "graphed"
         return "compiled" if self.compile else "recorded"
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The batches that are collected, and the discount of their rewards."""
+
+    rollout_steps: int = number(64, at_least=1, at_most=1_000_000)
+    """Steps of each environment in a batch."""
+    gamma: float = number(0.99, at_least=0, at_most=1)
+    """Discount a step."""
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig(RolloutConfig, OptimizerConfig, ActorConfig):
+    """A stochastic policy that follows the gradient of its returns, with a state value beside it."""
+
+    value_kind: Regression = "mse"
+    """How the value is regressed on its target."""
+    value_coefficient: float = number(0.5, at_least=0, at_most=1e6)
+    """Weight of the value loss."""
+    entropy_coefficient: float = number(0.0, at_least=0, at_most=1e6)
+    """Weight of the entropy bonus; higher explores for longer."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig(PolicyGradientConfig):
+    """A policy gradient with generalized advantage estimation."""
+
+    lmbda: float = number(0.95, at_least=0, at_most=1)
+    """Of generalized advantage estimation."""
+    normalize_advantage: bool = True
+    """Advantages of a minibatch to mean 0 and standard deviation 1."""
+    shared_trunk: bool = False
+    """Actor and critic share their hidden layers."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +181,7 @@ class ExplorationConfig:
 
 @dataclass(frozen=True)
 class LivesConfig:
-    """What a life is in an environment that counts them, such as those of Atari games."""
+    """Lives, in environments that count them, such as Atari games."""
 
     end_at_life_loss: bool = False
     """To learning, the loss of a life ends an episode; returns, and evaluations, are of whole games."""
@@ -186,6 +224,47 @@ class CollectionConfig:
     """Collectors in processes of their own, among which `num_envs` is divided."""
     asynchronous: bool = False
     """Learn from one collector's batch while the others go on with an older policy; off-policy only."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig(EnvironmentConfig):
+    """Learning from a replay buffer."""
+
+    replay: bool = True
+    """Learn from minibatches of a replay buffer; without, from each batch as a whole, once."""
+    updates: int = number(20, at_least=1, at_most=100_000)
+    """Gradient steps a batch."""
+    minibatch_size: int = number(256, at_least=1, at_most=10_000_000)
+    """Samples of one gradient step, drawn uniformly from the buffer."""
+    buffer_size: int = number(50_000, at_least=1, at_most=1_000_000_000)
+    """Transitions that the replay buffer holds; the oldest go first."""
+    replay_storage: Literal["transitions", "frames", "frames-on-disk"] = "transitions"
+    """What it keeps: `frames` keeps each frame of stacked pixels once, not eight times; or does so on the disk."""
+    warmup_frames: int = number(1_000, at_least=1, at_most=MANY)
+    """Frames collected before the first gradient step."""
+
+    def check_replay(self, frames_per_batch: int, total_frames: int) -> None:
+        """Check that the buffer holds a minibatch, the warm-up and a batch.
+
+        Raises:
+            ConfigError: it does not, the warm-up never ends, or a storage is given without replay.
+        """
+        if not self.replay:
+            if self.replay_storage != "transitions":
+                raise ConfigError(f"replay_storage is {self.replay_storage!r}, which needs replay to be True")
+            return
+        for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
+            if value > self.buffer_size:
+                raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
+        if frames_per_batch > self.buffer_size:
+            raise ConfigError(
+                f"buffer_size is {self.buffer_size}; allowed is {frames_per_batch} or more, the frames of a batch "
+                "(num_envs * rollout_steps)"
+            )
+        if self.warmup_frames > total_frames:
+            raise ConfigError(
+                f"warmup_frames is {self.warmup_frames}; allowed is at most {total_frames}, the total_frames"
+            )
 
 
 @dataclass(frozen=True)

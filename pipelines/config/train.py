@@ -1,7 +1,4 @@
-"""Configs: frozen dataclasses that are valid whenever they exist, and their JSON form.
-
-Each algorithm's own Config is in its file; here is what all of them share.
-"""
+"""`TrainConfig`, which every algorithm's Config extends, and the JSON form of Configs."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ from rlpipe.pipelines.runs.read import completed
 C = TypeVar("C", bound="TrainConfig")
 
 MOST_FRAMES = 1_000_000_000
-"""Of one batch."""
+"""Most frames in a batch."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig):
-    """What every training run has: its environment, length, seed, evaluation and checkpoints.
+    """The options of every training run: environment, length, seed, evaluation and checkpoints. Checked when made.
 
     Raises:
         ConfigError: a field has the wrong type or a value that is not allowed.
@@ -96,25 +93,35 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
             )
 
     def is_off_policy(self) -> bool:
-        """Whether it learns from what any policy did; algorithms that do override it."""
+        """Whether the algorithm learns from any policy's actions; off-policy algorithms override it."""
         return False
 
     def validate(self) -> None:
-        """Check what concerns several fields at once; algorithms override it."""
+        """Check fields against each other; algorithms override it."""
 
     def to_act(self: C) -> C:
-        """The same for a pipeline whose policy is all that is used: without what only learning needs."""
+        """The config of a pipeline that only acts: on the CPU, without collectors and whatever only learning needs."""
         here = dataclasses.replace(self.on_cpu(), collector="local", num_collectors=1, asynchronous=False)
         return dataclasses.replace(here, backend="auto")
 
     def on_cpu(self: C) -> C:
-        """The same config with its networks on the CPU, for what needs no GPU and may be asked where there is none."""
+        """The same config with its networks on the CPU."""
         graphs: dict[str, Any] = {"cuda_graphs": False} if isinstance(self, OptimizerConfig) else {}
         return dataclasses.replace(self, device="cpu", **graphs)
 
     @property
+    def frames_per_batch(self) -> int:
+        """Environment steps of a collected batch."""
+        return self.num_envs * int(getattr(self, "rollout_steps", 1))
+
+    @property
+    def batches(self) -> int:
+        """Collected batches of the whole run."""
+        return -(-self.total_frames // self.frames_per_batch)
+
+    @property
     def eval_env(self) -> EnvConfig:
-        """What evaluations run on."""
+        """The environment of evaluations."""
         return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
 
 
@@ -134,10 +141,10 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def check_divisible(num_envs: int, collectors: int) -> None:
-    """Refuse a number of collectors among which environments cannot be divided.
+    """Check that environments can be divided among collectors.
 
     Raises:
-        ConfigError: it is such a one; says which would do.
+        ConfigError: they cannot; suggests numbers that can.
     """
     if collectors > num_envs:
         raise ConfigError(
@@ -158,7 +165,7 @@ def _check_pixels(config: TrainConfig) -> None:
         raise ConfigError("reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it")
     if config.normalize_frames is not None:
         raise ConfigError("normalize_frames is given, and the network divides pixels by 255 itself; leave it out")
-    # which refuses some backends
+    # its constructor refuses some backends
     _ = config.env
 
 

@@ -1,4 +1,4 @@
-"""Copies of transforms for an evaluation: they use what training has found out, and learn nothing."""
+"""Frozen copies of transforms for an evaluation: they use the statistics of training, and do not change them."""
 
 from __future__ import annotations
 
@@ -29,52 +29,54 @@ from torchrl.envs import (
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.pipeline import STATISTICS, each_of, is_custom, is_lazy
 
-Seat = Callable[[int], None]
-"""Gives environments the rows of statistics from one on, as if they were those of a larger number from there on."""
+SelectRows = Callable[[int], None]
+"""Called with an index, gives the environments the rows of statistics from that one on."""
 
 
-def hold(env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module | None = None) -> list[Seat]:
-    """Append copies of transforms to an environment for evaluation.
+def append_frozen(
+    env: TransformedEnv, transforms: Iterable[Transform], policy: nn.Module | None = None
+) -> list[SelectRows]:
+    """Append frozen copies of transforms to an environment for evaluation.
 
-    Statistics are those of the originals and stay as they are. Where there is a row of them for each environment, `[m,
-    ...]`, environment `i` takes row `i` modulo `m`. What belongs to an episode, such as stacked frames, starts empty.
-    A `RandomTruncationTransform` is left out, because an evaluation is of whole episodes. A recurrent policy gets the
-    transforms that it needs, where they are missing.
+    Statistics are those of the originals and do not change. If they have a row for each environment, `[m, ...]`,
+    environment `i` uses row `i` modulo `m`. What belongs to an episode, such as stacked frames, starts empty. A
+    `RandomTruncationTransform` is left out, because an evaluation plays whole episodes. Transforms that a recurrent
+    policy needs are added if they are missing.
 
-    A custom transform that learns needs a `freeze()` that stops it, as `VecNorm` has. (TorchRL's environments put their
-    transforms into evaluation mode in training too.)
+    A custom transform that learns needs a `freeze()` that stops it, as `VecNorm` has. (Evaluation mode does not tell,
+    because TorchRL's environments put their transforms into it in training too.)
 
     Args:
         env: a new environment of any size.
-        transforms: of the environment that the policy was trained in; they are left as they are.
-        policy: that is evaluated.
+        transforms: of the environment that the policy was trained in; they are not changed.
+        policy: the policy to evaluate.
 
     Returns:
-        For each transform with a row for each environment, what gives them other rows.
+        For each transform with a row for each environment, a function that selects other rows.
 
     Raises:
-        ConfigError: a running normalisation has no statistics, or keeps them elsewhere; or a transform steps
+        ConfigError: a running normalisation has no statistics, or keeps them in batches; or a transform steps
             environments itself.
     """
     check_steps(transforms)
-    seats: list[Seat] = []
+    selects: list[SelectRows] = []
     for transform in each_of(transforms):
         if isinstance(transform, RandomTruncationTransform):
             continue
-        held = _copied(transform)
-        seats += _settle(held, env)
-        env.append_transform(held)
+        frozen = _copied(transform)
+        selects += _freeze(frozen, env)
+        env.append_transform(frozen)
     if policy is not None:
         _append_state(env, policy)
-    env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
-    return seats
+    env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
+    return selects
 
 
 def check_steps(transforms: Iterable[Transform]) -> None:
     """Refuse transforms that step environments themselves.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: one does.
     """
     for each in each_of(transforms):
         if isinstance(each, NoopResetEnv) or (isinstance(each, FrameSkipTransform) and each.frame_skip > 1):
@@ -86,9 +88,9 @@ def check_steps(transforms: Iterable[Transform]) -> None:
 
 
 def size_for(transforms: Iterable[Transform], wanted: int) -> int:
-    """How many environments to evaluate in: as many as wanted, or as in training.
+    """How many environments to evaluate in: as many as wanted; or as many as in training.
 
-    The latter for a custom transform with a tensor that may have a row for each of training's environments.
+    The latter for a custom transform with a tensor that may have a row for each of the training environments.
     """
     for transform in each_of(transforms):
         container = transform.container if is_custom(transform) else None
@@ -99,90 +101,90 @@ def size_for(transforms: Iterable[Transform], wanted: int) -> int:
 
 
 def per_environment(loc: Tensor, scale: Tensor, dims: int) -> bool:
-    """Whether statistics have a row for each environment, where one environment's entry has so many dimensions."""
+    """Whether statistics have a row for each environment, if one environment's entry has `dims` dimensions."""
     return any(not is_lazy(each) and each.ndim > dims and each.shape[0] > 1 for each in (loc, scale))
 
 
 def _copied(transform: Transform) -> Transform:
     """A copy that shares no tensor with the original, nor anything else that can be copied."""
-    # TorchRL's own shares all there is
+    # TorchRL's `clone` shares everything
     copied = transform.clone()
     memo: dict[int, Any] = {}
     for name, value in list(vars(copied).items()):
         try:
             vars(copied)[name] = copy.deepcopy(value, memo)
-        except (TypeError, RuntimeError):  # a lock, say
+        except (TypeError, RuntimeError):  # such as a lock
             continue
     return copied
 
 
-def _settle(held: Transform, env: TransformedEnv) -> list[Seat]:
-    """Hold a copy's statistics still, and bring what it keeps for each environment to the environment's size."""
-    freeze = getattr(held, "freeze", None)
+def _freeze(frozen: Transform, env: TransformedEnv) -> list[SelectRows]:
+    """Stop a copy's statistics from changing, and fit what it has for each environment to the size of `env`."""
+    freeze = getattr(frozen, "freeze", None)
     if callable(freeze):
         freeze()
-    seats: list[Seat] = []
-    if isinstance(held, (VecNorm, VecNormV2)):
-        seats = _settle_running(held, env)
-    elif isinstance(held, (CatFrames, TimeMaxPool)):
-        _empty_frames(held)
-    elif isinstance(held, TensorDictPrimer) and held.primers.ndim:
-        held.primers = held.primers[_rows(int(held.primers.shape[0]), env)]
-    elif isinstance(held, TrajCounter):
-        held._make_shared_value()
-    elif isinstance(held, STATISTICS):
-        dims = [found for key in [*held.in_keys, *held.in_keys_inv] if (found := _dims(env, key)) is not None]
-        for name, value in held.named_buffers():
+    selects: list[SelectRows] = []
+    if isinstance(frozen, (VecNorm, VecNormV2)):
+        selects = _freeze_running(frozen, env)
+    elif isinstance(frozen, (CatFrames, TimeMaxPool)):
+        _empty_frames(frozen)
+    elif isinstance(frozen, TensorDictPrimer) and frozen.primers.ndim:
+        frozen.primers = frozen.primers[_rows(int(frozen.primers.shape[0]), env)]
+    elif isinstance(frozen, TrajCounter):
+        frozen._make_shared_value()
+    elif isinstance(frozen, STATISTICS):
+        dims = [found for key in [*frozen.in_keys, *frozen.in_keys_inv] if (found := _dims(env, key)) is not None]
+        for name, value in frozen.named_buffers():
             if dims and per_environment(value, value, max(dims)):
-                seats.append(functools.partial(_seat_buffer, held, name, value, env))
-    for seat in seats:
-        seat(0)
-    return seats
+                selects.append(functools.partial(_select_buffer, frozen, name, value, env))
+    for select in selects:
+        select(0)
+    return selects
 
 
-def _seat_buffer(held: Transform, name: str, rows: Tensor, env: TransformedEnv, first: int) -> None:
-    setattr(held, name, rows[_rows(len(rows), env, first)])
+def _select_buffer(frozen: Transform, name: str, rows: Tensor, env: TransformedEnv, first: int) -> None:
+    setattr(frozen, name, rows[_rows(len(rows), env, first)])
 
 
-def _settle_running(held: VecNorm | VecNormV2, env: TransformedEnv) -> list[Seat]:
-    if isinstance(held, VecNorm):
-        known = held._td is not None
-    elif not held.stateful:
+def _freeze_running(frozen: VecNorm | VecNormV2, env: TransformedEnv) -> list[SelectRows]:
+    if isinstance(frozen, VecNorm):
+        known = frozen._td is not None
+    elif not frozen.stateful:
         raise ConfigError(
             "VecNormV2(stateful=False) keeps its statistics in the batches, where an evaluation finds none; use "
             "stateful=True"
         )
     else:
-        known = held._loc is not None and any(bool((each > 0).any()) for each in held._count.values(True, True))
+        known = frozen._loc is not None and any(bool((each > 0).any()) for each in frozen._count.values(True, True))
     if not known:
         raise ConfigError(
-            f"{type(held).__name__} has no statistics yet; give the evaluation the one of the environment that was "
+            f"{type(frozen).__name__} has no statistics yet; give the evaluation the one of the environment that was "
             "trained in"
         )
-    if not isinstance(held, VecNormV2):
+    if not isinstance(frozen, VecNormV2):
         return []
-    seats: list[Seat] = []
+    selects: list[SelectRows] = []
     for name in ("_loc", "_var"):
-        statistics: TensorDictBase = getattr(held, name)
+        statistics: TensorDictBase = getattr(frozen, name)
         entries = [(key, value, _dims(env, key)) for key, value in statistics.items(True, True)]
         rows = [key for key, value, dims in entries if dims is not None and per_environment(value, value, dims)]
-        seats.append(functools.partial(_seat_entries, held, name, statistics, rows, env))
-    return seats
+        selects.append(functools.partial(_select_entries, frozen, name, statistics, rows, env))
+    return selects
 
 
-def _seat_entries(
-    held: Transform, name: str, statistics: TensorDictBase, keys: list[Any], env: TransformedEnv, first: int
+def _select_entries(
+    frozen: Transform, name: str, statistics: TensorDictBase, keys: list[Any], env: TransformedEnv, first: int
 ) -> None:
-    seated = TensorDict(dict(statistics.items(True, True)))
+    selected = TensorDict(dict(statistics.items(True, True)))
     for key in keys:
-        seated.set(key, statistics[key][_rows(len(statistics[key]), env, first)])
-    setattr(held, name, seated)
+        selected.set(key, statistics[key][_rows(len(statistics[key]), env, first)])
+    setattr(frozen, name, selected)
 
 
-def _empty_frames(held: CatFrames | TimeMaxPool) -> None:
-    for name in [*vars(held), *held._buffers]:
+def _empty_frames(frozen: CatFrames | TimeMaxPool) -> None:
+    for name in [*vars(frozen), *frozen._buffers]:
         if name.startswith(("_cat_buffers_", "_maxpool_buffer_")):
-            setattr(held, name, nn.UninitializedBuffer())
+            setattr(frozen, name, nn.UninitializedBuffer())
 
 
 def _rows(number: int, env: TransformedEnv, first: int = 0) -> Tensor:
@@ -190,7 +192,7 @@ def _rows(number: int, env: TransformedEnv, first: int = 0) -> Tensor:
 
 
 def _dims(env: EnvBase, key: Any) -> int | None:
-    """Dimensions of one environment's entry, if there is such an entry."""
+    """Dimensions of one environment's entry; `None` if there is no such entry."""
     for spec in (env.full_observation_spec, env.full_reward_spec, env.full_action_spec):
         if key in spec.keys(True, True):
             return len(spec[key].shape) - len(env.batch_size)
@@ -204,12 +206,12 @@ def _tensors(transform: Transform) -> list[Tensor]:
 
 
 def _append_state(env: TransformedEnv, policy: nn.Module) -> None:
-    """What a recurrent policy reads and no environment has: its state, and where an episode begins."""
+    """Add what a recurrent policy reads and the environment does not have: its state, and where episodes begin."""
     makers: list[Any] = [module for module in policy.modules() if hasattr(module, "make_tensordict_primer")]
     if makers and "is_init" in getattr(policy, "in_keys", ()) and _dims(env, "is_init") is None:
         env.append_transform(InitTracker())
     for maker in makers:
-        # a fresh one, because a primer keeps the size of its first environment
+        # a new primer, because one keeps the size of its first environment
         primer: TensorDictPrimer = maker.make_tensordict_primer()
         if any(_dims(env, key) is None for key in primer.primers.keys(True, True)):
             env.append_transform(primer)

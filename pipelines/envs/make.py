@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 from torchrl.envs import Compose, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.pipelines.envs.actions import transformed_class
 from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
@@ -25,7 +26,7 @@ from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose
 from rlpipe.pipelines.envs.backends.sync import SyncEnvs
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
-from rlpipe.pipelines.envs.vector import VectorEnv, transformed_class
+from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.user_modules import import_module, module_of, reason_of
 
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, exists_already
 from rlpipe.pipelines.checkpoints.files import publish
 
 RATES = {".gif": 50.0, ".mp4": 60.0}
@@ -44,7 +44,7 @@ def check_movie(path: Path) -> None:
     if path.suffix.lower() not in RATES:
         raise ConfigError(f"out is {path}; expected a name that ends in {' or '.join(RATES)}")
     if os.path.lexists(path):
-        raise ConfigError(f"out {path} exists already; nothing was overwritten, name a new one")
+        raise exists_already("out", path)
     if not path.parent.is_dir():
         raise ConfigError(f"out is {path}, and there is no folder {path.parent}")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:

@@ -19,9 +19,9 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from rlpipe.errors import ConfigError
 from rlpipe.formatting import figure
 from rlpipe.pipelines.collectors.eval_mode import evaluating
-from rlpipe.pipelines.collectors.evaluation import Tally
+from rlpipe.pipelines.collectors.evaluation import EpisodeRecorder
 from rlpipe.pipelines.envs import EnvConfig
-from rlpipe.pipelines.envs.frozen_transforms import hold, size_for
+from rlpipe.pipelines.envs.frozen_transforms import append_frozen, size_for
 from rlpipe.pipelines.envs.rendering import Camera, make_drawn, metadata
 from rlpipe.pipelines.render.captions import SIZE, Caption
 from rlpipe.pipelines.render.film import RATES, Film, new_movie
@@ -97,7 +97,7 @@ class Player:
         with GlobalRandom().kept(Seeds(self.seed).integer("process")), contextlib.ExitStack() as stack:
             env = make_drawn(self.env_config, seed=self.seed, num_envs=size_for(self.transforms, 1))
             stack.callback(env.close)
-            hold(env, self.transforms, self.policy)
+            append_frozen(env, self.transforms, self.policy)
             kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
             with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
                 return self._play(env, Camera.of(env, self.env_config.env_id), show, chosen)
@@ -107,7 +107,7 @@ class Player:
     ) -> list[Episode]:
         """Play in the first of the environments; a custom transform may need others beside it."""
         episodes: list[Episode] = []
-        tally = Tally(env.base_env, [0] * env.batch_size[0])
+        recorder = EpisodeRecorder(env.base_env, [0] * env.batch_size[0])
         now = env.reset()
         for number in range(1, self.episodes + 1):
             going, steps, earned, done = show(Moment(camera.take(), number, 0, 0.0, False)), 0, 0.0, False
@@ -116,7 +116,7 @@ class Player:
                 camera.armed = chosen(steps)
                 step, now = env.step_and_maybe_reset(self._act(env, now))
                 done = bool(step.get(("next", "done"))[0])
-                earned = float(np.float32(tally.last["episode_reward"][0]))
+                earned = float(np.float32(recorder.last["episode_reward"][0]))
                 last = done or steps == self.max_steps
                 if camera.armed or last:
                     # the environment has begun anew where the episode is done

@@ -1,4 +1,4 @@
-"""Replay of pixels: transitions that know their frames by number, and minibatches that have them stacked."""
+"""Replay of images: transitions hold the numbers of images, and minibatches the stacked pixels."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from torchrl.data.replay_buffers.storages import Storage
 from torchrl.envs import Transform
 
 from rlpipe.pipelines.checkpoints.state_checks import Kind
-from rlpipe.pipelines.replay.image_store import FrameStore
+from rlpipe.pipelines.replay.image_store import ImageStore
 
 STACKS: tuple[NestedKey, NestedKey] = ("observation", ("next", "observation"))
-"""The entries of a transition that are stacks of frames."""
+"""The entries of a transition that are stacks of images."""
 _TRIES = 32
 
 
-class FrameReplay(ReplayBuffer):
-    """A replay buffer of stacked frames that keeps each frame once, in a `FrameStore`, and stacks what it draws.
+class ImageReplay(ReplayBuffer):
+    """A replay buffer of stacked images that keeps each image once, in an `ImageStore`, and stacks what it draws.
 
     A batch is numbered before it is stored, and before `NStep`, which then moves numbers instead of pixels:
 
         learn = off_policy(buffer, update, updates=4, warmup=1_000, keys=loss.in_keys)
         learn(look_ahead(buffer.number(batch)))
 
-    It draws uniformly among all transitions whose frames are still kept. Each step needs a frame, and each episode one
-    to C more; where these do not do, the oldest transitions are drawn no more, although they count in `len(buffer)`.
-    While all are kept, it draws what a plain buffer of the same generator draws.
+    It draws uniformly among all transitions whose images are still kept. Each step adds an image, and each episode one
+    to C more; if there is no room for them, the oldest transitions are no longer drawn, although `len(buffer)` counts
+    them. While all are kept, it draws what a plain buffer with the same generator draws.
 
     Args:
         capacity: transitions; the oldest go first.
-        shape: of an observation: `[C, H, W]`, C frames, newest last.
-        num_frames: how many are kept; `frames_for(capacity, C)` by default, which does for episodes of 16 steps or more
-            that begin with one frame repeated, or of 64 that begin with C different ones.
-        device: where minibatches, and the frames, are.
-        on_disk: keep the frames in a file; see `FrameStore`.
+        shape: of an observation: `[C, H, W]`, C images, newest last.
+        num_images: how many are kept; `images_for(capacity, C)` by default, which is enough for episodes of 16 steps or
+            more that begin with one image repeated, or of 64 that begin with C different ones.
+        device: where minibatches and images are.
+        on_disk: keep the images in a file; see `ImageRing`.
         batch_size: of minibatches.
         generator: to draw with.
 
     Raises:
         ConfigError: the disk has no room for it.
-        ValueError: there are fewer frames than transitions.
+        ValueError: there are fewer images than transitions.
     """
 
     def __init__(
@@ -54,58 +54,58 @@ class FrameReplay(ReplayBuffer):
         capacity: int,
         shape: Sequence[int],
         *,
-        num_frames: int | None = None,
+        num_images: int | None = None,
         device: torch.device | str = "cpu",
         on_disk: bool = False,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        num_frames = frames_for(capacity, shape[0]) if num_frames is None else num_frames
-        if num_frames < capacity + shape[0]:
-            raise ValueError(f"num_frames is {num_frames}; allowed is {capacity + shape[0]} or more, capacity + C")
-        self.frames = FrameStore(num_frames, shape, device=device, on_disk=on_disk)
+        num_images = images_for(capacity, shape[0]) if num_images is None else num_images
+        if num_images < capacity + shape[0]:
+            raise ValueError(f"num_images is {num_images}; allowed is {capacity + shape[0]} or more, capacity + C")
+        self.images = ImageStore(num_images, shape, device=device, on_disk=on_disk)
         super().__init__(
             storage=LazyTensorStorage(capacity, device=device),
-            sampler=_KeptSampler(self.frames, capacity),
-            transform=_Stack(self.frames),
+            sampler=_KeptSampler(self.images, capacity),
+            transform=_Stack(self.images),
             batch_size=batch_size,
             generator=generator,
         )
 
     def number(self, batch: TensorDictBase) -> TensorDictBase:
-        """Keep a batch's frames, and put their numbers in place of its observations; see `FrameStore.number`."""
-        return self.frames.number(batch)
+        """Keep a batch's images, and put their numbers in place of its observations; see `ImageStore.number`."""
+        return self.images.number(batch)
 
     def extend(self, data: Any, *, update_priority: bool | None = None) -> Tensor:
-        """Store transitions `[B]` whose observations are numbers of frames `[B, C]`; returns their places."""
+        """Store transitions `[B]` whose observations are numbers of images `[B, C]`; returns their places."""
         places: Tensor = super().extend(data, update_priority=update_priority)
         self.sampler.note(places, data)
         return places
 
     def empty(self, empty_write_count: bool = True) -> None:
-        """Forget all transitions and frames."""
+        """Forget all transitions and images."""
         super().empty(empty_write_count)
-        self.frames.empty()
+        self.images.empty()
 
 
 class _KeptSampler(RandomSampler):
-    """Draws uniformly among the transitions whose frames are kept.
+    """Draws uniformly among the transitions whose images are kept.
 
     Args:
-        frames: which.
+        images: the store.
         capacity: transitions.
     """
 
-    def __init__(self, frames: FrameStore, capacity: int) -> None:
-        self._frames, self._oldest = frames, torch.zeros(capacity, dtype=torch.int64)
+    def __init__(self, images: ImageStore, capacity: int) -> None:
+        self._images, self._oldest = images, torch.zeros(capacity, dtype=torch.int64)
 
     def note(self, places: Tensor, data: TensorDictBase) -> None:
-        """Remember the oldest frame of each of some transitions."""
+        """Remember the oldest image of each of some transitions."""
         self._oldest[places.cpu()] = torch.cat([data.get(key) for key in STACKS], -1).amin(-1).cpu()
 
     def kept(self, length: int) -> Tensor:
-        """The places of those that may be drawn, of the first `length`."""
-        return (self._oldest[:length] >= self._frames.oldest).nonzero().squeeze(-1)
+        """The places, of the first `length`, that may be drawn."""
+        return (self._oldest[:length] >= self._images.oldest).nonzero().squeeze(-1)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
         """Draw places `[B]`."""
@@ -113,7 +113,7 @@ class _KeptSampler(RandomSampler):
         gone = torch.ones(batch_size, dtype=torch.bool)
         for _ in range(_TRIES):
             places[gone] = self._draw(len(storage), int(gone.sum()))
-            gone = self._oldest[places] < self._frames.oldest
+            gone = self._oldest[places] < self._images.oldest
             if not gone.any():
                 break
         else:
@@ -128,26 +128,26 @@ class _KeptSampler(RandomSampler):
 
 
 class _Stack(Transform):
-    """Puts the pixels in place of the numbers of a minibatch."""
+    """Puts pixels in place of the numbers in a minibatch."""
 
-    def __init__(self, frames: FrameStore) -> None:
+    def __init__(self, images: ImageStore) -> None:
         super().__init__(in_keys=list(STACKS), out_keys=list(STACKS))
-        self._frames = frames
+        self._images = images
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """See the class."""
+        """Replace the numbers of both observations."""
         numbers = torch.stack([tensordict.get(key) for key in STACKS])
-        for key, stacks in zip(STACKS, self._frames.stacks(numbers), strict=True):
+        for key, stacks in zip(STACKS, self._images.stacks(numbers), strict=True):
             tensordict.set(key, stacks)
         return tensordict
 
 
-def frames_for(capacity: int, stack: int, num_envs: int = 1) -> int:
-    """How many frames to keep for so many transitions: one each, a sixteenth more, and a stack an environment."""
+def images_for(capacity: int, stack: int, num_envs: int = 1) -> int:
+    """How many images to keep for `capacity` transitions: one each, a sixteenth more, and a stack per environment."""
     return capacity + capacity // 16 + (num_envs + 1) * (stack + 1)
 
 
 def numbered(kinds: Mapping[NestedKey, Kind], shape: Sequence[int]) -> dict[NestedKey, Kind]:
-    """What a transition consists of if its observations are numbers."""
+    """The kinds of a transition's entries if its observations are numbers."""
     numbers = Kind(torch.Size(shape[:1]), torch.int64)
     return {key: numbers if key in STACKS else kind for key, kind in kinds.items()}

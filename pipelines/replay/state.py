@@ -1,4 +1,4 @@
-"""A replay buffer as a component of checkpoints."""
+"""Replay buffers as components of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torchrl.envs import EnvBase
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.checkpoints.state_checks import Kind, check_like, check_rows
 from rlpipe.pipelines.devices import REPLAY, check_disk, device_of, gpu_memory_for
-from rlpipe.pipelines.replay.image_buffer import STACKS, FrameReplay, numbered
+from rlpipe.pipelines.replay.image_buffer import STACKS, ImageReplay, numbered
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
 
 _LOG = logging.getLogger("rlpipe")
 
 
 class ReplayState:
-    """The transitions that a replay buffer holds, no more, where it writes next, and their priorities if it has them.
+    """The transitions that a replay buffer holds, where it writes next, and the priorities if it has them.
 
-    Its random generator is a stream of the run's `Seeds`, and saved there.
+    The buffer's random generator is one of the run's `Seeds`, which save it.
 
     Args:
-        buffer: with a tensor storage and a writer that goes round; draws uniformly or by rlpipe's `PrioritizedSampler`.
-        kinds: what a transition consists of, to refuse a state of others; by default any will do.
+        buffer: with a tensor storage and a round-robin writer; draws uniformly or by rlpipe's `PrioritizedSampler`.
+        kinds: of a transition's entries, to refuse a state of others; by default any are accepted.
 
     Raises:
         ValueError: it draws by TorchRL's `PrioritizedSampler`.
@@ -46,7 +46,7 @@ class ReplayState:
         """For a checkpoint; the tensors are views of the buffer's own."""
         held = self.buffer.storage[:] if len(self.buffer) else None
         if held is not None and isinstance(self.buffer, TensorDictReplayBuffer):
-            # their places, by which it numbers them itself
+            # their places, which the buffer adds itself
             held = held.exclude("index")
         state = {"held": None if held is None else held.to_dict(), "writer": self.buffer.writer.state_dict()}
         return {**state, **self._priorities()}
@@ -59,7 +59,7 @@ class ReplayState:
         """Continue from a `state_dict`.
 
         Raises:
-            ValueError: it holds more than the buffer does, or other transitions, or priorities where that has none.
+            ValueError: it does not fit the buffer's size, its kinds of transitions, or whether it has priorities.
         """
         self.buffer.empty()
         own = {"held", "writer", *self._priorities()}
@@ -82,7 +82,7 @@ class ReplayState:
 
 
 def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey, Kind]:
-    """What one transition of one environment consists of, of which `keys` are kept; `next` has the same names."""
+    """The kinds of the entries `keys` of one environment's transition; `next` has the same names."""
     ends = dict(env.done_spec.items(True, True))
     specs = {**dict(env.observation_spec.items(True, True)), **ends, "action": env.action_spec}
     specs |= {"reward": env.reward_spec, "discount": env.reward_spec}
@@ -96,63 +96,63 @@ def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey,
 
 
 def transition_bytes(env: EnvBase, keys: Iterable[NestedKey]) -> int:
-    """Bytes of one such transition."""
+    """Bytes of the entries `keys` of one environment's transition."""
     kinds = transition_kinds(env, keys)
     return sum(kind.shape.numel() * kind.dtype.itemsize for kind in kinds.values())
 
 
-class FrameReplayState(ReplayState):
-    """A `FrameReplay` as a component of checkpoints, but for the pixels: those are in `buffer.frames.pieces()`.
+class ImageReplayState(ReplayState):
+    """An `ImageReplay` as a component of checkpoints, without the pixels: those are in `buffer.images.pieces()`.
 
     Args:
-        buffer: whose.
-        kinds: what a transition consists of, in pixels.
+        buffer: whose state.
+        kinds: of a transition's entries, with observations of pixels.
     """
 
-    def __init__(self, buffer: FrameReplay, kinds: Mapping[Any, Kind] | None = None) -> None:
-        super().__init__(buffer, None if kinds is None else numbered(kinds, buffer.frames.shape))
-        self.buffer: FrameReplay = buffer
+    def __init__(self, buffer: ImageReplay, kinds: Mapping[Any, Kind] | None = None) -> None:
+        super().__init__(buffer, None if kinds is None else numbered(kinds, buffer.images.shape))
+        self.buffer: ImageReplay = buffer
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; the tensors are views of the buffer's own."""
-        return {**super().state_dict(), "frames": self.buffer.frames.state_dict()}
+        return {**super().state_dict(), "frames": self.buffer.images.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`; the pieces then bring the frames.
+        """Continue from a `state_dict`; the pieces are loaded after it.
 
         Raises:
-            ValueError: it is one of another buffer, or names frames that there are not.
+            ValueError: it is of another buffer, or has numbers of images that do not exist.
         """
         if "frames" not in state:
             raise ValueError(f"the state has {sorted(state)}, expected frames as well")
         super().load_state_dict({name: part for name, part in state.items() if name != "frames"})
-        frames = self.buffer.frames
-        frames.load_state_dict(state["frames"])
+        images = self.buffer.images
+        images.load_state_dict(state["frames"])
         if not len(self.buffer):
             return
         held = self.buffer.storage[:]
         for key in STACKS:
             numbers = held.get(key)
-            if not ((numbers >= 0) & (numbers < frames.written)).all():
-                raise ValueError(f"held names frames in {key} that were not kept, of {frames.written}")
+            if not ((numbers >= 0) & (numbers < images.written)).all():
+                raise ValueError(f"held names images in {key} that were not kept, of {images.written}")
         if not len(self.buffer.sampler.kept(len(self.buffer))):
-            raise ValueError("held has no transition whose frames are kept")
+            raise ValueError("held has no transition whose images are kept")
 
 
 def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:
     """A replay buffer as components of checkpoints, by name.
 
     Args:
-        buffer: plain, or of frames.
-        kinds: what a transition consists of, in pixels if it has any.
+        buffer: plain, or of images.
+        kinds: of a transition's entries, with observations of pixels if it has any.
     """
-    if isinstance(buffer, FrameReplay):
-        return {"replay": FrameReplayState(buffer, kinds), **buffer.frames.pieces()}
+    if isinstance(buffer, ImageReplay):
+        return {"replay": ImageReplayState(buffer, kinds), **buffer.images.pieces()}
     return {"replay": ReplayState(buffer, kinds)}
 
 
 def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int, every: int | None) -> None:
-    """See to it, before a run begins, that there is room for the frames in its checkpoints.
+    """Check, before a run begins, that there is room for the images in its checkpoints.
 
     Args:
         state: what a checkpoint holds.
@@ -161,21 +161,21 @@ def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int,
         every: frames from one checkpoint to the next.
 
     Raises:
-        ConfigError: there is no room for one checkpoint. For the three that there are for a while, the two newest and
-            the next, it is a warning.
+        ConfigError: there is no room for one checkpoint. If there is no room for three, the two newest and the next
+            one, there is a warning.
     """
     replay = state.get("replay")
-    if not isinstance(replay, FrameReplayState):
+    if not isinstance(replay, ImageReplayState):
         return
-    frames = replay.buffer.frames
-    kept = min(frames.capacity, total_frames)
+    images = replay.buffer.images
+    kept = min(images.capacity, total_frames)
     way_out = "take a smaller --buffer-size, or another disk in --run-dir"
-    check_disk("the frames in a checkpoint take", kept * frames.frame_bytes, folder, way_out)
+    check_disk("the images in a checkpoint take", kept * images.image_bytes, folder, way_out)
     if every is None or every >= total_frames:
         return
-    # what two checkpoints do not share was overwritten from one to the other
+    # two checkpoints share what was not overwritten in between
     most = kept + 2 * min(kept, every)
     try:
-        check_disk("the frames in checkpoints take up to", most * frames.frame_bytes, folder, way_out)
+        check_disk("the images in checkpoints take up to", most * images.image_bytes, folder, way_out)
     except ConfigError as error:
         _LOG.warning("rlpipe: %s, or write one checkpoint alone, at the end: --checkpoint-every none", error)

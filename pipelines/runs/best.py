@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from rlpipe.pipelines.checkpoints.checkpoint import save_checkpoint
+from rlpipe.pipelines.checkpoints.names import best_checkpoints, best_path
 from rlpipe.pipelines.runs.read import Best, free_name, mark_best, read_best
 
 
@@ -32,7 +33,7 @@ def keep_best(folder: Path, frames: int, state: Mapping[str, Any], score: float,
     # what a killed run has left without a mark
     _remove_others(folder, before)
     # the marked one may have this name, by another evaluation at this frame
-    path = free_name(folder / "checkpoints" / f"best-{frames:012d}")
+    path = free_name(best_path(folder, frames))
     save_checkpoint(path, _what_acts(state), {"frames": frames, "score": score, "run": run})
     best = Best(frames, score, path)
     mark_best(folder, best)
@@ -45,7 +46,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _remove_others(folder: Path, best: Best | None) -> None:
-    for path in (folder / "checkpoints").glob("best-*"):
+    for path in best_checkpoints(folder):
         if best is None or path != best.path:
             remove_checkpoint(path)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rlpipe.pipelines.checkpoints.files import read_plain
+from rlpipe.pipelines.runs import layout
+from rlpipe.pipelines.runs.journal import read_lines
 
 WINDOW = 100
 """Episodes in the moving mean, unless the run says another number."""
@@ -31,9 +31,9 @@ def draw_curve(folder: Path, window: int) -> Path:
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
-    described = json.loads((folder / "config.json").read_text())
-    episodes = [(row["frames"], value) for row in read_lines(folder / "metrics.jsonl") for value in row["returns"]]
-    evaluations = read_lines(folder / "evaluations.jsonl")
+    described = json.loads((folder / layout.CONFIG).read_text())
+    episodes = [(row["frames"], value) for row in read_lines(folder / layout.METRICS) for value in row["returns"]]
+    evaluations = read_lines(folder / layout.EVALUATIONS)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     if episodes:
@@ -66,7 +66,7 @@ def draw_curve(folder: Path, window: int) -> Path:
         legend = axes.legend(loc="best")
         for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1.0)
-    path = folder / "curve.png"
+    path = folder / layout.CURVE
     # a new file, because the old one may have a second name elsewhere
     path.unlink(missing_ok=True)
     figure.savefig(path, dpi=120)
@@ -76,8 +76,3 @@ def draw_curve(folder: Path, window: int) -> Path:
 def literal(text: str) -> str:
     """A text that Matplotlib draws as it is, and does not take for mathematics."""
     return "".join(each if each.isprintable() else "?" for each in text).replace("$", r"\$")
-
-
-def read_lines(path: Path, at_most: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file of at most so many bytes."""
-    return [json.loads(line) for line in read_plain(path, at_most).splitlines()]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, TrainingError
+from rlpipe.pipelines.checkpoints.files import read_plain
 
 
 def _is_row(row: Any) -> bool:
@@ -85,3 +86,8 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def read_lines(path: Path, at_most: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a `.jsonl` file of at most so many bytes."""
+    return [json.loads(line) for line in read_plain(path, at_most).splitlines()]

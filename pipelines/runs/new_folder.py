@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, exists_already
 
 _TRIES = 10
 
@@ -59,9 +59,7 @@ def _make(folder: Path, *, numbered: bool) -> Path:
             if not (isinstance(error, FileExistsError) and os.path.lexists(free)):
                 raise _refused(free, error) from error
             if not numbered:
-                raise ConfigError(
-                    f"run-dir {folder} exists already; nothing was overwritten, name a new one"
-                ) from error
+                raise exists_already("run-dir", folder) from error
             number += 1
             free = folder.with_name(f"{folder.name}-{number}")
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rlpipe.pipelines.checkpoints.names import MANIFEST
+
 _LARGEST_SOURCE = 10_000_000
 _FALLING = ("linear", "cosine")
 """Schedules of the learning rate that depend on the run's length."""
@@ -177,7 +179,7 @@ def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
 
 def digest_of_checkpoint(path: Path) -> str:
     """Digest of a checkpoint: of its manifest, which has those of all its files."""
-    return _digest([(path / "checkpoint.json").read_bytes()])
+    return _digest([(path / MANIFEST).read_bytes()])
 
 
 def _is_setting(name: str, value: Any) -> bool:

@@ -14,17 +14,13 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
-from rlpipe.pipelines.checkpoints.names import _BEST, checkpoints, frames_of
+from rlpipe.pipelines.checkpoints.names import FOLDER, checkpoints, frames_of, is_best_name
+from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of
 
 _SINCE = {"eval_envs": None}
-LARGEST_CONFIG = 1_000_000
-"""Bytes of the largest `config.json` of a run that is read."""
-LARGEST_LINES = 500_000_000
-"""Bytes of the largest `.jsonl` file of a run that is read."""
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; to continue a run makes another folder beside theirs."""
-_BEST_FILE = "best.json"
 _LARGEST_BEST = 10_000
 
 
@@ -61,7 +57,7 @@ def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any],
         path = path.resolve()
     except RuntimeError as error:  # of Python up to 3.12
         raise CheckpointError(f"{path} is no run, but a link in a circle") from error
-    folder = path if (path / "config.json").is_file() else path.parent.parent
+    folder = path if (path / layout.CONFIG).is_file() else path.parent.parent
     described = read_description(folder, trusted, path)
     if path == folder:
         return described, _choose(folder, which)
@@ -114,11 +110,11 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         CheckpointError: it is no run folder, or its environment is one of a module (`module:Env-v0`) that is neither
             trusted nor imported already.
     """
-    file, path = folder / "config.json", asked or folder
+    file, path = folder / layout.CONFIG, asked or folder
     if not file.is_file():
         raise CheckpointError(f"{path} is no run: it has no config.json, and is no checkpoint in a run folder")
     try:
-        described = json.loads(read_plain(file, LARGEST_CONFIG))
+        described = json.loads(read_plain(file, layout.LARGEST_JSON))
         known = isinstance(described["config"], dict) and all(
             isinstance(described[key], str) and described[key].isprintable() for key in ("recipe", "algorithm")
         )
@@ -146,19 +142,19 @@ def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
 def read_best(folder: Path) -> Best | None:
     """The best evaluation that the run in a folder has kept; `None` if it has none, or its mark is damaged."""
     try:
-        told = json.loads(read_plain(folder / _BEST_FILE, _LARGEST_BEST))
+        told = json.loads(read_plain(folder / layout.BEST, _LARGEST_BEST))
         frames, score, name = told["frames"], told["mean"], told["checkpoint"]
-        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and _BEST.fullmatch(name)
+        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and is_best_name(name)
     except DAMAGE:
         return None
-    path = folder / "checkpoints" / str(name)
+    path = folder / FOLDER / str(name)
     return Best(frames, float(score), path) if known and path.is_dir() else None
 
 
 def mark_best(folder: Path, best: Best) -> None:
     """Mark a checkpoint as the one of the best evaluation, in one step."""
     told = {"frames": best.frames, "mean": best.score, "checkpoint": best.path.name}
-    replace_synced(folder / _BEST_FILE, json.dumps(told) + "\n")
+    replace_synced(folder / layout.BEST, json.dumps(told) + "\n")
 
 
 def free_name(path: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import CheckpointError, ConfigError, TrainingError
+from rlpipe.errors import CheckpointError, ConfigError, TrainingError, exists_already
 from rlpipe.pipelines.checkpoints.checkpoint import (
     check_identity,
     check_lengths,
@@ -23,9 +23,10 @@ from rlpipe.pipelines.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced, sync
-from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
+from rlpipe.pipelines.checkpoints.names import FOLDER, checkpoint_path, checkpoints, newest_checkpoint
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.best import keep_best, remove_checkpoint
 from rlpipe.pipelines.runs.curve import WINDOW, draw_curve
 from rlpipe.pipelines.runs.journal import Journal
@@ -33,11 +34,10 @@ from rlpipe.pipelines.runs.lock import lock
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, Loggers, batch_scalars
 from rlpipe.pipelines.runs.origin import continued, describe_program, find_built
-from rlpipe.pipelines.runs.read import LARGEST_CONFIG, check_plain, free_name
+from rlpipe.pipelines.runs.read import check_plain, free_name
 from rlpipe.pipelines.runs.versions import versions
 
 _LOG = logging.getLogger("rlpipe")
-_LARGEST_VERSIONS = 1_000_000
 KEPT = 2
 """The newest checkpoints that are kept, beside the agent of the best evaluation."""
 
@@ -112,10 +112,10 @@ class Run:
         with contextlib.ExitStack() as opened, self._naming_failures():
             opened.enter_context(lock(folder))
             if not resume:
-                self._write_json("config.json", self._described)
-                self._write_json("versions.json", versions())
-            self._metrics = opened.enter_context(contextlib.closing(Journal(folder / "metrics.jsonl")))
-            self._evaluations = opened.enter_context(contextlib.closing(Journal(folder / "evaluations.jsonl")))
+                self._write_json(layout.CONFIG, self._described)
+                self._write_json(layout.VERSIONS, versions())
+            self._metrics = opened.enter_context(contextlib.closing(Journal(folder / layout.METRICS)))
+            self._evaluations = opened.enter_context(contextlib.closing(Journal(folder / layout.EVALUATIONS)))
             sync(folder)
             sync(folder.parent)
             self._opened = opened.pop_all()
@@ -166,7 +166,7 @@ class Run:
         Raises:
             TrainingError: it cannot be written; names the last good one.
         """
-        path = self.folder / "checkpoints" / f"frames-{frames:012d}"
+        path = checkpoint_path(self.folder, frames)
         if not path.exists():
             with self._naming_failures():
                 lengths = {"metrics": self._metrics.sync(), "evaluations": self._evaluations.sync()}
@@ -223,10 +223,10 @@ class Run:
             _LOG.warning("rlpipe: %s; going on from an older one", failure)
         self._metrics.cut(metadata["lengths"]["metrics"])
         self._evaluations.cut(metadata["lengths"]["evaluations"])
-        for left in (self.folder / "checkpoints").glob(".*"):
+        for left in (self.folder / FOLDER).glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
         self._described |= self._continued(metadata["frames"])
-        self._write_json("config.json", self._described)
+        self._write_json(layout.CONFIG, self._described)
         self._open_loggers(metadata["frames"])
         self._note_resume(metadata["frames"])
 
@@ -235,12 +235,12 @@ class Run:
         if self._described["program"] is not None:
             self._described["built"] = find_built(parts, collector)
             with self._naming_failures():
-                self._write_json("config.json", self._described)
+                self._write_json(layout.CONFIG, self._described)
 
     def _continued(self, frames: int) -> dict[str, Any]:
         """What to keep of the `config.json` that there is; nothing if it is damaged, since nothing depends on it."""
         try:
-            before = json.loads(read_plain(self.folder / "config.json", LARGEST_CONFIG))
+            before = json.loads(read_plain(self.folder / layout.CONFIG, layout.LARGEST_JSON))
             return continued(before, self._described, frames)
         except DAMAGE:
             return {}
@@ -292,11 +292,9 @@ class Run:
     def _make_folder(self, *, claimed: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=claimed)
-            (self.folder / "checkpoints").mkdir()
+            (self.folder / FOLDER).mkdir()
         except FileExistsError as error:
-            raise ConfigError(
-                f"run-dir {self.folder} exists already; nothing was overwritten, name a new one"
-            ) from error
+            raise exists_already("run-dir", self.folder) from error
         except OSError as error:
             raise ConfigError(f"run-dir {self.folder} cannot be made: {error.strerror}") from error
 
@@ -312,7 +310,7 @@ class Run:
     def _note_resume(self, frames: int) -> None:
         now = versions()
         began = self._began_with() or now
-        with contextlib.closing(Journal(self.folder / "resumes.jsonl")) as resumes:
+        with contextlib.closing(Journal(self.folder / layout.RESUMES)) as resumes:
             resumes.append({"frames": frames, "time": datetime.datetime.now().isoformat(), "versions": now})
         changed = [key for key in now if began.get(key) != now[key]]
         if changed:
@@ -325,7 +323,7 @@ class Run:
     def _began_with(self) -> dict[str, Any]:
         """What `versions.json` says; nothing if it is damaged, since nothing depends on it."""
         try:
-            return dict(json.loads(read_plain(self.folder / "versions.json", _LARGEST_VERSIONS)))
+            return dict(json.loads(read_plain(self.folder / layout.VERSIONS, layout.LARGEST_JSON)))
         except DAMAGE:
             return {}
 

@@ -55,7 +55,7 @@ class EpisodeCounter:
     def begin(self) -> None:
         """From now on, have the environments tell of successes."""
         if self._env is not None:
-            self._env.tell_successes()
+            self._env.successes.start()
 
     def count(self, batch: TensorDictBase) -> Ended:
         """The episodes that ended in a batch `[*num_envs, T]`.
@@ -81,7 +81,7 @@ class EpisodeCounter:
         if told is not None:
             return list(told)
         if self._env is not None:
-            return [success for _, _, success in self._env.take_successes()]
+            return [success for _, _, success in self._env.successes.take()]
         told = after.get(SUCCESS, None)
         if not isinstance(told, Tensor) or told.numel() != done.numel():
             return []

@@ -1,1 +1,1 @@
-"""What is compared with: TorchRL's and Stable-Baselines3's own classes, put together as their makers do it."""
+"""The baselines: TorchRL's and Stable-Baselines3's own classes, used as their documentation shows."""

@@ -1,6 +1,6 @@
-"""The Stable-Baselines3 baseline: its own classes, with the settings that rl-zoo3 found for CartPole-v1.
+"""The Stable-Baselines3 baseline: its own classes, with the settings of rl-zoo3 for CartPole-v1.
 
-Needs the extra `rlpipe[benchmark]`; nothing of it is imported before a function here is called.
+Needs the extra `rlpipe[benchmark]`, which is imported when a function here is called.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ ZOO: Mapping[str, Mapping[str, Any]] = {
         "clip_range": "lin_0.2",
     },
 }
-"""CartPole-v1's entries of hyperparams/{dqn,a2c,ppo}.yml in github.com/DLR-RM/rl-baselines3-zoo, as they stand there.
+"""The entries for CartPole-v1 of hyperparams/{dqn,a2c,ppo}.yml in github.com/DLR-RM/rl-baselines3-zoo, unchanged.
 
-`n_timesteps` are frames; `lin_x` falls from x to 0 over them.
+`n_timesteps` is a number of frames, over which `lin_x` falls from x to 0.
 """
 
 Check = Callable[[TensorDictModuleBase, int], bool]
-"""Told the policy and the frames so far, after every step of the environments; `True` ends training."""
+"""Called with the policy and the number of frames after every step of the environments; `True` ends training."""
 
 
 def sb3_rollout(
     env_id: str, num_envs: int, *, steps: int, seed: int
 ) -> tuple[Callable[[], object], Callable[[], None]]:
-    """PPO's collection of one rollout, with Stable-Baselines3's own policy and critic of two layers of 64.
+    """Stable-Baselines3's collection of one PPO rollout, with its own policy and critic of two layers of 64.
 
-    Its rollout includes what it does with it: the values of all states, and the advantages at the end.
+    It includes the values of all states and the advantages.
 
     Args:
         env_id: a Gymnasium id.
-        num_envs: environments, stepped one after the other.
+        num_envs: number of environments, stepped one after the other.
         steps: of each environment in a rollout; `num_envs * steps` is at least 2.
         seed: of the environments and the policy.
 
@@ -72,7 +72,7 @@ def sb3_rollout(
         A function that collects a rollout, and one that closes the environments.
 
     Raises:
-        ConfigError: Stable-Baselines3 is missing.
+        ConfigError: Stable-Baselines3 is not installed.
     """
     sb3, make_vec_env = _import()
     env = make_vec_env(env_id, num_envs, seed=seed)
@@ -93,20 +93,20 @@ def sb3_ppo_update(
     config: Any,
     updates: int,
 ) -> tuple[Callable[[], object], nn.Module]:
-    """PPO's `train`, on one minibatch that is drawn already, with its default optimiser.
+    """Stable-Baselines3's `PPO.train` on one given minibatch, with its default optimiser.
 
     Args:
         minibatch: `observation`, `action`, `action_log_prob`, `advantage`, `value_target`, `[B]`.
-        actor: the 4-64-64-2 network whose weights to start from.
-        critic: the 4-64-64-1 network whose weights to start from.
-        config: PPO's, whose coefficients and learning rate to take.
-        updates: gradient steps of one call, each on the same minibatch.
+        actor: the 4-64-64-2 network with the initial weights.
+        critic: the 4-64-64-1 network with the initial weights.
+        config: of PPO, for the coefficients and the learning rate.
+        updates: number of gradient steps in one call, all on the same minibatch.
 
     Returns:
-        A function that makes the gradient steps, and the policy and critic that it changes.
+        A function that makes the gradient steps, and the module of policy and critic that it trains.
 
     Raises:
-        ConfigError: Stable-Baselines3 is missing.
+        ConfigError: Stable-Baselines3 is not installed.
     """
     sb3, make_vec_env = _import()
     model = sb3.PPO(
@@ -138,11 +138,11 @@ def build_sb3(
         env_id: a Gymnasium id.
 
     Returns:
-        A function that trains until its `Check` says so or the settings' number of frames is reached, and one that
-        closes the environments.
+        A function that trains until its `Check` returns True or the settings' number of frames is reached, and one
+        that closes the environments.
 
     Raises:
-        ConfigError: Stable-Baselines3 is missing.
+        ConfigError: Stable-Baselines3 is not installed.
     """
     sb3, make_vec_env = _import()
     settings = {name: _scheduled(value) for name, value in ZOO[algorithm].items()}
@@ -158,7 +158,7 @@ def build_sb3(
 
 
 def sb3_policy(policy: Any) -> TensorDictModule:
-    """The greedy actions of a Stable-Baselines3 policy, as a module that `evaluate` takes."""
+    """The greedy actions of a Stable-Baselines3 policy, as a module for `evaluate`."""
     return TensorDictModule(
         lambda observation: policy._predict(observation, deterministic=True),
         in_keys=["observation"],
@@ -173,13 +173,13 @@ def _import() -> tuple[Any, Callable[..., Any]]:
         ).make_vec_env
     except ImportError as error:
         raise ConfigError(
-            'Stable-Baselines3 is not installed; pip install "rlpipe[benchmark]" brings it, and --against torchrl '
-            "goes without"
+            'Stable-Baselines3 is not installed; install it with pip install "rlpipe[benchmark]", or use '
+            "--against torchrl"
         ) from error
 
 
 def _scheduled(value: Any) -> Any:
-    """rl-zoo3's `lin_x` as the function that Stable-Baselines3 takes."""
+    """Replace rl-zoo3's `lin_x` by the function that Stable-Baselines3 takes."""
     if not (isinstance(value, str) and value.startswith("lin_")):
         return value
     initial = float(value.removeprefix("lin_"))
@@ -187,7 +187,7 @@ def _scheduled(value: Any) -> Any:
 
 
 def _copy_weights(policy: Any, actor: nn.Sequential, critic: nn.Sequential) -> None:
-    """Into the policy's two-layer networks and their heads, in the order of the layers."""
+    """Copy the weights into the policy's two-layer networks and their heads, in the order of the layers."""
     extractor = policy.mlp_extractor
     with torch.no_grad():
         for ours, body, head in (
@@ -200,7 +200,7 @@ def _copy_weights(policy: Any, actor: nn.Sequential, critic: nn.Sequential) -> N
 
 
 def _drawn(minibatch: TensorDictBase) -> SimpleNamespace:
-    """In place of a rollout buffer: yields the minibatch as it is, so that drawing it takes no time."""
+    """A substitute for a rollout buffer: it yields the minibatch as it is, so that drawing takes no time."""
     samples = SimpleNamespace(
         observations=minibatch["observation"],
         actions=minibatch["action"],

@@ -1,6 +1,6 @@
 """Stable-Baselines3 on Atari games: its own classes, on its own environments and on rlpipe's.
 
-Needs the extra `rlpipe[benchmark]`, which importing this module imports.
+Needs the extra `rlpipe[benchmark]`, which this module imports.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SharedGames(VecEnv):
 
     Args:
         env_id: of a game.
-        num_envs: how many step together.
+        num_envs: number of games that step together.
         seed: of the games.
     """
 
@@ -68,12 +68,12 @@ class SharedGames(VecEnv):
 
 def own_games(env_id: str, num_envs: int, seed: int) -> VecEnv:
     """The same games through Gymnasium and Stable-Baselines3's own wrappers, which need OpenCV."""
-    # the wrapper skips frames itself
+    # the wrapper skips frames
     return VecFrameStack(make_atari_env(env_id, num_envs, seed=seed, env_kwargs={"frameskip": 1}), n_stack=4)
 
 
 def sb3_ppo(config: ppo.Config, env: VecEnv) -> tuple[Part, Part]:
-    """PPO's collecting of a batch, and its learning from it, with a config's settings."""
+    """PPO with a config's settings: a function that collects a batch, and one that learns from it."""
     model = PPO(
         "CnnPolicy",
         env,
@@ -97,7 +97,7 @@ def sb3_ppo(config: ppo.Config, env: VecEnv) -> tuple[Part, Part]:
 
 
 def sb3_dqn(config: dqn.Config, env: VecEnv) -> tuple[Part, Part]:
-    """DQN's collecting of a batch, and its updates after it, with a config's settings; the warm-up is done."""
+    """DQN with a config's settings, after its warm-up: a function that collects a batch, and one that learns."""
     model = DQN(
         "CnnPolicy",
         env,
@@ -122,6 +122,6 @@ def sb3_dqn(config: dqn.Config, env: VecEnv) -> tuple[Part, Part]:
 
 
 def _env_of(model: Any) -> VecEnv:
-    """The environment of a model, as it has wrapped it."""
+    """The environment of a model, with the model's wrappers."""
     env: VecEnv = model.get_env()
     return env

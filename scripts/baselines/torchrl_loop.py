@@ -1,4 +1,4 @@
-"""The TorchRL baseline, put together by hand as TorchRL's own scripts do it."""
+"""The TorchRL baseline with a hand-written loop, as in TorchRL's own scripts."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ _SAME = {
     "normalize": "batch",
     "update_each_episode": False,
 }
-"""What a Config must say for stock parts to do the same; a field that it does not have is no matter."""
+"""Values that a Config must have, if it has the field, so that TorchRL's parts do the same."""
 
 
 @dataclass
 class Parts:
-    """What one algorithm is made of, whoever drives it."""
+    """The parts of one algorithm, for the loop here and for the trainer classes."""
 
     env: EnvBase
     policy: TensorDictModuleBase
@@ -71,18 +71,18 @@ class Parts:
 
 
 def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> Pipeline:
-    """The stock counterpart of an algorithm's `build`: a pipeline that the same loop drives.
+    """Build an algorithm from TorchRL's parts, as a pipeline for the same loop.
 
-    The networks begin with the weights that `build` gives them. Exploration draws from PyTorch's global generator, as
-    stock parts do, which is seeded here.
+    The networks start with the weights of the algorithm's own `build`. Exploration draws from PyTorch's global
+    generator, as TorchRL's parts do; it is seeded here.
 
     Args:
         algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: that algorithm's.
-        kind: how its environments are stepped; `None` is the fastest way.
+        config: of that algorithm.
+        kind: how its environments are stepped; `None` for the fastest way.
 
     Raises:
-        ConfigError: the config asks for something that stock parts do not have.
+        ConfigError: TorchRL's parts do not support the config.
     """
     parts = make_parts(algorithm, config, kind=kind)
     learn = {"dqn": _replay, "reinforce": _episodes, "a2c": _rollouts, "ppo": _rollouts}[algorithm](config, parts)
@@ -93,13 +93,14 @@ def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> P
 
 
 def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: StockKind | None = None) -> Parts:
+    """Make the parts of an algorithm; with `full_critic`, REINFORCE has a critic that learns."""
     for name, needed in _SAME.items():
         value = getattr(config, name, needed)
         if value != needed:
-            raise ConfigError(f"{name} is {value!r}; the TorchRL baseline has {needed!r} only")
+            raise ConfigError(f"{name} is {value!r}; the TorchRL baseline supports only {needed!r}")
     seeds = Seeds(config.seed)
     torch.manual_seed(seeds.integer("exploration"))
-    # within what NumPy and Gymnasium take
+    # the range that NumPy and Gymnasium accept
     env = stock_env(config.env_id, config.num_envs, seed=seeds.integer("environments") % 2**31, kind=kind)
     frames = config.num_envs * config.rollout_steps
     with seeds.torch_seeded("initialization"):
@@ -126,12 +127,12 @@ def _dqn_parts(config: Any, env: EnvBase, frames: int) -> Parts:
 
 def _actor_critic_parts(algorithm: str, config: Any, env: EnvBase, frames: int, full_critic: bool) -> Parts:
     if not isinstance(env.action_spec, Categorical) and not config.state_dependent_std:
-        raise ConfigError("state_dependent_std is False; the TorchRL baseline has True only, for Box actions")
+        raise ConfigError("state_dependent_std is False; the TorchRL baseline supports only True for Box actions")
     trunk = make_trunk(config, env)
-    # the generator is our actor's own, of which only the network is used
+    # only the network of the actor is used, so the generator does not matter
     network = make_actor(config, env, trunk, torch.Generator()).network
     if algorithm == "reinforce" and not full_critic:
-        # the stock loss needs one; nothing learns from it or by it
+        # TorchRL's loss needs a critic; this one is neither trained nor used
         value: nn.Module = nn.Linear(env.observation_spec["observation"].shape[-1], 1)
     else:
         value = make_critic(
@@ -162,15 +163,15 @@ def _replay(config: Any, parts: Parts) -> Update:
 
 
 def look_ahead(config: Any) -> MultiStep:
-    """TorchRL's n steps, cut at a batch's end as ours are."""
+    """TorchRL's n-step returns, cut at the end of a batch like rlpipe's."""
     ahead = MultiStep(gamma=config.gamma, n_steps=config.n_steps)
-    # done and terminated are then those of the last of the n steps, so that a termination there cuts the bootstrap
+    # then done and terminated are those of the last of the n steps, so that termination there cuts the bootstrap
     ahead.done_keys = ()
     return ahead
 
 
 def _rollouts(config: Any, parts: Parts) -> Update:
-    """A2C and PPO: advantages once, then epochs of minibatches; A2C has one of each."""
+    """A2C and PPO: advantages once, then epochs of minibatches; A2C has a single epoch and minibatch."""
     advantage = make_gae(config, parts)
     epochs, size = getattr(config, "epochs", 1), getattr(config, "minibatch_size", parts.frames)
     buffer = epoch_buffer(parts, size)
@@ -188,7 +189,8 @@ def _rollouts(config: Any, parts: Parts) -> Update:
 
 
 def make_gae(config: Any, parts: Parts) -> GAE:
-    # PPO normalises in each minibatch, inside its loss; a stock A2C can only do so here, over the batch
+    """TorchRL's GAE with a config's settings."""
+    # PPO normalises each minibatch, inside its loss; TorchRL's A2C can normalise only here, over the batch
     over_batch = not hasattr(config, "clip") and getattr(config, "normalize_advantage", False)
     return GAE(
         gamma=config.gamma,
@@ -200,14 +202,14 @@ def make_gae(config: Any, parts: Parts) -> GAE:
 
 
 def epoch_buffer(parts: Parts, size: int) -> ReplayBuffer:
+    """A buffer for one batch, which yields minibatches of `size`."""
     return ReplayBuffer(storage=LazyTensorStorage(parts.frames), sampler=SamplerWithoutReplacement(), batch_size=size)
 
 
 def _episodes(config: Any, parts: Parts) -> Update:
     """REINFORCE on the episodes that end in a batch.
 
-    TorchRL has no part that keeps what is unfinished from one batch of a given number of frames to the next, so that
-    rlpipe's `EpisodeBuffer` does.
+    TorchRL has no part that keeps unfinished episodes from one batch to the next; rlpipe's `EpisodeBuffer` does it.
     """
     episodes = EpisodeBuffer(["observation", "action", ("next", "reward")])
     update = stock_update(_WithoutCritic(parts.loss), parts.optimizer, max_norm=config.max_grad_norm)
@@ -226,7 +228,7 @@ def _episodes(config: Any, parts: Parts) -> Update:
 
 
 class _WithoutCritic(nn.Module):
-    """A `ReinforceLoss` of which only the actor's term is minimised."""
+    """A `ReinforceLoss` with only the actor's term."""
 
     def __init__(self, loss: LossModule) -> None:
         super().__init__()
@@ -255,6 +257,6 @@ def _scheduled(learn: Update, schedule: LRScheduler | None) -> Update:
 
 
 def whole_batches(frames: int, config: Any) -> int:
-    """`frames`, rounded up to whole batches."""
+    """Round `frames` up to whole batches."""
     batch = config.num_envs * config.rollout_steps
     return -(-frames // batch) * batch

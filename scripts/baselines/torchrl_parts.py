@@ -1,8 +1,8 @@
-"""The TorchRL baseline's parts: environment, networks, collector, loss, target network, update; all of them stock.
+"""The parts of the TorchRL baseline, all TorchRL's own: environment, networks, collector, loss, target, update.
 
-They are set up as TorchRL's documentation has it, and where a default differs from what rlpipe does, the default gives
-way. Three definitions stay different, by less than any learning curve shows: PPO normalises advantages by the
-standard deviation with Bessel's correction, its diagnostics are others, and REINFORCE has no entropy.
+They are set up as in TorchRL's documentation, with rlpipe's settings in place of differing defaults. Three differences
+remain, too small to show in learning curves: PPO normalises advantages by the standard deviation with Bessel's
+correction, its diagnostics differ, and REINFORCE has no entropy term.
 """
 
 from __future__ import annotations
@@ -49,33 +49,33 @@ StockKind = Literal["single", "vector", "same step", "serial", "parallel"]
 """TorchRL's ways to step environments.
 
 `single` is one `GymEnv`. `vector` and `same step` are `GymWrapper` over Gymnasium's sync vector environment, in the two
-autoreset modes that it takes: DISABLED, which it calls preferred and which is the faster one, and SAME_STEP. `serial`
-and `parallel` are `SerialEnv` and `ParallelEnv` over a `GymEnv` each.
+autoreset modes that it supports: DISABLED, which it recommends and which is faster, and SAME_STEP. `serial` and
+`parallel` are `SerialEnv` and `ParallelEnv` over several `GymEnv`.
 """
 
 
 def fastest(num_envs: int) -> StockKind:
-    """The quickest of TorchRL's environments for so many: `single` for one, `vector` for more."""
+    """The fastest of TorchRL's environments: `single` for one environment, `vector` for more."""
     return "single" if num_envs == 1 else "vector"
 
 
 def stock_env(env_id: str, num_envs: int, *, seed: int, kind: StockKind | None = None) -> TransformedEnv:
-    """TorchRL's own environment, which counts steps and sums rewards.
+    """Make TorchRL's own environment, which counts steps and sums rewards.
 
     Args:
         env_id: a Gymnasium id.
-        num_envs: how many step together.
+        num_envs: number of environments that step together.
         seed: of all of them.
-        kind: how; `None` is the `fastest`.
+        kind: how they are stepped; `None` for the `fastest`.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: `kind` is unknown.
     """
     kind = kind or fastest(num_envs)
     if kind not in get_args(StockKind):
         raise ValueError(f"kind is {kind!r}; allowed are {', '.join(map(repr, get_args(StockKind)))}")
     base = _base(env_id, num_envs, kind)
-    # for `same step`, GymWrapper gives one with a transform of its own
+    # for `same step`, GymWrapper adds a transform
     env = base if isinstance(base, TransformedEnv) else TransformedEnv(base)
     env.append_transform(StepCounter()).append_transform(RewardSum())
     env.set_seed(seed)
@@ -94,17 +94,17 @@ def _base(env_id: str, num_envs: int, kind: StockKind) -> EnvBase:
 
 
 def stock_network(network: nn.Module) -> nn.Module:
-    """The same layers, with PyTorch's tanh instead of rlpipe's faster one; parameters are shared."""
+    """The same layers, with PyTorch's tanh in place of rlpipe's faster one; parameters are shared."""
     if not isinstance(network, nn.Sequential):
         return nn.Tanh() if isinstance(network, Tanh) else network
     return nn.Sequential(*map(stock_network, network))
 
 
 def stock_actor(network: nn.Module, spec: TensorSpec) -> ProbabilisticActor:
-    """A stochastic policy over `network`, which writes `action` and `action_log_prob`.
+    """A stochastic policy that writes `action` and `action_log_prob`.
 
     Args:
-        network: observation to logits `[*B, A]`, or for Box actions to mean and spread, `[*B, 2 D]`.
+        network: from observations to logits `[*B, A]`, or for Box actions to mean and standard deviation `[*B, 2 D]`.
         spec: the environment's `action_spec`; Discrete as TorchRL's `Categorical`, or a bounded Box of vectors.
     """
     network = stock_network(network)
@@ -131,7 +131,7 @@ def stock_actor(network: nn.Module, spec: TensorSpec) -> ProbabilisticActor:
 
 
 def stock_q_actor(network: nn.Module, spec: TensorSpec) -> QValueActor:
-    """The greedy policy of a Q network: observation to `[*B, A]`; `spec` is that of one Discrete action, unbatched."""
+    """The greedy policy of a Q network with outputs `[*B, A]`; `spec` is that of one Discrete action, unbatched."""
     return QValueActor(stock_network(network), in_keys=["observation"], spec=spec, action_space="categorical")
 
 
@@ -151,11 +151,11 @@ def stock_collector(
     """TorchRL's collector over `env`: batches `[num_envs, T]`, or `[T]` for one `GymEnv`.
 
     Args:
-        env: closed by the collector's `shutdown`.
-        policy: explores as it does in training.
-        frames_per_batch: frames of all environments together.
-        total_frames: where it ends; -1 for never.
-        init_random_frames: frames of uniformly random actions before the policy acts; by default none.
+        env: the environment; the collector's `shutdown` closes it.
+        policy: the policy with its exploration.
+        frames_per_batch: number of frames of all environments together.
+        total_frames: number of frames after which it ends; -1 for never.
+        init_random_frames: number of frames of uniformly random actions at the start; by default none.
     """
     return Collector(
         env,
@@ -164,7 +164,7 @@ def stock_collector(
         total_frames=total_frames,
         init_random_frames=init_random_frames,
         auto_register_policy_transforms=False,
-        # nothing here reads them, and they cost 7 % of a step
+        # unused, and 7 % of a step
         track_traj_ids=False,
     )
 
@@ -172,16 +172,18 @@ def stock_collector(
 def stock_loss(
     algorithm: str, config: Any, actor: TensorDictModuleBase, critic: TensorDictModuleBase | None = None
 ) -> LossModule:
-    """The stock loss of an algorithm, with a Config's coefficients.
+    """TorchRL's loss of an algorithm, with a Config's coefficients.
 
     Args:
         algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: that algorithm's.
-        actor: a `stock_q_actor` for DQN, else a `stock_actor`.
-        critic: a `stock_critic`, which all but DQN need.
+        config: of that algorithm.
+        actor: a `stock_q_actor` for DQN, otherwise a `stock_actor`.
+        critic: a `stock_critic`; not for DQN.
     """
     if algorithm == "dqn":
-        return _dqn_loss(config, actor)
+        loss = DQNLoss(actor, loss_function=_DISTANCE[config.kind], delay_value=True, double_dqn=config.double)
+        loss.make_value_estimator(gamma=config.gamma)
+        return loss
     distance = _DISTANCE[config.value_kind]
     if algorithm == "reinforce":
         return ReinforceLoss(actor, critic, loss_critic_type=distance)
@@ -199,17 +201,11 @@ def stock_loss(
     )
 
 
-def _dqn_loss(config: Any, actor: TensorDictModuleBase) -> DQNLoss:
-    loss = DQNLoss(actor, loss_function=_DISTANCE[config.kind], delay_value=True, double_dqn=config.double)
-    loss.make_value_estimator(gamma=config.gamma)
-    return loss
-
-
 def stock_target(loss: DQNLoss, config: Any) -> TargetNetUpdater:
-    """The rule by which a DQN loss's target network follows, by a Config's `tau` and `target_every`."""
+    """The update of a DQN loss's target network, with a Config's `tau` and `target_every`."""
     if config.tau < 1.0:
         return SoftUpdate(loss, tau=config.tau)
-    # the stock counter starts at 0 and passes n before it copies: a period of n + 1
+    # TorchRL's counter starts at 0 and passes n before it copies: a period of n + 1
     return HardUpdate(loss, value_network_update_interval=config.target_every - 1)
 
 
@@ -220,13 +216,13 @@ def stock_update(
     max_norm: float | None,
     target: TargetNetUpdater | None = None,
 ) -> Update:
-    """One update as TorchRL's own scripts write it: forward, backward, clip, optimiser, target network.
+    """One update as in TorchRL's own scripts: forward, backward, clip, optimiser, target network.
 
     Args:
         loss: a `stock_loss`.
         optimizer: over its parameters.
-        max_norm: scale the gradient down to this norm.
-        target: steps after the optimiser.
+        max_norm: maximum norm of the gradient.
+        target: update of the target network, after the optimiser's step.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 

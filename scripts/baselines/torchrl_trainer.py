@@ -1,4 +1,4 @@
-"""The TorchRL baseline in TorchRL's trainer classes, as they are."""
+"""The TorchRL baseline with TorchRL's trainer classes, unchanged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rlpipe.scripts.baselines.torchrl_parts import stock_collector
 
 
 def build_trainer(algorithm: str, config: Any) -> tuple[Trainer, TensorDictModuleBase]:
-    """TorchRL's trainer class of an algorithm, with the same parts handed in; and the policy that it trains.
+    """Make TorchRL's trainer of an algorithm, from the same parts, and return it with the policy that it trains.
 
-    The rest is as the class has it: it computes the advantages anew in every epoch, marks the end of each batch as
-    truncated before it stores it, warms DQN up with random actions, and gathers what its logger would log. REINFORCE
-    takes the stock way too: a critic, and the returns that it gives to unfinished episodes.
+    Everything else is up to the class: it computes the advantages again in every epoch, marks the end of each batch as
+    truncated before storing it, warms DQN up with random actions, and gathers the values for its logger. REINFORCE has
+    a critic there, and returns for unfinished episodes.
 
     Raises:
-        ConfigError: the config asks for something that stock parts do not have.
+        ConfigError: TorchRL's parts do not support the config.
     """
     parts = make_parts(algorithm, config, full_critic=True)
     warmup = whole_batches(config.warmup_frames, config) if algorithm == "dqn" else None
@@ -45,7 +45,7 @@ def build_trainer(algorithm: str, config: Any) -> tuple[Trainer, TensorDictModul
         "progress_bar": False,
     }
     with warnings.catch_warnings():
-        # the classes announce that they may change, and use hooks of their own that will
+        # the classes warn that they are experimental, and use deprecated hooks
         warnings.filterwarnings("ignore", ".*is an experimental/prototype feature", UserWarning)
         warnings.filterwarnings("ignore", "The '.*' hook stage will be replaced", FutureWarning)
         make = _dqn_trainer if algorithm == "dqn" else _on_policy_trainer
@@ -56,7 +56,7 @@ def build_trainer(algorithm: str, config: Any) -> tuple[Trainer, TensorDictModul
 def stop_when(
     trainer: Trainer, policy: TensorDictModuleBase, check: Callable[[TensorDictModuleBase, int], bool]
 ) -> None:
-    """End `trainer.train()` once `check` says so; it is told the policy and the frames after each batch."""
+    """End `trainer.train()` when `check`, called with the policy and the number of frames after each batch, is True."""
 
     def after_batch() -> None:
         if check(policy, trainer.collected_frames):

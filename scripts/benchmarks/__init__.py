@@ -1,1 +1,1 @@
-"""The benchmarks behind `rlpipe benchmark`, how they measure, and how they report."""
+"""The benchmarks of `rlpipe benchmark`, their measurements and their output."""

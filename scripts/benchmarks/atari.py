@@ -1,4 +1,4 @@
-"""`rlpipe benchmark atari`: collecting from Atari games and learning from their pixels, with one thread."""
+"""`rlpipe benchmark atari`: collect from Atari games and learn from their pixels, with one thread."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_threa
 
 Part = Callable[[], object]
 Arm = tuple[Part, Part]
-"""What collects a batch, and what learns from it."""
+"""A function that collects a batch, and one that learns from it."""
 
 CHANGES: dict[str, dict[str, Any]] = {
     "ppo": {},
-    # Stable-Baselines3's takes no forward pass for an action that is random
+    # Stable-Baselines3 skips the forward pass for random actions
     "dqn": {"buffer_size": 4_000, "warmup_frames": 1_024, "epsilon_start": 0.1},
 }
-"""What is measured in place of the recipes' own settings."""
+"""Settings that differ from those of the recipes."""
 BATCHES = {"ppo": 1, "dqn": 10}
-"""In a repetition."""
+"""Number of batches in a repetition."""
 
 
 def run(*, against: Sequence[str], quick: bool, seeds: Sequence[int], progress: Callable[[str], None]) -> list[Row]:
-    """Measure milliseconds a batch of the recipes: to collect it, to learn from it, and both.
+    """Measure milliseconds per batch of the recipes: to collect it, to learn from it, and both.
 
-    Beside rlpipe stands Stable-Baselines3 with the same settings and sizes of networks, on the same games of ALE's
-    vector environment, and on those of its own wrappers if there is OpenCV, which they need.
+    Stable-Baselines3 has the same settings and network sizes. It runs on the same games of ALE's vector environment,
+    and also on those of its own wrappers if OpenCV is installed, which they need.
 
     Args:
-        against: `sb3` or not; there is no other arm.
-        quick: 2 repetitions instead of 7.
-        seeds: the first is that of games and networks.
-        progress: told of each case that is done.
+        against: with or without `sb3`; there is no other arm.
+        quick: 2 repetitions in place of 7.
+        seeds: the first one is used.
+        progress: gets a line after each case.
 
     Raises:
-        ConfigError: there is no ALE.
+        ConfigError: ALE is not installed.
     """
 
     def rows() -> Iterator[Row]:
@@ -55,9 +55,9 @@ def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int, changes: dict
     Args:
         algorithm: `ppo` or `dqn`.
         sb3: measure Stable-Baselines3 as well.
-        repeats: of each arm.
+        repeats: number of repetitions of each arm.
         seed: of games and networks.
-        changes: to the recipe's config, beside `CHANGES`.
+        changes: to the recipe's config, in addition to `CHANGES`.
     """
     recipe = find_recipe(f"{algorithm}/atari")
     config: Any = dataclasses.replace(recipe.config(), seed=seed, **CHANGES[algorithm], **(changes or {}))
@@ -73,7 +73,7 @@ def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int, changes: dict
         (f"learning from {frames} frames", lambda pair: pair[1]),
         (f"both, {frames} frames", sum),
     ):
-        # the first was for warming up
+        # the first pair is from the warm-up
         samples = {name: [1e3 * seconds(pair) / batches for pair in pairs[1:]] for name, pairs in times.items()}
         row = Row(f"{algorithm}/atari, {part}", "ms a batch", samples, {"frames": frames, "batches": batches})
         row.extra["frames_per_second"] = {name: 1e3 * frames / median for name, median in row.medians.items()}
@@ -82,7 +82,7 @@ def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int, changes: dict
 
 
 def _timed(arm: Arm, batches: int, times: list[tuple[float, float]]) -> Part:
-    """One repetition; notes the seconds of collecting and of learning."""
+    """A repetition that adds the seconds of collecting and of learning to `times`."""
     collect, learn = arm
 
     def repeat() -> None:
@@ -99,7 +99,7 @@ def _timed(arm: Arm, batches: int, times: list[tuple[float, float]]) -> Part:
 
 
 def _arms(algorithm: str, config: Any, sb3: bool, stack: contextlib.ExitStack) -> Iterator[tuple[str, Arm]]:
-    """Every arm by name; `stack` closes what they hold."""
+    """Every arm by name; `stack` closes their environments."""
     yield "rlpipe", _ours(algorithm, config, stack)
     if not sb3:
         return

@@ -1,4 +1,4 @@
-"""`rlpipe benchmark collect`: how long a step of all environments takes while a stochastic policy collects."""
+"""`rlpipe benchmark collect`: the time of a step of all environments while a stochastic policy collects."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from rlpipe.errors import ConfigError
 from rlpipe.losses import GAE
 from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, encoder
 from rlpipe.pipelines.build.collector import make_collector
-from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.baselines.sb3 import sb3_rollout
 from rlpipe.scripts.baselines.torchrl_parts import StockKind, fastest, stock_actor, stock_collector, stock_env
-from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
+from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread, repeated
 
 Rollout = Callable[[], object]
 
 HIDDEN = (64, 64)
 SECONDS = 0.15
-"""A repetition lasts at least so long: shorter rollouts are repeated within it."""
+"""Minimum duration of a repetition: shorter rollouts are repeated within it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is collected from.
+    """The environments to collect from.
 
     Args:
         env_id: a Gymnasium id.
-        num_envs: environments that step together.
-        parallel: measure TorchRL's `ParallelEnv` as well.
+        num_envs: number of environments that step together.
+        parallel: measure TorchRL's `ParallelEnv` too.
     """
 
     env_id: str
@@ -53,7 +52,7 @@ class Case:
 
     @property
     def steps(self) -> int:
-        """Of each environment in a rollout: about 1024 frames, as in recipe `ppo`."""
+        """Number of steps of each environment in a rollout: about 1024 frames in total, as in recipe `ppo`."""
         return min(max(1024 // self.num_envs, 32), 256)
 
 
@@ -69,7 +68,7 @@ CASES = (
     Case("LunarLander-v3", 8),
 )
 MANY = 256
-"""From so many environments on, `SLOW` is measured by `FEW_STEPS` a rollout."""
+"""With this many environments or more, a rollout of `SLOW` has only `FEW_STEPS` steps."""
 FEW_STEPS = 4
 SLOW = "torchrl serial"
 
@@ -82,14 +81,14 @@ def run(
     progress: Callable[[str], None],
     cases: Sequence[Case] = CASES,
 ) -> list[Row]:
-    """Measure microseconds a step of all environments together; every arm has the same network.
+    """Measure microseconds per step of all environments together; every arm has the same network.
 
     Args:
         against: `torchrl`, `sb3`, both or neither.
-        quick: 3 repetitions instead of 9, 256 environments and more without those arms, and no processes.
-        seeds: the first is that of environments and networks.
-        progress: told of each case that is done, and of environments that are left out.
-        cases: what to measure.
+        quick: 3 repetitions in place of 9, cases of 256 environments and more without those arms, and no processes.
+        seeds: the first one is used.
+        progress: gets a line after each case, and for environments that are left out.
+        cases: the cases to measure.
     """
 
     def rows() -> Iterator[Row]:
@@ -104,7 +103,7 @@ def run(
                 progress(f"{case.env_id} is left out: {error}")
                 continue
             left_out = quick and case.num_envs >= MANY
-            # eight processes alone would take longer to start than all else takes
+            # to start eight processes would take longer than everything else
             alike = replace(case, parallel=case.parallel and not quick)
             yield measure(alike, [] if left_out else against, repeats=3 if quick else 9, seed=seeds[0])
 
@@ -112,14 +111,14 @@ def run(
 
 
 def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only: Sequence[str] | None = None) -> Row:
-    """One case; where `case.num_envs` is `MANY` or more, `SLOW` takes `FEW_STEPS` a rollout.
+    """Measure one case; with `MANY` environments or more, a rollout of `SLOW` has only `FEW_STEPS` steps.
 
     Args:
-        case: what is collected from.
+        case: the environments.
         against: `torchrl`, `sb3`, both or neither.
-        repeats: of each arm.
+        repeats: number of repetitions of each arm.
         seed: of environments and networks.
-        only: these arms; `None` for all.
+        only: names of the arms to measure; `None` for all.
     """
     few = FEW_STEPS if case.num_envs >= MANY else case.steps
     steps: dict[str, int] = {}
@@ -130,9 +129,9 @@ def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only
             if only is not None and name not in only:
                 continue
             times[name] = _times(rollout)
-            arms[name] = _repeated(rollout, times[name])
+            arms[name] = repeated(rollout, times[name])
             steps[name] = few if name == SLOW else case.steps
-        # counting how often to repeat has warmed them all
+        # `_times` has warmed up every arm
         seconds = interleave(arms, repeats=repeats, warmup=0)
     samples = {name: [1e6 * each / (steps[name] * times[name]) for each in values] for name, values in seconds.items()}
     row = Row(f"{case}", "us a vector step", samples, {"num_envs": case.num_envs, "steps": steps, "rollouts": times})
@@ -140,19 +139,19 @@ def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only
     if steps.get(SLOW, case.steps) != case.steps:
         row.extra["note"] = f"{case}: {SLOW} in rollouts of {few} steps instead of {case.steps}"
     if not against and only is None and case.num_envs >= MANY:
-        row.extra["note"] = f"{case}: without arms of others, which take long"
+        row.extra["note"] = f"{case}: without the arms of other libraries, which take long"
     return row
 
 
 def make_network(env: EnvBase, outputs: int, seed: int) -> nn.Sequential:
-    """Observation `[*B, ...]` to `[*B, outputs]` by two hidden layers of 64, as PPO has them."""
+    """A network from observation `[*B, ...]` to `[*B, outputs]` with two hidden layers of 64, as in PPO."""
     with Seeds(seed).torch_seeded("initialization"):
         first = encoder(env.observation_spec["observation"], len(env.batch_size))
         return nn.Sequential(first, *MLP(first.features, outputs, HIDDEN, activation="tanh"))
 
 
 def make_actor(network: nn.Module, env: EnvBase, seed: int) -> CategoricalActor | GaussianActor:
-    """The stochastic actor of rlpipe over `network`, whose outputs are logits, or means and spreads."""
+    """The stochastic actor of rlpipe over `network`, which outputs logits, or means and standard deviations."""
     spec, generator = env.action_spec, Seeds(seed).generator("exploration")
     if isinstance(spec, Categorical):
         return CategoricalActor(network, spec, generator)
@@ -160,7 +159,7 @@ def make_actor(network: nn.Module, env: EnvBase, seed: int) -> CategoricalActor 
 
 
 def floor_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
-    """What no collector can do without: `steps` of the vector environment, and a forward pass for each."""
+    """The minimum that a collector has to do: `steps` of the vector environment, each with a forward pass."""
     envs = env.base_env.envs
     actions = [envs.action_space.sample() for _ in range(steps)]
     observation, _ = envs.reset()
@@ -176,7 +175,7 @@ def floor_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
 
 
 def environment_rollout(env: EnvBase, steps: int) -> Rollout:
-    """The half of the floor that is the vector environment."""
+    """The part of the floor that is the vector environment."""
     envs = env.base_env.envs
     actions = [envs.action_space.sample() for _ in range(steps)]
     envs.reset()
@@ -189,7 +188,7 @@ def environment_rollout(env: EnvBase, steps: int) -> Rollout:
 
 
 def network_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
-    """The half of the floor that is the network, on what a step of the vector environment observes."""
+    """The part of the floor that is the network, on an observation of the vector environment."""
     envs = env.base_env.envs
     envs.reset()
     observation = envs.step(envs.action_space.sample())[0]
@@ -203,8 +202,12 @@ def network_rollout(env: EnvBase, network: nn.Module, steps: int) -> Rollout:
 
 
 def lean_rollout(case: Case, seed: int, *, values: bool = False) -> tuple[Rollout, Callable[[], None]]:
-    """Collection by rlpipe, one batch a call, and a function that closes it; with `values`, each batch through GAE."""
-    collector = lean_collector(case, seed)
+    """A function that collects a batch with rlpipe (with `values`, and computes GAE), and one that closes it."""
+    env = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
+    network, frames = make_network(env, _outputs(env), seed), case.num_envs * case.steps
+    # enough frames to never end
+    config = TrainConfig(env_id=case.env_id, num_envs=case.num_envs, total_frames=2**62 // frames * frames)
+    collector = make_collector(config, env, make_actor(network, env, seed), frames)
     batches = iter(collector)
     if not values:
         return functools.partial(next, batches), collector.shutdown
@@ -212,18 +215,10 @@ def lean_rollout(case: Case, seed: int, *, values: bool = False) -> tuple[Rollou
     return lambda: advantage(next(batches)), collector.shutdown
 
 
-def lean_collector(case: Case, seed: int) -> SyncDataCollector:
-    """The collector of rlpipe, with enough frames before it to go on for ever."""
-    env = make_env(EnvConfig(case.env_id, case.num_envs), seed=seed)
-    network, frames = make_network(env, _outputs(env), seed), case.num_envs * case.steps
-    config = TrainConfig(env_id=case.env_id, num_envs=case.num_envs, total_frames=2**62 // frames * frames)
-    return make_collector(config, env, make_actor(network, env, seed), frames)
-
-
 def _arms(
     case: Case, against: Sequence[str], few: int, seed: int, stack: contextlib.ExitStack
 ) -> Iterator[tuple[str, Rollout]]:
-    """Every arm by name, one rollout a call; `stack` closes what they hold."""
+    """Every arm by name, one rollout per call; `stack` closes their environments."""
     rollout, close = lean_rollout(case, seed)
     stack.callback(close)
     yield "rlpipe", rollout
@@ -239,7 +234,7 @@ def _arms(
     if "sb3" in against:
         valued, close = lean_rollout(case, seed, values=True)
         stack.callback(close)
-        # what Stable-Baselines3 does with a rollout as well
+        # Stable-Baselines3 computes the advantages of a rollout too
         yield "rlpipe, with GAE", valued
         collect, close = sb3_rollout(case.env_id, case.num_envs, steps=case.steps, seed=seed)
         stack.callback(close)
@@ -255,7 +250,7 @@ def _arms(
 
 
 def _stock_kinds(case: Case) -> dict[str, StockKind]:
-    """TorchRL's arms: the fastest of its environments, and the others beside it."""
+    """TorchRL's arms: `torchrl` with its fastest environment, and the others."""
     kinds: dict[str, StockKind] = {"torchrl": fastest(case.num_envs), "torchrl same step": "same step"}
     if case.num_envs > 1:
         kinds[SLOW] = "serial"
@@ -265,7 +260,7 @@ def _stock_kinds(case: Case) -> dict[str, StockKind]:
 
 
 def _outputs(env: EnvBase) -> int:
-    """Numbers that a policy gives: a logit for each action, or mean and spread of each of its elements."""
+    """Number of outputs of a policy: a logit per action, or a mean and a standard deviation per element."""
     spec = env.action_spec
     return int(spec.space.n) if isinstance(spec, Categorical) else 2 * math.prod(spec.shape[len(env.batch_size) :])
 
@@ -277,16 +272,8 @@ def _stock_rollout(env: EnvBase, policy: TensorDictModule, frames: int, stack: c
 
 
 def _times(rollout: Rollout) -> int:
-    """How many rollouts make a repetition."""
+    """The number of rollouts in a repetition."""
     rollout()
     start = time.perf_counter()
     rollout()
     return math.ceil(SECONDS / (time.perf_counter() - start))
-
-
-def _repeated(rollout: Rollout, times: int) -> Rollout:
-    def repeat() -> None:
-        for _ in range(times):
-            rollout()
-
-    return repeat

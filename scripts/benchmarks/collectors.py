@@ -1,4 +1,4 @@
-"""`rlpipe benchmark collectors`: what collectors in other processes gain, and what they cost."""
+"""`rlpipe benchmark collectors`: the gain and the cost of collectors in other processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.algorithms import ppo
-from rlpipe.pipelines.collectors.multi import Fleet, get_streams, make_payload
+from rlpipe.pipelines.collectors.multi import RemoteCollectors
+from rlpipe.pipelines.collectors.worker import get_streams, make_payload
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, interleave
 
@@ -24,9 +25,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "2 on Ray": {"collector": "ray", "num_collectors": 2},
 }
 LR = 1e-4
-"""So low that no policy asks MuJoCo for what it warns of."""
+"""Low, so that no policy brings MuJoCo into states that it warns about."""
 BATCHES = 4
-"""In a repetition."""
+"""Number of batches in a repetition."""
 
 
 def run(
@@ -38,15 +39,15 @@ def run(
     environments: Sequence[str] = ENVIRONMENTS,
     kinds: Sequence[str] = tuple(KINDS),
 ) -> list[Row]:
-    """Measure rounds of recipe `ppo` with 16 environments of 64 steps, collected here and in other processes.
+    """Measure batches of recipe `ppo`, 64 steps of 16 environments, collected in this and in other processes.
 
     Args:
-        against: not read; the arms are rlpipe's own kinds of collectors.
-        quick: 3 repetitions instead of 15.
-        seeds: the first is that of environments and networks.
-        progress: told of each case that is done.
-        environments: ids; MuJoCo's are left out where it is missing.
-        kinds: of `KINDS`; Ray's are left out where it is missing.
+        against: ignored; the arms are rlpipe's own kinds of collectors.
+        quick: 3 repetitions in place of 15.
+        seeds: the first one is used.
+        progress: gets a line after each case.
+        environments: ids; those of MuJoCo are left out if it is not installed.
+        kinds: of `KINDS`; those on Ray are left out if it is not installed.
     """
     has_ray, has_mujoco = (importlib.util.find_spec(name) is not None for name in ("ray", "mujoco"))
     there = [kind for kind in kinds if has_ray or not kind.endswith("Ray")]
@@ -60,12 +61,12 @@ def run(
 
 
 def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> Iterator[Row]:
-    """The rows of one environment: collecting, the same with learning, and what it takes to start.
+    """The rows of one environment: collecting, collecting and learning, and the time to start.
 
     Args:
         env_id: of the environments.
-        kinds: of `KINDS`, `REFERENCE` among them.
-        repeats: timed calls of each.
+        kinds: of `KINDS`, with `REFERENCE`.
+        repeats: number of timed calls of each.
         seed: of environments and networks.
     """
     with contextlib.ExitStack() as stack:
@@ -80,7 +81,7 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
             starts[kind] = [time.perf_counter() - began]
         batches = {kind: iter(pipeline.collector) for kind, pipeline in pipelines.items()}
         for each in batches.values():
-            # one that is left to the interpreter's end finds Ray gone
+            # at the end of the interpreter Ray would be stopped already
             stack.callback(each.close)  # type: ignore[attr-defined]
         frames = BATCHES * next(batches[REFERENCE]).numel()
 
@@ -103,14 +104,14 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
 def _start_ray() -> Any:
     from rlpipe.pipelines.collectors.ray_connection import RayConnection
 
-    # room for both arms at once; one that waits needs no core
+    # for both arms at once; a collector that waits needs no core
     return RayConnection(None, 3)
 
 
 def _sent(env_id: str, pipelines: dict[str, Pipeline], batches: dict[str, Any]) -> str:
-    """What a round sends to each collector, and back from all: numbers, without what wraps them."""
+    """The number of bytes of tensors sent to each collector and back from all of them."""
     for kind, pipeline in pipelines.items():
-        if isinstance(pipeline.collector, Fleet):
+        if isinstance(pipeline.collector, RemoteCollectors):
             payload = make_payload(pipeline.policy, pipeline.collector.transforms, get_streams(pipeline.policy))
             arrays = [*payload["policy"].values(), *payload["transforms"].values(), *(payload["streams"] or ())]
             there = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

@@ -1,4 +1,4 @@
-"""How benchmarks measure: arms in turn, within one process, and ratios between what was measured side by side."""
+"""How benchmarks measure: the arms take turns within one process, and ratios compare adjacent measurements."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 REFERENCE = "rlpipe"
-"""The arm that ratios are taken over."""
+"""The arm that the others are divided by."""
 
 
 class InterruptedMeasurement(KeyboardInterrupt):
-    """Ctrl-C during a benchmark; `rows` are the cases that were complete by then."""
+    """Ctrl-C during a benchmark; `rows` holds the completed cases."""
 
     def __init__(self, rows: list[Row]) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class InterruptedMeasurement(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of one number a repetition; of a single repetition all three are the same."""
+    """Median and quartiles over repetitions; for a single repetition all three are equal."""
 
     median: float
     low: float
@@ -36,11 +36,11 @@ class Row:
     """One case of a benchmark.
 
     Args:
-        case: what was measured; with its unit, unique within a benchmark.
+        case: what was measured; case and unit together are unique within a benchmark.
         unit: of the samples, such as `us a vector step`.
-        samples: of each arm, one number a repetition; lower is better.
-        extra: more about it, for the JSON file. Three entries are shown to people too: `frames_per_second`, arm to
-            number, and `summary`, arm to column to text, in tables of their own, and `note`, a line beneath the tables.
+        samples: one number per repetition for each arm; lower is better.
+        extra: more entries for the JSON file. Three of them are printed too: `frames_per_second` (arm to number) and
+            `summary` (arm to column to text) as tables, and `note` as a line below the tables.
     """
 
     case: str
@@ -50,18 +50,18 @@ class Row:
 
     @property
     def medians(self) -> dict[str, float]:
-        """The median of each arm; arms without a sample are left out."""
+        """The median of each arm that has samples."""
         return {arm: statistics.median(samples) for arm, samples in self.samples.items() if samples}
 
     def ratio(self, arm: str) -> Spread | None:
-        """How many times what rlpipe takes `arm` takes, paired by repetition; `None` for rlpipe, or without it."""
+        """`arm` divided by rlpipe, paired by repetition; `None` for rlpipe itself, or without rlpipe."""
         pairs = zip(self.samples[arm], self.samples.get(REFERENCE, ()), strict=False)
         ratios = [sample / reference for sample, reference in pairs if reference]
         return spread(ratios) if ratios and arm != REFERENCE else None
 
 
 def spread(values: list[float]) -> Spread:
-    """Median and quartiles of `values`, one or more; quartiles are interpolated, the ends included."""
+    """Median and interpolated quartiles of at least one value."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, method="inclusive")
@@ -69,15 +69,15 @@ def spread(values: list[float]) -> Spread:
 
 
 def interleave(arms: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Time the arms in turn, A B A B ..., so that whatever else the machine does meets all of them alike.
+    """Time the arms in turn, A B A B ..., so that other load on the machine affects all of them equally.
 
-    PyTorch has one thread meanwhile. What exists before the first repetition is kept from the garbage collector, and
-    each repetition begins with nothing to collect: an arm pays for its own garbage, and for no other's.
+    PyTorch uses one thread. Objects from before the first repetition are hidden from the garbage collector, and each
+    repetition starts with nothing to collect, so that an arm pays only for its own garbage.
 
     Args:
-        arms: name to what is timed.
-        repeats: timed calls of each arm.
-        warmup: calls of each arm before, in the same order, that do not count.
+        arms: the functions to time, by name.
+        repeats: number of timed calls of each arm.
+        warmup: number of untimed calls of each arm before them.
 
     Returns:
         Seconds of each call, by arm, in the order of repetitions.
@@ -95,7 +95,7 @@ def interleave(arms: Mapping[str, Callable[[], object]], *, repeats: int, warmup
 
 
 def gather(rows: Iterable[Row], progress: Callable[[str], None]) -> list[Row]:
-    """All of `rows`, usually a generator that measures; `progress` gets a line as each is done.
+    """Collect the rows of a generator that measures; `progress` gets a line after each.
 
     Raises:
         InterruptedMeasurement: Ctrl-C; holds the rows so far.
@@ -112,6 +112,16 @@ def gather(rows: Iterable[Row], progress: Callable[[str], None]) -> list[Row]:
     return done
 
 
+def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
+    """A function that makes `times` calls."""
+
+    def repeat() -> None:
+        for _ in range(times):
+            call()
+
+    return repeat
+
+
 def _time(call: Callable[[], object]) -> float:
     gc.collect()
     start = time.perf_counter()
@@ -121,7 +131,7 @@ def _time(call: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch has one thread within the block, and as many as before afterwards."""
+    """Let PyTorch use one thread within the block."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What a benchmark writes: a table for people, JSON with every sample, and a plot."""
+"""The output of a benchmark: a table, JSON with every sample, and a plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, exists_already
 from rlpipe.pipelines.runs.versions import version_of
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, spread
 
@@ -22,7 +22,7 @@ _MARKERS = "osD^vPX*"
 
 
 def default_path(benchmark: str) -> Path:
-    """`runs/benchmark/<benchmark>-<time>.json`, with a number behind it if it is taken already."""
+    """`runs/benchmark/<benchmark>-<time>.json`, with a number after the time if that exists."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path, number = Path("runs", "benchmark", f"{benchmark}-{now}.json"), 1
     while path.exists() or path.with_suffix(".png").exists():
@@ -32,7 +32,7 @@ def default_path(benchmark: str) -> Path:
 
 
 def prepare(path: Path) -> None:
-    """Make the folder that `path` goes into; what cannot be written shall be known before anything is measured.
+    """Make the folder of `path`, and check before any measurement that the files can be written.
 
     Raises:
         ConfigError: `path` does not end in .json, it or its plot exists, or it cannot be written.
@@ -41,14 +41,14 @@ def prepare(path: Path) -> None:
         raise ConfigError(f"out is {path}; expected a name that ends in .json")
     for each in (path, path.with_suffix(".png")):
         if os.path.lexists(each):
-            raise ConfigError(f"out {each} exists already; nothing was overwritten, name a new one")
+            raise exists_already("out", each)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for each in (path, path.with_suffix(".png")):
             each.open("x").close()
             each.unlink()
     except FileExistsError as error:
-        raise ConfigError(f"out {path} cannot be written: {error.filename} is no folder") from error
+        raise ConfigError(f"out {path} cannot be written: {error.filename} is not a folder") from error
     except OSError as error:
         raise ConfigError(f"out {path} cannot be written: {error.strerror}") from error
 
@@ -57,12 +57,12 @@ def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None
     """Write the JSON to `path` and the plot beside it.
 
     Args:
-        path: as `prepare` found it to be right.
-        rows: one or more.
-        described: what was run; stands at the head of the JSON.
+        path: a path that `prepare` accepted.
+        rows: at least one.
+        described: the first entries of the JSON: what was run.
 
     Raises:
-        ConfigError: a file of that name has come into being meanwhile, or cannot be written.
+        ConfigError: a file of that name exists by now, or cannot be written.
     """
     content = {**described, **machine(), "rows": [as_json(row) for row in rows]}
     try:
@@ -71,13 +71,13 @@ def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None
         with path.with_suffix(".png").open("xb") as image:
             image.write(draw(rows, str(described.get("benchmark", ""))))
     except FileExistsError as error:
-        raise ConfigError(f"out {error.filename} exists already; nothing was overwritten, name a new one") from None
+        raise exists_already("out", error.filename) from None
     except OSError as error:
         raise ConfigError(f"out {path} cannot be written: {error.strerror}") from error
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """The machine and the versions that were measured."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -90,7 +90,7 @@ def machine() -> dict[str, Any]:
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """A row as the JSON file has it: every sample, in the order of repetitions, and what follows from them."""
+    """A row as in the JSON file: every sample, in the order of repetitions, medians and ratios."""
     ratios = {arm: ratio for arm in row.samples if (ratio := row.ratio(arm)) is not None}
     return {
         "case": row.case,
@@ -103,7 +103,7 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def describe(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, one of frames a second where rows have those, and their notes."""
+    """Format the rows as Markdown tables: samples, frames per second and summaries if rows have them, and notes."""
     arms = list(dict.fromkeys(arm for row in rows for arm in row.samples))
     parts = [
         _table(("case", "unit", *arms), [(row.case, row.unit, *(_cell(row, arm) for arm in arms)) for row in rows])
@@ -111,7 +111,7 @@ def describe(rows: Sequence[Row]) -> str:
     speeds = {row.case: row.extra["frames_per_second"] for row in rows if "frames_per_second" in row.extra}
     if speeds:
         body = [
-            (case, *(_number(speed[arm]) if arm in speed else "" for arm in arms)) for case, speed in speeds.items()
+            (case, *(_two_digits(speed[arm]) if arm in speed else "" for arm in arms)) for case, speed in speeds.items()
         ]
         parts.append(_table(("frames a second", *arms), body))
     summaries = [
@@ -129,7 +129,7 @@ def describe(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], title: str) -> bytes:
-    """Draw medians and quartiles on logarithmic axes: a line of dots a case, and axes of their own for each unit.
+    """Draw medians and quartiles on logarithmic axes, one line of dots per case and one plot per unit.
 
     Returns:
         A PNG.
@@ -166,7 +166,7 @@ def _draw_dots(axes: Any, rows: Sequence[Row], arms: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     values = [value for row in rows for samples in row.samples.values() for value in samples]
     if min(values, default=0) > 0:
-        # less than a decade would make much of differences that are small
+        # axes of less than a decade would exaggerate small differences
         middle, reach = math.sqrt(min(values) * max(values)), max(math.sqrt(max(values) / min(values)), math.sqrt(10))
         axes.set(xscale="log", xlim=(middle / reach / 1.3, middle * reach * 1.3))
     axes.grid(alpha=0.3)
@@ -176,10 +176,10 @@ def _draw_dots(axes: Any, rows: Sequence[Row], arms: Sequence[str]) -> None:
 def _cell(row: Row, arm: str) -> str:
     if arm not in row.medians:
         return ""
-    ratio, median = row.ratio(arm), _number(row.medians[arm])
+    ratio, median = row.ratio(arm), _two_digits(row.medians[arm])
     if ratio is None:
         return median
-    return f"{median} ({_number(ratio.median)}x, {_number(ratio.low)} to {_number(ratio.high)})"
+    return f"{median} ({_two_digits(ratio.median)}x, {_two_digits(ratio.low)} to {_two_digits(ratio.high)})"
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -187,8 +187,8 @@ def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], f"|{'---|' * len(header)}", *lines[1:]])
 
 
-def _number(value: float) -> str:
-    """Two digits or more: 0.0012, 1.23, 12.3, 123, 12 345."""
+def _two_digits(value: float) -> str:
+    """Format a number with two digits or more: 0.0012, 1.23, 12.3, 123, 12 345."""
     if abs(value) < 1:
         return f"{value:#.2g}"
     return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}".replace(",", " ")

@@ -1,4 +1,4 @@
-"""`rlpipe benchmark scale`: how speed and memory grow with environments, and a replay buffer with what it holds."""
+"""`rlpipe benchmark scale`: speed and memory by number of environments and by size of the replay buffer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, one_thread
 ENVIRONMENTS = (1, 4, 16, 64, 256, 1024, 4096)
 CAPACITIES = (10_000, 100_000, 1_000_000)
 SAMPLES = 200
-"""Minibatches of which the mean time is one sample of the benchmark."""
+"""Number of minibatches; their mean time is one sample of the benchmark."""
 
 MB = 2**20
 _PEAK = """
 def peak(start=False):
-    # of this very program: ru_maxrss would still hold what the parent had when it started it
+    # ru_maxrss would include the memory of the parent at the start of this process
     if start:
         open("/proc/self/clear_refs", "w").write("5")
     status = open("/proc/self/status").read()
@@ -41,7 +41,7 @@ import json, sys
 import torch
 from rlpipe.scripts.benchmarks.collect import Case, lean_rollout
 torch.set_num_threads(1)
-# what any first rollout allocates is no matter of how many environments there are
+# the allocations of the first rollout do not depend on the number of environments
 lean_rollout(Case("CartPole-v1", 1), int(sys.argv[2]))[0]()
 before = peak(start=True)
 rollout, close = lean_rollout(Case("CartPole-v1", int(sys.argv[1])), int(sys.argv[2]))
@@ -74,12 +74,12 @@ def run(
     """Measure collection by numbers of environments, replay buffers by capacity, and the memory of a training run.
 
     Args:
-        against: not read; how a program grows is its own affair, but for the memory of TorchRL's import.
-        quick: 1 repetition where a process is started or a buffer filled, instead of 3.
-        seeds: the first is that of environments, networks and runs.
-        progress: told of each case that is done.
+        against: ignored; only the memory of TorchRL's import is compared with.
+        quick: 1 repetition in place of 3.
+        seeds: the first one is used.
+        progress: gets a line after each case.
         environments: numbers of CartPole-v1 environments.
-        capacities: transitions of the replay buffers.
+        capacities: sizes of the replay buffers, in transitions.
     """
     repeats = 1 if quick else 3
 
@@ -98,9 +98,9 @@ def run(
 
 
 def rollout_memory(num_envs: int, *, repeats: int, seed: int) -> Row:
-    """What the peak of resident memory grows by while so many environments are made and three batches collected.
+    """The growth of peak resident memory while environments are made and three batches are collected.
 
-    Each time in a process of its own, which has collected from one environment before.
+    Each sample is from a new process, which collected from one environment before.
     """
     samples = [_in_process(_ROLLOUTS, str(num_envs), str(seed)) for _ in range(repeats)]
     case = Case("CartPole-v1", num_envs)
@@ -109,7 +109,7 @@ def rollout_memory(num_envs: int, *, repeats: int, seed: int) -> Row:
 
 
 def training_memory(*, repeats: int, seed: int) -> Row:
-    """Peak resident memory of `rlpipe train ppo`, and of a Python that imports TorchRL's collectors and ends."""
+    """Peak resident memory of `rlpipe train ppo`, and of a process that only imports TorchRL's collectors."""
     samples: dict[str, list[float]] = {REFERENCE: [], "import torchrl.collectors": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repeats):
@@ -121,7 +121,7 @@ def training_memory(*, repeats: int, seed: int) -> Row:
 
 
 def replay(capacity: int, *, repeats: int, seed: int) -> Iterator[Row]:
-    """A replay buffer of recipe `dqn`, filled batch by batch as training does it, then sampled from."""
+    """Fill a replay buffer of recipe `dqn` batch by batch, as training does, then sample from it."""
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):
         for key, value in _fill_and_sample(capacity, seed).items():
@@ -132,7 +132,7 @@ def replay(capacity: int, *, repeats: int, seed: int) -> Iterator[Row]:
 
 
 def make_replay(capacity: int, seed: int) -> tuple[Any, TensorDictBase]:
-    """The buffer that recipe `dqn` would have with this `buffer_size`, and a batch as it stores them, `[frames]`."""
+    """The buffer of recipe `dqn` with this `buffer_size`, and a batch in the form that it stores, `[frames]`."""
     recipe = find_recipe("dqn").config()
     assert isinstance(recipe, dqn.Config)
     config = dataclasses.replace(recipe, buffer_size=capacity, seed=seed)
@@ -143,10 +143,10 @@ def make_replay(capacity: int, seed: int) -> tuple[Any, TensorDictBase]:
 
 
 def _fill_and_sample(capacity: int, seed: int) -> dict[tuple[str, str], float]:
-    """By what it is and its unit: storage, times of filling it, of an `extend` by a batch, of drawing a minibatch.
+    """Storage and times, by name and unit: filling the buffer, an `extend` by a batch, drawing a minibatch.
 
-    Of each `extend` it is this thread's processor time: the longest of thousands would else tell how long the system
-    let something else run meanwhile.
+    `extend` is measured in processor time of this thread: the longest of thousands of wall times would show how long
+    the system ran something else.
     """
     with one_thread():
         buffer, batch = make_replay(capacity, seed)
@@ -175,22 +175,22 @@ def _fill_and_sample(capacity: int, seed: int) -> dict[tuple[str, str], float]:
 
 
 def _bytes(buffer: Any) -> int:
-    """Of all tensors that a buffer keeps, full."""
+    """The size of all tensors of a full buffer."""
     return sum(tensor.numel() * tensor.element_size() for tensor in buffer[:].values(True, True))
 
 
 def _in_process(code: str, *arguments: str) -> float:
-    """Run Python code that prints one number in MB, in a process of its own.
+    """Run Python code that prints a number of MB in a new process, and return the number.
 
     Raises:
-        RlpipeError: it failed, or the system is not Linux, which alone tells the peak of a program.
+        RlpipeError: the code failed, or the system is not Linux, the only one that reports the peak of a process.
     """
     if sys.platform != "linux":
-        raise RlpipeError("scale measures memory by what Linux says of a process; this system is another")
+        raise RlpipeError("scale measures memory through Linux's /proc, which this system does not have")
     command = [sys.executable, "-c", _PEAK + code, *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return float(json.loads(finished.stdout.splitlines()[-1]))
     except (ValueError, IndexError) as error:
-        last = (finished.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (finished.stderr.strip().splitlines() or ["no error message"])[-1]
         raise RlpipeError(f"a process that measures memory failed: {last}") from error

@@ -1,4 +1,4 @@
-"""`rlpipe benchmark update`: how long a whole update takes, from a minibatch to new weights."""
+"""`rlpipe benchmark update`: the time of a whole update, from a minibatch to new weights."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ from rlpipe.scripts.baselines.torchrl_parts import (
     stock_target,
     stock_update,
 )
-from rlpipe.scripts.benchmarks.measure import Row, gather, interleave
+from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, repeated
 
 MINIBATCHES = (64, 256, 2048)
 OBSERVATIONS, ACTIONS, HIDDEN = 4, 2, (64, 64)
 EAGER = "rlpipe, eager"
-"""rlpipe's update with its gradient computed by autograd each time; what it takes longer is what recording gains."""
+"""rlpipe's update with its gradient computed by autograd every time; the difference is the gain of recording."""
 _WARM = 3
-"""Repetitions that do not count: an update is recorded, and the recording optimised, in its first 10 to 20 calls."""
+"""Number of untimed repetitions: an update is recorded and optimised in its first 10 to 20 calls."""
 _LIKE: dict[str, Any] = {"lr": 1e-3, "lr_schedule": "constant", "hidden": HIDDEN}
 _ACTOR_CRITIC: dict[str, Any] = {**_LIKE, "entropy_coefficient": 0.01, "max_grad_norm": 0.5}
 CONFIGS: dict[str, Any] = {
     "dqn": dqn.Config(**_LIKE, layer_norm=False, n_steps=1),
-    # TorchRL's needs a critic, whose loss has no coefficient there, and knows no entropy
+    # TorchRL's needs a critic, without a loss coefficient, and has no entropy term
     "reinforce": reinforce.Config(
         **{**_ACTOR_CRITIC, "entropy_coefficient": 0.0}, baseline=True, normalize="none", value_coefficient=1.0
     ),
-    # TorchRL's normalises no advantages in its loss
+    # TorchRL's does not normalise advantages in its loss
     "a2c": a2c.Config(**_ACTOR_CRITIC, normalize_advantage=False, value_coefficient=0.5),
     "ppo": ppo.Config(**_ACTOR_CRITIC),
 }
-"""The settings that all arms of an algorithm have: its defaults but for what is named here."""
+"""The settings of all arms of an algorithm; those not named here are its defaults."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to make updates.
+    """One implementation of the update.
 
     Args:
         call: makes all updates of a repetition.
-        networks: what they change: the Q network, or policy and critic.
+        networks: the networks that it trains: the Q network, or policy and critic.
     """
 
     call: Callable[[], object]
@@ -72,14 +72,14 @@ def run(
     progress: Callable[[str], None],
     minibatches: Sequence[int] = MINIBATCHES,
 ) -> list[Row]:
-    """Measure milliseconds an update, on one minibatch that is there already; every arm has the same to do.
+    """Measure milliseconds per update on one given minibatch; every arm does the same work.
 
     Args:
         against: `torchrl`, `sb3` (for PPO), both or neither.
-        quick: 5 repetitions instead of 15.
-        seeds: the first is that of minibatch and networks.
-        progress: told of each case that is done.
-        minibatches: samples of one.
+        quick: 5 repetitions in place of 15.
+        seeds: the first one is used.
+        progress: gets a line after each case.
+        minibatches: sizes of the minibatch.
     """
     repeats, updates = (5, 10) if quick else (15, 30)
 
@@ -102,14 +102,14 @@ def arms(
 
     Args:
         algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: that algorithm's.
-        size: samples of the minibatch.
+        config: of that algorithm.
+        size: of the minibatch.
         against: `torchrl`, `sb3`, both or neither.
         seed: of the weights and the minibatch.
-        updates: of one call.
+        updates: number of updates in one call.
 
     Raises:
-        ConfigError: `sb3` is asked for and missing.
+        ConfigError: `sb3` is in `against` and not installed.
     """
     makers = {"rlpipe": _ours, EAGER: _ours_eager, "torchrl": _stock, "plain": _plain}
     if "torchrl" not in against:
@@ -117,7 +117,7 @@ def arms(
     made = {}
     for name, make in makers.items():
         networks, minibatch = make_networks(algorithm, seed), make_minibatch(algorithm, size, seed)
-        made[name] = Arm(_repeated(make(algorithm, config, networks, minibatch), updates), networks)
+        made[name] = Arm(repeated(make(algorithm, config, networks, minibatch), updates), networks)
     if "sb3" in against and algorithm == "ppo":
         minibatch, (actor, critic) = make_minibatch(algorithm, size, seed), make_networks(algorithm, seed)
         train, policy = sb3_ppo_update(minibatch, actor, critic, config=config, updates=updates)
@@ -134,7 +134,7 @@ def make_networks(algorithm: str, seed: int) -> tuple[nn.Sequential, ...]:
 
 
 def make_minibatch(algorithm: str, size: int, seed: int) -> TensorDict:
-    """Random samples `[size]` of everything that the algorithm's update reads."""
+    """Random values `[size]` for all inputs of the algorithm's update."""
     with Seeds(seed).torch_seeded("minibatch"):
         shared = {"observation": torch.randn(size, OBSERVATIONS), "action": torch.randint(ACTIONS, (size,))}
         if algorithm == "dqn":
@@ -204,7 +204,7 @@ def _stock(
 def _plain(
     algorithm: str, config: Any, networks: tuple[nn.Sequential, ...], minibatch: TensorDict
 ) -> Callable[[], object]:
-    """Tensors only: no TensorDict, no checks, no diagnostics."""
+    """Plain PyTorch: no TensorDict, no checks, no diagnostics."""
     parameters = [parameter for network in networks for parameter in network.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps, fused=True)
     sources: list[Tensor] = []
@@ -268,11 +268,3 @@ def _plain_policy_loss(
         return total
 
     return loss
-
-
-def _repeated(update: Callable[[], object], times: int) -> Callable[[], None]:
-    def repeat() -> None:
-        for _ in range(times):
-            update()
-
-    return repeat

@@ -1,1 +1,1 @@
-"""What commands share: options, and text for a terminal."""
+"""What the commands share: options, seeds, and text for a terminal."""

@@ -1,4 +1,4 @@
-"""Options of the command line, parsed by tyro; what it rejects becomes one line."""
+"""Command-line options, parsed by tyro; every error is one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -16,7 +17,7 @@ from rlpipe.pipelines.config.foreign_names import explain
 
 T = TypeVar("T")
 Owners = Callable[[str], Sequence[str]]
-"""Gives the algorithms that have an option of a name."""
+"""Returns the algorithms that have an option of this name."""
 
 
 def parse(
@@ -28,18 +29,18 @@ def parse(
     default: T | None = None,
     owners: Owners = lambda _: (),
 ) -> T:
-    """Parse `arguments` into a dataclass; `--help` prints and exits.
+    """Parse `arguments` into a dataclass; `--help` prints the help and exits.
 
     Args:
-        kind: a dataclass; a field `config` in it is a dataclass too, and its fields are options of the same rank.
+        kind: a dataclass. If it has a field `config`, which is a dataclass too, the fields of that are options as well.
         arguments: of the command line.
-        prog: the command, for help.
+        prog: the command, for the help.
         description: the first paragraph of the help.
         default: holds the default values.
-        owners: of options that `kind` has not.
+        owners: names the algorithms that have an option which `kind` does not have.
 
     Raises:
-        ConfigError: an unknown option, or a value that cannot be read; in one line.
+        ConfigError: an option is unknown, or a value cannot be read.
     """
     import tyro
 
@@ -59,32 +60,63 @@ def parse(
 
 
 RUN = (
-    "RUN is a run folder, for its newest checkpoint; RUN@best, for the one of its best evaluation, RUN@last or "
-    "RUN@<frames>; or a checkpoint in a run folder."
+    "RUN is a run folder (the newest checkpoint is used), RUN@best (the checkpoint with the best evaluation), "
+    "RUN@last, RUN@<frames>, or a checkpoint in a run folder."
 )
 
 
-def parse_run(kind: type[T], arguments: Sequence[str], *, usage: str, prog: str, description: str) -> tuple[Path, T]:
-    """Parse the path of a run, and the options behind it; `--help` prints and exits.
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every command that takes a RUN."""
+
+    trust_module: tuple[str, ...] = ()
+    """Python modules to import first, for example the one that registers the run's environment."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+
+R = TypeVar("R", bound=RunOptions)
+
+
+def parse_run(kind: type[R], arguments: Sequence[str], command: str, usage: str, description: str) -> tuple[Path, R]:
+    """Parse the path of a run and the options after it; no argument or `--help` prints the usage and exits.
 
     Args:
         kind: a dataclass of the options.
-        arguments: of the command line, at least one.
-        usage: for whoever names no run first.
-        prog: the command, for help.
+        arguments: of the command line.
+        command: its name.
+        usage: of the command, without `usage:`.
         description: the first paragraph of the help.
 
     Raises:
-        ConfigError: an option in place of the run, and as `parse`.
+        ConfigError: an option comes before the run; also see `parse`.
     """
+    if not arguments:
+        print(f"usage: {usage}")
+        raise SystemExit(0)
     path, *rest = arguments
     if path.startswith("-") and path not in ("-h", "--help"):
-        raise ConfigError(f"the run comes before the options, got {path!r}; {usage.strip()}")
+        raise ConfigError(f"the run comes before the options, got {path!r}; usage: {' '.join(usage.split())}")
+    prog = f"rlpipe {command} RUN"
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 
 
+def check_limits(options: Any, **limits: tuple[float, float]) -> None:
+    """Check numbers that may also be None.
+
+    Raises:
+        ConfigError: the option named is below its first limit or above its second one, or `seed` is not a valid seed.
+    """
+    for name, (least, most) in limits.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"{name} is {value}; allowed is {least} or more and at most {most}")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
+
+
 def _option_names(holder: Any) -> list[str]:
-    """All options of a dataclass, those of its `config` field included; what is on is switched off with `no-`."""
+    """All options of a dataclass and of its `config` field; an option that is on by default is called `no-...`."""
     names: list[str] = []
     for field in dataclasses.fields(holder):
         default = getattr(holder, field.name, field.default)
@@ -96,7 +128,7 @@ def _option_names(holder: Any) -> list[str]:
 
 
 def _optional(holder: Any) -> set[str]:
-    """The options of a dataclass that take none, those of its `config` field included."""
+    """The options of a dataclass and of its `config` field that accept None."""
     names: set[str] = set()
     hints = get_type_hints(holder if isinstance(holder, type) else type(holder))
     for field in dataclasses.fields(holder):
@@ -108,7 +140,7 @@ def _optional(holder: Any) -> set[str]:
 
 
 def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
-    """None as tyro reads it, behind options that take it; elsewhere it is a name like any other."""
+    """Write `none` as tyro reads it, for options that accept it; for other options it is an ordinary word."""
     spelled, option = [], ""
     for argument in arguments:
         if argument.startswith("--"):
@@ -119,7 +151,7 @@ def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
 
 
 def _check_names(arguments: Sequence[str], names: Sequence[str], owners: Owners) -> None:
-    """Refuse options that there are not, all of them at once, and say what each is here."""
+    """Refuse all unknown options at once, with a hint for each."""
     unknown: dict[str, str] = {}
     for argument in arguments:
         if not argument:
@@ -135,7 +167,7 @@ def _check_names(arguments: Sequence[str], names: Sequence[str], owners: Owners)
 
 
 def _in_one_line(complaint: str) -> str:
-    """What tyro says, without its frame, the title in it, its hint about help and what it tried."""
+    """The message in tyro's error output, without its frame, its title, its hint about help and what it tried."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
     lines = [line.strip("│╭╮╰╯─- \t") for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("For full helptext")]
@@ -146,16 +178,16 @@ def _in_one_line(complaint: str) -> str:
 
 
 def _in_plain_words(words: str) -> str:
-    """What tyro says of a value that it cannot read, without its types and Python's."""
+    """Tyro's message about a value that it cannot read, without Python types."""
     if not (found := re.match(r"Error parsing (--[\w-]+): (.*)", words)):
         return words
     option, reason = found.groups()
-    value = (re.findall(r"('[^']*')", reason) or ["what it got"])[-1]
+    value = (re.findall(r"('[^']*')", reason) or ["its value"])[-1]
     if "int()" in reason or "INT" in reason:
         expected = "a whole number"
     elif "float" in reason or "FLOAT" in reason:
         expected = "a number"
     else:
-        return f"{option} cannot be read from {value}; several values are separated by spaces, see --help"
+        return f"{option} cannot be read from {value}; separate several values by spaces, see --help"
     expected = expected if "[" not in reason.split(" could ")[0] else f"{expected}, or several with spaces between"
     return f"{option} is {value}; expected {expected}{' or none' if '{None}' in reason else ''}"

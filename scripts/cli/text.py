@@ -1,8 +1,8 @@
-"""Text for a terminal."""
+"""Text that is safe to print."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """A text in one line, without what controls a terminal; names in files may be anything."""
+    """Put a text in one line and replace control characters: names read from files may hold any."""
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The options of `rlpipe train`, and what a run may start from."""
+"""The options of `rlpipe train`, and the checkpoint that a run starts from."""
 
 from __future__ import annotations
 
@@ -33,47 +33,53 @@ SHAPING_FIELDS = {
     "bin_high",
     "beta",
 }
-"""Config fields that say what the weights of a run mean; a run that starts from them must agree."""
+"""Config fields that fix the shape or the meaning of the weights; a run must agree in them to start from another."""
 
 
 @dataclass(frozen=True)
 class Options(Generic[C]):
-    """What `rlpipe train` takes beside the recipe's Config."""
+    """Options of `rlpipe train`; the fields of the recipe's Config are options too."""
 
     config: C
     run_dir: Path | None = None
-    """The run folder to make; by default runs/RECIPE/SEED-TIME."""
+    """The new run folder; by default runs/RECIPE/SEED-TIME."""
     start_from: Path | None = None
-    """Begin with what a run has learned: RUN for its newest checkpoint, RUN@best, or a checkpoint."""
+    """Start with the weights of another run: RUN (its newest checkpoint), RUN@best, or a checkpoint."""
     logger: tuple[str, ...] = DEFAULT
-    """Where metrics go beside the run folder's own files: tensorboard, wandb, mlflow, several of them, or none."""
+    """Loggers that get the metrics too: tensorboard, wandb, mlflow, several of them, or none."""
     json: bool = False
     """Print the summary as one JSON object."""
     quiet: bool = False
-    """No progress bar."""
+    """Show no progress bar."""
     watch: bool = False
-    """A live view of the training in the terminal, in place of the progress bar."""
+    """Show a live view of the training in the terminal, in place of the progress bar."""
     seeds: str | None = None
-    """Train a run for each of several seeds, such as 0-9 or 0,3,7 or 1-3,8; run-dir is then the folder for them."""
+    """Train one run for each seed, such as 0-9 or 0,3,7 or 1-3,8; run-dir is then the folder for all of them."""
     jobs: str | None = None
-    """With seeds: how many of them to train at once, a process each (by default 1); or ray, for tasks of Ray."""
+    """Number of seeds to train at once, one process each (by default 1); or ray, to train them as Ray tasks."""
 
 
 def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Path | None:
+    """The checkpoint that `--start-from` names; `None` without that option.
+
+    Raises:
+        CheckpointError: there is no such run, or it is damaged.
+        ConfigError: it is a run of another algorithm, or its networks have another shape or meaning.
+    """
     path = options.start_from
     return None if path is None else _check_weights(path, recipe, options.config)
 
 
 def _check_weights(path: Path, recipe: Recipe, config: TrainConfig) -> Path:
-    """The checkpoint to start from, of a run whose networks are those of `config`."""
-    # the environment that the user asks to train on is trusted
+    """The checkpoint of a run; checks that its networks fit `config`."""
+    # the user named the environment to train on, so its module is trusted
     try:
         described, checkpoint = read_run(path, [module_of(config.env_id)])
     except CheckpointError as error:
         raise CheckpointError(f"start-from {path} cannot be used: {error}") from error
     if described["algorithm"] != recipe.algorithm:
         raise ConfigError(
-            f"start-from {path} is a run of {described['algorithm']}, and the recipe {recipe.name} is one of "
+            f"start-from {path} is a run of {described['algorithm']}, and the recipe {recipe.name} trains "
             f"{recipe.algorithm}"
         )
     now = json.loads(json.dumps(dataclasses.asdict(config)))

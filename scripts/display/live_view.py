@@ -1,4 +1,4 @@
-"""The live view of `--watch`: a curve of the returns, evaluations, losses and how long it will take."""
+"""The live view of `--watch`: curves of returns and evaluations, losses, and the time left."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlpipe.pipelines.runs import layout
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.layout import View
-from rlpipe.scripts.display.run_stats import Facts
+from rlpipe.scripts.display.run_stats import RunStats
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,26 +25,26 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.training.signals import Interruption
 
 PER_SECOND = 5
-"""Redraws, whatever the number of batches."""
+"""Redraws per second."""
 _LONGEST_EPISODE = 2**53
 
 
 class Watch:
-    """Draws the view in place, from a thread of its own; `train` only leaves word.
+    """Draws the view in place, from its own thread; the training loop only queues what is new.
 
-    The cursor stays visible all the time, since a second Ctrl-C ends the process without any way back.
+    The cursor stays visible, because a second Ctrl-C ends the process without restoring the terminal.
 
     Args:
-        facts: what is known of the run.
+        stats: the statistics of the run.
         console: where to draw.
-        announce: prints a line where there is no view any more.
+        announce: prints a line if the view has failed.
     """
 
-    def __init__(self, facts: Facts, console: Console, announce: Callable[[str], None]) -> None:
+    def __init__(self, stats: RunStats, console: Console, announce: Callable[[str], None]) -> None:
         from rich.live import Live
 
-        self._facts, self._console, self._announce = facts, console, announce
-        self._view = View(facts, ascii_only=not console.encoding.lower().startswith("utf"))
+        self._stats, self._console, self._announce = stats, console, announce
+        self._view = View(stats, ascii_only=not console.encoding.lower().startswith("utf"))
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
         self._news: deque[Progress] = deque()
         self._notes: deque[str] = deque()
@@ -51,7 +52,7 @@ class Watch:
         self._thread = threading.Thread(target=self._redraw, name="rlpipe watch", daemon=True)
 
     def __call__(self, progress: Progress) -> None:
-        """Take note; the next redraw shows it."""
+        """Queue progress for the next redraw."""
         if not self._failed:
             self._news.append(progress)
 
@@ -63,7 +64,7 @@ class Watch:
             self._notes.append(text)
 
     def start(self) -> None:
-        """Draw the view, and again from now on."""
+        """Draw the view, and start to redraw it."""
         try:
             self._live.start()
             self._console.show_cursor(True)
@@ -72,14 +73,14 @@ class Watch:
             self._give_up(error)
 
     def stop(self, how: str) -> None:
-        """Draw the last view, say how it ended, and leave it on the screen."""
+        """Draw the view a last time, with how the run ended, and leave it on the screen."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
         if self._failed:
             return
         try:
-            self._facts.ended = how
+            self._stats.ended = how
             self._draw()
             self._live.stop()
         except Exception as error:
@@ -93,18 +94,18 @@ class Watch:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """End the view, and not the run: what cannot be drawn, or a terminal that has gone, is no reason for that."""
+        """End the view, but not the run: a failure to draw must not stop training."""
         self._failed = True
         with contextlib.suppress(Exception):
             self._live.stop()
-        tell_of_failure(error)
+        report_failure(error)
         while self._notes:
             with contextlib.suppress(OSError):
                 self._announce(self._notes.popleft())
 
     def _draw(self) -> None:
         while self._news:
-            self._facts.add(self._news.popleft(), time.monotonic())
+            self._stats.add(self._news.popleft(), time.monotonic())
         while self._notes:
             self._console.print(self._notes.popleft(), markup=False, highlight=False)
         size = self._console.size
@@ -112,10 +113,10 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(facts: Facts, console: Console, interruption: Interruption) -> Iterator[Watch]:
-    """A live view of a run, on until the end; it says how that was."""
+def watching(stats: RunStats, console: Console, interruption: Interruption) -> Iterator[Watch]:
+    """Show a live view of a run within the block; at the end it says how the run ended."""
     before, how = interruption.announce, "stopped"
-    watch = Watch(facts, console, before)
+    watch = Watch(stats, console, before)
     try:
         interruption.announce = watch.announce
         watch.start()
@@ -126,16 +127,16 @@ def watching(facts: Facts, console: Console, interruption: Interruption) -> Iter
         watch.stop(how)
 
 
-def tell_of_failure(error: Exception) -> None:
-    """Say in one line that the progress is shown no more."""
+def report_failure(error: Exception) -> None:
+    """Print that the progress display has stopped, and why."""
     reason = printable(f"{type(error).__name__}: {error}".rstrip(": "))
     with contextlib.suppress(OSError, ValueError):
-        print(f"rlpipe: the progress is shown no more ({reason}); the run goes on", file=sys.stderr, flush=True)
+        print(f"rlpipe: progress display stopped ({reason}); the run continues", file=sys.stderr, flush=True)
 
 
 def history(folder: Path, frames: int) -> Iterator[Progress]:
-    """What a run folder tells of the frames before a resume, in order, without what is damaged."""
-    rows = [*_read_past(folder / "metrics.jsonl"), *_read_past(folder / "evaluations.jsonl")]
+    """Read the progress of a run from its folder, up to a frame, in order; damaged lines are skipped."""
+    rows = [*_read_past(folder / layout.METRICS), *_read_past(folder / layout.EVALUATIONS)]
     yield from sorted((row for row in rows if row.frames <= frames), key=lambda row: row.frames)
 
 
@@ -153,7 +154,7 @@ def _read_past(path: Path) -> Iterator[Progress]:
 
 
 def _past_of(row: dict[str, Any]) -> Progress | None:
-    """What a row of either file was when training told it; `None` where its numbers are none of a run's."""
+    """The progress that a row of either file stands for; `None` if its numbers are not valid."""
     from rlpipe.pipelines.progress import Evaluation, Progress
 
     frames, returns, lengths = row["frames"], tuple(map(float, row["returns"])), tuple(map(int, row["lengths"]))

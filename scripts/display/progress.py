@@ -1,4 +1,4 @@
-"""What shows the progress of a run on stderr: a bar, a live view, plain lines, or nothing."""
+"""Shows the progress of a run on stderr (a bar, a live view, plain lines or nothing), and its summary at the end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.formatting import figure, rate
-from rlpipe.scripts.display.live_view import history, tell_of_failure, watching
-from rlpipe.scripts.display.run_stats import Facts, clock, describe_evaluation, number
+from rlpipe.formatting import duration, figure, rate, statistics
+from rlpipe.pipelines.runs.layout import CURVE
+from rlpipe.scripts.display.live_view import history, report_failure, watching
+from rlpipe.scripts.display.run_stats import RunStats, clock, describe_evaluation, format_return
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
@@ -27,18 +28,18 @@ _LINE_EVERY = 5.0
 
 
 class ProgressBar:
-    """A tqdm bar on stderr: frames a second, latest return, last evaluation, epsilon or KL.
+    """A tqdm bar on stderr: frames per second, latest return, last evaluation, epsilon or KL.
 
     Args:
-        name: in front of the bar.
-        total_frames: at its end.
+        name: label of the bar.
+        total_frames: frames of a full bar.
         quiet: show nothing.
     """
 
     def __init__(self, name: str, total_frames: int, *, quiet: bool) -> None:
         from tqdm import tqdm
 
-        # where stderr is a file, a line every ten seconds is enough
+        # in a file, a line every ten seconds is enough
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet, mininterval=interval
@@ -48,7 +49,7 @@ class ProgressBar:
     def __call__(self, progress: Progress) -> None:
         """Show what is new."""
         if progress.stage == "starting":
-            # what a resumed run had is no work of now
+            # frames of before a resume do not count for the speed
             self._bar.initial = self._bar.n = progress.frames
         if progress.returns:
             self._notes["return"] = figure(sum(progress.returns) / len(progress.returns))
@@ -60,36 +61,36 @@ class ProgressBar:
         self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar as it is, and end its line."""
+        """Leave the bar on the screen, and end its line."""
         self._bar.close()
 
 
 class PlainLines:
-    """A line every few seconds and one an evaluation, where there is no terminal to draw on.
+    """Prints a line every few seconds and one per evaluation, for output that is not a terminal.
 
     Args:
-        name: in front of each.
-        facts: what is known of the run.
+        name: start of each line.
+        stats: the statistics of the run.
         now: the clock, in seconds.
     """
 
-    def __init__(self, name: str, facts: Facts, now: Callable[[], float] = time.monotonic) -> None:
-        self._name, self._facts, self._now = name, facts, now
+    def __init__(self, name: str, stats: RunStats, now: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._stats, self._now = name, stats, now
         self._next, self._new, self._failed = now() + _LINE_EVERY, False, False
 
     def __call__(self, progress: Progress) -> None:
-        """Print what is new, if it is time."""
+        """Print what is new, if enough time has passed."""
         if self._failed:
             return
-        # what cannot be printed is no reason for the run to fail
+        # a failure to print must not stop the run
         try:
             self._tell(progress)
         except Exception as error:
             self._failed = True
-            tell_of_failure(error)
+            report_failure(error)
 
     def _tell(self, progress: Progress) -> None:
-        self._facts.add(progress, self._now())
+        self._stats.add(progress, self._now())
         if progress.evaluation is not None:
             kind = "final evaluation" if progress.final else "evaluation"
             self._print(f"{kind} {describe_evaluation(progress.frames, progress.evaluation)}")
@@ -98,21 +99,21 @@ class PlainLines:
             self._print_progress()
 
     def close(self) -> None:
-        """Print how far it came, unless the last line has said so."""
+        """Print the last progress, unless it is printed already."""
         if self._new and not self._failed:
             with contextlib.suppress(OSError):
                 self._print_progress(over=True)
 
     def _print_progress(self, *, over: bool = False) -> None:
-        facts, told = self._facts, self._facts.now
+        stats, told = self._stats, self._stats.now
         if told is None:
             return
-        speed = facts.speed.now
-        mean = f"return {number(facts.mean_return)}" if facts.recent_episodes else "no episode has ended yet"
+        speed = stats.speed.now
+        mean = f"return {format_return(stats.mean_return)}" if stats.recent_episodes else "no episode has ended yet"
         speed_and_time = "" if speed is None else f", {rate(speed)} frames a second"
-        # a run may have ended by its own rule, far from its last frame
-        speed_and_time += "" if speed is None or over else f", {clock(facts.left)} left"
-        self._print(f"{told.frames:,} of {facts.total_frames:,} frames, {mean}{speed_and_time}")
+        # a stopping rule may have ended the run early
+        speed_and_time += "" if speed is None or over else f", {clock(stats.left)} left"
+        self._print(f"{told.frames:,} of {stats.total_frames:,} frames, {mean}{speed_and_time}")
         self._next, self._new = self._now() + _LINE_EVERY, False
 
     def _print(self, text: str) -> None:
@@ -120,16 +121,16 @@ class PlainLines:
 
 
 def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Display:
-    """What a `Session` shows a run with.
+    """Make the progress display that a `Session` takes.
 
     Args:
-        recipe: its name.
+        recipe: name of the recipe.
         config: of the run.
-        watch: a live view, or where stderr is no terminal plain lines, in place of the bar.
+        watch: show a live view in place of the bar, or plain lines if stderr is not a terminal.
         quiet: show nothing.
 
     Raises:
-        ConfigError: `watch` and `quiet` together.
+        ConfigError: both `watch` and `quiet` are set.
     """
     if watch and quiet:
         raise ConfigError("--watch shows the training and --quiet shows nothing; give one of them")
@@ -138,16 +139,39 @@ def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Di
     title = f"{recipe} on {config.env_id}, seed {config.seed}"
 
     def watched(interruption: Interruption, folder: Path) -> AbstractContextManager[Listener]:
-        facts = Facts(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
+        stats = RunStats(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
         if not can_draw():
-            return contextlib.closing(PlainLines(recipe, facts))
+            return contextlib.closing(PlainLines(recipe, stats))
         from rich.console import Console
 
-        return watching(facts, Console(stderr=True), interruption)
+        return watching(stats, Console(stderr=True), interruption)
 
     return watched
 
 
 def can_draw() -> bool:
-    """Whether stderr is a terminal that a view can be drawn on."""
+    """Whether stderr is a terminal on which a view can be drawn."""
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """Format the summary of a run."""
+    evaluation, found = summary["evaluation"], statistics(summary["evaluation"])
+    where = "" if summary["eval_env_id"] == summary["env_id"] else f" of {summary['eval_env_id']}"
+    lines = [
+        f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}",
+        f"  return   {found['mean']} +- {found['std']} over {evaluation['episodes']} greedy episodes"
+        f"{where} ({found['min']} to {found['max']})",
+        *([f"  success  {evaluation['success_rate']:.1%} of them"] if "success_rate" in evaluation else []),
+        f"  frames   {summary['frames']:,} in {duration(summary['seconds'])} s of training"
+        f" ({rate(summary['frames_per_second'])} a second), {summary['episodes']:,} episodes,"
+        f" {summary['updates']:,} updates",
+    ]
+    if (best := summary["best"]) is not None:
+        lines.append(f"  best     {figure(best['mean'])} at frame {best['frames']:,}: {summary['run']}@best")
+    if summary["stopped_early"]:
+        lines.append(f"  stopped  by {summary['stopped_by']}")
+    if summary["longest_streak"] is not None:
+        lines.append(f"  streak   {summary['longest_streak']} successes in a row at most")
+    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / CURVE}"]
+    return "\n".join(lines)

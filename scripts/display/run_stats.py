@@ -1,4 +1,4 @@
-"""What is known of a run while it trains, and how it is put into words."""
+"""Statistics of a run while it trains, and how they are written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rlpipe.scripts.display.sparkline import Series
 if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Evaluation, Progress
 
-_SHOWN_ELSEWHERE = {"seconds", "frames_per_second", "updates"}
+_SHOWN_SEPARATELY = {"seconds", "frames_per_second", "updates"}
 _SPEED_WINDOW = 10.0
 
 
 class Speed:
-    """Frames a second of training, over about the last ten seconds of it.
+    """Frames per second of training, over about the last ten seconds.
 
-    The first line is left out as soon as there are others: it holds what happens once.
+    The first line of metrics is ignored as soon as there are others: it includes the start of training.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Speed:
         self._lines = 0
 
     def add(self, frames: int, seconds: float) -> None:
-        """Take note of frames so far after so many training seconds so far."""
+        """Add the number of frames after this many training seconds."""
         self._moments.append((frames, seconds))
         self._lines += 1
         if self._lines == 3:
@@ -40,7 +40,7 @@ class Speed:
 
     @property
     def now(self) -> float | None:
-        """Frames a second, or nothing as long as it cannot be told."""
+        """Frames per second; `None` while it is not known yet."""
         if len(self._moments) < 2:
             return None
         (begun, since), (frames, seconds) = self._moments[0], self._moments[-1]
@@ -48,16 +48,16 @@ class Speed:
 
 
 @dataclass
-class Facts:
-    """All that the view shows of a run.
+class RunStats:
+    """Everything that is shown of a run.
 
     Args:
         title: recipe, environment and seed.
-        folder: of the run.
-        total_frames: at which it ends, unless something else ends it before.
-        window: episodes in the mean return.
-        began: on the clock of `add`.
-        past: gives what a resumed run had told before its first so many frames were over.
+        folder: the run folder.
+        total_frames: the frame at which the run ends, unless it stops before.
+        window: number of episodes in the mean return.
+        began: start time, on the clock of `add`.
+        past: reads the progress of a resumed run from its folder, up to a frame.
     """
 
     title: str
@@ -81,7 +81,7 @@ class Facts:
         self._recent: deque[tuple[float, int]] = deque(maxlen=self.window)
 
     def add(self, progress: Progress, at: float) -> None:
-        """Take note of what training told at a moment."""
+        """Add a report of the training loop, received at time `at`."""
         if progress.stage == "starting" and progress.frames:
             for each in self.past(self.folder, progress.frames):
                 self._add_new(each)
@@ -93,15 +93,15 @@ class Facts:
     def _add_new(self, progress: Progress) -> None:
         self._recent.extend(zip(progress.returns, progress.lengths, strict=True))
         if progress.stage == "training":
-            shown = {key: value for key, value in progress.scalars.items() if key not in _SHOWN_ELSEWHERE}
-            # a scalar that this line lacks is still the latest
+            shown = {key: value for key, value in progress.scalars.items() if key not in _SHOWN_SEPARATELY}
+            # a scalar missing from this report keeps its last value
             self.scalars.update(shown)
             if self._recent:
                 self.returns.add(progress.frames, self.mean_return)
         if progress.evaluation is not None:
             self.last, self.last_is_final = (progress.frames, progress.evaluation), progress.final
             mean = progress.evaluation.mean
-            # the final one has other episodes, and more of them
+            # the final evaluation has other, and more, episodes
             if not progress.final:
                 self.evaluations.add(progress.frames, mean)
             if not progress.final and (self.best is None or not mean <= self.best[1]):
@@ -109,35 +109,35 @@ class Facts:
 
     @property
     def recent_episodes(self) -> int:
-        """Episodes that the mean return is of."""
+        """Number of episodes in the mean return."""
         return len(self._recent)
 
     @property
     def mean_return(self) -> float:
-        """Of the latest episodes."""
+        """Mean return of the latest episodes."""
         return sum(value for value, _ in self._recent) / len(self._recent)
 
     @property
     def mean_length(self) -> float:
-        """Of the same, steps."""
+        """Mean number of steps of the latest episodes."""
         return sum(length for _, length in self._recent) / len(self._recent)
 
     @property
     def left(self) -> float | None:
-        """Seconds of training that are left, or nothing as long as it cannot be told."""
+        """Seconds of training left; `None` while the speed is not known yet."""
         speed = self.speed.now
         if self.now is None or speed is None:
             return None
         return max(0, self.total_frames - self.now.frames) / speed
 
 
-def number(value: float) -> str:
-    """A return for people."""
+def format_return(value: float) -> str:
+    """Format a return."""
     return figure(value, ",")
 
 
 def clock(seconds: float | None) -> str:
-    """Minutes and seconds, and hours if there are any."""
+    """Format seconds as `minutes:seconds`, or `hours:minutes:seconds`."""
     if seconds is None or not math.isfinite(seconds):
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)
@@ -145,15 +145,15 @@ def clock(seconds: float | None) -> str:
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, str]:
-    """Mean, deviation and range of the returns, for people."""
+    """Format the mean, standard deviation and range of the returns."""
     import numpy as np
 
-    # of infinite returns there is no deviation
+    # infinite returns have no standard deviation
     with np.errstate(invalid="ignore", over="ignore"):
         return statistics(evaluation.summary(), ",")
 
 
 def describe_evaluation(frames: int, evaluation: Evaluation) -> str:
-    """Mean, deviation, range and frame of an evaluation."""
+    """Format an evaluation: mean, standard deviation, range and frame."""
     found = summary_of(evaluation)
     return f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']}) at frame {frames:,}"

@@ -1,4 +1,4 @@
-"""Curves of block characters."""
+"""Curves drawn with block characters."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = ".:-=+*#@"
-"""Eight levels for a terminal that has no others; higher is darker."""
+"""Eight levels for a terminal that shows ASCII only; darker is higher."""
 
 Point = tuple[int, float]
 
 
 class Series:
-    """Values against frames, in bounded memory: when there are too many points, neighbours become their mean.
+    """Values against frames in bounded memory: when there are too many points, pairs of neighbours are averaged.
 
     Args:
-        at_most: points that are kept; an even number.
+        at_most: maximum number of points, even.
     """
 
     def __init__(self, at_most: int = 512) -> None:
@@ -28,7 +28,7 @@ class Series:
         self.low, self.high = math.inf, -math.inf
 
     def add(self, frames: int, value: float) -> None:
-        """Add a value at a frame that is not before the last one's."""
+        """Add a value at a frame; frames must not decrease."""
         self._ends = [(self._ends or [(frames, value)])[0], (frames, value)]
         if math.isfinite(value):
             self.low, self.high = min(self.low, value), max(self.high, value)
@@ -41,7 +41,7 @@ class Series:
             self._stride *= 2
 
     def points(self) -> list[Point]:
-        """Frames and values in their order; the first and the last are as they were added."""
+        """Frames and values in order; the first and the last point are exact."""
         points = self._points + ([_mean(self._waiting)] if self._waiting else [])
         if points:
             points[0], points[-1] = self._ends
@@ -53,10 +53,10 @@ def _mean(points: Sequence[Point]) -> Point:
 
 
 def resample(points: Sequence[Point], width: int, until: int) -> list[float]:
-    """The values of `width` equal spans of the frames up to `until`; NaN where there is no value yet.
+    """The values of `width` equal intervals of the frames up to `until`; NaN before the first value.
 
-    A span has the mean of its points, or where it has none the value before. The first value of all and the last one
-    are kept as they are.
+    The value of an interval is the mean of its points, or the value before if it has none. The first and the last
+    value are exact.
     """
     frames = [each for each, _ in points]
     cells: list[float] = []
@@ -75,15 +75,15 @@ def resample(points: Sequence[Point], width: int, until: int) -> list[float]:
 
 
 def sparkline(values: Sequence[float], rows: int = 1, marks: str = BLOCKS) -> list[str]:
-    """Draw a column a value, from the top row to the bottom one, in `rows` times eight levels.
+    """Draw one column per value, in `rows` times eight levels, and return the rows from top to bottom.
 
-    The lowest value has the lowest mark and the highest the highest; where all are equal, the middle. What is not
-    finite has none.
+    The lowest value gets the lowest mark and the highest value the highest; if all are equal, the middle one. A value
+    that is not finite gets no mark.
 
     Args:
-        values: one a column.
-        rows: height.
-        marks: of eight levels.
+        values: one per column.
+        rows: height of the curve.
+        marks: the marks of the eight levels.
     """
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
@@ -97,9 +97,9 @@ def sparkline(values: Sequence[float], rows: int = 1, marks: str = BLOCKS) -> li
 
 
 def _level(value: float, low: float, high: float, top: int) -> int:
-    """From 1 to `top`; 0 for what is not finite."""
+    """A level from 1 to `top`; 0 for a value that is not finite."""
     if not math.isfinite(value):
         return 0
-    # halves, because the difference of two large numbers may be infinite
+    # halved, because the difference of two large numbers may overflow
     share = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
     return 1 + round(share * (top - 1))

@@ -1,4 +1,4 @@
-"""A window that shows a film while it is made."""
+"""A window that shows episodes while they are recorded."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
 class Window:
-    """Shows images, each for its time, until it is closed.
+    """Shows images, each for a given time, until the window is closed.
 
     Args:
-        title: of the window.
+        title: title of the window.
 
     Raises:
-        ConfigError: there is no display.
+        ConfigError: no display is available.
     """
 
     def __init__(self, title: str) -> None:
-        # it greets on stdout
+        # pygame prints a greeting on stdout
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame
 
         try:
-            # SDL may draw into nowhere instead
+            # without a display SDL may choose a dummy driver
             if sys.platform == "linux" and not any(map(os.environ.get, _DISPLAYS)):
                 raise pygame.error("neither DISPLAY nor WAYLAND_DISPLAY is set")
             pygame.display.init()
         except pygame.error as error:
             raise ConfigError(
-                f"screen needs a display, and there is none here ({error}); without --screen a file is written"
+                f"screen needs a display, and none is available ({error}); without --screen a file is written"
             ) from None
         self._pygame: Any = pygame
         self._surface: Any = None
         self._title, self._until = title, 0.0
 
     def show(self, image: np.ndarray, seconds: float) -> bool:
-        """Show an image `[height, width, 3]` for so long; False once the window was closed."""
+        """Show an image `[height, width, 3]` for this many seconds; returns False if the window was closed."""
         pygame = self._pygame
         if self._surface is None:
-            # only now, because an environment that was closed has closed every window with it
+            # not earlier: closing an environment closes every pygame window
             pygame.display.init()
             pygame.display.set_caption(self._title)
             self._surface = pygame.display.set_mode(image.shape[1::-1])
@@ -59,7 +59,7 @@ class Window:
         return self._is_open()
 
     def close(self) -> None:
-        """Close the window, if its user has not."""
+        """Close the window, if the user has not closed it."""
         self._pygame.display.quit()
 
     def _is_open(self) -> bool:

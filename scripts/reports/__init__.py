@@ -1,1 +1,1 @@
-"""The page that `rlpipe report` writes."""
+"""Reading run folders, and the tables and pages made from them, for `rlpipe table` and `rlpipe report`."""

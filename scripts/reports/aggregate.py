@@ -1,4 +1,4 @@
-"""Results over several environments, where the runs allow it."""
+"""Results over several environments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlpipe.scripts.reports.groups import WITHOUT_EFFECT, Row
-from rlpipe.scripts.reports.plain import number, text
+from rlpipe.scripts.reports.plain import json_number, text
 from rlpipe.scripts.reports.read_runs import FinishedRun
 from rlpipe.scripts.reports.statistics import stratified_interquartile_mean
 
@@ -14,13 +14,13 @@ _OF_ENVIRONMENT = {"env_id", "eval_env_id"}
 
 
 def across_environments(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The interquartile mean over environments of what was run, with the same settings, on several.
+    """The interquartile mean over environments, for settings that were run on several of them.
 
-    Of each environment 0 is the lowest final return of these runs, and 1 the highest. The environments are those that
-    all have in common.
+    Returns are normalised per environment: 0 is the lowest final return of these runs, 1 the highest. Only environments
+    that all these settings share count.
 
     Returns:
-        The environments and a line for each setting; `None` without two settings that share two environments.
+        The environments and a line for each setting; `None` unless two settings share two environments.
     """
     settings: list[tuple[Any, dict[str, Row]]] = []
     for row in rows:
@@ -60,7 +60,7 @@ def _line(found: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> dict
         [(run.score - lowest) / (highest - lowest) for run in found[env_id].runs]
         for env_id, (lowest, highest) in ranges.items()
     ]
-    iqm, low, high = map(number, stratified_interquartile_mean(strata))
-    # the shortest name does not say which environment
+    iqm, low, high = map(json_number, stratified_interquartile_mean(strata))
+    # the shortest label does not name the environment
     label = min((row.label for row in found.values()), key=len)
     return {"label": text(label), "runs": sum(map(len, strata)), "iqm": iqm, "low": low, "high": high}

@@ -1,6 +1,6 @@
-"""What is on the page of `rlpipe report`, as plain numbers and texts.
+"""The content of the page of `rlpipe report`, as plain numbers and texts.
 
-Whoever wrote the run folders has chosen the texts: each is cut, and in one line; and no number is infinite or NaN.
+Texts come from run folders and may be anything, so each is cut to one short line; no number is infinite or NaN.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+from rlpipe.pipelines.runs import layout
 from rlpipe.scripts.reports.aggregate import across_environments
 from rlpipe.scripts.reports.gifs import Gifs
 from rlpipe.scripts.reports.groups import Row, Survey, over_seeds
-from rlpipe.scripts.reports.plain import number, text
+from rlpipe.scripts.reports.plain import json_number, text
 from rlpipe.scripts.reports.read_runs import FinishedRun
 from rlpipe.scripts.reports.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
 
-_LARGEST_VERSIONS = 1_000_000
 _MOST_FIELDS = 300
 _MOST_POSITIONS = 200
 
@@ -31,13 +31,13 @@ def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
 
     Args:
         survey: the runs.
-        gifs: takes those of their GIFs that fit.
+        gifs: collects the GIFs that fit.
 
     Returns:
-        What `page.js` reads. Runs and groups are numbered in their order; statistics are of all seeds of a group.
+        The data that `page.js` reads. Runs and groups are numbered in order; statistics are over the seeds of a group.
     """
     runs = [run for row in survey.rows for run in row.runs]
-    numbers = {run.folder: number for number, run in enumerate(runs)}
+    numbers = {run.folder: index for index, run in enumerate(runs)}
     fields = _fields([_describe(run) for run in runs])
     for run in runs:
         gifs.add(run.folder)
@@ -50,8 +50,8 @@ def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
                 "recipe": text(run.recipe),
                 "environment": text(run.env_id),
                 "seed": text(run.seed),
-                "frames": number(run.frames),
-                "total": number(run.total_frames),
+                "frames": json_number(run.frames),
+                "total": json_number(run.total_frames),
                 "state": text(run.state),
                 "folder": text(run.folder),
             }
@@ -68,16 +68,16 @@ def _group(row: Row, numbers: Mapping[Path, int]) -> dict[str, Any]:
     return {
         "label": text(row.label),
         "environment": text(row.env_id),
-        "iqm": number(row.iqm),
-        "low": number(row.low),
-        "high": number(row.high),
+        "iqm": json_number(row.iqm),
+        "low": json_number(row.low),
+        "high": json_number(row.high),
         "runs": [
             {
                 "number": numbers[run.folder],
                 "seed": text(run.seed),
-                "frames": number(run.frames),
-                "seconds": number(run.seconds),
-                "score": number(run.score),
+                "frames": json_number(run.frames),
+                "seconds": json_number(run.seconds),
+                "score": json_number(run.score),
                 "folder": text(run.folder),
             }
             for run in row.runs
@@ -89,7 +89,7 @@ def _group(row: Row, numbers: Mapping[Path, int]) -> dict[str, Any]:
 def _curve(runs: Sequence[FinishedRun], column: int) -> dict[str, Any]:
     at, returns = over_seeds(runs, column)
     if len(at) > _MOST_POSITIONS:
-        # of runs of different speed there is a position for each evaluation of each
+        # runs of different speed have different positions, so there may be very many
         even = np.linspace(at[0], at[-1], _MOST_POSITIONS)
         at, returns = even, np.array([np.interp(even, at, each) for each in returns])
     center, low, high = interquartile_band(returns)
@@ -103,27 +103,27 @@ def _curve(runs: Sequence[FinishedRun], column: int) -> dict[str, Any]:
 
 
 def _numbers(values: Iterable[float]) -> list[float | int | None]:
-    return [number(value) for value in values]
+    return [json_number(value) for value in values]
 
 
 def _pairs(rows: Sequence[Row]) -> Iterable[dict[str, Any]]:
-    """The probability that the first group is above the second, for each two groups of one environment."""
+    """The probability that the first group ends above the second, for each pair of groups of one environment."""
     for (first, above), (second, below) in combinations(enumerate(rows), 2):
         if above.env_id == below.env_id:
             scores = [[run.score for run in row.runs] for row in (above, below)]
-            p, low, high = map(number, probability_of_improvement(*scores))
+            p, low, high = map(json_number, probability_of_improvement(*scores))
             yield {"first": first, "second": second, "p": p, "low": low, "high": high}
 
 
 def _describe(run: FinishedRun) -> dict[tuple[str, str], str]:
-    """Config and versions of a run; a field is a section and a name."""
+    """Config and versions of a run; the key is a section and a name."""
     described = {("config", "recipe"): text(run.recipe)}
     described |= {("config", text(key)): _value(value) for key, value in run.config.items()}
     try:
-        versions = json.loads(read_plain(run.folder / "versions.json", _LARGEST_VERSIONS))
+        versions = json.loads(read_plain(run.folder / layout.VERSIONS, layout.LARGEST_JSON))
         described |= {("versions", text(key)): _value(value) for key, value in _flat(versions)}
     except DAMAGE:
-        described["versions", "versions.json"] = "missing or damaged"
+        described["versions", layout.VERSIONS] = "missing or damaged"
     return described
 
 
@@ -140,9 +140,9 @@ def _value(value: Any) -> str:
 
 
 def _fields(described: Sequence[Mapping[tuple[str, str], str]]) -> list[dict[str, Any]]:
-    """A line for each field of any run, in the order of their first appearance, with the value of each run."""
+    """A line for each field of any run, in order of first appearance, with the value of each run."""
     fields = list(dict.fromkeys(field for each in described for field in each))
-    # the few lines of versions first; Python's sort keeps the order within a section
+    # versions first; sorting keeps the order within a section
     fields.sort(key=lambda field: field[0] != "versions")
     return [
         {

@@ -1,4 +1,4 @@
-"""Results over seeds: reads run folders, groups them by what was run, and summarises each group."""
+"""Results over seeds: reads run folders, groups them by recipe and settings, and summarises each group."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ import numpy as np
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.checkpoints.files import DAMAGE
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.read import completed
-from rlpipe.scripts.reports.read_runs import FinishedRun, read_finished
+from rlpipe.scripts.reports.read_runs import FinishedRun, UnfinishedRun, read_finished, read_unfinished
 from rlpipe.scripts.reports.statistics import interquartile_mean
-from rlpipe.scripts.reports.unfinished import UnfinishedRun, read_unfinished
 
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
 WITHOUT_EFFECT = {"seed", "gif"}
-"""Config fields in which runs of one group may differ."""
+"""Config fields in which the runs of a group may differ."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in nothing but the seed, and whether an episode was recorded; of one origin, too.
+    """Runs that differ only in the seed and in whether an episode was recorded, and that have the same origin.
 
     Args:
         recipe: name of the recipe.
-        label: the recipe, the options that differ from its own, and what else tells the row from others.
+        label: the recipe, the options that differ from its defaults, and what else tells the row from others.
         env_id: the environment.
         runs: one for each seed, in the order of seeds.
         iqm: interquartile mean of the runs' scores.
-        low: lower end of its 95 % interval; `None` for one seed.
-        high: upper end.
+        low: lower end of its 95 % interval; `None` for a single seed.
+        high: upper end of the interval; `None` for a single seed.
     """
 
     recipe: str
@@ -54,12 +54,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Survey:
-    """Everything that there is below some paths.
+    """All runs below some paths.
 
     Args:
         rows: one for each group of finished runs, in the order of `RECIPES` and then of labels.
-        unfinished: the others that can be read, in the order of their folders.
-        notes: for people, on what was left out.
+        unfinished: the other runs that can be read, in the order of their folders.
+        notes: what was left out, and other remarks for the user.
     """
 
     rows: list[Row]
@@ -71,7 +71,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
     """The rows of `survey`, and its notes; runs without a final evaluation are in the notes.
 
     Raises:
-        ConfigError: a path is no folder, or there is no finished run.
+        ConfigError: a path is not a folder, or there is no finished run.
     """
     found = survey(paths)
     notes = _note("left out, without a final evaluation", [run.folder for run in found.unfinished]) + found.notes
@@ -81,24 +81,22 @@ def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
 
 
 def survey(paths: Sequence[Path]) -> Survey:
-    """Read all runs, and make a row of each group of finished ones.
-
-    Of several runs of one seed in a group the newest counts.
+    """Read all runs, and make a row for each group of finished ones; of several runs of a seed the newest counts.
 
     Args:
         paths: run folders, or folders that contain run folders at any depth.
 
     Raises:
-        ConfigError: a path is no folder, or there is no run.
+        ConfigError: a path is not a folder, or there is no run.
     """
     finished, unfinished, notes = _read_all(find_runs(paths))
     chosen = [_newest_of_each_seed(group) for group in _grouped(finished)]
     kept = {run.folder for group in chosen for run in group}
     older = [run.folder for run in finished if run.folder not in kept]
-    notes += _note("passed over for a newer run of its seed", older)
+    notes += _note("left out for a newer run of the same seed", older)
     rows = _told_apart([summarise(group) for group in chosen])
     foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
-    notes += _note("shown without options, of a recipe or version that is not this one's", foreign)
+    notes += _note("shown without options, because this version does not know the recipe or its settings", foreign)
     notes += [note for row in rows for note in (*_notes_of_versions(row), *_notes_of_arguments(row))]
     order = list(RECIPES)
     rows.sort(key=lambda row: (_position(order, row.recipe), row.recipe, row.label))
@@ -109,17 +107,17 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run folders among `paths` and below them, each once.
 
     Raises:
-        ConfigError: a path is no folder, or there is no run in any.
+        ConfigError: a path is not a folder, or none contains a run.
     """
     paths, found, seen = list(paths), [], set()
-    advice = "name a run folder or one that contains some, or train one: rlpipe train ppo"
+    advice = "name a run folder or a folder that contains some, or train one: rlpipe train ppo"
     for path in paths:
         if not path.is_dir():
-            raise ConfigError(f"no run found in {path}, which is no folder; {advice}")
+            raise ConfigError(f"no run found in {path}, which is not a folder; {advice}")
         for folder, below, files in os.walk(path, followlinks=True):
-            # paths may overlap, and links may lead back
+            # paths may overlap, and links may form a circle
             real = os.path.realpath(folder)
-            is_run = "config.json" in files and not {"metrics.jsonl", "evaluations.jsonl"}.isdisjoint(files)
+            is_run = layout.CONFIG in files and not {layout.METRICS, layout.EVALUATIONS}.isdisjoint(files)
             if is_run and real not in seen:
                 found.append(Path(folder))
             if is_run or real in seen:
@@ -132,16 +130,16 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def over_seeds(runs: Sequence[FinishedRun], column: int) -> tuple[np.ndarray, np.ndarray]:
-    """The runs' curves on one axis.
+    """The curves of the runs at common positions.
 
-    Between evaluations a curve is a straight line; a run that has stopped keeps its last return.
+    A curve is linear between evaluations; after its last evaluation a run keeps its last return.
 
     Args:
         runs: one for each seed.
-        column: 0 for frames, 1 for seconds.
+        column: 0 for positions in frames, 1 for seconds.
 
     Returns:
-        The positions `[n]`, from where all runs have been evaluated, and the returns there `[runs, n]`.
+        The positions `[n]`, from the first one at which all runs were evaluated, and the returns there `[runs, n]`.
     """
     positions = np.unique(np.concatenate([run.curve[:, column] for run in runs]))
     positions = positions[positions >= max(run.curve[0, column] for run in runs)]
@@ -164,7 +162,7 @@ def _read_all(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[Unfinish
 
 
 def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
-    """A run; `None` where it is damaged."""
+    """Read a run; `None` if it is damaged."""
     for read in (read_finished, read_unfinished):
         with contextlib.suppress(*DAMAGE):
             if run := read(folder):
@@ -173,7 +171,7 @@ def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
 
 
 def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
-    """Group by equality, not by hash or text: a config holds lists, and 1 is 1.0."""
+    """Group by equality, not by hash or text: a config holds lists, and 1 equals 1.0."""
     groups: list[tuple[Any, list[FinishedRun]]] = []
     for run in runs:
         config = {name: value for name, value in completed(run.config).items() if name not in WITHOUT_EFFECT}
@@ -192,18 +190,18 @@ def _newest_of_each_seed(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 
 def _started(folder: Path) -> tuple[float, int]:
-    """When a run began: as its name has it, which copies keep, or else the time of its first file."""
+    """The start of a run: the time in its name, which copies keep, or else that of its first file."""
     named = _TIME_IN_NAME.search(folder.resolve().name)
     try:
         if named:
             return time.mktime(time.strptime(named[1], "%Y%m%d-%H%M%S")), int(named[2] or 1)
     except (ValueError, OverflowError):
         pass
-    return (folder / "config.json").stat().st_mtime, 1
+    return (folder / layout.CONFIG).stat().st_mtime, 1
 
 
 def summarise(runs: Sequence[FinishedRun]) -> Row:
-    """The row of runs that differ in nothing but the seed, at least one."""
+    """The row of runs, at least one, that differ only in the seed."""
     first = runs[0]
     label = " ".join([first.recipe, *(_options(first) or []), *first.origin.words()])
     summary = interquartile_mean([run.score for run in runs])
@@ -211,7 +209,7 @@ def summarise(runs: Sequence[FinishedRun]) -> Row:
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """The rows, each with a label that no other row of its environment has."""
+    """Make the labels unique within each environment."""
     told = []
     for row in rows:
         alike = [each.runs[0].origin for each in rows if (each.label, each.env_id) == (row.label, row.env_id)]
@@ -228,7 +226,7 @@ def _notes_of_versions(row: Row) -> list[str]:
 
 
 def _notes_of_arguments(row: Row) -> list[str]:
-    """Custom runs whose settings may not say all of what they are."""
+    """Notes on runs of the same settings whose programs were started with different arguments."""
     origins = [run.origin for run in row.runs]
     others = [each for each in origins if not each.has_arguments_of(origins[0])]
     if not others:
@@ -238,9 +236,9 @@ def _notes_of_arguments(row: Row) -> list[str]:
 
 
 def _options(run: FinishedRun) -> list[str] | None:
-    """The options that differ from the recipe's own; `None` where this version has no such recipe or fields.
+    """The options that differ from the recipe's defaults; `None` if this version has no such recipe or fields.
 
-    A run of one's own has no defaults to differ from, so that its settings are shown as they are.
+    A custom run has no defaults, so all its settings are shown.
     """
     if run.recipe not in RECIPES and run.algorithm not in {each.algorithm for each in RECIPES.values()}:
         return [_option(name, value) for name, value in run.config.items() if name != "env_id"]
@@ -256,7 +254,7 @@ def _options(run: FinishedRun) -> list[str] | None:
 
 
 def _option(name: str, value: Any) -> str:
-    """An option as it is typed."""
+    """An option as it is typed on the command line."""
     name = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"

@@ -1,6 +1,6 @@
-"""The page of `rlpipe report`: one file that fetches nothing.
+"""The page of `rlpipe report`: one file that loads nothing from outside.
 
-Its security policy allows the page's own scripts by their digests, pictures that are in it, and nothing else.
+Its security policy allows only the page's own scripts, by their digests, and the pictures in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def make_page(data: Mapping[str, Any], plotly: str) -> str:
     """Fill in `page.html`.
 
     Args:
-        data: what `make_data` gives, and `title`, `command`, `date` and `version`.
+        data: the result of `make_data`, and `title`, `command`, `date` and `version`.
         plotly: the source of plotly.js.
     """
     scripts = [_script(plotly), _script("\n".join(map(_read, SCRIPTS)))]
@@ -38,13 +38,13 @@ def make_page(data: Mapping[str, Any], plotly: str) -> str:
 
 
 def as_json(data: Mapping[str, Any]) -> str:
-    """JSON that ends no `<script>` element, and begins no comment in one: without `<`, `>` and `&`."""
+    """JSON without `<`, `>` and `&`, so that it cannot end a `<script>` element or start a comment in it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
 def _script(source: str) -> str:
-    """JavaScript that ends no `<script>` element; browsers read every line end as a newline before they digest it."""
+    """JavaScript that cannot end a `<script>` element; line ends are newlines, as browsers read them for the digest."""
     lines = source.replace("\r\n", "\n").replace("\r", "\n")
     return lines.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 

@@ -1,4 +1,4 @@
-"""Texts and numbers of run folders in a form that is safe to hand on."""
+"""Texts and numbers of run folders in a form that is safe for a page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _LONGEST = 300
 
 
 def text(value: Any, longest: int = _LONGEST) -> str:
-    """Something from a run folder in one line, at most so many characters."""
+    """A value from a run folder as one line of at most `longest` characters."""
     line = printable(str(value))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
-def number(value: Any) -> float | int | None:
-    """A number as JSON and JavaScript have it, with eight digits; `None` where it is none, infinite or NaN."""
+def json_number(value: Any) -> float | int | None:
+    """A number for JSON and JavaScript, with eight digits; `None` if it is missing, infinite or NaN."""
     if value is None:
         return None
     try:

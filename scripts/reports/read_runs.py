@@ -1,4 +1,4 @@
-"""Runs with a final evaluation: what was run, how long it took, and what came of it."""
+"""What a run folder says of its run: how it ended, or how far it has come."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
-from rlpipe.pipelines.runs.curve import read_lines
+from rlpipe.pipelines.checkpoints.names import frames_of, newest_checkpoint
+from rlpipe.pipelines.runs import layout
+from rlpipe.pipelines.runs.journal import read_lines
+from rlpipe.pipelines.runs.lock import is_held
 from rlpipe.pipelines.runs.origin import Origin, read_origin
-from rlpipe.pipelines.runs.read import LARGEST_CONFIG, LARGEST_LINES
 
 _LARGEST_NUMBER = 1e100
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run folder says of a run that has its final evaluation.
+    """A run that has its final evaluation.
 
     Args:
-        folder: where it is.
+        folder: the run folder.
         recipe: name of the recipe.
-        algorithm: name of the module in `rlpipe.pipelines`.
-        config: the JSON form of its Config, without the seed.
+        algorithm: name of the module in `rlpipe.pipelines.algorithms`.
+        config: its Config in JSON, without the seed.
         seed: of the run.
-        frames: trained for.
+        frames: number of frames trained for.
         seconds: of training.
         score: mean return of the final evaluation.
-        curve: `[evaluations, 3]`: frames, training seconds and mean return of each, in the order of frames.
-        origin: what it is beside its config.
-        versions: of Python, packages and source that it was made with.
+        curve: `[evaluations, 3]`: frames, training seconds and mean return of each evaluation, in the order of frames.
+        origin: what distinguishes the run beside its config.
+        versions: of Python, the packages and the source.
     """
 
     folder: Path
@@ -51,30 +53,30 @@ class FinishedRun:
 
 
 def read_finished(folder: Path) -> FinishedRun | None:
-    """Read a run folder; `None` where it has no final evaluation.
+    """Read the folder of a finished run; `None` if it has no final evaluation.
 
     Raises:
         One of `DAMAGE`: a file in it is missing or damaged.
     """
-    described = json.loads(read_plain(folder / "config.json", LARGEST_CONFIG))
-    evaluations = read_lines(folder / "evaluations.jsonl", LARGEST_LINES)
+    described = json.loads(read_plain(folder / layout.CONFIG, layout.LARGEST_JSON))
+    evaluations = read_lines(folder / layout.EVALUATIONS, layout.LARGEST_LINES)
     scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
     if not scores:
         return None
-    lines = read_lines(folder / "metrics.jsonl", LARGEST_LINES)
+    lines = read_lines(folder / layout.METRICS, layout.LARGEST_LINES)
     metrics = [(float(row["frames"]), float(row["seconds"])) for row in lines]
     if evaluations[-1]["frames"] == 0:
-        # ended by its listener before the first batch
+        # a listener stopped it before the first batch
         metrics = [(0.0, 0.0)]
     frames, seconds = metrics[-1]
-    # where the last evaluation of training and the final one coincide, the final one has more episodes
+    # if the last two evaluations are of the same frame, the final one, with more episodes, counts
     returns = {float(row["frames"]): statistics.fmean(row["returns"]) for row in evaluations}
     evaluated = sorted(returns)
-    # a line of metrics may stand for several batches, and an evaluation come between two lines
+    # a line of metrics may stand for several batches, so an evaluation may fall between two lines
     seconds_then = np.interp(evaluated, *np.transpose([(0, 0.0), *metrics]))
     curve = np.column_stack([evaluated, seconds_then, [returns[at] for at in evaluated]])
     if not (np.abs([*curve.flat, *scores, seconds]) < _LARGEST_NUMBER).all():
-        raise ValueError(f"a return or a time in {folder} is no number, infinite, or too large for means")
+        raise ValueError(f"a return or a time in {folder} is NaN, infinite, or too large")
     config = dict(described["config"])
     seed = int(config.pop("seed"))
     return FinishedRun(
@@ -93,10 +95,71 @@ def read_finished(folder: Path) -> FinishedRun | None:
 
 
 def _read_versions(folder: Path) -> dict[str, str]:
-    """Python, packages and commit; nothing if that is damaged, since nothing depends on it."""
+    """Python, packages and commit; empty if the file is damaged, because no result depends on it."""
     try:
-        found = json.loads(read_plain(folder / "versions.json", LARGEST_CONFIG))
+        found = json.loads(read_plain(folder / layout.VERSIONS, layout.LARGEST_JSON))
         named = {"Python": found["python"], **found["packages"], "commit": found["commit"]}
         return {str(name): str(version) for name, version in named.items()}
     except DAMAGE:
         return {}
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that has no final evaluation.
+
+    Args:
+        folder: the run folder.
+        recipe: name of the recipe.
+        env_id: the environment.
+        seed: of the run.
+        frames: number of frames trained for, as far as they were written.
+        total_frames: the number that it was started with; `None` if its config does not say.
+        state: `running`, or `stopped` and the frame to resume from.
+    """
+
+    folder: Path
+    recipe: str
+    env_id: str
+    seed: int
+    frames: int
+    total_frames: int | None
+    state: str
+
+
+def read_unfinished(folder: Path) -> UnfinishedRun | None:
+    """Read the folder of an unfinished run; `None` if it has a final evaluation.
+
+    An incomplete last line is ignored.
+
+    Raises:
+        One of `DAMAGE`: a file in it is missing or damaged.
+    """
+    described = json.loads(read_plain(folder / layout.CONFIG, layout.LARGEST_JSON))
+    config = dict(described["config"])
+    if any(row["final"] for row in _whole_lines(folder / layout.EVALUATIONS)):
+        return None
+    metrics = _whole_lines(folder / layout.METRICS)
+    total = config.get("total_frames")
+    return UnfinishedRun(
+        folder=folder,
+        recipe=str(described["recipe"]),
+        env_id=str(config.get("env_id", "unknown")),
+        seed=int(config["seed"]),
+        frames=int(metrics[-1]["frames"]) if metrics else 0,
+        total_frames=total if type(total) is int else None,
+        state=_state(folder),
+    )
+
+
+def _state(folder: Path) -> str:
+    if is_held(folder):
+        return "running"
+    checkpoint = newest_checkpoint(folder)
+    return f"stopped; resumes at frame {frames_of(checkpoint):,}" if checkpoint else "stopped before any checkpoint"
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    # the text after the last newline is an incomplete line
+    *lines, _ = read_plain(path, layout.LARGEST_LINES).split("\n")
+    return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""Rows of a table of results, for people and as JSON."""
+"""Rows of a table of results: as Markdown, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from rlpipe.scripts.cli.text import printable
 if TYPE_CHECKING:
     from rlpipe.scripts.reports.groups import Row
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 HEADER = (
     "recipe",
     "environment",
@@ -30,7 +25,7 @@ HEADER = (
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """A row as `--json` prints it; lists are in the order of seeds, and one seed has no interval."""
+    """A row as `--json` prints it; lists are in the order of seeds, and a single seed has no interval."""
     return {
         "recipe": row.recipe,
         "label": row.label,
@@ -46,16 +41,16 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def describe(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Format the rows as a Markdown table."""
     lines = [HEADER, ("---",) * len(HEADER), *map(_cells, rows)]
-    # whoever wrote the files has chosen the names in them
+    # the names come from files and may hold control characters
     text = [printable(f"| {' | '.join(cells)} |") for cells in lines]
     text[1] = text[1].replace(" ", "")
     return "\n".join(text)
 
 
 def draw_results(rows: Sequence[Row]) -> bytes:
-    """Draw evaluation returns against frames and against training seconds, a line of axes for each environment.
+    """Plot evaluation returns against frames and against training seconds, one line of plots per environment.
 
     Returns:
         A PNG.
@@ -105,9 +100,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _median_and_range(values: Sequence[float], digits: int) -> str:
-    median, low, high = (_number(each, digits) for each in (statistics.median(values), min(values), max(values)))
+    median, low, high = (_fixed(each, digits) for each in (statistics.median(values), min(values), max(values)))
     return median if low == high else f"{median} ({low} to {high})"
 
 
-def _number(value: float, digits: int) -> str:
+def _fixed(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace(",", " ")

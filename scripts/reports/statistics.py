@@ -1,9 +1,9 @@
-"""What a few seeds say: interquartile means, probabilities of improvement, and their bootstrap intervals.
+"""Statistics of a few seeds: interquartile means, probabilities of improvement, and their bootstrap intervals.
 
-Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", and its library rliable. An
-interval is the percentile interval of 95 %: from the 2.5th to the 97.5th percentile of what the statistic is in
-resamples. The resampling is stratified: it draws seeds with replacement within each stratum (an environment, or one of
-two groups), never across. The draws are the same each time.
+Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", and its library
+rliable. An interval is the 95 % percentile interval: from the 2.5th to the 97.5th percentile of the statistic over
+resamples. Resampling is stratified: it draws seeds with replacement within each stratum (an environment, or one of two
+groups). The draws are the same each time.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 Estimate = tuple[float, float | None, float | None]
-"""A statistic, and the lower and upper end of its interval; both are `None` where there is one seed."""
+"""A statistic, and the lower and upper end of its interval; both are `None` for a single seed."""
 
 RESAMPLES = 9_999
-"""Resamples for an interval in a table."""
+"""Number of resamples for an interval in a table."""
 BAND_RESAMPLES = 2_000
-"""Resamples for a band around a curve."""
+"""Number of resamples for a band around a curve."""
 _CUT = 0.25
 _ENDS = (2.5, 97.5)
 
 
 def interquartile_mean(scores: Sequence[float]) -> Estimate:
-    """Interquartile mean of seeds of one environment, and its interval.
+    """Interquartile mean of the seeds of one environment, and its interval.
 
-    SciPy cuts whole scores off: with fewer than four, none, and the result is the plain mean.
+    SciPy trims whole scores: with fewer than four scores it trims none, and the result is the mean.
 
     Args:
         scores: `[seeds]`.
@@ -39,12 +39,12 @@ def stratified_interquartile_mean(strata: Sequence[Sequence[float]]) -> Estimate
     """Interquartile mean of all scores of several environments, and its interval.
 
     Args:
-        strata: the normalised scores of each environment, `[seeds]` each; they may have different numbers of seeds.
+        strata: the normalised scores of each environment, `[seeds]` each; the numbers of seeds may differ.
     """
     scores = np.concatenate([np.asarray(stratum, dtype=float) for stratum in strata])
     single = all(len(stratum) == 1 for stratum in strata)
     if scores.min() == scores.max():
-        # a mean of equal numbers may be off in its last digit
+        # rounding may change the last digit of a mean of equal numbers
         equal = float(scores[0])
         return (equal, None, None) if single else (equal, equal, equal)
     center = float(_trimmed_mean(scores))
@@ -58,11 +58,11 @@ def stratified_interquartile_mean(strata: Sequence[Sequence[float]]) -> Estimate
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Probability that a seed of the first group ends above one of the second, over all pairs; a tie counts half.
 
-    This is the Mann-Whitney U statistic over the number of pairs. Each group is a stratum of its own.
+    This is the Mann-Whitney U statistic divided by the number of pairs. Each group is a stratum.
 
     Args:
         first: `[seeds]`.
-        second: `[other seeds]`; where either has one seed, there is no interval.
+        second: `[other seeds]`; if either has one seed, there is no interval.
     """
     above, below = np.asarray(first, dtype=float)[:, None], np.asarray(second, dtype=float)
     wins = (above > below) + 0.5 * (above == below)
@@ -75,13 +75,13 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float]) 
 
 
 def interquartile_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Interquartile mean of curves at each position, and its pointwise interval; a resample draws whole curves.
+    """Interquartile mean of curves at each position, and its pointwise interval; resampling draws whole curves.
 
     Args:
         curves: `[seeds, positions]`.
 
     Returns:
-        The mean and the ends of the interval, `[positions]` each; one seed has no interval.
+        The mean and the ends of the interval, `[positions]` each; a single seed has no interval.
     """
     center = _trimmed_mean(curves)
     seeds = len(curves)

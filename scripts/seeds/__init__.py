@@ -1,1 +1,1 @@
-"""Runs of several seeds side by side, for `rlpipe train --seeds`."""
+"""Training several seeds side by side, for `rlpipe train --seeds`."""

@@ -1,6 +1,6 @@
-"""One of several runs that are trained side by side: what it is, how it tells of itself, and the process it has.
+"""One of several runs that are trained side by side: its description, its messages and its process.
 
-Nothing heavy is imported here: the process must heed its parent while PyTorch is still being loaded.
+It imports nothing heavy: the process must react to its parent while PyTorch is still loading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
-from rlpipe.pipelines.child_processes import QUIET_TRACKER
+from rlpipe.pipelines.child_processes import QUIET_TRACKER, stay_with_parent
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Progress
@@ -29,25 +29,24 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.training.signals import Interruption
 
 Message = dict[str, Any]
-"""JSON: the run's `folder`, `progress` while it goes on, and once at its end `finished`, `failed` or `interrupted`."""
+"""JSON: the run's `folder`, then `progress`, and at the end `finished`, `failed` or `interrupted`."""
 
 _EVERY = 0.2
-_STOP = b"s"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to train, in values that JSON holds.
+    """A run to train, in JSON values.
 
     Args:
-        recipe: its name.
-        algorithm: name of the module in `rlpipe.pipelines`.
-        config: its JSON form, the seed in it.
-        folder: of the run, to make.
-        numbered: make the next free one if that is taken.
-        weights: a checkpoint of another run to begin with.
+        recipe: name of the recipe.
+        algorithm: name of the module in `rlpipe.pipelines.algorithms`.
+        config: of the run, seed included.
+        folder: the new run folder.
+        numbered: if the folder exists, add a number to its name.
+        weights: checkpoint of another run to start with.
         start_from: the same, as the user named it.
-        loggers: where metrics go beside the journals.
+        loggers: where metrics go beside the run folder.
     """
 
     recipe: str
@@ -61,15 +60,11 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """Seed of the run."""
         return int(self.config["seed"])
 
     def train(self, display: Display) -> Message:
-        """Train in this process, and return the message of its end.
-
-        Args:
-            display: as of a `Session`.
-        """
+        """Train in this process, and return the last message; `display` is that of a `Session`."""
         try:
             return {"finished": self._train(display)}
         except InterruptedRunError as error:
@@ -79,7 +74,7 @@ class Job:
         except MemoryError:
             return {"failed": "there is not enough memory"}
         except Exception as error:
-            # of the program and not of its user, hence with the trace
+            # an error of the program and not of its user, so the traceback is useful
             traceback.print_exc()
             return {"failed": f"{type(error).__name__}: {error}".rstrip(": ")}
 
@@ -102,11 +97,11 @@ class Job:
 
 
 class Reporter:
-    """Tells a run's progress a few times a second, whatever the number of batches.
+    """Sends a run's progress a few times per second, however many batches there are.
 
     Args:
-        tell: takes a message.
-        window: episodes that anybody asks for; of more that have ended meanwhile, the latest are told.
+        tell: sends a message.
+        window: maximum number of episodes in a message; the latest ones are kept.
     """
 
     def __init__(self, tell: Callable[[Message], None], window: int) -> None:
@@ -114,7 +109,7 @@ class Reporter:
         self._episodes: list[tuple[float, int]] = []
 
     def __call__(self, progress: Progress) -> None:
-        """Tell it, unless the next one will do."""
+        """Send the progress, or keep its episodes for the next message."""
         self._episodes += zip(progress.returns, progress.lengths, strict=True)
         del self._episodes[: -self._window]
         now = time.monotonic()
@@ -132,7 +127,7 @@ class Reporter:
 
 
 def progress_of(message: Message) -> Progress:
-    """What a `Reporter` was told, from its message."""
+    """The progress in the message of a `Reporter`."""
     from rlpipe.pipelines.progress import Evaluation, Progress
 
     fields = dict(message["progress"])
@@ -142,17 +137,17 @@ def progress_of(message: Message) -> Progress:
 
 
 def main() -> None:
-    """Train the job that stdin describes in a line, and tell of it on stdout, for `Processes`.
+    """Train the job described by the first line of stdin, and write messages to stdout, for `Processes`.
 
-    What comes on stdin later asks the run to stop, and the end of stdin is the end of the parent.
+    Any later input on stdin asks the run to stop; the end of stdin means that the parent has ended.
     """
     asked, told = os.dup(0), os.dup(1)
-    # what an environment prints is no message, and what it reads is no line of the parent's
+    # an environment must neither print among the messages nor read the parent's input
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _die_with_parent()
+    stay_with_parent()
     sys.warnoptions.append(QUIET_TRACKER)
-    # as long as nothing is written; a run has handlers of its own
+    # until the run starts and sets its own handler, there is nothing to save
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     with os.fdopen(os.dup(asked), "rb", buffering=0) as stdin:
         job = Job(**json.loads(stdin.readline()))
@@ -171,24 +166,16 @@ def main() -> None:
 
 def _heed(asked: int) -> None:
     while os.read(asked, 1):
-        # as if the signal came, but to nobody else in this process's group
+        # like a signal, but only to this process and not to its group
         _thread.interrupt_main(signal.SIGTERM)
     os._exit(1)
 
 
 def _stop_but_once(interruption: Interruption) -> None:
-    """Take SIGTERM from the parent and from the system together for one, or the second would end the process."""
+    """Ignore a second SIGTERM, which would end the process: parent and system may both send one."""
     first: Any = signal.getsignal(signal.SIGTERM)
     interruption.announce = lambda _: None
     signal.signal(signal.SIGTERM, lambda number, frame: first(number, frame) if interruption.signal is None else None)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        # in the middle of a long step, the end of stdin would come late
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Runs side by side in processes of their own, so that what ends one leaves the others."""
+"""Trains several seeds in separate processes, so that a crash of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from rlpipe.pipelines.child_processes import interrupts_wait
 from rlpipe.scripts.seeds.job import Job, Message
 
 _DRAIN = 2.0
 
 
 class Processes:
-    """Trains jobs, each in a fresh Python process.
+    """Trains jobs, each in a new Python process.
 
-    Use it from the main thread: on Linux a process dies with the thread that has started it.
+    Use it from the main thread: on Linux a process ends with the thread that started it.
 
     Args:
-        at_once: how many jobs may run side by side.
+        at_once: maximum number of jobs at the same time.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -39,30 +40,31 @@ class Processes:
 
     @property
     def busy(self) -> bool:
-        """Whether any job has not ended."""
+        """Whether any job is unfinished."""
         return bool(self._running)
 
     def start(self, job: Job) -> None:
-        """Begin with a job."""
-        # the same modules as here, and none that happen to lie in the current folder
+        """Start a job."""
+        # the same modules as here, and none from the current folder
         code = f"import sys; sys.path[:] = {sys.path!r}; from rlpipe.scripts.seeds.job import main; main()"
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with _interrupts_stay_here():
+        # the parent asks the job to stop, so the job must not see the Ctrl-C that a terminal sends to all processes
+        with interrupts_wait("fork"):
             process = subprocess.Popen([sys.executable, "-c", code], text=True, errors="replace", **pipes)
         self._running[job.seed] = process
         threading.Thread(target=self._follow, args=[job.seed, process], daemon=True).start()
         self._news.put((job.seed, {"begun": ""}))
-        # one that has died by now tells so by its exit code
+        # if the process has died already, its exit code says so
         with contextlib.suppress(OSError):
             process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
     def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
-        """Seeds and what their jobs tell, as it comes in; waits so many seconds for the first.
+        """Yield seeds and messages of their jobs as they arrive; waits at most `timeout` seconds for the first.
 
-        Beside the messages of a job there are `begun`, the machine that it runs on if that may be another one, and
-        `note`, a line that it has written to stderr. The last one of each job is `finished`, `failed`, `interrupted`
-        or, of one that could tell nothing any more, `died`.
+        Beside the messages of a job there are `begun`, with the machine that it runs on if that may be another one,
+        and `note`, a line that it wrote to stderr. The last message of each job is `finished`, `failed`, `interrupted`
+        or, if it ended without a message, `died`.
         """
         with contextlib.suppress(queue.Empty):
             yield self._take(timeout)
@@ -77,7 +79,7 @@ class Processes:
                 process.stdin.flush()  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """End what still runs, at once."""
+        """Kill the jobs that still run."""
         for process in self._running.values():
             process.kill()
         for process in self._running.values():
@@ -113,28 +115,15 @@ class Processes:
             reader.start()
         code = process.wait()
         for reader in readers:
-            # a process that an environment has left behind may hold the pipes for ever
+            # a process that an environment left behind may keep the pipes open forever
             reader.join(_DRAIN)
         self._news.put((seed, last[-1] if last else {"died": _cause(code)}))
 
 
 def _close_stdin(process: subprocess.Popen[str]) -> None:
-    # what it has not read is written once more, into nothing
+    # closing flushes what the process has not read, which fails if it is dead
     with contextlib.suppress(OSError):
         process.stdin.close()  # type: ignore[union-attr]
-
-
-@contextlib.contextmanager
-def _interrupts_stay_here() -> Iterator[None]:
-    """Processes that start within never see the Ctrl-C that a terminal sends to all; they are asked to stop instead."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause(code: int) -> str:
@@ -144,5 +133,5 @@ def _cause(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    often = "; that often means that memory ran out" if name == "SIGKILL" else ""
+    often = "; this often means that memory ran out" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{often}"

@@ -1,4 +1,4 @@
-"""What shows the progress of several seeds on stderr: a live table, plain lines, or nothing."""
+"""Shows the progress of several seeds on stderr: a live table, plain lines, or nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from rlpipe.formatting import rate, share
 from rlpipe.scripts.cli.text import printable
-from rlpipe.scripts.display.live_view import tell_of_failure
-from rlpipe.scripts.display.run_stats import Facts, clock, number, summary_of
+from rlpipe.scripts.display.live_view import report_failure
+from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("seed", "state", "frames", "done", "a second", "left", "return", "evaluation")
 _OPTIONAL = (4, 3, 7, 5)
-"""Columns that a narrow terminal does without, the first one first."""
+"""Columns that are left out on a narrow terminal, in this order."""
 _GAP = 2
 _PER_SECOND = 5
 _LINE_EVERY = 5.0
@@ -31,22 +31,22 @@ _URGENT = ("failed", "stopped", "", "finished", "waiting")
 
 @dataclass
 class Seed:
-    """What is known of a seed's run.
+    """The run of a seed.
 
     Args:
-        facts: of its training.
-        ended: `finished`, `failed` or `stopped`, or nothing as long as it goes on.
-        begun: whether it has begun.
+        stats: statistics of its training.
+        ended: `finished`, `failed` or `stopped`, or empty before its end.
+        begun: whether it has started.
     """
 
-    facts: Facts
+    stats: RunStats
     ended: str = ""
     begun: bool = False
 
     @property
     def state(self) -> str:
-        """What it does."""
-        told = self.facts.now
+        """What the run is doing."""
+        told = self.stats.now
         if self.ended or not self.begun:
             return self.ended or "waiting"
         if told is None or told.stage == "starting":
@@ -57,34 +57,34 @@ class Seed:
 
     @property
     def frames(self) -> int:
-        """So far."""
-        return self.facts.now.frames if self.facts.now else 0
+        """Number of frames so far."""
+        return self.stats.now.frames if self.stats.now else 0
 
     def cells(self, seed: int) -> tuple[str, ...]:
-        """A line of the table."""
-        facts, runs = self.facts, self.begun and not self.ended
-        speed = facts.speed.now
-        found = None if facts.last is None else summary_of(facts.last[1])
+        """The cells of the seed's line in the table."""
+        stats, runs = self.stats, self.begun and not self.ended
+        speed = stats.speed.now
+        found = None if stats.last is None else summary_of(stats.last[1])
         return (
             str(seed),
             self.state,
             f"{self.frames:,}" if self.begun else "",
-            share(self.frames, facts.total_frames) if self.begun else "",
+            share(self.frames, stats.total_frames) if self.begun else "",
             rate(speed) if speed is not None else "",
-            clock(facts.left) if runs else "",
-            number(facts.mean_return) if facts.recent_episodes else "",
+            clock(stats.left) if runs else "",
+            format_return(stats.mean_return) if stats.recent_episodes else "",
             f"{found['mean']} +- {found['std']}" if found else "",
         )
 
 
 @dataclass
 class Seeds:
-    """All seeds, in their order.
+    """All seeds, in order.
 
     Args:
         title: recipe and environment.
-        all: what is known of each.
-        began: on the monotonic clock.
+        all: the run of each seed.
+        began: start time on the monotonic clock.
     """
 
     title: str
@@ -92,13 +92,13 @@ class Seeds:
     began: float = field(default_factory=time.monotonic)
 
     def counts(self) -> str:
-        """How many are in which state."""
+        """Number of seeds in each state."""
         states = Counter("running" if each.begun and not each.ended else each.state for each in self.all.values())
         order = ("finished", "failed", "stopped", "running", "waiting")
         return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
     def render(self, width: int, height: int) -> Text:
-        """The table, no wider and no higher than this; what there is no room for is counted."""
+        """Draw the table in at most `width` columns and `height` rows; seeds that do not fit are counted."""
         from rich.text import Text
 
         shown = self._chosen(max(1, height - 3))
@@ -108,24 +108,24 @@ class Seeds:
         lines = [_ends(printable(self.title), right, width), _laid_out(_COLUMNS, columns, "dim")]
         lines += [_laid_out(row, columns, _COLOURS.get(self.all[seed].state, "")) for seed, row in cells.items()]
         if hidden := len(self.all) - len(shown):
-            lines.append(Text(f"and {hidden} more seeds, for which there is no room here", "dim"))
+            lines.append(Text(f"and {hidden} more seeds, which do not fit here", "dim"))
         for line in lines:
             line.truncate(width)
         return Text("\n", no_wrap=True, overflow="crop").join(lines[:height])
 
     def _chosen(self, room: int) -> list[int]:
-        """In the order of seeds: what failed and what runs before what has finished or waits."""
+        """The seeds to show, in order; failed and running ones take precedence over finished and waiting ones."""
         ranked = sorted(self.all, key=lambda seed: _URGENT.index(_rank(self.all[seed])))
         kept = set(ranked[:room])
         return [seed for seed in self.all if seed in kept]
 
 
 class LiveTable:
-    """A table that is drawn in place, whenever `draw` is called, but not too often.
+    """A table that is drawn in place, at most a few times per second.
 
     Args:
         seeds: what to show.
-        console: where.
+        console: where to draw.
     """
 
     def __init__(self, seeds: Seeds, console: Console) -> None:
@@ -137,27 +137,27 @@ class LiveTable:
         self._survive(self._begin)
 
     def announce(self, text: str) -> None:
-        """Print a line above the table with the next `draw`; also called in a signal's handler."""
+        """Print a line above the table with the next `draw`; signal handlers call this too."""
         self._notes.append(text)
 
-    def tell(self, seed: int) -> None:
-        """The table tells it."""
+    def report(self, seed: int) -> None:
+        """Do nothing: the table shows it."""
 
     def draw(self, *, last: bool = False) -> None:
-        """Draw the table, if it is time."""
+        """Draw the table, if enough time has passed."""
         if not last and not self._notes and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 1.0 / _PER_SECOND
         self._survive(self._redraw)
 
     def close(self) -> None:
-        """Leave the last table on the screen."""
+        """Draw the table a last time, and leave it on the screen."""
         self.draw(last=True)
         self._survive(self._live.stop)
 
     def _begin(self) -> None:
         self._live.start()
-        # a second Ctrl-C ends the process without any way back
+        # a second Ctrl-C ends the process without restoring the terminal
         self._console.show_cursor(True)
 
     def _redraw(self) -> None:
@@ -167,7 +167,7 @@ class LiveTable:
         self._live.update(self._seeds.render(size.width, size.height), refresh=True)
 
     def _survive(self, act: Callable[[], None]) -> None:
-        """A terminal that has gone is no reason to end the runs."""
+        """Call `act`; a failure to draw must not stop the runs."""
         if self._failed:
             return
         try:
@@ -176,14 +176,14 @@ class LiveTable:
             self._failed = True
             with contextlib.suppress(Exception):
                 self._live.stop()
-            tell_of_failure(error)
+            report_failure(error)
 
 
 class PlainTable:
-    """A line when a seed begins or ends, and every few seconds one of those that run.
+    """Prints a line when a seed starts or ends, and every few seconds a line about those that run.
 
     Args:
-        seeds: what to tell of.
+        seeds: what to show.
     """
 
     def __init__(self, seeds: Seeds) -> None:
@@ -193,22 +193,22 @@ class PlainTable:
         """Print a line."""
         write_line(text)
 
-    def tell(self, seed: int) -> None:
-        """Print that a seed has begun or ended."""
+    def report(self, seed: int) -> None:
+        """Print that a seed has started or ended."""
         known = self._seeds.all[seed]
-        found = known.facts.last
-        result = f", evaluation {number(found[1].mean)}" if found and known.ended else ""
+        found = known.stats.last
+        result = f", evaluation {format_return(found[1].mean)}" if found and known.ended else ""
         frames = f" at frame {known.frames:,}" if known.ended else ""
-        where = printable(str(known.facts.folder))
-        write_line(f"{self._seeds.title}: seed {seed} {known.ended or 'begun'}{frames}{result}, {where}")
+        where = printable(str(known.stats.folder))
+        write_line(f"{self._seeds.title}: seed {seed} {known.ended or 'started'}{frames}{result}, {where}")
 
     def draw(self) -> None:
-        """Print how far the seeds are that run, if it is time."""
+        """Print the progress of the running seeds, if enough time has passed."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LINE_EVERY
         running = [
-            f"seed {seed} {known.state}, {known.frames:,} of {known.facts.total_frames:,} frames"
+            f"seed {seed} {known.state}, {known.frames:,} of {known.stats.total_frames:,} frames"
             for seed, known in self._seeds.all.items()
             if known.begun and not known.ended
         ]
@@ -218,28 +218,28 @@ class PlainTable:
         self._last = text
 
     def close(self) -> None:
-        """Nothing is left to say."""
+        """Do nothing."""
 
 
 class NoTable:
-    """Nothing but what the runs themselves have to say, such as warnings."""
+    """Shows nothing but the warnings of the runs."""
 
     def announce(self, text: str) -> None:
         """Print a line."""
         write_line(text)
 
-    def tell(self, seed: int) -> None:
-        """Not wanted."""
+    def report(self, seed: int) -> None:
+        """Do nothing."""
 
     def draw(self) -> None:
-        """Not wanted."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is left to say."""
+        """Do nothing."""
 
 
 def write_line(text: str) -> None:
-    """Print a line on stderr, if it can be."""
+    """Print a line on stderr; errors are ignored."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
@@ -249,7 +249,7 @@ def _rank(seed: Seed) -> str:
 
 
 def _fitting(rows: Sequence[Sequence[str]], width: int) -> dict[int, int]:
-    """Widths of the columns that fit."""
+    """The widths of the columns that fit."""
     columns = {index: max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))}
     for index in _OPTIONAL:
         if sum(columns.values()) + _GAP * (len(columns) - 1) > width:
@@ -260,7 +260,7 @@ def _fitting(rows: Sequence[Sequence[str]], width: int) -> dict[int, int]:
 def _laid_out(row: Sequence[str], columns: Mapping[int, int], style: str) -> Text:
     from rich.text import Text
 
-    # words to the left, numbers to the right
+    # words are aligned left, numbers right
     cells = [row[index].ljust(size) if index == 1 else row[index].rjust(size) for index, size in columns.items()]
     return Text((" " * _GAP).join(cells), style)
 

@@ -1,21 +1,20 @@
-"""The runs of several seeds: which they are, what has become of each, and of all together."""
+"""The runs of several seeds: their jobs, the result of each, and the result over all."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlpipe.errors import ConfigError
 from rlpipe.formatting import column, duration, statistics
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.runs.layout import CONFIG
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
+from rlpipe.scripts.cli.seeds import spell
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.reports.rows import as_json
 
@@ -26,49 +25,11 @@ if TYPE_CHECKING:
     from rlpipe.scripts.reports.groups import Row
     from rlpipe.scripts.seeds.job import Job, Message
 
-MOST_SEEDS = 1_000
-_LARGEST_SEED = 2**63 - 1
-
-
-def read_seeds(text: str) -> list[int]:
-    """The seeds that `0-9`, `0,3,7` or `1-3,8` name, in this order.
-
-    Raises:
-        ConfigError: it is none of these, or names a seed twice, or too many.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        if not (found := re.fullmatch(r"\s*([0-9]{1,20})(?:\s*-\s*([0-9]{1,20}))?\s*", part)):
-            raise ConfigError(f"seeds is {text!r}; expected numbers and ranges, such as 0-9 or 0,3,7 or 1-3,8")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if last < first:
-            raise ConfigError(f"seeds is {text!r}, and {part.strip()} runs backwards; write {last}-{first}")
-        if last > _LARGEST_SEED:
-            raise ConfigError(f"seeds is {text!r}; allowed is at most {_LARGEST_SEED} for each")
-        if len(seeds) + last - first >= MOST_SEEDS:
-            raise ConfigError(f"seeds is {text!r}; allowed are at most {MOST_SEEDS} seeds")
-        seeds += range(first, last + 1)
-    seed, times = Counter(seeds).most_common(1)[0]
-    if times > 1:
-        raise ConfigError(f"seeds is {text!r}, which names seed {seed} more than once")
-    return seeds
-
-
-def spell(seeds: Sequence[int]) -> str:
-    """As `read_seeds` reads it."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and parts[-1][-1] == seed - 1:
-            parts[-1].append(seed)
-        else:
-            parts.append([seed])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
 
 def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
-    """The results of the seeds that have finished, and of all of them together, for people."""
+    """Format the results of the finished seeds, and the result over all of them."""
     first = next(iter(finished.values()))
-    where = "" if first["eval_env_id"] == first["env_id"] else f", judged on {first['eval_env_id']}"
+    where = "" if first["eval_env_id"] == first["env_id"] else f", evaluated on {first['eval_env_id']}"
     rows = [("seed", "return", "frames", "seconds", "run")]
     for seed, summary in finished.items():
         found = statistics(summary["evaluation"], " ")
@@ -95,7 +56,7 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
 
 
 class Jobs:
-    """What is to be trained, and what has become of it."""
+    """The seeds to train, and their results."""
 
     def __init__(
         self, recipe: Recipe, options: Options[TrainConfig], weights: Path | None, seeds: Sequence[int]
@@ -110,7 +71,7 @@ class Jobs:
         self.failed: dict[int, str] = {}
 
     def job(self, seed: int) -> Job:
-        """The seed's run, which is about to begin."""
+        """The job of a seed that is about to start."""
         from rlpipe.scripts.seeds.job import Job
 
         parent, start_from = self._options.run_dir, self._options.start_from
@@ -128,15 +89,15 @@ class Jobs:
         )
 
     def folder(self, seed: int) -> Path:
-        """Of the seed's run."""
+        """The run folder of a seed."""
         return self._folders[seed]
 
     def add(self, seed: int, message: Message) -> None:
-        """Take note of where a job runs, what its folder is, or how it has ended."""
+        """Record where a job runs, its folder, or how it ended."""
         if message.get("begun"):
             self._hosts[seed] = message["begun"]
         elif "folder" in message:
-            # the name that was free, in the folder that was asked for
+            # the name may have got a number
             self._folders[seed] = self._folders[seed].with_name(Path(message["folder"]).name)
             self._made.add(seed)
         elif "finished" in message:
@@ -144,28 +105,28 @@ class Jobs:
         elif "failed" in message:
             self.failed[seed] = message["failed"]
         elif "died" in message:
-            on = f"; go on with: {self._resume(seed)}" if self._has_checkpoint(seed) else ""
+            on = f"; continue with: {self._resume(seed)}" if self._has_checkpoint(seed) else ""
             self.failed[seed] = f"{message['died']}{on}"
 
-    def way_on(self, word: str) -> str:
-        """How to go on with the seeds that are neither finished nor failed."""
+    def how_to_continue(self, word: str) -> str:
+        """The commands that continue the seeds that neither finished nor failed."""
         left = [seed for seed in self.seeds if seed not in self.finished and seed not in self.failed]
         begun = [seed for seed in left if seed in self._hosts or self._is_written(seed)]
         lines = [f"{word}; {len(self.finished)} of {len(self.seeds)} seeds had finished"]
-        lines += [f"  go on with seed {seed}: {self._resume(seed)}" for seed in begun]
+        lines += [f"  continue seed {seed} with: {self._resume(seed)}" for seed in begun]
         if never := [seed for seed in left if seed not in begun]:
-            lines.append(f"  not begun: --seeds {spell(never)}")
+            lines.append(f"  not started: --seeds {spell(never)}")
         return "\n".join(lines)
 
     def row(self) -> Row | None:
-        """The finished seeds, as `rlpipe table` summarises them."""
+        """The row of `rlpipe table` for the finished seeds; `None` if no seed finished."""
         import numpy as np
 
         from rlpipe.pipelines.runs.origin import Origin
         from rlpipe.scripts.reports.groups import summarise
         from rlpipe.scripts.reports.read_runs import FinishedRun
 
-        # in the order in which they were asked for, whichever came first
+        # in the order of the option, not in that of their ends
         self.finished = {seed: self.finished[seed] for seed in self.seeds if seed in self.finished}
         self.failed = {seed: self.failed[seed] for seed in self.seeds if seed in self.failed}
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
@@ -189,7 +150,7 @@ class Jobs:
         return summarise(runs) if runs else None
 
     def as_json(self, row: Row | None) -> dict[str, Any]:
-        """What `--json` prints."""
+        """The results as `--json` prints them."""
         failed = [{"seed": seed, "error": why, "run": self._place(seed)} for seed, why in self.failed.items()]
         return {
             "recipe": self.recipe.name,
@@ -209,7 +170,7 @@ class Jobs:
         return seed in self._made and newest_checkpoint(self._folders[seed]) is not None
 
     def _place(self, seed: int) -> str:
-        """The run's folder, with the machine in front of it where that is another one."""
+        """The run folder, after the name of its machine if that is another one."""
         folder = self._folders[seed]
         return str(folder) if self._is_here(seed) else f"{self._hosts[seed]}:{folder.absolute()}"
 
@@ -217,4 +178,4 @@ class Jobs:
         return seed in self._folders and (seed not in self._hosts or self._is_written(seed))
 
     def _is_written(self, seed: int) -> bool:
-        return seed in self._folders and (self._folders[seed] / "config.json").is_file()
+        return seed in self._folders and (self._folders[seed] / CONFIG).is_file()

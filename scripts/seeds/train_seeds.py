@@ -1,4 +1,4 @@
-"""`rlpipe train RECIPE --seeds 0-9 --jobs 2`: several seeds side by side, one table of their progress and results."""
+"""`rlpipe train RECIPE --seeds 0-9 --jobs 2`: train several seeds, with one table of their progress and results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlpipe.errors import ConfigError, InterruptedRunError
+from rlpipe.errors import ConfigError, InterruptedRunError, exists_already
+from rlpipe.pipelines.runs.layout import CONFIG
+from rlpipe.scripts.cli.seeds import read_seeds
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.live_view import history
 from rlpipe.scripts.display.progress import can_draw
-from rlpipe.scripts.display.run_stats import Facts
+from rlpipe.scripts.display.run_stats import RunStats
 from rlpipe.scripts.seeds.progress_table import LiveTable, NoTable, PlainTable, Seed, Seeds, write_line
-from rlpipe.scripts.seeds.results import Jobs, describe, read_seeds
+from rlpipe.scripts.seeds.results import Jobs, describe
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.algorithms.recipes import Recipe
@@ -36,21 +38,21 @@ def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str]
     """Train all seeds and print their results; 1 if a seed failed.
 
     Args:
-        recipe: to train by.
-        options: of `rlpipe train`, with seeds or jobs among them.
-        arguments: that they were read from.
-        weights: a checkpoint to begin with.
+        recipe: to train with.
+        options: of `rlpipe train`, with `seeds` or `jobs` set.
+        arguments: of the command line.
+        weights: checkpoint to start with.
 
     Raises:
-        ConfigError: options that do not go together, or what no seed can be trained with.
-        InterruptedRunError: by Ctrl-C or SIGTERM; says how to go on with each run.
+        ConfigError: options contradict each other, or no seed can be trained with them.
+        InterruptedRunError: by Ctrl-C or SIGTERM; says how to continue each run.
     """
     from rlpipe.pipelines.training.signals import Interruption
 
     seeds, at_once = _check(options, arguments)
     address = options.config.ray_address
     if at_once is None:
-        # of the cluster whose tasks the seeds are; each is an ordinary run there
+        # the address is that of the cluster for the tasks; each run in it needs no Ray
         options = replace(options, config=replace(options.config, ray_address=None))
     jobs = Jobs(recipe, options, weights, seeds)
     with contextlib.closing(_engine(options.config, at_once, address)) as engine, Interruption() as interruption:
@@ -62,7 +64,7 @@ def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str]
         for seed, why in sorted(jobs.failed.items()):
             write_line(f"rlpipe: error: seed {seed} failed: {printable(why)}")
         if interruption.signal is not None:
-            raise InterruptedRunError(jobs.way_on(interruption.word), interruption.exit_code)
+            raise InterruptedRunError(jobs.how_to_continue(interruption.word), interruption.exit_code)
     row = jobs.row()
     if options.json:
         print(json.dumps(jobs.as_json(row)))
@@ -72,10 +74,10 @@ def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str]
 
 
 def read_jobs(text: str) -> int | None:
-    """How many seeds at once; `None` for `ray`.
+    """Read how many seeds to train at once; `None` for `ray`.
 
     Raises:
-        ConfigError: it is neither a number nor `ray`.
+        ConfigError: `text` is neither a number nor `ray`.
     """
     if text.strip().lower() == "ray":
         return None
@@ -85,7 +87,7 @@ def read_jobs(text: str) -> int | None:
 
 
 class _Training:
-    """Starts the jobs, shows what they tell, and passes a signal on."""
+    """Starts the jobs, shows their progress, and passes signals on to them."""
 
     def __init__(
         self, jobs: Jobs, engine: Processes | RayTasks, interruption: Interruption, options: Options[TrainConfig]
@@ -94,104 +96,102 @@ class _Training:
         self._waiting, self._stopping, self._first_refusal = deque(jobs.seeds), False, ""
         config, recipe = jobs.config, jobs.recipe.name
         self._seeds = Seeds(f"{recipe} on {config.env_id}", {seed: _unknown(config, seed) for seed in jobs.seeds})
-        self._board: LiveTable | PlainTable | NoTable
+        self._table: LiveTable | PlainTable | NoTable
         if options.quiet:
-            self._board = NoTable()
+            self._table = NoTable()
         elif can_draw():
             from rich.console import Console
 
-            self._board = LiveTable(self._seeds, Console(stderr=True))
-            interruption.announce = self._board.announce
+            self._table = LiveTable(self._seeds, Console(stderr=True))
+            interruption.announce = self._table.announce
         else:
-            self._board = PlainTable(self._seeds)
+            self._table = PlainTable(self._seeds)
 
     def run(self) -> None:
-        """Until all have ended.
+        """Run until all jobs have ended.
 
         Raises:
-            ConfigError: what was refused in the same words would be so for every seed.
+            ConfigError: the first seed was refused before any training, as every other one would be.
         """
         try:
             while self._engine.busy or (self._waiting and not self._stopping):
                 self._start()
                 for seed, message in self._engine.messages(_POLL):
                     self._add(seed, message)
-                self._board.draw()
+                self._table.draw()
                 if self._interruption.signal is not None and not self._stopping:
                     self._stopping = True
                     self._engine.stop()
                 if self._first_refusal and not self._engine.busy:
                     raise ConfigError(self._first_refusal)
         finally:
-            self._board.close()
+            self._table.close()
 
     def _start(self) -> None:
         while self._waiting and self._engine.free and not self._stopping and not self._first_refusal:
             seed = self._waiting.popleft()
             job = self._jobs.job(seed)
             self._engine.start(job)
-            self._seeds.all[seed].facts.folder = Path(job.folder)
+            self._seeds.all[seed].stats.folder = Path(job.folder)
 
     def _add(self, seed: int, message: Message) -> None:
         from rlpipe.scripts.seeds.job import progress_of
 
         known = self._seeds.all[seed]
         if self._stopping and "died" in message:
-            # one that had not come to training has no other way to stop
+            # a process that is stopped before training ends without a message
             message = {"interrupted": message["died"]}
         self._jobs.add(seed, message)
         if "begun" in message:
             known.begun = True
-            self._board.tell(seed)
+            self._table.report(seed)
         elif "note" in message:
             if message["note"]:
-                self._board.announce(f"seed {seed}: {printable(message['note'])}")
+                self._table.announce(f"seed {seed}: {printable(message['note'])}")
         elif "folder" in message:
-            known.facts.folder = self._jobs.folder(seed)
+            known.stats.folder = self._jobs.folder(seed)
         elif "progress" in message:
             self._first_refusal = ""
-            known.facts.add(progress_of(message), time.monotonic())
+            known.stats.add(progress_of(message), time.monotonic())
         else:
             known.ended = next(how for key, how in _ENDED.items() if key in message)
-            if message.get("refused") and not any(each.facts.now for each in self._seeds.all.values()):
+            if message.get("refused") and not any(each.stats.now for each in self._seeds.all.values()):
                 self._first_refusal = self._first_refusal or message["failed"]
-            self._board.tell(seed)
+            self._table.report(seed)
 
 
 _ENDED = {"finished": "finished", "failed": "failed", "died": "failed", "interrupted": "stopped"}
 
 
 def _unknown(config: TrainConfig, seed: int) -> Seed:
-    return Seed(Facts(f"seed {seed}", Path(), config.total_frames, config.curve_window, time.monotonic(), history))
+    return Seed(RunStats(f"seed {seed}", Path(), config.total_frames, config.curve_window, time.monotonic(), history))
 
 
 def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[list[int], int | None]:
-    """The seeds, and how many at once.
+    """The seeds, and how many to train at once.
 
     Raises:
-        ConfigError: options that do not go together.
+        ConfigError: options contradict each other.
     """
     if options.seeds is None:
-        raise ConfigError(f"--jobs {options.jobs} is how many of several seeds to train at once; add --seeds 0-9")
+        raise ConfigError(f"--jobs {options.jobs} is the number of seeds to train at once; add --seeds 0-9")
     if any(argument.split("=")[0] == "--seed" for argument in arguments):
         raise ConfigError("--seed names one seed and --seeds several; give one of them")
     if options.watch:
-        raise ConfigError("--watch shows one run, and the table of --seeds is live without it; leave it out")
+        raise ConfigError("--watch shows one run; --seeds shows a live table without it, leave it out")
     seeds, at_once = read_seeds(options.seeds), read_jobs(options.jobs or "1")
     if at_once is None and options.config.collector == "ray":
         raise ConfigError(
-            "--jobs ray and --collector ray would wait for one another's room on the cluster; take --jobs 1 with "
+            "--jobs ray and --collector ray would block each other on the cluster; use --jobs 1 with "
             "--collector ray, or --jobs ray alone"
         )
     parent = options.run_dir
     if parent is not None:
-        if (parent / "config.json").exists():
-            raise ConfigError(f"run-dir {parent} is a run folder; with --seeds it is one to make a run in for each")
+        if (parent / CONFIG).exists():
+            raise ConfigError(f"run-dir {parent} is a run folder; with --seeds it must be a folder for several runs")
         for seed in seeds:
             if (parent / str(seed)).exists():
-                raise ConfigError(
-                    f"run-dir {parent / str(seed)} exists already; nothing was overwritten, name a new one"
-                )
+                raise exists_already("run-dir", parent / str(seed))
     return seeds, at_once
 
 

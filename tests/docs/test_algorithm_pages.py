@@ -10,6 +10,7 @@ import pytest
 
 from rlpipe import find_recipe, run_recipe
 from rlpipe.pipelines.algorithms.recipes import RECIPES, config_class
+from rlpipe.pipelines.config.groups import ActorCriticConfig, PolicyGradientConfig, ReplayConfig, RolloutConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
@@ -20,6 +21,7 @@ ALGORITHMS = {
     "reinforce": ["reinforce"],
     "tabular": ["q_learning", "sarsa", "policy_gradient"],
 }
+GROUPS = (RolloutConfig, PolicyGradientConfig, ActorCriticConfig, ReplayConfig)
 DEEP = {"eval_every": 10_000, "final_eval_episodes": 1}
 RUNS = {
     "ppo": [("ppo", {"total_frames": 2048, **DEEP})],
@@ -89,15 +91,14 @@ def test_the_common_metrics_are_logged_and_every_page_leads_to_them(logged):
 
 @pytest.mark.parametrize("page", ALGORITHMS)
 def test_the_options_are_all_there_with_their_defaults(page):
-    """Those of the algorithm's own file, and for tables those of all tabular methods."""
+    """Those of the algorithm's own file, and those that it shares with few others."""
     stated = {row[0].strip("`"): row[1].strip("`") for row in rows(f"algorithms/{page}.md", "Options")}
     options = {}
     for algorithm in ALGORITHMS[page]:
         cls = config_class(algorithm)
-        homes = [
-            each for each in cls.__mro__ if each.__module__ in (cls.__module__, "rlpipe.pipelines.algorithms.tabular")
-        ]
-        own = {name for each in homes for name in vars(each).get("__annotations__", {})}
+        modules = (cls.__module__, "rlpipe.pipelines.algorithms.tabular")
+        homes = [each for each in cls.__mro__ if each.__module__ in modules or each in GROUPS]
+        own = {"max_grad_norm"} | {name for each in homes for name in vars(each).get("__annotations__", {})}
         options |= {each.name: str(each.default) for each in dataclasses.fields(cls) if each.name in own}
     assert stated == options
 

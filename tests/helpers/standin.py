@@ -16,8 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torchrl.collectors import Collector
 
 from rlpipe.modules import CNN
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
-from rlpipe.pipelines.build import collector
+from rlpipe.pipelines.build import collector, pipeline
 
 # the only device beside the CPU for which every PyTorch has autograd
 DEVICE = torch.device("meta")
@@ -189,7 +188,7 @@ def standing_in(monkeypatch):
     monkeypatch.setattr(CNN, "channels_last", {*CNN.channels_last, DEVICE.type})
     # who knows of no device of this name
     monkeypatch.setattr(Collector, "_get_sync_fn", lambda self, device: None)
-    for module in (collector, ppo, dqn, a2c, reinforce):
+    for module in (collector, pipeline):
         monkeypatch.setattr(module, "check_device", lambda config: DEVICE if config.device == "cuda" else _HOST)
     with Standin() as standin:
         yield standin

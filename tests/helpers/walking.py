@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs.vector import as_tensordict
 
 _numbers = itertools.count()
 
@@ -22,7 +23,7 @@ def walk(env, steps):
     """Roots and steps of a `VectorEnv`, `[num_envs, steps]`; made tensors of at the end, as the lean collector does."""
     env.restart()
     taken = [(env.root, env.advance(np.zeros(env.action_spec.shape, np.int64))) for _ in range(steps)]
-    roots, after = (torch.stack([env.to_tensordict(each) for each in row], 1) for row in zip(*taken, strict=True))
+    roots, after = (torch.stack([as_tensordict(each) for each in row], 1) for row in zip(*taken, strict=True))
     return roots.set("next", after)
 
 

@@ -20,7 +20,7 @@ from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.envs.rendering import check_drawable, metadata
 from rlpipe.pipelines.render.player import Player, record
-from rlpipe.pipelines.runs.curve import read_lines
+from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.session import run_recipe
 

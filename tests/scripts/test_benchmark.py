@@ -80,11 +80,11 @@ def refused(capsys, *arguments):
         (["collect", "--quik"], "no option is called --quik; did you mean --quick?"),
         (["collect", "--against", "sb4"], "against has 'sb4'; did you mean sb3?"),
         (["collect", "--against", "torchrl,"], "against has ''; there are torchrl, sb3"),
-        (["collect", "--seeds", "0,x"], "seeds has 'x'; expected whole numbers of 0 or more, below 2^32"),
+        (["collect", "--seeds", "0,x"], "seeds is '0,x'; expected numbers and ranges"),
         (["collect", "--seeds", "-1"], "seeds"),
-        (["collect", "--seeds=-1"], "seeds has '-1'"),
-        (["collect", "--seeds", "4294967296"], "seeds has '4294967296'"),
-        (["collect", "--seeds", "3,1,3"], "seeds has 3 twice"),
+        (["collect", "--seeds=-1"], "seeds is '-1'; expected numbers and ranges"),
+        (["collect", "--seeds", "4294967296"], "seeds is '4294967296'; allowed is at most 4294967295"),
+        (["collect", "--seeds", "3,1,3"], "seeds is '3,1,3', which names seed 3 more than once"),
         (["solve", "--against", "torchrl-trainr"], "against has 'torchrl-trainr'; did you mean torchrl-trainer?"),
         (["solve", "--algorithms", "ppo,sac"], "algorithms has 'sac'; there are ppo, dqn, a2c, reinforce"),
         (["solve", "--algorithms", "none"], "algorithms is 'none'; expected some of ppo, dqn, a2c, reinforce"),
@@ -119,10 +119,13 @@ def test_progress_table_json_and_plot(capsys, measured):
 
 
 def test_json_on_stdout_is_the_file(capsys, measured):
-    assert run(["benchmark", "collect", "--against", "none", "--json", "--out", "deep/er/here.json"]) == 0
+    assert (
+        run(["benchmark", "collect", "--against", "none", "--seeds", "2-4", "--json", "--out", "deep/er/here.json"])
+        == 0
+    )
     assert json.loads(capsys.readouterr().out) == json.loads(Path("deep/er/here.json").read_text())
     assert Path("deep/er/here.png").exists()
-    assert measured[0]["against"] == []
+    assert (measured[0]["against"], measured[0]["seeds"]) == ([], [2, 3, 4])
     assert run(["benchmark", "collect", "--out", "deep/er/here.json"]) == 2
     assert "exists already; nothing was overwritten" in capsys.readouterr().err
     assert len(measured) == 1
@@ -240,7 +243,7 @@ def test_many_environments_leave_others_out_or_take_few_steps_where_they_are_slo
     case = Case("CartPole-v1", 2)
     (quick,) = collect.run(against=["torchrl"], quick=True, seeds=[0], progress=lambda line: None, cases=[case])
     assert list(quick.samples) == ["rlpipe", "stock collector", "floor", "environment", "network"]
-    assert "without arms of others" in quick.extra["note"]
+    assert "without the arms of other libraries" in quick.extra["note"]
     full = collect.measure(case, ["torchrl"], repeats=1, seed=0)
     assert full.extra["steps"].pop("torchrl serial") == 4
     assert set(full.extra["steps"].values()) == {8}

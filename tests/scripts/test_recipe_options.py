@@ -170,7 +170,7 @@ def test_a_run_starts_from_what_another_has_learned(capsys):
         results.append(json.loads(capsys.readouterr().out)["evaluation"])
     assert results[0] == results[1]
     assert run(["train", "ppo", "--start-from", "first"]) == 2
-    assert "is a run of a2c, and the recipe ppo is one of ppo" in capsys.readouterr().err
+    assert "is a run of a2c, and the recipe ppo trains ppo" in capsys.readouterr().err
     assert run([*A2C, "--hidden", "8", "--start-from", "first"]) == 2
     assert "hidden is [8], and start-from first was trained with [64, 64]; they must be" in capsys.readouterr().err
 

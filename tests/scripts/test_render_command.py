@@ -102,7 +102,7 @@ def test_a_window_shows_it_and_a_display_that_is_missing_is_said_so(capsys, monk
     assert capsys.readouterr().out.startswith("shown on the screen: a random agent")
     assert not list(Path().iterdir())
     monkeypatch.setenv("SDL_VIDEODRIVER", "nothing")
-    assert "screen needs a display, and there is none here" in refused(capsys, "--random", "CartPole-v1", "--screen")
+    assert "screen needs a display, and none is available" in refused(capsys, "--random", "CartPole-v1", "--screen")
     for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -152,7 +152,7 @@ def test_what_is_mistyped(trained, capsys):
     assert "episodes is 0; allowed is 1 or more" in refused(capsys, trained, "--episodes", "0")
     assert "fps is nan; allowed is 0.1 or more" in refused(capsys, trained, "--fps", "nan")
     assert "seed is -1; allowed is 0 or more" in refused(capsys, trained, "--seed", "-1")
-    assert "random is 'A-v0', which takes the place of the run" in refused(capsys, trained, "--random", "A-v0")
+    assert "random is 'A-v0', which replaces the run" in refused(capsys, trained, "--random", "A-v0")
     assert "is no run" in refused(capsys, "nowhere")
     assert "the run comes before the options" in refused(capsys, "--out", "a.gif")
     assert "'CartPole-v9', which Gymnasium does not know" in refused(capsys, "--random", "CartPole-v9")

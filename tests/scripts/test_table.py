@@ -144,7 +144,7 @@ def test_the_newest_run_of_a_seed_counts(capsys):
     ((first, _), err) = table(capsys)
     assert first["returns"] == [1.0]
     assert err == (
-        "rlpipe: note: 2 runs passed over for a newer run of its seed: "
+        "rlpipe: note: 2 runs left out for a newer run of the same seed: "
         "runs/ppo/0-20260102-000000, runs/ppo/0-20260102-000000-9\n"
     )
 
@@ -154,7 +154,7 @@ def test_where_a_name_has_no_time_that_of_the_file_counts(capsys):
         os.utime(write_run(f"runs/{name}", score=score) / "config.json", (written, written))
     ((row,), err) = table(capsys)
     assert row["returns"] == [1.0]
-    assert "1 run passed over" in err
+    assert "1 run left out for a newer run" in err
     write_run("runs/0-20200101-000000", score=3.0)
     assert table(capsys)[0][0]["returns"] == [1.0]
     write_run("runs/0-20350101-000000", score=4.0)
@@ -226,7 +226,8 @@ def test_runs_of_other_versions_have_a_row(capsys, described):
     write_run("runs/a", described=described)
     ((row,), err) = table(capsys)
     assert (row["label"], row["env_id"]) == (described["recipe"], "CartPole-v1")
-    assert err == "rlpipe: note: 1 run shown without options, of a recipe or version that is not this one's: runs/a\n"
+    reason = "because this version does not know the recipe or its settings"
+    assert err == f"rlpipe: note: 1 run shown without options, {reason}: runs/a\n"
 
 
 def test_paths_may_overlap_and_links_may_lead_back(capsys):
@@ -259,13 +260,13 @@ def test_each_folder_is_looked_into_once(monkeypatch):
 
 
 def test_refusals(capsys):
-    assert "no run found in runs, which is no folder; name a run folder" in refused(capsys)
+    assert "no run found in runs, which is not a folder; name a run folder" in refused(capsys)
     Path("runs").mkdir()
-    assert "no run found in runs; name a run folder or one that contains some, or train one" in refused(capsys)
+    assert "no run found in runs; name a run folder or a folder that contains some, or train one" in refused(capsys)
     write_run("runs/a", final=False)
     assert "no finished run found in runs; 1 run left out, without a final evaluation: runs/a" in refused(capsys)
     write_run("runs/b")
-    assert "no run found in rnus, which is no folder" in refused(capsys, "runs", "rnus")
+    assert "no run found in rnus, which is not a folder" in refused(capsys, "runs", "rnus")
     assert "plot is curve.pdf; expected a name that ends in .png" in refused(capsys, "--plot", "curve.pdf")
     assert "no option is called --plto; did you mean --plot?" in refused(capsys, "--plto", "x.png")
     assert "plot no/x.png cannot be written: No such file" in refused(capsys, "--plot", "no/x.png")

@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-from rlpipe.pipelines.replay.image_buffer import FrameReplay
+from rlpipe.pipelines.replay.image_buffer import ImageReplay
 
 SHAPE = (4, 84, 84)
 KEYS = ["action", "observation", ("next", "observation"), ("next", "reward"), ("next", "terminated")]
@@ -80,12 +80,12 @@ def make(kept: str, transitions: int) -> ReplayBuffer:
     """An empty buffer."""
     if kept == WHOLE:
         return ReplayBuffer(storage=LazyTensorStorage(transitions), batch_size=MINIBATCH)
-    return FrameReplay(transitions, SHAPE, on_disk=kept == DISK, batch_size=MINIBATCH)
+    return ImageReplay(transitions, SHAPE, on_disk=kept == DISK, batch_size=MINIBATCH)
 
 
 def fill(buffer: ReplayBuffer, player: Player, batches: int) -> list[float]:
     """Store some batches; returns the seconds that each took."""
-    number = buffer.number if isinstance(buffer, FrameReplay) else lambda batch: batch
+    number = buffer.number if isinstance(buffer, ImageReplay) else lambda batch: batch
     taken = []
     for _ in range(batches):
         batch = player.batch()

@@ -1,6 +1,6 @@
-"""Environments in processes of their own, which never outlive the run and never leave it waiting.
+"""The `async` backend: each environment in a worker process, which never outlives the run and never blocks it.
 
-Not among `envs/`, because each worker imports this module, and that package imports PyTorch.
+Workers import this module, so it must not import PyTorch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rlpipe.pipelines.child_processes import NO_GUARD, check_main_guard, interru
 from rlpipe.warn_once import each_once, notice, send_to
 
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
-_CLOSING_SECONDS = 5.0
-"""For workers to close their environments, once another one has failed."""
+_CLOSING_SECONDS, _CLOSING_SECONDS_AFTER_FAILURE = 60.0, 5.0
+"""How long workers may take to close their environments, before they are killed."""
 _NOTICE = "notice"
 
 
-class _InWords:
-    """A queue of a worker's errors that sends them as text: many an exception cannot be pickled, or not made again."""
+class _TextErrors:
+    """A worker's error queue that sends errors as text, because many exceptions cannot be pickled or unpickled."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -40,22 +40,22 @@ class _InWords:
 def _worker(
     index: int, make: Callable[[], Any], pipe: Any, parent_pipe: Any, memory: Any, queue: Any, *rest: Any
 ) -> None:
-    """Gymnasium's worker, which Ctrl-C leaves to its parent to stop, and which dies with its parent."""
+    """Gymnasium's worker, which ignores Ctrl-C (its parent stops it) and dies with its parent."""
     if not stay_with_parent():
         return
-    errors: Any = _InWords(queue)
+    errors: Any = _TextErrors(queue)
     send_to(lambda words: queue.put((index, _NOTICE, words, "")))
     if index:
-        # what the first one shows is enough
+        # the first worker's warnings are enough
         warnings.simplefilter("ignore")
     try:
         with warnings.catch_warnings():
-            # which the parent has shown, when it made one to look at
+            # the parent has shown these when it made one to read its spaces
             warnings.simplefilter("ignore")
             env = make()
-    except Exception as error:  # whatever it is, the parent tells of it
+    except Exception as error:  # the parent reports it
         parent_pipe.close()
-        # the parent's first message comes in any case, and wants an answer
+        # the parent always sends a first message and waits for the answer
         pipe.recv()
         errors.put((index, type(error), error, ""))
         pipe.send((None, False))
@@ -63,25 +63,27 @@ def _worker(
     try:
         with each_once():
             _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *rest)
-    except Exception as error:  # in closing; what came before has been told
+    except Exception as error:  # from closing; earlier errors are reported by `_async_worker`
         notice(f"rlpipe: an environment could not be closed: {type(error).__name__}: {error}")
 
 
 class WorkerVectorEnv(AsyncVectorEnv):
-    """Gymnasium's `AsyncVectorEnv`, for which a worker that fails or dies is one error that names it.
+    """Gymnasium's `AsyncVectorEnv`, where a worker that fails or dies raises one error that names it.
 
     Args:
-        env_fns: make one environment each.
-        spec: Gymnasium's entry of their id, which messages name.
-        options: of `AsyncVectorEnv`.
+        env_fns: functions that make one environment each.
+        spec: Gymnasium's spec of their id, for messages.
+        options: passed to `AsyncVectorEnv`.
 
     Raises:
-        TrainingError: also from `reset` and `step`, if a worker failed or died; or the main script has no guard.
+        TrainingError: from here, `reset` or `step`, if a worker fails or dies, or the main script has no main guard.
     """
 
     def __init__(self, env_fns: list[Callable[[], Any]], spec: EnvSpec | None = None, **options: Any) -> None:
         check_main_guard()
         self._steps, self.spec = 0, spec
+        # Gymnasium's `_state` changes only after the last worker was asked, and Ctrl-C may come before that
+        self._is_waiting = False
         try:
             with interrupts_wait(options.get("context")):
                 self._or_name_the_lost(super().__init__, env_fns, worker=_worker, **options)
@@ -91,23 +93,29 @@ class WorkerVectorEnv(AsyncVectorEnv):
             raise
 
     def reset_async(self, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
+        self._is_waiting = True
         self._or_name_the_lost(super().reset_async, seed=seed, options=options)
 
     def reset_wait(self, timeout: float | None = None) -> Any:
-        return self._or_name_the_lost(super().reset_wait, timeout)
+        result = self._or_name_the_lost(super().reset_wait, timeout)
+        self._is_waiting = False
+        return result
 
     def step_async(self, actions: np.ndarray) -> None:
         self._steps += 1
+        self._is_waiting = True
         self._or_name_the_lost(super().step_async, actions)
 
     def step_wait(self, timeout: float | None = None) -> Any:
-        return self._or_name_the_lost(super().step_wait, timeout)
+        result = self._or_name_the_lost(super().step_wait, timeout)
+        self._is_waiting = False
+        return result
 
     def _or_name_the_lost(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
             return call(*arguments, **options)
         except _LOST as error:
-            self._state = AsyncState.DEFAULT
+            self._state, self._is_waiting = AsyncState.DEFAULT, False
             dead = [index for index, process in enumerate(self.processes) if not _lives(process)]
             who = f"worker {dead[0]} of {self.num_envs}" if dead else f"one of {self.num_envs} workers"
             code = self.processes[dead[0]].exitcode if dead else None
@@ -122,13 +130,13 @@ class WorkerVectorEnv(AsyncVectorEnv):
         if all(successes):
             return
         index, kind, message, _ = self._report()
-        self._state = AsyncState.DEFAULT
-        # `Checked` has it in words already
+        self._state, self._is_waiting = AsyncState.DEFAULT, False
+        # `Checked` has put it in words already
         words = message if kind == TrainingError.__name__ else f"{kind}: {message}"
         raise TrainingError(f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {words}")
 
     def _report(self) -> tuple[int, str, str, str]:
-        """What a worker failed of; notices that came before are shown."""
+        """The next error in the queue; notices before it are shown."""
         while True:
             report: tuple[int, str, str, str] = self.error_queue.get()
             if report[1] != _NOTICE:
@@ -140,11 +148,11 @@ class WorkerVectorEnv(AsyncVectorEnv):
         return f"in step {self._steps} of {name}" if self._steps else f"before the first step of {name}"
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Stop every worker: by a message if it listens, else at once."""
+        """Stop the workers: by a message if they are idle, else by killing them."""
         started = [process for process in self.processes if process.pid is not None]
-        if not terminate and self._state is AsyncState.DEFAULT:
+        if not terminate and not self._is_waiting and self._state is AsyncState.DEFAULT:
             self._ask_to_close(started)
-        # at the interpreter's end they have gone, and `kill` no longer works
+        # at interpreter exit they are gone already, and `kill` no longer works
         alive = [process for process in started if process.is_alive()]
         for process in alive:
             process.kill()
@@ -152,18 +160,18 @@ class WorkerVectorEnv(AsyncVectorEnv):
             process.join()
         for pipe in self.parent_pipes:
             pipe.close()
-        # one that is killed may have written half a notice
+        # a killed worker may have written half a notice
         if not alive:
             self._show_notices()
 
     def _ask_to_close(self, started: list[Any]) -> None:
         healthy = all(process.is_alive() for process in started)
+        until = time.monotonic() + (_CLOSING_SECONDS if healthy else _CLOSING_SECONDS_AFTER_FAILURE)
         for pipe in self.parent_pipes:
             with contextlib.suppress(OSError):
                 pipe.send(("close", None))
-        until = time.monotonic() + _CLOSING_SECONDS
         for process in started:
-            process.join(None if healthy else max(0.0, until - time.monotonic()))
+            process.join(max(0.0, until - time.monotonic()))
 
     def _show_notices(self) -> None:
         with each_once():
@@ -174,6 +182,6 @@ class WorkerVectorEnv(AsyncVectorEnv):
 
 
 def _lives(process: Any) -> bool:
-    # a process whose pipe has just closed may take a moment to be gone
+    # a process may take a moment to end after its pipe has closed
     process.join(timeout=0.5)
     return bool(process.is_alive())

@@ -1,4 +1,4 @@
-"""What a vector environment returns, checked as a whole in each step, for almost nothing."""
+"""Checks what a vector environment returns, the whole batch in each step, at almost no cost."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rlpipe.errors import TrainingError
 from rlpipe.pipelines.envs.backends.dtypes import FINITE
 
 Arrays = dict[str, np.ndarray]
-# in a batch rewards are float32, and networks take observations as float32
+# rewards in a batch, and observations in networks, are float32
 _LARGEST = float(np.finfo(np.float32).max)
 _FINITE_REWARD = "expected a finite number in the range of float32"
-# beyond, BLAS's norm takes longer than NumPy's test
+# for larger arrays BLAS's norm takes longer than NumPy's test
 _FEW = 4096
 
 
-class Guard:
-    """Refuses arrays of the wrong shape or type, and numbers that no float32 can hold, in the step in which they come.
+class BatchChecker:
+    """Refuses arrays of the wrong shape or type, and numbers outside float32, in the step that returns them.
 
     Args:
         num_envs: how many environments step together.
-        env_id: how messages call them.
+        env_id: their name in messages.
         spaces: of the entries of one environment's observation.
     """
 
@@ -57,13 +57,13 @@ class Guard:
             self._check_form("truncated", truncated, (), np.dtype(np.bool_))
             self._observation_norm, self._reward_norm = _norm_of(state), _norm_of(reward)
             self._accepted = form
-        # a norm is NaN or infinite with any one of its numbers; where it overflows without, a closer look tells
+        # a norm is NaN or infinite if any number is; it may also overflow, so look at each number then
         if not (self._reward_norm(reward) <= _LARGEST and self.accepts(state)):
             self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST, _FINITE_REWARD)
             self._refuse_first("observation", state, _fits(state), FINITE, restarted=terminated | truncated)
 
     def accepts(self, observation: np.ndarray) -> bool:
-        """Whether float32 can hold all numbers of an array like the last step's; `False` needs a closer look."""
+        """Whether float32 can hold all numbers of an array like the last step's; `False` means perhaps not."""
         return self._observation_norm(observation.ravel()) <= _LARGEST
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
@@ -89,8 +89,8 @@ class Guard:
         restarted = np.ones(self._num_envs, dtype=bool)
         self._refuse_first("observation", state, _fits(state), FINITE, restarted=restarted)
 
-    def told(self, error: Exception, when: str = "") -> TrainingError:
-        """The error to raise for one of a vector environment as a whole."""
+    def as_error(self, error: Exception, when: str = "") -> TrainingError:
+        """A `TrainingError` for an exception of the vector environment."""
         when = when or f"step {self._steps}"
         return TrainingError(f"{self._all()} failed in {when}: {type(error).__name__}: {error}")
 
@@ -118,7 +118,7 @@ class Guard:
             raise TrainingError(
                 f"{self._all()} failed in {when}: key {key!r} has shape {list(array.shape)}, expected {list(expected)}"
             )
-        # a mask is bool by now, whatever it was
+        # a mask has become bool
         if key != "action_mask" and not np.can_cast(array.dtype, dtype, "same_kind"):
             raise TrainingError(
                 f"{self._all()} failed in {when}: key {key!r} has dtype {array.dtype}, expected {dtype}"
@@ -134,7 +134,7 @@ class Guard:
         restarted: np.ndarray | None = None,
         indices: np.ndarray | None = None,
     ) -> None:
-        """Refuse `array` `[n, ...]`, of the environments `indices` `[n]` or all, where it does not fit."""
+        """Refuse `array` `[n, ...]`, of the environments `indices` `[n]` or all, if any of `fits` is false."""
         if fits.all():
             return
         where = [int(each) for each in np.argwhere(~fits)[0]]
@@ -155,7 +155,7 @@ def _fits(array: np.ndarray) -> np.ndarray:
 
 
 def _norm_of(array: np.ndarray) -> Callable[[np.ndarray], float]:
-    """The cheapest function that is finite if all numbers of arrays like this are, overflow aside."""
+    """The cheapest function that is finite, overflow aside, if all numbers of arrays like this are."""
     if array.dtype.kind != "f" or not array.size:
         return _no_norm
     if array.size <= _FEW and array.dtype in (np.float32, np.float64):

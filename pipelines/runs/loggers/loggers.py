@@ -13,20 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.errors import ConfigError, TrainingError, first_line
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.mlflow import MLflowBoard
 from rlpipe.pipelines.runs.loggers.tensorboard import Board
 from rlpipe.pipelines.runs.loggers.wandb import WandbBoard
-from rlpipe.spelling import nearest
+from rlpipe.spelling import did_you_mean
 
 Kind = Literal["tensorboard", "wandb", "mlflow"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT: tuple[Kind, ...] = ("tensorboard",)
 
 _LOG = logging.getLogger("rlpipe")
-_IDS, _LARGEST = "loggers.json", 10_000
+_LARGEST = 10_000
 
 
 class Logger(Protocol):
@@ -56,9 +57,7 @@ def check_names(kinds: Iterable[str]) -> tuple[Kind, ...]:
     names = [kind.lower() if kind.lower() == "none" else kind for kind in kinds]
     for name in names:
         if name not in (*KINDS, "none"):
-            near = nearest(name, KINDS)
-            hint = f"did you mean {near}?" if near else f"allowed are {', '.join(KINDS)}, or none"
-            raise ConfigError(f"logger is {name!r}; {hint}")
+            raise ConfigError(f"logger is {name!r}; {did_you_mean(name, [*KINDS, 'none'])}")
     if "none" in names and set(names) != {"none"}:
         raise ConfigError(f"logger is {' '.join(names)}; none stands for no logger at all, leave it or the others out")
     return tuple(kind for kind in KINDS if kind in names)
@@ -103,7 +102,7 @@ class Loggers:
         finally:
             random.load_state_dict(kept)
         if ids != before:
-            replace_synced(told.folder / _IDS, json.dumps(ids) + "\n")
+            replace_synced(told.folder / layout.LOGGERS, json.dumps(ids) + "\n")
 
     def _open(self, kind: Kind, told: Logged) -> Logger:
         try:
@@ -129,7 +128,7 @@ class Loggers:
                     "of it",
                     kind,
                     frames,
-                    _first_line(error),
+                    first_line(error),
                 )
                 _close(logger, finished=False)
 
@@ -162,7 +161,7 @@ def _group(key: str) -> str:
 
 
 def _unopened(kind: Kind, error: Exception) -> ConfigError:
-    return ConfigError(f"logger {kind} cannot be opened: {_first_line(error)}; {_ADVICE[kind]}")
+    return ConfigError(f"logger {kind} cannot be opened: {first_line(error)}; {_ADVICE[kind]}")
 
 
 def _close(logger: Logger, *, finished: bool) -> None:
@@ -173,7 +172,7 @@ def _close(logger: Logger, *, finished: bool) -> None:
 def _read_ids(folder: Path) -> dict[str, str]:
     """The ids that a run is known by; none if there are none, or what is there is nothing of rlpipe's."""
     try:
-        ids = json.loads(read_plain(folder / _IDS, _LARGEST))
+        ids = json.loads(read_plain(folder / layout.LOGGERS, _LARGEST))
         return {kind: ids[kind] for kind in KINDS if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", ids.get(kind, ""))}
     except DAMAGE:
         return {}
@@ -190,7 +189,3 @@ def _check_login() -> None:
         raise _unopened("wandb", error) from error
     if not allowed:
         raise ConfigError("logger wandb needs a login: run wandb login, or set WANDB_MODE=offline to log without one")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

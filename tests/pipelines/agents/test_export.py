@@ -262,7 +262,7 @@ def test_bad_input(runs, tmp_path, monkeypatch, capsys):
         (["--format", "pickle"], "invalid choice 'pickle'"),
         (["--out", str(tmp_path)], "exists already"),
         (["--out", str(tmp_path / "no" / "agent")], "cannot be made: there is no folder"),
-        (["--format", "torch", "--out", str(out)], "which is a name for format onnx, not torch; leave out --format"),
+        (["--format", "torch", "--out", str(out)], "a name for format onnx, not torch; leave out --format"),
         (["--fromat", "onnx"], "did you mean --format?"),
     ):
         assert run(["export", str(runs("maze")), *arguments]) == 2

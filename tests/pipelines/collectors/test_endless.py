@@ -20,7 +20,7 @@ SHORT = {"env_id": "tests/Endless-v0", "eval_every": None, "final_eval_episodes"
 @pytest.fixture(autouse=True)
 def nothing_was_told(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 50)
-    monkeypatch.setattr(evaluation, "_TOLD", set())
+    monkeypatch.setattr(evaluation, "_WARNED", set())
 
 
 def first_action():

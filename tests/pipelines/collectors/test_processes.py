@@ -19,7 +19,7 @@ from resuming import go, killed, make_config
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.algorithms.recipes import builder
-from rlpipe.pipelines.collectors.multi import PolicyCopy, generators_of, get_streams
+from rlpipe.pipelines.collectors.worker import PolicyCopy, generators_of, get_streams
 from rlpipe.pipelines.training.loop import train
 
 TWO = {"collector": "processes", "num_collectors": 2}

@@ -11,7 +11,7 @@ from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learni
 
 @pytest.mark.parametrize("algorithm", [ppo, a2c, dqn, reinforce, q_learning, sarsa, policy_gradient])
 def test_every_field_is_documented_and_read(algorithm):
-    root = Path(algorithm.__file__).parents[1]
+    root = Path(algorithm.__file__).parents[2]
     sources = [path.read_text() for folder in ("pipelines", "scripts") for path in (root / folder).rglob("*.py")]
     read = {
         node.attr

@@ -124,7 +124,7 @@ def test_all_unknown_options_are_answered_at_once(capsys):
 @pytest.mark.parametrize("algo", [["--algo", "ppo"], ["--algo=ppo", "--env", "CartPole-v1"]])
 def test_the_recipe_is_no_option(algo, capsys):
     assert run(["train", *algo]) == 2
-    assert "the recipe stands in front of the options: rlpipe train ppo" in capsys.readouterr().err
+    assert "the recipe comes before the options: rlpipe train ppo" in capsys.readouterr().err
 
 
 def test_other_commands_answer_what_they_have(capsys):

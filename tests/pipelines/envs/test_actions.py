@@ -15,7 +15,7 @@ from rlpipe.modules import GaussianActor
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.actions import ActionCast
-from rlpipe.pipelines.envs.vector import _action_spec
+from rlpipe.pipelines.envs.specs import action_spec
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.pipelines.training.failures import weights_of
 
@@ -56,7 +56,7 @@ def boxes(draw):
 def test_what_a_policy_draws_is_an_action_of_any_box(space, mean, from_network):
     actor = GaussianActor(
         nn.Linear(2, (1 + from_network) * int(np.prod(space.shape))),
-        _action_spec(space, torch.Size([64])),
+        action_spec(space, torch.Size([64])),
         torch.Generator().manual_seed(0),
         state_dependent_std=from_network,
     )
@@ -104,7 +104,7 @@ def test_each_integer_is_as_likely_as_any_other_and_stands_for_itself(dtype):
 
 def test_integers_far_from_0_are_all_reached():
     space = Box(10**9, 10**9 + 10, (1,), np.int64)
-    actor = GaussianActor(nn.Linear(1, 1), _action_spec(space, torch.Size([1])), torch.Generator().manual_seed(0))
+    actor = GaussianActor(nn.Linear(1, 1), action_spec(space, torch.Size([1])), torch.Generator().manual_seed(0))
     with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
         action = actor.compute(torch.zeros(4000, 1))[0].numpy()
     assert set(ActionCast(space)(action)[:, 0].tolist()) == set(range(10**9, 10**9 + 11))

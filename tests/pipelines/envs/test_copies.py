@@ -103,7 +103,7 @@ def test_streams_have_the_seeds_of_a_larger_number():
     many, few = (make_env(EnvConfig("tests/Simulator-v0", count), seed=5) for count in (8, 4))
     many.base_env.restart()
     drawn = many.base_env.advance(np.zeros(8, int))["reward"]
-    few.base_env.seed_as(4)
+    few.base_env.seeds.offset(4)
     few.base_env.restart()
     assert (few.base_env.advance(np.zeros(4, int))["reward"] == drawn[4:]).all()
     many.close()

@@ -36,7 +36,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
-from rlpipe.pipelines.collectors.multi import shares
+from rlpipe.pipelines.collectors.worker import shares
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.render.player import Player

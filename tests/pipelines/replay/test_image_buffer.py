@@ -23,8 +23,8 @@ from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.checkpoints.names import checkpoints
 from rlpipe.pipelines.checkpoints.state_checks import Kind
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
-from rlpipe.pipelines.replay.image_buffer import FrameReplay, frames_for
-from rlpipe.pipelines.replay.state import FrameReplayState
+from rlpipe.pipelines.replay.image_buffer import ImageReplay, images_for
+from rlpipe.pipelines.replay.state import ImageReplayState
 from rlpipe.pipelines.session import Session
 
 SHAPE = (STACK, HEIGHT, WIDTH)
@@ -85,12 +85,12 @@ def whole(capacity, size=32):
 
 def framed(capacity, size=32, **options):
     """With as many frames as the shortest episodes may take, unless it is said otherwise."""
-    options = {"num_frames": capacity * (STACK + 1) + 100, **options}
-    return FrameReplay(capacity, SHAPE, batch_size=size, generator=generator(), **options)
+    options = {"num_images": capacity * (STACK + 1) + 100, **options}
+    return ImageReplay(capacity, SHAPE, batch_size=size, generator=generator(), **options)
 
 
 def store(buffer, batch, n=1):
-    batch = buffer.number(batch) if isinstance(buffer, FrameReplay) else batch
+    batch = buffer.number(batch) if isinstance(buffer, ImageReplay) else batch
     buffer.extend(NStep(gamma=0.9, n=n)(batch).select(*KEYS).reshape(-1))
 
 
@@ -125,11 +125,11 @@ def test_each_frame_is_kept_once(start, on_disk):
     for _ in range(5):
         store(frames, played.batch(6))
     # six episodes and their first observations
-    assert frames.frames.written == ENVS * (30 + 6 * STARTS[start])
+    assert frames.images.written == ENVS * (30 + 6 * STARTS[start])
 
 
 def test_stacks_never_cross_an_edge():
-    played, frames = Played(LENGTHS["all"], "before"), framed(60, size=64, num_frames=None)
+    played, frames = Played(LENGTHS["all"], "before"), framed(60, size=64, num_images=None)
     for _ in range(15):
         store(frames, played.batch(), n=3)
         drawn = frames.sample()
@@ -147,7 +147,7 @@ def test_stacks_never_cross_an_edge():
 
 
 def test_where_frames_run_out_the_oldest_transitions_are_not_drawn():
-    played, frames, batches = Played((1,), "before"), framed(60, size=500, num_frames=None), []
+    played, frames, batches = Played((1,), "before"), framed(60, size=500, num_images=None), []
     for _ in range(12):
         batches.append(played.batch())
         store(frames, batches[-1])
@@ -157,11 +157,11 @@ def test_where_frames_run_out_the_oldest_transitions_are_not_drawn():
         assert len(drawn) == kept(frames)
     # five frames a transition
     assert len(frames) == 60
-    assert 10 <= kept(frames) <= frames.frames.capacity // STACK
+    assert 10 <= kept(frames) <= frames.images.capacity // STACK
 
 
 def test_all_that_is_kept_is_drawn_alike():
-    played, frames = Played((1,), "before"), framed(60, size=10_000, num_frames=None)
+    played, frames = Played((1,), "before"), framed(60, size=10_000, num_images=None)
     for _ in range(4):
         store(frames, played.batch())
     _, drawn = frames.sample(return_info=True)
@@ -172,15 +172,15 @@ def test_all_that_is_kept_is_drawn_alike():
 
 
 def test_a_batch_of_more_frames_than_are_kept_leaves_its_newest():
-    played, frames = Played((1,), "before"), framed(42, size=200, num_frames=None)
+    played, frames = Played((1,), "before"), framed(42, size=200, num_images=None)
     for _ in range(3):
         batch = played.batch(14)
         store(frames, batch)
         true = {one.numpy().tobytes() for one in batch["observation"].flatten(0, 1)}
         assert kept(frames)
         assert {one.numpy().tobytes() for one in frames.sample()["observation"]} <= true
-    with pytest.raises(ValueError, match="num_frames is 42; allowed is 46 or more"):
-        framed(42, num_frames=42)
+    with pytest.raises(ValueError, match="num_images is 42; allowed is 46 or more"):
+        framed(42, num_images=42)
 
 
 def test_workers_go_on_where_each_was():
@@ -194,11 +194,11 @@ def test_workers_go_on_where_each_was():
         check_same(frames, stacks)
     episodes = sum(env.episode + 1 for played in workers for env in played.envs)
     # the last of them may begin with the next batch
-    assert 0 <= ENVS * 7 * len(order) + episodes - frames.frames.written <= 3 * ENVS
+    assert 0 <= ENVS * 7 * len(order) + episodes - frames.images.written <= 3 * ENVS
 
 
 def test_frames_that_were_overwritten_are_kept_anew_even_if_they_look_alike():
-    frames, blank = framed(30, num_frames=40), Played((50,)).batch()
+    frames, blank = framed(30, num_images=40), Played((50,)).batch()
     for place in (blank, blank["next"]):
         place.set("observation", torch.zeros_like(place["observation"]))
     for worker in (0, 1, 1, 0):
@@ -225,7 +225,7 @@ def test_anything_that_happens_gives_the_newest_transitions(data):
     start, n = data.draw(st.sampled_from(sorted(STARTS))), data.draw(st.integers(1, 3))
     capacity, spare = data.draw(st.integers(30, 60)), data.draw(st.sampled_from([None, 400]))
     workers = [Played(lengths, start, worker, 50 * worker) for worker in range(2)]
-    frames, true = framed(capacity, size=20, num_frames=spare), []
+    frames, true = framed(capacity, size=20, num_images=spare), []
     for _ in range(data.draw(st.integers(1, 8))):
         played = data.draw(st.sampled_from(workers))
         happens = data.draw(st.sampled_from(["nothing", "nothing", "reset", "left out"]))
@@ -250,7 +250,7 @@ def test_an_emptied_buffer_begins_anew():
     for _ in range(2):
         store(frames, played.batch())
         frames.empty()
-        assert (len(frames), frames.frames.written) == (0, 0)
+        assert (len(frames), frames.images.written) == (0, 0)
     with pytest.raises(ValueError, match="the buffer is empty"):
         frames.sample()
     store(frames, played.batch())
@@ -314,14 +314,14 @@ def test_a_run_is_the_same_with_frames_and_with_transitions():
     expected, _ = learned()
     for kept_as in ("frames", "frames-on-disk"):
         found, buffer = learned(replay_storage=kept_as)
-        assert isinstance(buffer, FrameReplay)
+        assert isinstance(buffer, ImageReplay)
         assert found == expected
 
 
 @pytest.mark.parametrize(("env_id", "storage"), [("Counting-v0", "frames"), ("Opaque-v0", "frames-on-disk")])
 def test_a_killed_run_goes_on_to_the_bit(env_id, storage, tmp_path, monkeypatch):
     # some pieces a checkpoint
-    monkeypatch.setattr("rlpipe.pipelines.replay.image_store._PIECE", 100 * HEIGHT * WIDTH)
+    monkeypatch.setattr("rlpipe.pipelines.replay.image_ring._PIECE", 100 * HEIGHT * WIDTH)
     config = dqn.Config(**{**OPTIONS, "env_id": env_id, "replay_storage": storage})
     go(tmp_path / "whole", "dqn", config)
     killed(tmp_path / "killed", "dqn", config, "learn", 25)
@@ -330,7 +330,7 @@ def test_a_killed_run_goes_on_to_the_bit(env_id, storage, tmp_path, monkeypatch)
 
 
 def test_a_checkpoint_links_the_frames_that_the_last_one_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlpipe.pipelines.replay.image_store._PIECE", 50 * HEIGHT * WIDTH)
+    monkeypatch.setattr("rlpipe.pipelines.replay.image_ring._PIECE", 50 * HEIGHT * WIDTH)
     config = dqn.Config(**{**OPTIONS, "replay_storage": "frames", "buffer_size": 2000})
     go(tmp_path / "run", "dqn", config)
     newest, before = checkpoints(tmp_path / "run")[:2]
@@ -372,7 +372,7 @@ def test_frames_are_kept_for_the_environments_of_all_collectors(monkeypatch):
     options = {**OPTIONS, "replay_storage": "frames", "collector": "processes", "num_collectors": 2}
     pipeline = dqn.build(dqn.Config(**options))
     assert pipeline.collector.env.batch_size.numel() == 2
-    assert pipeline.state["replay"].buffer.frames.capacity == frames_for(800, STACK, num_envs=4)
+    assert pipeline.state["replay"].buffer.images.capacity == images_for(800, STACK, num_envs=4)
     pipeline.close()
 
 
@@ -418,19 +418,19 @@ KINDS = {
 @pytest.fixture
 def saved(monkeypatch):
     """A buffer in the second round of its ring, and its state in three pieces and a part."""
-    monkeypatch.setattr("rlpipe.pipelines.replay.image_store._PIECE", 100 * HEIGHT * WIDTH)
-    frames, played = framed(300, num_frames=350), Played((5,))
+    monkeypatch.setattr("rlpipe.pipelines.replay.image_ring._PIECE", 100 * HEIGHT * WIDTH)
+    frames, played = framed(300, num_images=350), Played((5,))
     for _ in range(21):
         store(frames, played.batch())
-    pieces = {name: piece.state_dict() for name, piece in frames.frames.pieces().items()}
+    pieces = {name: piece.state_dict() for name, piece in frames.images.pieces().items()}
     assert [len(piece["frames"]) for piece in pieces.values()] == [100, 100, 100, 50]
-    return frames, played, copy.deepcopy(FrameReplayState(frames, KINDS).state_dict()), copy.deepcopy(pieces)
+    return frames, played, copy.deepcopy(ImageReplayState(frames, KINDS).state_dict()), copy.deepcopy(pieces)
 
 
 def load(state, pieces, into=None):
-    frames = framed(300, num_frames=350) if into is None else into
-    FrameReplayState(frames, KINDS).load_state_dict(state)
-    for name, piece in frames.frames.pieces().items():
+    frames = framed(300, num_images=350) if into is None else into
+    ImageReplayState(frames, KINDS).load_state_dict(state)
+    for name, piece in frames.images.pieces().items():
         piece.load_state_dict(pieces[name])
     return frames
 
@@ -439,7 +439,7 @@ def test_a_state_brings_all_back(saved):
     frames, played, state, pieces = saved
     again = load(state, pieces)
     # into one that is in use as well, as where the newest checkpoint was damaged
-    used = framed(300, num_frames=350)
+    used = framed(300, num_images=350)
     store(used, Played((3,), first=50).batch())
     load(state, pieces, used)
     for _ in range(3):
@@ -450,12 +450,12 @@ def test_a_state_brings_all_back(saved):
         drawn = frames.sample()
         assert (drawn == again.sample()).all()
         assert (drawn == used.sample()).all()
-        assert frames.frames.written == again.frames.written == used.frames.written
+        assert frames.images.written == again.images.written == used.images.written
 
 
 def test_a_piece_knows_its_file_until_a_frame_is_written(saved):
     frames, played, _, _ = saved
-    pieces = frames.frames.pieces().values()
+    pieces = frames.images.pieces().values()
     for piece in pieces:
         assert piece.saved_as() is None
         piece.note_saved("file", "digest")

@@ -125,7 +125,7 @@ def test_a_logger_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_unknown_and_missing_loggers():
-    with pytest.raises(ConfigError, match="logger is 'csv'; allowed are tensorboard, wandb, mlflow, or none"):
+    with pytest.raises(ConfigError, match="logger is 'csv'; there are tensorboard, wandb, mlflow, none"):
         check_loggers(["csv"])
     assert check_loggers(["tensorboard", "tensorboard"]) == ("tensorboard",)
 
@@ -135,7 +135,7 @@ def test_unknown_and_missing_loggers():
     [
         ([], "--logger is empty; expected some of tensorboard, wandb, mlflow, or none"),
         (["tensorbord"], "logger is 'tensorbord'; did you mean tensorboard?"),
-        (["csv"], "logger is 'csv'; allowed are tensorboard, wandb, mlflow, or none"),
+        (["csv"], "logger is 'csv'; there are tensorboard, wandb, mlflow, none"),
         (["wandb", "none"], "logger is wandb none; none stands for no logger at all"),
     ],
 )
@@ -170,7 +170,7 @@ def test_loggers_of_a_strangers_run_are_checked(tmp_path, capsys):
     for wrong in (["os"], 3, [[]], "tensorboard"):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**described, "loggers": wrong}))
         assert run(["resume", str(tmp_path / "run"), "--total-frames", "768"]) == 2
-        assert "names loggers that there are not; add --logger tensorboard" in capsys.readouterr().err
+        assert "names unknown loggers; add --logger tensorboard" in capsys.readouterr().err
 
 
 def test_a_finished_run_needs_no_logger(tmp_path, monkeypatch, capsys):

@@ -125,7 +125,7 @@ def test_a_run_that_a_stopping_rule_ended_is_not_prolonged(capsys):
     assert run([*BINS, "--total-episodes", "3"]) == 0
     before = Path("here/config.json").read_text()
     assert run(["resume", "here", "--total-frames", "9000"]) == 2
-    assert "here was ended by 3 episodes, which more frames do not change" in capsys.readouterr().err
+    assert "here was stopped by 3 episodes; more frames do not change that" in capsys.readouterr().err
     assert Path("here/config.json").read_text() == before
 
 
@@ -143,7 +143,7 @@ def test_a_run_that_lost_what_it_began_with_does_not_begin_from_nothing(capsys):
 def test_a_checkpoint_is_no_run(capsys):
     assert run(BINS) == 0
     assert run(["resume", str(newest_checkpoint(Path("here")))]) == 2
-    assert "is a checkpoint; name the run folder that it lies in" in capsys.readouterr().err
+    assert "is a checkpoint; name the run folder that it is in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("env_id", ["evil:Env-v0", "sys:evil:Env-v0", "sys:evil:os:Env-v0", ":evil:Env-v0"])

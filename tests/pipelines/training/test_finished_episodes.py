@@ -25,7 +25,7 @@ from torchrl.envs import (
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
-from rlpipe.pipelines.collectors.multi import WorkerCollector
+from rlpipe.pipelines.collectors.worker import WorkerCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation

@@ -7,20 +7,9 @@ import torch
 
 from rlpipe.scripts.benchmarks import solve
 from rlpipe.scripts.benchmarks.measure import Row
+from rlpipe.scripts.benchmarks.outcomes import SOLVED, Checked, Outcome, first_touch, lasting, summarize, to_rows
 from rlpipe.scripts.benchmarks.report import describe
-from rlpipe.scripts.benchmarks.solve import (
-    Checked,
-    Outcome,
-    Race,
-    first_touch,
-    lasting,
-    make_runners,
-    race,
-    recipe_config,
-    run,
-    summarize,
-    to_rows,
-)
+from rlpipe.scripts.benchmarks.solve import Race, make_runners, race, recipe_config, run
 
 
 def curve(*means):
@@ -234,7 +223,7 @@ def test_quick_runs_ppo_on_one_seed_for_half_its_frames(monkeypatch):
 
 
 def test_the_greedy_mean_of_a_policy_that_has_learned_nothing():
-    assert 1 < solve.greedy_mean(solve.builder("ppo")(recipe_config("ppo", 0)).policy) < solve.SOLVED
+    assert 1 < solve.greedy_mean(solve.builder("ppo")(recipe_config("ppo", 0)).policy) < SOLVED
 
 
 def test_every_run_has_one_thread(monkeypatch):

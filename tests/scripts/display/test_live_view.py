@@ -26,7 +26,7 @@ from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.scripts.display.layout import View
 from rlpipe.scripts.display.live_view import PER_SECOND, history, watching
 from rlpipe.scripts.display.progress import PlainLines, display
-from rlpipe.scripts.display.run_stats import Facts, Speed, clock, number
+from rlpipe.scripts.display.run_stats import RunStats, Speed, clock, format_return
 from rlpipe.scripts.display.sparkline import BLOCKS, Series, resample, sparkline
 from rlpipe.scripts.main import run
 
@@ -47,7 +47,7 @@ SCALARS = {
 
 
 def facts(folder="runs/ppo/0-20261121-120000", total=10_000, past=lambda *_: ()):
-    return Facts("ppo on CartPole-v1, seed 0", Path(folder), total, window=100, began=0.0, past=past)
+    return RunStats("ppo on CartPole-v1, seed 0", Path(folder), total, window=100, began=0.0, past=past)
 
 
 def line(frames, returns=(), lengths=None, **scalars):
@@ -214,7 +214,7 @@ def test_speed_leaves_out_the_first_line_and_forgets_what_is_long_ago():
 
 
 def test_numbers_and_times_for_people():
-    assert [number(each) for each in (0.5, -12.34, 1234.5, 2e9, math.nan)] == [
+    assert [format_return(each) for each in (0.5, -12.34, 1234.5, 2e9, math.nan)] == [
         "0.50",
         "-12.3",
         "1,234.5",
@@ -282,7 +282,7 @@ def test_a_view_that_breaks_ends_in_one_line_and_not_the_run(monkeypatch, where)
     assert interruption.announce == usual_way
     assert told_later == ["a signal came"]
     assert sys.stderr is screen
-    assert screen.getvalue().count("shown no more (ZeroDivisionError: of all things); the run goes on\n") == 1
+    assert screen.getvalue().count("shown no more (ZeroDivisionError: of all things); the run continues\n") == 1
     assert "Traceback" not in screen.getvalue()
 
 
@@ -311,7 +311,7 @@ def test_lines_that_break_are_no_failure_of_the_run(capsys):
     plain(line(2000, [1.0]))
     plain.close()
     assert capsys.readouterr().err.splitlines() == [
-        "rlpipe: the progress is shown no more (ZeroDivisionError: of all things); the run goes on"
+        "rlpipe: progress display stopped (ZeroDivisionError: of all things); the run continues"
     ]
 
 

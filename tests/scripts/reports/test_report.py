@@ -19,7 +19,7 @@ from rlpipe.scripts.reports.data import make_data
 from rlpipe.scripts.reports.gifs import Gifs, read_gif
 from rlpipe.scripts.reports.groups import survey
 from rlpipe.scripts.reports.page import as_json
-from rlpipe.scripts.reports.plain import number, text
+from rlpipe.scripts.reports.plain import json_number, text
 
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -216,14 +216,14 @@ def test_a_page_of_unfinished_runs_only(capsys):
 
 
 def test_refusals(capsys, monkeypatch):
-    assert "no run found in runs, which is no folder; name a run folder" in refused(capsys)
+    assert "no run found in runs, which is not a folder; name a run folder" in refused(capsys)
     Path("runs").mkdir()
     assert "no run found in runs; name a run folder" in refused(capsys)
     (write_run("runs/a") / "config.json").write_text("[]")
     assert "no run can be read; 1 run left out, damaged: runs/a" in refused(capsys)
     assert "no option is called --otu; did you mean --out?" in refused(capsys, "--otu", "x.html")
     assert "out is x.pdf; expected a name that ends in .html" in refused(capsys, "--out", "x.pdf")
-    assert "out no/x.html cannot be written: no is no folder" in refused(capsys, "--out", "no/x.html")
+    assert "out no/x.html cannot be written: no is not a folder" in refused(capsys, "--out", "no/x.html")
     Path("mine.html").write_text("mine")
     Path("link.html").symlink_to("nowhere")
     # before any work: the runs are not even looked for
@@ -239,7 +239,7 @@ def test_a_folder_that_may_not_be_written(capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     # before any work: the runs are not even looked for
     error = refused(capsys, "nowhere", "--out", "x.html", code=1)
-    assert "out x.html cannot be written: nothing may be written into ." in error
+    assert "out x.html cannot be written: the folder . is not writable" in error
 
 
 def test_a_page_appears_whole_or_not_at_all(capsys, monkeypatch):
@@ -302,11 +302,11 @@ def test_json_of_a_page_has_no_markup():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400, None])
 def test_no_number_that_javascript_lacks(value):
-    assert number(value) is None
+    assert json_number(value) is None
 
 
 def test_texts_and_numbers():
-    assert [number(2.0), number(1.23456789012), number(1e300), number(7)] == [2, 1.2345679, 1e300, 7]
+    assert list(map(json_number, (2.0, 1.23456789012, 1e300, 7))) == [2, 1.2345679, 1e300, 7]
     assert text("a\nb\x1b") == "a b?"
     assert text("x" * 1000) == "x" * 299 + "…"
 
@@ -322,9 +322,9 @@ def test_runs_with_impossible_numbers_are_damaged(row):
 
 
 GIFS = {
-    b"": "it is no GIF, or only a part of one",
-    GIF[:-1]: "it is no GIF, or only a part of one",
-    b"<svg onload=alert(1)>;": "it is no GIF, or only a part of one",
+    b"": "it is not a complete GIF",
+    GIF[:-1]: "it is not a complete GIF",
+    b"<svg onload=alert(1)>;": "it is not a complete GIF",
     GIF[:6] + b"\xff\xff\x01\x00" + GIF[10:]: "it is 65535 x 1, allowed are up to 4096 x 4096",
     GIF[:-1] + b"x" * 100 + b";": "it has 142 bytes, allowed are 100",
 }
@@ -337,7 +337,7 @@ def test_gifs():
     assert read()["gifs"] == [{"run": run, "source": source} for run, source in enumerate(sources)]
     data = read(together=50)
     assert len(data["gifs"]) == 1
-    assert data["notes"] == ["GIF runs/1/agent.gif was left out: the GIFs before it have filled the page"]
+    assert data["notes"] == ["GIF runs/1/agent.gif was left out: the page is full of other GIFs"]
 
 
 @pytest.mark.parametrize("content", GIFS)

@@ -19,12 +19,13 @@ from rich.console import Console
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.progress import Evaluation, Progress
+from rlpipe.scripts.cli.seeds import read_seeds, spell
 from rlpipe.scripts.cli.train_options import Options
-from rlpipe.scripts.display.run_stats import Facts
+from rlpipe.scripts.display.run_stats import RunStats
 from rlpipe.scripts.main import run
 from rlpipe.scripts.seeds.job import Reporter, progress_of
 from rlpipe.scripts.seeds.progress_table import LiveTable, PlainTable, Seed, Seeds
-from rlpipe.scripts.seeds.results import Jobs, read_seeds, spell
+from rlpipe.scripts.seeds.results import Jobs
 from rlpipe.scripts.seeds.train_seeds import read_jobs
 
 QUICK = ["--total-frames", "512", "--eval-every", "256", "--eval-episodes", "2", "--final-eval-episodes", "3"]
@@ -132,7 +133,7 @@ def test_the_results_are_those_of_the_table(trained, capsys):
     assert found["row"].pop("seconds") == [round(each, 3) for each in row.pop("seconds")]
     assert found["row"] == row
     for seed in (3, 5):
-        assert f"ppo on CartPole-v1: seed {seed} begun, {parent / str(seed)}\n" in err
+        assert f"ppo on CartPole-v1: seed {seed} started, {parent / str(seed)}\n" in err
         assert f"ppo on CartPole-v1: seed {seed} finished at frame 512, evaluation " in err
 
 
@@ -153,8 +154,8 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
     folders = [next(Path("runs/ppo").glob(f"{seed}-*")) for seed in range(3)]
     killed, failed = err.splitlines()
     assert killed == (
-        "rlpipe: error: seed 0 failed: its process was killed by SIGKILL; that often means that memory ran out; "
-        f"go on with: rlpipe resume {folders[0]}"
+        "rlpipe: error: seed 0 failed: its process was killed by SIGKILL; this often means that memory ran out; "
+        f"continue with: rlpipe resume {folders[0]}"
     )
     assert failed.startswith("rlpipe: error: seed 1 failed: ")
     assert "ZeroDivisionError: of all things" in failed
@@ -188,8 +189,8 @@ def test_sigterm_stops_all_and_says_how_to_go_on(tmp_path, monkeypatch):
     assert (code, out) == (143, "")
     assert err.splitlines() == [
         "rlpipe: terminated; 0 of 4 seeds had finished",
-        f"  go on with seed 0: rlpipe resume {folder}",
-        "  not begun: --seeds 1,4-5",
+        f"  continue seed 0 with: rlpipe resume {folder}",
+        "  not started: --seeds 1,4-5",
     ]
     assert list((folder / "checkpoints").iterdir())
 
@@ -201,9 +202,9 @@ def test_a_seed_that_has_written_nothing_is_not_gone_on_with(tmp_path):
         jobs.job(seed)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "config.json").touch()
-    assert jobs.way_on("interrupted").splitlines()[1:] == [
-        f"  go on with seed 1: rlpipe resume {tmp_path / '1'}",
-        "  not begun: --seeds 0,2",
+    assert jobs.how_to_continue("interrupted").splitlines()[1:] == [
+        f"  continue seed 1 with: rlpipe resume {tmp_path / '1'}",
+        "  not started: --seeds 0,2",
     ]
 
 
@@ -246,8 +247,8 @@ def test_ctrl_c_stops_all_and_leaves_nothing_running():
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-4:] == [
         "rlpipe: interrupted; 0 of 3 seeds had finished",
-        *[f"  go on with seed {seed}: rlpipe resume {folder}" for seed, folder in enumerate(folders)],
-        "  not begun: --seeds 2",
+        *[f"  continue seed {seed} with: rlpipe resume {folder}" for seed, folder in enumerate(folders)],
+        "  not started: --seeds 2",
     ]
     assert all(list((folder / "checkpoints").glob("frames-*")) for folder in folders)
     assert "Traceback" not in err
@@ -296,14 +297,15 @@ def test_ray_that_is_not_installed(monkeypatch):
 
 @pytest.mark.slow
 def test_a_ray_cluster_that_does_not_answer(monkeypatch):
+    pytest.importorskip("ray")
     from rlpipe.scripts.seeds.ray_tasks import RayTasks
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(ConfigError, match=f"no Ray cluster answers at 127.0.0.1:{port} within 10 s"):
+    with pytest.raises(ConfigError, match=f"ray_address is 127.0.0.1:{port}, which cannot be reached"):
         RayTasks(f"127.0.0.1:{port}", 1, "cpu")
     monkeypatch.setenv("RAY_ADDRESS", "here")
-    with pytest.raises(ConfigError, match="the address of Ray is 'here'; expected HOST:PORT"):
+    with pytest.raises(ConfigError, match="ray_address is 'here'; expected HOST:PORT"):
         RayTasks(None, 1, "cpu")
 
 
@@ -334,7 +336,7 @@ def test_seeds(text, seeds):
         (["--seeds", "0-1", "--jobs", "0"], "jobs is '0'; expected how many seeds to train at once"),
         (["--seeds", "0-1", "--jobs", "2.5"], "jobs is '2.5'; expected how many"),
         (["--seeds", "0-1", "--logger", "paper"], "paper"),
-        (["--jobs", "2"], "--jobs 2 is how many of several seeds to train at once; add --seeds 0-9"),
+        (["--jobs", "2"], "--jobs 2 is the number of seeds to train at once; add --seeds 0-9"),
     ],
 )
 def test_bad_options(options, message):
@@ -380,14 +382,14 @@ def test_progress_comes_through_whole_but_not_too_often():
 
 def some_seeds(number=9):
     """One of each kind, and as many that wait as are missing."""
-    known = {seed: Seed(Facts(f"seed {seed}", Path("x"), 10_000, 100, 0.0, None)) for seed in range(number)}
+    known = {seed: Seed(RunStats(f"seed {seed}", Path("x"), 10_000, 100, 0.0, None)) for seed in range(number)}
     for seed, ended in enumerate(("finished", "failed", "stopped", "", "")):
         known[seed].begun, known[seed].ended = True, ended
         for frames in (500, 1000, 1500):
-            known[seed].facts.add(Progress("training", frames, 1, 1, frames / 500, {}, (-12.5,), (7,)), 0.0)
-    known[3].facts.add(Progress("evaluated", 1500, evaluation=Evaluation((1234.5,), (3,))), 0.0)
-    known[3].facts.add(Progress("training", 2000, 1, 1, 4.0), 0.0)
-    known[4].facts.add(Progress("evaluating", 2000, final=True), 0.0)
+            known[seed].stats.add(Progress("training", frames, 1, 1, frames / 500, {}, (-12.5,), (7,)), 0.0)
+    known[3].stats.add(Progress("evaluated", 1500, evaluation=Evaluation((1234.5,), (3,))), 0.0)
+    known[3].stats.add(Progress("training", 2000, 1, 1, 4.0), 0.0)
+    known[4].stats.add(Progress("evaluating", 2000, final=True), 0.0)
     return Seeds("ppo on \x1b[2JCartPole-v1", known, began=time.monotonic())
 
 
@@ -421,7 +423,7 @@ def test_the_table_fits_any_terminal(size):
 def test_what_fails_and_runs_is_shown_where_there_is_no_room_for_all():
     lines = drawn(some_seeds(300), 80, 8)
     assert [line.split()[0] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
-    assert lines[7] == "and 295 more seeds, for which there is no room here"
+    assert lines[7] == "and 295 more seeds, which do not fit here"
 
 
 def test_a_terminal_that_has_gone_is_no_failure_of_the_runs(capsys):
@@ -433,7 +435,7 @@ def test_a_terminal_that_has_gone_is_no_failure_of_the_runs(capsys):
     console.file.close()
     table.draw(last=True)
     table.close()
-    assert capsys.readouterr().err.count("the progress is shown no more") == 1
+    assert capsys.readouterr().err.count("progress display stopped") == 1
 
 
 def test_plain_lines_are_not_repeated(capsys, monkeypatch):

@@ -155,6 +155,33 @@ def test_closing_does_not_wait_for_a_step(env, capfd):
     assert time.monotonic() - started < 20.0
 
 
+class InterruptedPipe:
+    """A pipe whose first message is sent, and then Ctrl-C comes."""
+
+    def __init__(self, pipe):
+        self.pipe, self.sent = pipe, []
+
+    def send(self, message):
+        self.pipe.send(message)
+        self.sent.append(message[0])
+        if len(self.sent) == 1:
+            raise KeyboardInterrupt
+
+    def __getattr__(self, name):
+        return getattr(self.pipe, name)
+
+
+@pytest.mark.parametrize("what", ["step", "reset"])
+def test_closing_after_ctrl_c_between_the_messages_of_a_step_asks_nothing_of_busy_workers(env, capfd, what):
+    processes = env.envs.processes
+    env.envs.parent_pipes[0] = pipe = InterruptedPipe(env.envs.parent_pipes[0])
+    with pytest.raises(KeyboardInterrupt):
+        env.envs.step(np.array([SLEEP, GO_ON])) if what == "step" else env.envs.reset()
+    assert_closes(env, capfd)
+    assert pipe.sent == [what]
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+
+
 @needs_proc
 def test_an_environment_that_cannot_be_made_in_its_worker(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

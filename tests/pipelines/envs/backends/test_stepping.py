@@ -104,9 +104,9 @@ class Tells(SameStepCartPole):
 )
 def test_successes_of_a_vector_environment_of_one_piece(told, expected):
     env = VectorEnv(Tells(told), seed=0)
-    env.tell_successes()
+    env.successes.start()
     walk(env, 3)
-    assert env.take_successes() == expected
+    assert env.successes.take() == expected
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])

@@ -1,0 +1,208 @@
+"""The collector inside a worker process, and what it is made from: its policy, its environments, its messages."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.envs import EnvBase, Transform, TransformedEnv, VecNorm, VecNormV2
+
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.collectors.collector import SyncDataCollector
+from rlpipe.pipelines.collectors.env_state import LocalEnvState
+from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.seeding import GlobalRandom, spawned
+
+_BY_COLLECTOR, _BY_FRAMES = 0, 1
+"""First number of the key that derives a seed from another; the second is the collector's index, or a frame count."""
+Payload = dict[str, Any]
+"""A message to a collector: NumPy arrays, numbers and bytes, which are the cheapest to send."""
+
+
+class WorkerCollector(SyncDataCollector):
+    """The collector in a worker process: TorchRL makes it there, and the learner calls it between two batches.
+
+    Args:
+        create_env_fn: makes the environment.
+        policy: `None`; `policy_factory` makes it.
+        seed: seeds the process's global generators.
+        options: TorchRL's.
+    """
+
+    def __init__(self, create_env_fn: Any, policy: Any = None, *, seed: int | None = None, **options: Any) -> None:
+        if seed is not None:
+            GlobalRandom().seed(seed)
+        # TorchRL's runner shares the memory of the first batch and reads every batch from it: see `iterator`
+        self._in_place = options.pop("return_same_td", False)
+        super().__init__(create_env_fn, policy, **options)
+        if not self.is_lean():
+            raise ConfigError("collectors in other processes take environments of make_env and transforms of each step")
+        self._env_state = LocalEnvState(self)
+        self._busy_seconds = 0.0
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """Yield batch after batch; in the memory of the first one, if TorchRL's runner shares that."""
+        batches, kept = super().iterator(), None
+        while True:
+            self.env.base_env.successes.start()
+            started = time.perf_counter()
+            batch = next(batches)
+            if self._in_place:
+                kept = batch if kept is None else kept.copy_(batch)
+                batch = kept
+            self._busy_seconds = time.perf_counter() - started
+            yield batch
+
+    def receive(self, payload: Payload) -> None:
+        """Load what `make_payload` made of the learner's policy."""
+        load_arrays(self.policy, payload["policy"])
+        load_arrays(self.env.transform, payload["transforms"])
+        if payload["streams"] is not None:
+            set_streams(self.policy, payload["streams"])
+
+    def report(self) -> dict[str, Any]:
+        """Of the last batch: the seconds it took, successes, and the state of the policy's generators after it."""
+        successes = [success for _, _, success in self.env.base_env.successes.take()]
+        return {"busy": self._busy_seconds, "successes": successes, "streams": get_streams(self.policy)}
+
+    def kind(self) -> str:
+        """How checkpoints keep the environments, see `LocalEnvState`."""
+        return self._env_state.kind
+
+    def note_actions(self) -> None:
+        """See `LocalEnvState`."""
+        self._env_state.note_actions()
+
+    def synchronise(self, frames: int | None) -> None:
+        """See `LocalEnvState`."""
+        self._env_state.synchronise(frames)
+
+    def restart(self, frames: int) -> None:
+        """Reset environments and generators, by seeds derived from their first ones and a frame count."""
+        self.env.base_env.seeds.derive(frames)
+        self.reset()
+        for generator in generators_of(self.policy):
+            generator.manual_seed(spawned(generator.initial_seed(), _BY_FRAMES, frames))
+
+    def capture(self) -> dict[str, Any]:
+        """Environments and random generators, for a checkpoint."""
+        return {
+            "environments": self._env_state.state_dict(),
+            "streams": get_streams(self.policy),
+            "global_random": GlobalRandom().state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `capture`."""
+        self._env_state.load_state_dict(state["environments"])
+        set_streams(self.policy, state["streams"])
+        GlobalRandom().load_state_dict(state["global_random"])
+
+
+def make_payload(policy: nn.Module, transforms: nn.Module, streams: list[np.ndarray] | None) -> Payload:
+    """What a worker needs to act as `policy` does now.
+
+    Args:
+        policy: the learner's.
+        transforms: of its environment.
+        streams: states for the policy's generators, see `get_streams`; `None` leaves them.
+    """
+    return {"policy": arrays_of(policy), "transforms": arrays_of(transforms), "streams": streams}
+
+
+def arrays_of(module: nn.Module) -> dict[str, Any]:
+    """A module's `state_dict` with NumPy arrays for tensors."""
+    state = module.state_dict()
+    return {key: value.cpu().numpy() if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def load_arrays(module: nn.Module, arrays: dict[str, Any]) -> None:
+    """Load what `arrays_of` returned for another such module."""
+    module.load_state_dict(
+        {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
+    )
+
+
+def generators_of(policy: nn.Module) -> list[torch.Generator]:
+    """The generators that a policy's modules hold, each once, in the modules' order."""
+    held = [value for module in policy.modules() for value in vars(module).values()]
+    return list({id(value): value for value in held if isinstance(value, torch.Generator)}.values())
+
+
+def get_streams(policy: nn.Module) -> list[np.ndarray]:
+    """The states of the policy's generators."""
+    return [generator.get_state().numpy() for generator in generators_of(policy)]
+
+
+def set_streams(policy: nn.Module, states: Sequence[np.ndarray]) -> None:
+    """Set the policy's generators to what `get_streams` returned."""
+    for generator, state in zip(generators_of(policy), states, strict=True):
+        generator.set_state(torch.from_numpy(np.array(state)))
+
+
+class PolicyCopy:
+    """Makes the policy of a collector: on the CPU, with its own random generators.
+
+    The first collector draws what the learner would, so a single collector acts as one in this process does.
+
+    Args:
+        policy: the learner's.
+        index: of the collector.
+    """
+
+    def __init__(self, policy: nn.Module, index: int) -> None:
+        on_gpu = [generator for generator in generators_of(policy) if generator.device.type != "cpu"]
+        on_cpu = {id(each): torch.Generator().manual_seed(each.initial_seed()) for each in on_gpu}
+        self._policy, self._index = copy.deepcopy(policy, on_cpu).cpu(), index
+
+    def __call__(self) -> nn.Module:
+        if self._index:
+            for generator in generators_of(self._policy):
+                generator.manual_seed(spawned(generator.initial_seed(), _BY_COLLECTOR, self._index))
+        return self._policy
+
+
+class EnvCopy:
+    """Makes the environments of a collector: its share of the run's environments, with their own seeds.
+
+    Args:
+        config: of the share.
+        seed: of the run's environments; the first collector uses it as it is.
+        transforms: of the run.
+        index: of the collector.
+    """
+
+    def __init__(self, config: EnvConfig, seed: int | None, transforms: Iterable[Transform], index: int) -> None:
+        self._config, self.transforms = config, [transform.clone() for transform in transforms]
+        self._seed = seed if seed is None or not index else spawned(seed, _BY_COLLECTOR, index)
+
+    def __call__(self) -> EnvBase:
+        return make_env(self._config, seed=self._seed, transforms=self.transforms)
+
+
+def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Callable[[], EnvBase]]:
+    """Functions that make each collector's environments, `num_envs` of `config` in total.
+
+    Args:
+        config: of all environments.
+        env: an environment like those to make, with the run's seed and transforms.
+        collectors: how many; a divisor of `num_envs`.
+
+    Raises:
+        ConfigError: a transform is a running normalisation.
+    """
+    for each in env.transform:
+        if isinstance(each, (VecNorm, VecNormV2)):
+            raise ConfigError(
+                f"{type(each).__name__} would have other statistics in each collector process; collect in one process, "
+                "or use ObservationNorm"
+            )
+    share = replace(config, num_envs=config.num_envs // collectors)
+    return [EnvCopy(share, env.base_env.seeds.first, env.transform, index) for index in range(collectors)]
