@@ -159,7 +159,7 @@ def test_commands_can_be_parsed(page, trained, monkeypatch, capsys):
                 code = 0
             assert code == 0, f"{page.name}: {name}: {capsys.readouterr().err}"
         elif program == "make":
-            targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert {word for word in rest if "=" not in word} <= set(targets), f"{page.name}: {name}"
         elif program in ("python", "python3") and rest[0] == "-c":
             compile(rest[1], name, "exec")

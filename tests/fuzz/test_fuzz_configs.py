@@ -22,6 +22,8 @@ from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 BATCHES = 2
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Python
 
 import rlpipe
 from rlpipe.pipelines.algorithms.recipes import RECIPES
@@ -281,10 +282,14 @@ def test_a_full_disk_under_stdout_is_one_line():
 
 
 def test_a_closed_pipe_is_no_error():
-    command = f"{sys.executable} -m rlpipe train ppo --help | head -1"
+    command = f"{sys.executable} -m rlpipe recipes | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("usage: rlpipe train ppo")
+    assert done.stdout.startswith("recipe ")
     assert done.stderr == ""
+    command = Python("-m", "rlpipe", "train", "ppo", "--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.close()
+    assert command.communicate() == (None, "")
+    assert command.returncode == 0
 
 
 def test_help_and_mistypes_import_nothing_heavy():
