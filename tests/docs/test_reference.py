@@ -22,7 +22,7 @@ FOLDERS = {
 
 def documented(place):
     """Return the names with a docstring in a folder or a file: classes, functions and variables."""
-    files = [place] if place.is_file() else place.glob("*.py")
+    files = [place] if place.is_file() else place.rglob("*.py")
     names = set()
     for file in files:
         body = ast.parse(file.read_text()).body
@@ -30,7 +30,7 @@ def documented(place):
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
                 names.add(node.name)
             if isinstance(node, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                names |= {target.id for target in node.targets}
+                names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
 
 
