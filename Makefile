@@ -4,13 +4,17 @@ BIN := .venv/bin
 # packages of the tests; CI adds envpool, which is several hundred megabytes. Training needs none of them
 EXTRAS ?= dev,mujoco,box2d,benchmark,video,report,onnx,wandb,mlflow,optuna,atari,ray,docs
 
-.PHONY: train test soak lint docs bench package matrix format clean
+.PHONY: train test test-slow soak lint docs bench package matrix format clean
 
 train: .venv/.core
 	$(BIN)/rlpipe train ppo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# Ray, a browser, fuzzing, and agents that learn for longer
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 # docs/resume.md has the results
 # the fuzz tests with twenty times as many cases, new ones each time; kills; ten million frames

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 logging.getLogger("torchrl").setLevel(logging.WARNING)
+# no test cuts the power, and a disk takes longer to flush than a small run to learn
+os.fsync = os.fstat
 
 # tests/fuzz has eleven tests of so many cases each; the same cases in every run, but for `make soak`
 _FUZZ = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}

@@ -1,4 +1,4 @@
-"""The examples with losses of one's own, with TorchRL's parts and with Optuna: each learns what it says it does."""
+"""The examples with custom losses, with TorchRL's parts and with Optuna: each learns as it says."""
 
 import importlib.util
 import re
@@ -138,6 +138,7 @@ def test_without_optuna_its_example_says_so_in_a_line(monkeypatch):
         load("optuna_search")
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_sac_learns_pendulum():
     assert load("sac").main().mean > -220
@@ -148,6 +149,7 @@ def test_ppo_with_a_kl_penalty_learns_cartpole():
     assert load("ppo_kl").main().mean > 400
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 # TorchRL's trainer about its own hook
 @pytest.mark.filterwarnings("ignore:The 'post_loss' hook stage:FutureWarning")
@@ -157,6 +159,7 @@ def test_losses_exchanged_with_torchrl_learn_cartpole():
     assert outside.mean > 150
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_the_search_finds_the_learning_rate_that_learns(tmp_path, monkeypatch, capsys):
     pytest.importorskip("optuna")

@@ -1,4 +1,4 @@
-"""The examples of action values and of images learn what they say; one of them resumes to the bit."""
+"""The examples of action values and of images learn as they say; one of them resumes to the bit."""
 
 import importlib.util
 import json
@@ -25,11 +25,14 @@ THRESHOLDS = {"c51": 150.0, "noisy_dqn": 100.0, "pixel_grid": 0.9}
 
 @pytest.mark.learning
 @pytest.mark.filterwarnings("ignore:total_frames")
-@pytest.mark.parametrize("name", THRESHOLDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "noisy_dqn" else name for name in THRESHOLDS]
+)
 def test_it_learns(name):
     assert load(name).main().mean >= THRESHOLDS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_dueling_double_dqn_learns(tmp_path):
     assert load("dueling_double_dqn").main(folder=tmp_path).mean >= 200.0

@@ -19,6 +19,8 @@ from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.benchmark import BENCHMARKS
 from rlpipe.scripts.main import COMMANDS, run
 
+pytestmark = pytest.mark.slow
+
 # none reads as a number, so that none can make a run long
 GARBAGE = [
     "",

@@ -22,12 +22,14 @@ from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 BATCHES = 2
 
 
 def no_folder():
     """A run that writes nothing."""
-    return mock.create_autospec(Run, instance=True, last_checkpoint=lambda: None)
+    return mock.create_autospec(Run, instance=True, folder=None, start_from=None)
 
 
 def costs_to_build(config):

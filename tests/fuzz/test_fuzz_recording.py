@@ -13,6 +13,8 @@ from hypothesis import Phase, given, settings
 from rlpipe.pipelines.updates import recorder as recording
 from rlpipe.pipelines.updates.recorder import make_gradient
 
+pytestmark = pytest.mark.slow
+
 
 def compute(kinds, phases, execution):
     """The bits of gradients, of the loss's entries, and of what it writes into its minibatch; or the error."""

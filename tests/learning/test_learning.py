@@ -59,6 +59,7 @@ def test_a_state_dependent_std_learns_identity_with_box_actions():
     assert train_and_evaluate(ppo, env_id="tests/IdentityBox-v0", **settings).mean > -1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [ppo, dqn, a2c, reinforce])
 def test_cartpole_is_solved(module, device):
     # on another device samples are others, and no figure was taken there; ppo's default is restless: this seed ends
@@ -68,7 +69,7 @@ def test_cartpole_is_solved(module, device):
     assert train_and_evaluate(module, episodes=100, device=device).mean >= enough
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 @pytest.mark.parametrize("name", ["q-learning/maze", "sarsa/maze", "policy-gradient/maze"])
 def test_the_shortest_way_through_the_maze_is_found(name, seed):
     config = dataclasses.replace(find_recipe(name).config(), seed=seed)
@@ -86,6 +87,7 @@ def test_the_shortest_way_through_the_maze_is_found(name, seed):
     assert found.returns == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_q_learning_crosses_frozen_lake():
     settings = {"env_id": "FrozenLake-v1", "total_episodes": None, "total_frames": 40_000, "gamma": 0.99}
     exploring = {"epsilon_schedule": "linear", "epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_frames": 20_000}

@@ -1,8 +1,6 @@
 """Scripts that start processes, and that each of these runs again when it imports them."""
 
-import subprocess
-import sys
-
+import forked
 import pytest
 
 _OWN_LOOP = """
@@ -17,13 +15,13 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [name if name == "own loop" else pytest.param(name, marks=pytest.mark.slow) for name in SCRIPTS]
+)
 def test_the_last_line_names_the_guard(tmp_path, name):
     script = tmp_path / "script.py"
     script.write_text(f"import rlpipe\n{SCRIPTS[name]}\n")
-    done = subprocess.run(
-        [sys.executable, script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=600
-    )
+    done = forked.run(script, cwd=tmp_path)
     assert done.returncode == 1
     assert 'put what it does under: if __name__ == "__main__":' in done.stderr.splitlines()[-1]
     # the processes say it in one line each, and the traceback is that of the script alone

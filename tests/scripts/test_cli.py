@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Python
 
 import rlpipe
 from rlpipe.pipelines.algorithms.recipes import RECIPES
@@ -152,7 +153,7 @@ def test_evaluate_options(capsys, evaluations):
 def test_recipes_and_help(capsys):
     assert run(["recipes"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["recipe", "algorithm", "environment", "what", "it", "is"]
+    assert table[0].split() == ["recipe", "algorithm", "environment", "description"]
     assert [line.split()[0] for line in table[1:]] == list(RECIPES)
     assert len(table) == 20
     for arguments in ([], ["--help"], ["-h"], ["train"], ["train", "--help"], ["recipes", "--help"], ["evaluate"]):
@@ -257,7 +258,7 @@ def test_interrupt_ends_with_one_line_and_exit_code_130(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlpipe.pipelines.session.train", interrupt)
+    monkeypatch.setattr("rlpipe.pipelines.session.run_loop", interrupt)
     assert run(["train", "ppo", *PPO, "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -281,10 +282,14 @@ def test_a_full_disk_under_stdout_is_one_line():
 
 
 def test_a_closed_pipe_is_no_error():
-    command = f"{sys.executable} -m rlpipe train ppo --help | head -1"
+    command = f"{sys.executable} -m rlpipe recipes | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("usage: rlpipe train ppo")
+    assert done.stdout.startswith("recipe ")
     assert done.stderr == ""
+    command = Python("-m", "rlpipe", "train", "ppo", "--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.close()
+    assert command.communicate() == (None, "")
+    assert command.returncode == 0
 
 
 def test_help_and_mistypes_import_nothing_heavy():

@@ -11,7 +11,6 @@ import shlex
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from comparing import fingerprint
+from forked import Python, session_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
@@ -56,16 +56,8 @@ class Command:
         )
         self.first, self._begins = 0, arguments[0] == "train" and "--resume" not in arguments
         self._resumed = len(lines(self.resumes))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rlpipe", *arguments],
-            cwd=folder,
-            # how the processes of this command are told from others
-            env={**os.environ, "RLPIPE_TEST": str(folder)},
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
+        self.process = Python(
+            "-m", "rlpipe", *arguments, cwd=folder, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, session=True
         )
         started.append(self.process)
 
@@ -109,22 +101,9 @@ def is_evaluating(command):
     return frames // 1500 > len(lines(command.evaluations))
 
 
-def processes_of(folder):
-    """Those that were started by a command in a folder, whatever has become of their parents."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            mine = f"RLPIPE_TEST={folder}" in (entry / "environ").read_text(errors="replace").split("\0")
-            if mine and (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                found.append((entry / "cmdline").read_text())
-        except OSError:
-            continue
-    return found
-
-
-def assert_none_left(folder):
-    until = time.monotonic() + 10.0
-    while (left := processes_of(folder)) and time.monotonic() < until:
+def assert_none_left(command):
+    until = time.monotonic() + 60.0
+    while (left := session_of(command.process.pid)) and time.monotonic() < until:
         time.sleep(0.02)
     assert not left
 
@@ -144,6 +123,7 @@ def never_killed(tmp_path_factory):
     return fingerprint(folder / "run")
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments(tmp_path, never_killed):
     dice = random.Random(0)
     phases = ["learning"] * 4 + ["evaluating"] * 3 + ["writing"] * 3
@@ -176,17 +156,17 @@ def test_kills_of_a_run_with_processes_leave_none_of_them(tmp_path):
     reference = Command(whole, "train", *A2C.split(), "--run-dir", "run")
     command = Command(cut, "train", *A2C.split(), "--run-dir", "run")
     command.wait_for((cut / "run" / "checkpoints" / "frames-000000001024").exists)
-    assert len(processes_of(cut)) >= 3
+    assert len(session_of(command.process.pid)) >= 3
     command.kill()
-    assert_none_left(cut)
+    assert_none_left(command)
     command = Command(cut, "resume", "run", "--quiet").learning()
     command.wait_for(lambda: len(lines(command.metrics)) > command.first + 1)
     command.kill()
-    assert_none_left(cut)
+    assert_none_left(command)
     finish(cut, "resume", "run", "--quiet")
     assert reference.end()[0] == 0
     assert fingerprint(cut / "run") == fingerprint(whole / "run")
-    assert_none_left(tmp_path / "whole")
+    assert_none_left(reference)
 
 
 class Terminal:
@@ -232,7 +212,9 @@ def test_a_signal_is_followed_by_a_checkpoint_and_the_command_that_goes_on(tmp_p
         command.wait_for(lambda command=command: len(lines(command.metrics)) > 60)
         command.process.send_signal(number)
         assert command.end()[:2] == (code, ""), terminal.all()
-        said = rf"[\r\n]rlpipe: {word} at frame (\d+); what was written is in run; go on with: (rlpipe resume run)\r\n$"
+        said = (
+            rf"[\r\n]rlpipe: {word} at frame (\d+); what was written is in run; continue with: (rlpipe resume run)\r\n$"
+        )
         assert f"\nrlpipe: {word}: finishing the batch and writing a checkpoint" in terminal.all()
         frames, go_on = re.search(said, terminal.all()).groups()
         assert "/12.0k" in terminal.all()
@@ -262,7 +244,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
         assert command.end() == (
             code,
             "",
-            "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; once more stops at once\n"
+            "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; a second signal stops at once\n"
             "\nrlpipe: stopped at once\n",
         )
         assert time.monotonic() - sent < 5.0

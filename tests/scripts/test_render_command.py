@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from PIL import Image
 
@@ -133,10 +133,9 @@ def test_a_damaged_config_is_named(trained, capsys):
 @pytest.mark.parametrize(("suffix", "said"), [(".gif", "File too large"), (".mp4", "ffmpeg ")])
 def test_a_disk_that_is_full_leaves_no_film(suffix, said):
     pytest.importorskip("imageio_ffmpeg")
-    rlpipe = shlex.join([sys.executable, "-m", "rlpipe", "render", "--random", "CartPole-v1", "--quiet"])
-    # in blocks of 512 or 1,024 bytes
-    limited = f"ulimit -f 2; exec {rlpipe} --out a{suffix}"
-    done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False)
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048));"
+    limited += "from rlpipe.scripts.main import run; sys.exit(run(sys.argv[1:]))"
+    done = forked.run("-c", limited, "render", "--random", "CartPole-v1", "--quiet", "--out", f"a{suffix}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"rlpipe: error: a{suffix} cannot be written: {said}")
     assert done.stderr.count("\n") == 1
@@ -169,6 +168,7 @@ def test_an_environment_that_cannot_be_drawn_is_refused_before_the_agent_is_read
 
 def test_an_opengl_that_is_not_there_is_named():
     pytest.importorskip("mujoco")
+    # read when MuJoCo is imported
     words = [sys.executable, "-m", "rlpipe", "render", "--random", "CartPole-v1"]
     environment = {**os.environ, "MUJOCO_GL": "nonsense"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
@@ -178,8 +178,8 @@ def test_an_opengl_that_is_not_there_is_named():
 
 
 def test_ctrl_c_leaves_no_file():
-    words = [sys.executable, "-m", "rlpipe", "render", "--random", "CartPole-v1", "--episodes", "1000", "--quiet"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    words = ["-m", "rlpipe", "render", "--random", "CartPole-v1", "--episodes", "1000", "--quiet"]
+    process = forked.Python(*words, stderr=subprocess.PIPE)
     while process.poll() is None and not list(Path().iterdir()):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

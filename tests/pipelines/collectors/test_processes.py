@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import fingerprint, same_weights
+from forked import Python, spawning_quickly
 from resuming import go, killed, make_config
 
 from rlpipe.errors import ConfigError, TrainingError
@@ -25,10 +25,16 @@ from rlpipe.pipelines.training.loop import train
 TWO = {"collector": "processes", "num_collectors": 2}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with spawning_quickly():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_process_is_left():
     yield
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while left := [child for child in multiprocessing.active_children() if "Spawn" in type(child).__name__]:
         assert time.monotonic() < until, left
         time.sleep(0.1)
@@ -178,28 +184,27 @@ def test_an_environment_that_fails_in_a_collector_speaks_for_itself(tmp_path, mo
 @pytest.mark.parametrize("fate", ["dies", "sleeps"])
 def test_a_collector_that_is_never_ready(fate, tmp_path):
     options = "--env-id fragile:tests/Stillborn-v0 --num-envs 2 --collector processes --num-collectors 2 --quiet"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlpipe", "train", "ppo", *options.split(), "--run-dir", "run"],
+    process = Python(
+        *["-m", "rlpipe", "train", "ppo", *options.split(), "--run-dir", "run"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "helpers"), "STILLBORN": fate},
         stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        session=True,
     )
     if fate == "sleeps":
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not (tmp_path / "sleeping").exists():
             assert time.monotonic() < until
             time.sleep(0.05)
         # as a terminal does it: to all of them
         os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     if fate == "sleeps":
         assert (process.returncode, told) == (130, "rlpipe: interrupted; nothing was written yet\n")
     else:
         assert process.returncode == 2
         assert re.match(r"rlpipe: error: a collector could not be started: collector 1 of 2 died .*memory", told)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while _group_lives(process.pid):
         assert time.monotonic() < until
         time.sleep(0.1)

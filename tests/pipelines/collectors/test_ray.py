@@ -28,6 +28,8 @@ ray = pytest.importorskip("ray")
 from rlpipe.pipelines.collectors import ray_collector, ray_connection, ray_placement  # noqa: E402
 from rlpipe.pipelines.collectors.ray_worker import why_lost  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "0123456789abcdef" * 4
 TWO = {"collector": "ray", "num_collectors": 2}
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from comparing import fingerprint
 
@@ -106,9 +107,9 @@ sys.exit(main.run(sys.argv[2:]))
 """
 
 
-def python(*command, before=()):
+def python(*command, before):
     return subprocess.run(
-        [*before, sys.executable, "-c", *command], check=False, capture_output=True, text=True, timeout=100
+        [*before, sys.executable, "-c", *command], check=False, capture_output=True, text=True, timeout=300
     )
 
 
@@ -123,7 +124,7 @@ def told(process, *words):
 @needs_limits
 @pytest.mark.parametrize(("limit", "what"), [(3_000, "run/"), (20_000, "run/checkpoints/")])
 def test_a_limit_on_the_size_of_files(here, expected, limit, what):
-    told(python(LIMITED, str(limit), *TRAIN, "run"), what, "cannot be written: ", "checkpoint")
+    told(forked.run("-c", LIMITED, str(limit), *TRAIN, "run"), what, "cannot be written: ", "checkpoint")
     if Path("run/metrics.jsonl").exists():
         goes_on(expected)
 
@@ -152,7 +153,7 @@ def limit():
 @needs_limits
 @pytest.mark.parametrize("file", ["metrics.jsonl", "evaluations.jsonl"])
 def test_a_metric_that_cannot_be_written(here, monkeypatch, capsys, expected, limit, file):
-    monkeypatch.setattr("rlpipe.pipelines.runs.loggers.tensorboard.Board.log", lambda *_: None)
+    monkeypatch.setattr("rlpipe.pipelines.runs.loggers.tensorboard.TensorBoardLog.log", lambda *_: None)
     if file != "metrics.jsonl":
         append = Journal.append
         monkeypatch.setattr(Journal, "append", lambda self, line: self.path.name == file and append(self, line))

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import forked
 import pytest
 from folders import write_run
 from torch import nn, optim
@@ -129,7 +129,7 @@ if __name__ == "__main__":
 def test_custom_runs_are_told_apart_by_code_arguments_and_settings_that_were_not_recorded(tmp_path, capsys):
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "helper.py").write_text("x = 1\n")
-    subprocess.run([sys.executable, "program.py", "--seeds", "0-2"], check=True, capture_output=True)
+    forked.run("program.py", "--seeds", "0-2").check_returncode()
     rows, err = table(capsys)
     assert rows == {"mine (optimizer.lr 0.1)": [0, 1], "mine (optimizer.lr 0.2)": [2]}
     assert err == ""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlpipe.pipelines import pipeline as updating
+from rlpipe.pipelines.updates import update as updating
 from rlpipe.scripts.benchmarks.update import CONFIGS, EAGER, arms, make_minibatch, make_networks, run
 
 

@@ -9,7 +9,6 @@ import pty
 import re
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import threading
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import Python
 from rich.console import Console
 
 from rlpipe.errors import ConfigError
@@ -418,9 +418,8 @@ class Terminal:
         keyboard, screen = pty.openpty()
         fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 15, 60, 0, 0))
         self._screen, self._before, self._pieces = screen, termios.tcgetattr(screen), []
-        command = [sys.executable, "-m", "rlpipe", *arguments]
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "", "LINES": ""}
-        self.process = subprocess.Popen(command, stdin=screen, stdout=screen, stderr=screen, env=environment)
+        self.process = Python("-m", "rlpipe", *arguments, stdin=screen, stdout=screen, stderr=screen, env=environment)
         self._reader = threading.Thread(target=self._read, args=[keyboard], daemon=True)
         self._reader.start()
 
@@ -433,7 +432,7 @@ class Terminal:
 
     def end(self):
         """The exit code and what was written."""
-        code = self.process.wait(timeout=120)
+        code = self.process.wait(timeout=300)
         assert termios.tcgetattr(self._screen) == self._before
         os.close(self._screen)
         self._reader.join(10.0)
@@ -451,7 +450,7 @@ def test_a_run_on_a_terminal_and_one_that_is_interrupted(tmp_path):
     whole = Terminal("train", *SHORT, "--watch", "--final-eval-episodes", "2", "--run-dir", str(tmp_path / "whole"))
     longer = [*SHORT, "--total-frames", "10000000", "--watch", "--run-dir", str(tmp_path / "cut")]
     cut = Terminal("train", *longer)
-    metrics, until = tmp_path / "cut" / "metrics.jsonl", time.monotonic() + 100.0
+    metrics, until = tmp_path / "cut" / "metrics.jsonl", time.monotonic() + 300.0
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < 20:
         assert time.monotonic() < until
         assert cut.process.poll() is None

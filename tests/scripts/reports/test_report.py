@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from folders import write_run
 
@@ -247,7 +248,7 @@ def test_a_page_appears_whole_or_not_at_all(capsys, monkeypatch):
     code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     code += "from rlpipe.scripts.main import run; sys.exit(run(['report', '--out', 'x.html']))"
     before = sorted(Path().rglob("*"))
-    full = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    full = forked.run("-c", code)
     assert (full.returncode, full.stderr) == (1, "rlpipe: error: out x.html cannot be written: File too large\n")
     assert sorted(Path().rglob("*")) == before
     real = os.fsync

@@ -15,6 +15,8 @@ from folders import write_run
 from rlpipe.scripts.main import run
 from rlpipe.scripts.reports.statistics import interquartile_mean, probability_of_improvement
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

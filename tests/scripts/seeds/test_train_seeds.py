@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from forked import Python
 from rich.console import Console
 
 from rlpipe.errors import ConfigError
@@ -77,11 +79,24 @@ def train(*arguments):
     return code, out.getvalue(), err.getvalue()
 
 
+@contextlib.contextmanager
+def forked_jobs():
+    """Have the processes of jobs forked from one that has imported everything."""
+
+    def popen(command, *, text, errors, **pipes):
+        return Python(*command[1:], **pipes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlpipe.scripts.seeds.processes.subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two seeds side by side: their parent folder, and what was printed."""
     parent = tmp_path_factory.mktemp("seeds") / "runs"
-    return parent, *train(*PPO, "--seeds", "5,3", "--jobs", 2, "--run-dir", parent, "--json")
+    with forked_jobs():
+        return parent, *train(*PPO, "--seeds", "5,3", "--jobs", 2, "--run-dir", parent, "--json")
 
 
 def what_was_learned(folder):
@@ -133,7 +148,8 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
     options = eventful(
         tmp_path, monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)", "raise ZeroDivisionError('of all things')"
     )
-    code, out, err = train(*options, "--seeds", "0-2", "--quiet")
+    with forked_jobs():
+        code, out, err = train(*options, "--seeds", "0-2", "--quiet")
     assert code == 1
     folders = [next(Path("runs/ppo").glob(f"{seed}-*")) for seed in range(3)]
     killed, failed = err.splitlines()
@@ -152,7 +168,8 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
 
 
 def test_json_names_the_seeds_that_failed(capsys):
-    assert run(["train", *PPO, "--lr", "1e30", "--max-grad-norm", "none", "--seeds", "7", "--quiet", "--json"]) == 1
+    with forked_jobs():
+        assert run(["train", *PPO, "--lr", "1e30", "--max-grad-norm", "none", "--seeds", "7", "--quiet", "--json"]) == 1
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     (folder,) = Path("runs/ppo").iterdir()
@@ -192,7 +209,8 @@ def test_a_seed_that_has_written_nothing_is_not_gone_on_with(tmp_path):
 
 
 def test_what_no_seed_can_be_trained_with_is_one_line():
-    code, out, err = train(*PPO, "--env-id", "CartPool-v1", "--seeds", "0-9", "--quiet")
+    with forked_jobs():
+        code, out, err = train(*PPO, "--env-id", "CartPool-v1", "--seeds", "0-9", "--quiet")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "did you mean CartPole-v1" in err
     assert not Path("runs").exists()
@@ -200,14 +218,8 @@ def test_what_no_seed_can_be_trained_with_is_one_line():
 
 def begin(*arguments):
     """`rlpipe train` in a session of its own, once two seeds have begun to train."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlpipe", "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 120
+    process = Python("-m", "rlpipe", "train", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, session=True)
+    until = time.monotonic() + 300
     while sum(bool(path.read_text()) for path in Path("runs").rglob("metrics.jsonl")) < 2:
         assert time.monotonic() < until
         assert process.poll() is None, process.stderr.read()
@@ -216,7 +228,7 @@ def begin(*arguments):
 
 
 def group_is_gone(group):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             os.killpg(group, 0)
@@ -230,7 +242,7 @@ def test_ctrl_c_stops_all_and_leaves_nothing_running():
     process = begin(*ENDLESS, "--seeds", "0-2", "--jobs", "2")
     # as a terminal does: to every process of the group
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     folders = sorted(Path("runs/ppo").iterdir())
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-4:] == [
@@ -247,10 +259,11 @@ def test_ctrl_c_stops_all_and_leaves_nothing_running():
 def test_no_job_outlives_a_killed_parent():
     process = begin(*ENDLESS, "--seeds", "0-1", "--jobs", "2", "--quiet")
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert group_is_gone(process.pid)
 
 
+@pytest.mark.slow
 def test_ray_trains_the_same(trained):
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "rlpipe", "train", *PPO, "--seeds", "3", "--jobs", "ray", "--json"]
@@ -282,6 +295,7 @@ def test_ray_that_is_not_installed(monkeypatch):
     assert 'pip install "rlpipe[ray]"' in refused("ppo", "--seeds", "0-1", "--jobs", "ray")
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_that_does_not_answer(monkeypatch):
     pytest.importorskip("ray")
     from rlpipe.scripts.seeds.ray_tasks import RayTasks

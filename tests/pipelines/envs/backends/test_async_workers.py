@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Python
 from fragile import DIE, GO_ON, LEAVE, RAISE, RAISE_LOCAL, RAISE_ODD, SLEEP
 
 from rlpipe.errors import TrainingError
@@ -25,7 +26,7 @@ def _no_hang():
         raise TimeoutError("this test hangs")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
+    signal.alarm(300)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -45,16 +46,17 @@ def python(tmp_path):
     """Starts Python in `tmp_path`, in a process group of its own, as a shell would."""
     here, started = str(Path(__file__).parents[3] / "helpers"), []
 
-    def start(*arguments, command=(sys.executable,)):
-        process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def start(*arguments, command=(sys.executable,), forked=False):
+        options = {
+            "cwd": tmp_path,
+            "env": {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
+        if forked:
+            process = Python(*arguments, **options, session=True)
+        else:
+            process = subprocess.Popen([*command, *arguments], **options, text=True, start_new_session=True)
         started.append(process)
         return process
 
@@ -211,7 +213,7 @@ def children(pid):
     return [number for number in numbers if stat_of(number)[1] == pid]
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=60.0):
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
         time.sleep(0.02)
@@ -242,7 +244,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_in_the_middle_of_a_step_die_with_a_parent_that_is_killed(python, tmp_path, context):
     parent = python("-c", MAKE, context, str(SLEEP))
-    assert wait_until(lambda: len(list(tmp_path.glob("sleeping-*"))) == 2, 30.0)
+    assert wait_until(lambda: len(list(tmp_path.glob("sleeping-*"))) == 2)
     workers = [int(path.name.removeprefix("sleeping-")) for path in tmp_path.glob("sleeping-*")]
     assert set(workers) <= set(children(parent.pid))
     parent.kill()
@@ -253,10 +255,10 @@ def test_workers_in_the_middle_of_a_step_die_with_a_parent_that_is_killed(python
 def test_ctrl_c_while_workers_start_is_the_parents_alone(python):
     parent = python("-c", MAKE, "spawn", str(SLEEP))
     # the resource tracker is one of them
-    assert wait_until(lambda: len(children(parent.pid)) == 3, 30.0)
+    assert wait_until(lambda: len(children(parent.pid)) == 3)
     started = children(parent.pid)
     os.killpg(parent.pid, signal.SIGINT)
-    assert parent.communicate(timeout=30) == ("", "")
+    assert parent.communicate(timeout=300) == ("", "")
     assert parent.returncode == 130
     assert none_left(started)
 
@@ -267,26 +269,26 @@ def test_ctrl_c_while_workers_start_is_the_parents_alone(python):
 )
 def test_a_parent_that_is_process_1_has_workers(python):
     parent = python("-c", MAKE, "fork", str(GO_ON), command=("unshare", "-fp", sys.executable))
-    assert parent.communicate(timeout=30) == ("fine\n", "")
+    assert parent.communicate(timeout=300) == ("fine\n", "")
 
 
 def train(python, *options):
     code = "import fragile, sys; from rlpipe.scripts.main import run; sys.exit(run(sys.argv[1:]))"
-    return python("-c", code, "train", "a2c/eight-workers", "--num-envs", "2", "--quiet", *options)
+    return python("-c", code, "train", "a2c/eight-workers", "--num-envs", "2", "--quiet", *options, forked=True)
 
 
 @needs_proc
 def test_ctrl_c_ends_training_with_the_way_on_and_exit_code_130(python, tmp_path):
     parent = train(python, "--run-dir", "here")
     metrics = tmp_path / "here" / "metrics.jsonl"
-    assert wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, 40.0)
+    assert wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0)
     workers = children(parent.pid)
     os.killpg(parent.pid, signal.SIGINT)
-    out, err = parent.communicate(timeout=30)
+    out, err = parent.communicate(timeout=300)
     assert out == ""
     assert re.fullmatch(
-        "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; once more stops at once\n"
-        r"rlpipe: interrupted at frame \d+; what was written is in here; go on with: rlpipe resume here\n",
+        "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; a second signal stops at once\n"
+        r"rlpipe: interrupted at frame \d+; what was written is in here; continue with: rlpipe resume here\n",
         err,
     )
     assert parent.returncode == 130
@@ -296,7 +298,7 @@ def test_ctrl_c_ends_training_with_the_way_on_and_exit_code_130(python, tmp_path
 @needs_proc
 def test_training_whose_environment_raises_ends_with_one_line_and_exit_code_1(python, tmp_path):
     parent = train(python, "--env-id", "tests/Broken-v0")
-    out, err = parent.communicate(timeout=50)
+    out, err = parent.communicate(timeout=300)
     assert (parent.returncode, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("rlpipe: error: worker ")
     last = "its environment tests/Broken-v0; its last message: RuntimeError: the pole broke in two"

@@ -1,9 +1,9 @@
 """Atari games: C++ against Python step by step, and what their ids prescribe."""
 
 import itertools
-import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -159,7 +159,7 @@ def test_games_seen_from_pixels_greet_nobody(capfd):
         "from rlpipe.pipelines.envs import EnvConfig, make_env\n"
         f"make_env(EnvConfig({BREAKOUT!r}, from_pixels=True), seed=0).close()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert forked.Python("-c", code).wait() == 0
     assert capfd.readouterr() == ("", "")
 
 

@@ -4,7 +4,6 @@ import itertools
 import multiprocessing
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import faulty
@@ -12,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from faulty import IN_RESET, IN_STEP, NOT_FINITE
+from forked import Python, session_of
 from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import TrainingError
@@ -208,28 +208,17 @@ def test_training_ends_with_one_line_and_exit_code_1(name, backend, tmp_path, mo
 def test_the_command_leaves_no_process_behind(name, backend, tmp_path):
     code = "import faulty, sys; from rlpipe.scripts.main import run; sys.exit(run(sys.argv[1:]))"
     paths = os.pathsep.join([str(Path(__file__).parents[3] / "helpers"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code, *train(f"tests/{name}-v0", backend)],
+    process = Python(
+        *["-c", code, *train(f"tests/{name}-v0", backend)],
         cwd=tmp_path,
-        # how the processes of this command are told from others
-        env={**os.environ, "PYTHONPATH": paths, "RLPIPE_TEST": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        session=True,
     )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("rlpipe: error: ")
-    assert f"tests/{name}-v0" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(processes_with(f"RLPIPE_TEST={tmp_path}"))
-
-
-def processes_with(entry):
-    """Processes that have this in their environment, whatever has become of their parents."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if entry in (folder / "environ").read_text(errors="replace").split("\0"):
-                yield folder.name
-        except OSError:
-            continue
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("rlpipe: error: ")
+    assert f"tests/{name}-v0" in err
+    assert "Traceback" not in err
+    assert not session_of(process.pid)
