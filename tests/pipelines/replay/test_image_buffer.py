@@ -368,7 +368,10 @@ def test_a_disk_or_memory_that_is_too_small(tmp_path, monkeypatch):
 
 def test_frames_are_kept_for_the_environments_of_all_collectors(monkeypatch):
     # without the collectors themselves
-    monkeypatch.setattr(dqn, "make_collector", lambda config, env, *_: SyncDataCollector(env, frames_per_batch=32))
+    monkeypatch.setattr(
+        "rlpipe.pipelines.build.pipeline.make_collector",
+        lambda config, env, *_: SyncDataCollector(env, frames_per_batch=32),
+    )
     options = {**OPTIONS, "replay_storage": "frames", "collector": "processes", "num_collectors": 2}
     pipeline = dqn.build(dqn.Config(**options))
     assert pipeline.collector.env.batch_size.numel() == 2
