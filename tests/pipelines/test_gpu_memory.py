@@ -98,7 +98,7 @@ def test_the_loss_tells_of_memory_and_not_of_the_action(tmp_path, monkeypatch, c
 
 
 def test_networks_that_are_too_large_leave_nothing_behind(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(ppo, "make_critic", full)
+    monkeypatch.setattr("rlpipe.pipelines.build.networks.make_critic", full)
     assert told(capfd, 1, "train", *PPO, "--run-dir", str(tmp_path / "run")) == "the networks; lower --hidden"
     assert not (tmp_path / "run").exists()
 
