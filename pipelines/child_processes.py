@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from types import FrameType
 
 NO_GUARD = (
     "the script has no main guard: each process that it starts imports it, and would run it again; put what it does "
@@ -27,18 +29,27 @@ QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 @contextlib.contextmanager
 def interrupts_wait(context: str | None) -> Iterator[None]:
-    """Block Ctrl-C; processes that start within never receive it, not even before their own code runs."""
+    """Hold Ctrl-C back until the end; processes that start within never receive it, not even before their code runs."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     if multiprocessing.get_context(context).get_start_method() != "fork":
         # start the semaphore tracker first, because starting it unblocks Ctrl-C again
         resource_tracker.ensure_running()
+    handler, received = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
+    # the mask is this thread's alone, and a signal that another thread receives is handled in the main one as well
+    is_main = threading.current_thread() is threading.main_thread() and callable(handler)
+    if is_main:
+        signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        if received and callable(handler):
+            handler(*received[0])
 
 
 def check_main_guard() -> None:
