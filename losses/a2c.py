@@ -15,10 +15,10 @@ class A2CLoss(LossModule):
     """Advantage actor-critic, Mnih et al. 2016, section 4 and Algorithm S3, on one batch instead of many threads.
 
     Reads the networks' `in_keys`, `action`, `advantage` and `value_target` `[*B, 1]`. The advantage is a constant to
-    the gradient. Writes nothing into its input.
+    the gradient. Does not change its input.
 
-    Returns the scalars `loss_policy`, `loss_value`, `loss_entropy` with their coefficients inside, so that the total is
-    their sum, and detached: `entropy`, `explained_variance`.
+    Returns the scalars `loss_policy`, `loss_value`, `loss_entropy`, multiplied by their coefficients, so that the total
+    is their sum, and detached: `entropy`, `explained_variance`.
 
     Args:
         actor: has `get_dist`; ours or TorchRL's `ProbabilisticActor`.

@@ -13,9 +13,9 @@ from rlpipe.losses import functional as F
 class GAE(TensorDictModuleBase):
     """Generalized advantage estimation over a batch `[*B, T]` of consecutive steps, Schulman et al. 2016.
 
-    Writes `state_value`, `advantage` and `value_target` (advantage + value), each `[*B, T, 1]`. One pass of the critic
-    values every state, and beside them only those next states that are no state of the batch: the true last ones of
-    truncated episodes, and of the batch. A terminated state's value is never used.
+    Writes `state_value`, `advantage` and `value_target` (advantage + value), each `[*B, T, 1]`. The critic runs once,
+    on all states and on the next states that are not among them: the last ones of truncated episodes and of the batch.
+    The value of a terminated state is never used.
 
     Args:
         critic: writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`.
@@ -54,7 +54,7 @@ class GAE(TensorDictModuleBase):
         outside &= ~terminated
         keys = self.critic.in_keys
         states = batch.select(*keys).reshape(-1)
-        # once, because a GPU's number of them has to be waited for
+        # once, because it waits for the GPU
         where = outside.nonzero(as_tuple=True)
         others = batch.get("next").select(*keys)[where]
         values = self.critic(torch.cat([states, others])).get("state_value").squeeze(-1)

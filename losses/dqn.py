@@ -17,11 +17,11 @@ class DQNLoss(LossModule):
 
     Reads `action` `[*B]`, the Q network's `in_keys`, and under `next` the same `in_keys`, `reward` and `terminated`
     `[*B, 1]`; with `n_step`, `discount` `[*B, 1]` instead of `terminated`, as `NStep` writes it. Truncation does not
-    cut the bootstrap. Writes nothing into its input.
+    cut the bootstrap. Does not change its input.
 
     Returns `loss_td` (a scalar), and detached: `td_error`, the mean absolute error, and `q_mean`. With `prioritized`,
-    also reads `priority_weight` `[*B]`, by which each sample's loss is multiplied, and returns `priority` `[*B]`: its
-    absolute error, for the replay buffer (Schaul et al. 2016, Algorithm 1).
+    reads `priority_weight` `[*B]` too, which multiplies each sample's loss, and returns `priority` `[*B]`: the absolute
+    error of each sample, for the replay buffer (Schaul et al. 2016, Algorithm 1).
 
     Args:
         q_network: writes `action_value` `[*B, A]`; ours or TorchRL's `QValueActor` with categorical actions.
@@ -31,7 +31,7 @@ class DQNLoss(LossModule):
         target_network: keep a frozen copy, `self.target_network`, for the bootstrap; follow it with `TargetUpdate`.
             Without it the online network bootstraps itself.
         n_step: read the discount of the bootstrap from the batch; `gamma` is not used.
-        prioritized: for minibatches drawn by priority, see above; `off_policy` does the rest.
+        prioritized: for minibatches drawn by priority, see above and `off_policy`.
 
     Raises:
         ValueError: `double` without a target network.

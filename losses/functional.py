@@ -71,8 +71,8 @@ def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
 def categorical_projection(probability: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
     """Distribution of `r + discount * Z(s')` over the atoms that Z is over, Bellemare et al. 2017, equation 7.
 
-    Each atom is shifted, clamped to the ends of the grid, and its probability divided between its two neighbours there,
-    the nearer one getting the more. Where `discount` is 0, all of it goes to the reward.
+    Each atom is shifted and clamped to the grid, and its probability is divided between its two neighbours there in
+    proportion to nearness. Where `discount` is 0, all probability goes to the reward.
 
     Args:
         probability: of each atom in the next state, `[*B, N]`.
@@ -162,7 +162,7 @@ def gae(reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, don
     """Generalized advantage estimation, `[*B, T]`, Schulman et al. 2016, equation 16.
 
     `A_t = delta_t + discount_t * lmbda * (1 - done_t) * A_{t+1}` with
-    `delta_t = r_t + discount_t * V(s_{t+1}) - V(s_t)`; nothing follows the last step but its own bootstrap.
+    `delta_t = r_t + discount_t * V(s_{t+1}) - V(s_t)`; the last step has only its bootstrap.
 
     Args:
         reward: `[*B, T]`.

@@ -16,10 +16,10 @@ class ClipPPOLoss(LossModule):
     """Clipped proximal policy optimisation, Schulman et al. 2017, equations 7 and 9.
 
     Reads the networks' `in_keys`, `action`, `action_log_prob` `[*B]`, `advantage` and `value_target` `[*B, 1]`, and
-    with `value_clip` also the `state_value` `[*B, 1]` at collection. Writes nothing into its input.
+    with `value_clip` also the `state_value` `[*B, 1]` at collection. Does not change its input.
 
-    Returns the scalars `loss_policy`, `loss_value`, `loss_entropy` with their coefficients inside, so that the total is
-    their sum, and detached: `entropy`, `approx_kl` (k3), `clip_fraction`, `explained_variance`.
+    Returns the scalars `loss_policy`, `loss_value`, `loss_entropy`, multiplied by their coefficients, so that the total
+    is their sum, and detached: `entropy`, `approx_kl` (k3), `clip_fraction`, `explained_variance`.
 
     Args:
         actor: has `get_dist`; ours or TorchRL's `ProbabilisticActor`.

@@ -20,13 +20,13 @@ Normalization = Literal["none", "batch", "episode"]
 class ReinforceLoss(LossModule):
     """Monte Carlo policy gradient, Williams 1992, section 5; with a critic as baseline, Sutton and Barto 2018, 13.4.
 
-    Reads the actor's `in_keys`, `action` and `advantage` `[*B, 1]`, which is what weighs each step: its return-to-go,
-    less the baseline if there is one (`ReturnToGo` writes both). It is a constant to the gradient. With a critic, reads
-    its `in_keys` and `value_target` `[*B, 1]` too; with `normalize="episode"`, `episode` `[*B, 1]`: int64, the same
-    number for the steps of one episode. Writes nothing into its input.
+    Reads the actor's `in_keys`, `action` and `advantage` `[*B, 1]`, the weight of each step: its return-to-go, minus
+    the baseline if there is one (`ReturnToGo` writes it). It is a constant to the gradient. With a critic, also reads
+    its `in_keys` and `value_target` `[*B, 1]`; with `normalize="episode"`, `episode` `[*B, 1]`: int64, the same number
+    for all steps of an episode. Does not change its input.
 
-    Returns the scalars `loss_policy`, with a critic `loss_value`, and `loss_entropy`, their coefficients inside, so
-    that the total is their sum; and detached: `entropy`, with a critic `explained_variance`.
+    Returns the scalars `loss_policy`, `loss_entropy` and with a critic `loss_value`, multiplied by their coefficients,
+    so that the total is their sum; and detached: `entropy`, with a critic `explained_variance`.
 
     Args:
         actor: has `get_dist`; ours or TorchRL's `ProbabilisticActor`.

@@ -11,19 +11,19 @@ from rlpipe.losses import functional as F
 
 
 class NStep(TensorDictModuleBase):
-    """Let each step of a batch `[*B, T]` look n steps ahead, Sutton and Barto 2018, equation 7.1.
+    """n-step returns of a batch `[*B, T]`, Sutton and Barto 2018, equation 7.1.
 
-    Under `next`, in a copy of the batch: `reward` becomes the discounted sum of the next n rewards, every other entry
-    that of the last of these steps, and `discount` `[*B, T, 1]` is added, `gamma^n`, or 0 if that step terminated.
-    Fewer than n steps are summed where an episode or the batch ends first. (TorchRL's MultiStep leaves `terminated`
-    that of the first step, so a termination further on does not cut its bootstrap.)
+    Returns a copy of the batch. Under `next`, `reward` is the discounted sum of the next n rewards, every other entry
+    is that of the last of these steps, and `discount` `[*B, T, 1]` is added: `gamma^n`, or 0 if that step terminated.
+    Where an episode or the batch ends first, fewer steps are summed. (TorchRL's MultiStep keeps `terminated` of the
+    first step, so a later termination does not cut its bootstrap.)
 
     Args:
         gamma: discount per step.
-        n: how many steps; 1 only adds `discount`.
+        n: number of steps; 1 only adds `discount`.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: `gamma` or `n` is out of range.
     """
 
     def __init__(self, *, gamma: float, n: int) -> None:
@@ -45,7 +45,7 @@ class NStep(TensorDictModuleBase):
             goes_on = ~done.gather(-1, last) & (ahead > last)
             total = total + self.gamma**step * rewards.gather(-1, ahead) * goes_on
             last = torch.where(goes_on, ahead, last)
-        # a copy, because the batch is not to be written into; with one step there is nothing to look up
+        # a copy, because the input must not change; with one step there is nothing to look up
         after = after.gather(-1, last) if self.n > 1 else after.copy()
         discount = self.gamma ** (last - first + 1) * (~after.get("terminated").squeeze(-1))
         after.set("reward", total.unsqueeze(-1))
@@ -54,12 +54,12 @@ class NStep(TensorDictModuleBase):
 
 
 class ReturnToGo(TensorDictModuleBase):
-    """Monte Carlo returns of a batch `[*B, T]` of whole episodes, one behind the other, Sutton and Barto 2018, 13.3.
+    """Monte Carlo returns of a batch `[*B, T]` of whole consecutive episodes, Sutton and Barto 2018, section 13.3.
 
-    Writes `value_target`, the discounted return-to-go; `advantage`, the same less the critic's value; with a critic
-    that `state_value`: each `[*B, T, 1]`; and `episode` `[*B, T, 1]`: int64, which episode of the batch the step
-    belongs to, 0, 1, 2 and so on, further in the next row. A truncated episode ends like a terminated one: nothing is
-    bootstrapped. An episode that the batch cuts off counts to the cut.
+    Writes, each `[*B, T, 1]`: `value_target`, the discounted return-to-go; `advantage`, the return minus the critic's
+    value; with a critic `state_value`; and `episode`, int64, the number of the step's episode, counted over all rows.
+    A truncated episode ends like a terminated one, without a bootstrap. An episode that the batch cuts off counts only
+    to the cut.
 
     Args:
         critic: the baseline; writes `state_value` `[*B, 1]`; ours or TorchRL's `ValueOperator`. `None` for no baseline.
@@ -91,7 +91,7 @@ class ReturnToGo(TensorDictModuleBase):
 
 
 def _episode(done: Tensor) -> Tensor:
-    """Number the episodes that `done` `[*B, T]` ends, over all rows; the end of a row ends one too."""
+    """Number the episodes in `done` `[*B, T]` over all rows; an episode also ends at the end of a row."""
     ends = done.clone()
     ends[..., -1] = True
     ends = ends.flatten().long()

@@ -1,4 +1,4 @@
-"""Networks without gradients: a frozen copy that follows its source, and one that is frozen for a while."""
+"""Target networks, and freezing networks for a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def frozen_copy(network: Network) -> Network:
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Within, the parameters of `networks` take no gradient; their inputs still do.
 
-    So an actor's loss goes through a critic without teaching it, and all losses of a step can be minimised as one sum.
+    An actor's loss can then pass through a critic without changing it, and all losses can be minimised as one sum.
     """
     parameters = [each for network in networks for each in network.parameters() if each.requires_grad]
     for parameter in parameters:
@@ -35,7 +35,7 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class TargetUpdate:
-    """Let a target network follow its source, once per call: softly, or by a copy every `every` calls exactly.
+    """Moves a target network towards its source at each call, or copies it every `every` calls.
 
     Soft: `target += tau * (source - target)` (Lillicrap et al. 2016, Algorithm 1). Periodic: the copy of Mnih et al.
     2015 at calls `every`, `2 * every`, ... Buffers are copied whenever the parameters move.
@@ -47,7 +47,7 @@ class TargetUpdate:
         every: calls from one update to the next.
 
     Raises:
-        ValueError: `tau` or `every` out of range, or two networks that differ.
+        ValueError: `tau` or `every` is out of range, or the networks differ.
     """
 
     def __init__(self, source: nn.Module, target: nn.Module, *, tau: float = 1.0, every: int = 1) -> None:
@@ -76,7 +76,7 @@ class TargetUpdate:
             target.copy_(source)
 
     def state_dict(self) -> dict[str, int]:
-        """The number of calls so far, which places the next periodic copy."""
+        """The number of calls so far."""
         return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

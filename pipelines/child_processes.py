@@ -1,4 +1,4 @@
-"""Processes that this one starts: they never see Ctrl-C, and never outlive it. Imports nothing heavy."""
+"""Child processes: they ignore Ctrl-C, and end with their parent. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ NO_GUARD = (
     "the script has no main guard: each process that it starts imports it, and would run it again; put what it does "
     'under: if __name__ == "__main__":'
 )
-"""What an error says where the main script lacks its guard."""
+"""The message of the error for a main script without a guard."""
 _UNGUARDED = 79
-"""An exit code that nothing else has."""
+"""An exit code that nothing else uses."""
 _PR_SET_PDEATHSIG = 1
 
 
 QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
-"""Python's process that tracks semaphores takes this over; else it complains whenever a run is stopped at once."""
+"""A filter that Python's semaphore tracker inherits; without it, it warns whenever a run is killed."""
 
 
 @contextlib.contextmanager
 def interrupts_wait(context: str | None) -> Iterator[None]:
-    """Hold Ctrl-C back; processes that start within never see it, not even before their own code runs."""
+    """Block Ctrl-C; processes that start within never receive it, not even before their own code runs."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     if multiprocessing.get_context(context).get_start_method() != "fork":
-        # the process that tracks semaphores comes first: in starting, it would let Ctrl-C through again
+        # start the semaphore tracker first, because starting it unblocks Ctrl-C again
         resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -42,10 +42,9 @@ def interrupts_wait(context: str | None) -> Iterator[None]:
 
 
 def check_main_guard() -> None:
-    """End this process if it has only begun, and comes here by importing the main script, as a spawned process does.
+    """End a spawned process that comes here while it imports the main script.
 
-    What it would do is what the script does anew: train, and start processes in its turn. Whoever started it tells of
-    it, see `unguarded`.
+    It would run the script again: train, and start more processes. Its parent raises the error, see `unguarded`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         sys.stderr.write(f"rlpipe: error: {NO_GUARD}\n")
@@ -53,16 +52,16 @@ def check_main_guard() -> None:
 
 
 def unguarded(exit_code: int | None) -> bool:
-    """Whether a process has ended because of `check_main_guard`."""
+    """Whether a process ended because of `check_main_guard`."""
     return exit_code == _UNGUARDED
 
 
 def stay_with_parent() -> bool:
-    """Let this process die with its parent, which alone Ctrl-C is for; false if that has gone already."""
+    """Ignore Ctrl-C, and end this process with its parent; false if the parent has ended already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        # a worker in the middle of a long step would not notice the end of its pipe
+        # a worker in a long step would not notice that its pipe was closed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    # in a container, the parent that lives may be process 1 itself
+    # in a container, a parent that is alive may be process 1
     return parent is None or os.getppid() != 1 or parent.pid == 1

@@ -1,4 +1,4 @@
-"""What a transition consists of, and whether there is memory, or disk, for as many as a Config asks for."""
+"""Memory of devices and disks, and moving tensors between devices."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ from torchrl.data.replay_buffers.storages import Storage
 from rlpipe.errors import ConfigError, GPUMemoryError
 
 REPLAY = ("the replay buffer", "--buffer-size")
-"""What to tell, where a buffer's memory is taken when it is first written."""
+"""For `gpu_memory_for`: a buffer allocates its memory when it is first written."""
 
 
 Execution = Literal["eager", "recorded", "compiled", "graphed"]
 """How a gradient is computed, see `make_gradient`."""
 
 
-def check_memory(what: str, needed: int, device: torch.device, way_out: str = "") -> None:
-    """Refuse what no device of this size holds, before it is allocated.
+def check_memory(what: str, needed: int, device: torch.device, advice: str = "") -> None:
+    """Refuse what is larger than a device's memory, before it is allocated.
 
     Args:
-        what: field and value, and what it is that takes the memory.
+        what: the field with its value, and what needs the memory.
         needed: bytes.
         device: where.
-        way_out: what to do, where the field does not say it.
+        advice: what to do, if the field does not say it.
 
     Raises:
         ConfigError: there is less memory, free or not.
     """
     there = _memory(device)
     if needed > there:
-        advice = f"; {way_out}" if way_out else ""
+        advice = f"; {advice}" if advice else ""
         raise ConfigError(f"{what} {needed / 1e9:,.2f} GB of memory; there are {there / 1e9:,.2f} GB{advice}")
 
 
-def check_disk(what: str, needed: int, folder: Path, way_out: str) -> None:
-    """Refuse what the disk has no room for.
+def check_disk(what: str, needed: int, folder: Path, advice: str) -> None:
+    """Refuse what is larger than the free space of a disk.
 
     Args:
-        what: it is that takes the room.
+        what: needs the space.
         needed: bytes.
-        folder: on the disk; it need not be there yet.
-        way_out: what to do.
+        folder: on the disk; it need not exist yet.
+        advice: what to do.
 
     Raises:
-        ConfigError: there is less room.
+        ConfigError: there is less space.
     """
     folder = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ConfigError(f"{what} {needed:,} bytes of disk; {folder} has {free:,} free; {way_out}")
+        raise ConfigError(f"{what} {needed:,} bytes of disk; {folder} has {free:,} free; {advice}")
 
 
 def _memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    # not known on Windows
+    # unknown on Windows
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 @contextlib.contextmanager
 def gpu_memory_for(what: str, smaller: str) -> Iterator[None]:
-    """Turn the GPU's running out of memory, within, into an error that says what to make smaller.
+    """Turn an out-of-memory error of the GPU into one that says what needed the memory, and what to lower.
 
     Args:
-        what: is done here.
+        what: needs the memory.
         smaller: the options to lower.
 
     Raises:
-        GPUMemoryError: it ran out of memory.
+        GPUMemoryError: the GPU ran out of memory.
     """
     try:
         yield
@@ -86,8 +86,8 @@ def gpu_memory_for(what: str, smaller: str) -> Iterator[None]:
 
 
 def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """The tensors on `device`, in their order; those that are elsewhere come in one copy, and share its memory."""
-    # the widest first, so that each begins at a multiple of its own width
+    """The tensors on `device`, in their order; those on other devices are moved in one copy, and share its memory."""
+    # the widest numbers first, so that each tensor begins at a multiple of its width
     away = [index for index, each in enumerate(tensors) if each.device != device]
     away.sort(key=lambda index: tensors[index].element_size(), reverse=True)
     result = list(tensors)
@@ -101,13 +101,13 @@ def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def device_of(storage: Storage) -> torch.device:
-    """Where a replay buffer's storage is; one that has not decided yet is taken to be on the CPU."""
+    """The device of a replay buffer's storage; the CPU while it has chosen none."""
     device = getattr(storage, "device", None)
     return device if isinstance(device, torch.device) else torch.device("cpu")
 
 
 def sent(batch: TensorDict, device: torch.device) -> TensorDict:
-    """A batch on `device`, all of whose entries come in one copy."""
+    """A batch on `device`; all entries are moved in one copy."""
     keys = list(batch.keys(True, True))
     there = TensorDict(batch_size=batch.batch_size, device=device)
     for key, value in zip(keys, moved([batch.get(key) for key in keys], device), strict=True):

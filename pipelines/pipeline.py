@@ -1,4 +1,4 @@
-"""The parts that a training loop is put together from: `Pipeline`, updates, and how a batch becomes updates."""
+"""`Pipeline`: the parts of an algorithm that the training loop uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torchrl.envs import (
 )
 
 Update = Callable[[TensorDictBase], TensorDictBase]
-"""One gradient step on one minibatch, or (then called Learn) all that is learned from one collected batch."""
+"""One gradient step on a minibatch, or (then called Learn) everything that is learned from a collected batch."""
 
 
 _LIBRARIES = ("torchrl", "rlpipe")
@@ -53,13 +53,13 @@ class Pipeline:
     """An algorithm, put together and ready to train.
 
     Args:
-        collector: TorchRL's or ours; yields batches `[num_envs, T]`, or `[T]` of an environment without batch size.
+        collector: TorchRL's or ours; yields batches `[num_envs, T]`, or `[T]` for an environment without a batch size.
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
-        state: what a checkpoint holds, by name, `policy` among them: all that learns and all that draws random numbers.
-            The `environments` of a lean collector, or of collectors in other processes, are added, and as `transforms`
-            those that learn and are in no other part. Training without a run needs none.
-        transforms: what the policy's environment is transformed by, for its evaluation.
+        state: what a checkpoint holds, by name, `policy` among them: every part that learns or draws random numbers.
+            `environments` is added for collectors that can save theirs, and `transforms` for those that learn and are
+            in no other part. Training without a run needs no state.
+        transforms: of the policy's environment, for evaluations.
     """
 
     collector: Iterable[TensorDictBase]
@@ -74,7 +74,7 @@ class Pipeline:
         self.environments = ask() if ask is not None else None
         if self.environments is not None:
             if "environments" in self.state:
-                raise ValueError("the state has 'environments', a name that a lean collector's are kept under")
+                raise ValueError("the state has 'environments', the name under which the collector's are saved")
             self.state = {**self.state, "environments": self.environments}
         held = {module for part in self.state.values() if isinstance(part, nn.Module) for module in part.modules()}
         learning = [transform for transform in that_learn(self.transforms) if transform not in held]
@@ -82,20 +82,20 @@ class Pipeline:
             self.state = {**self.state, "transforms": nn.ModuleList(learning)}
 
     def statistics(self) -> set[str]:
-        """The parts of the state that hold a transform, on which depends what the policy sees."""
+        """The names of the state's parts that hold a transform; the policy's input depends on them."""
         transforms = set(each_of(self.transforms))
         modules = {name: part for name, part in self.state.items() if isinstance(part, nn.Module)}
         return {name for name, part in modules.items() if transforms & set(part.modules())}
 
     def close(self) -> None:
-        """Close the environments, and with them their processes."""
+        """Close the environments and their processes."""
         shutdown = getattr(self.collector, "shutdown", None)
         if shutdown is not None:
             shutdown(raise_on_error=False)
 
 
 def each_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
-    """Transforms one by one, those in a `Compose` too."""
+    """Transforms one by one, those inside a `Compose` too."""
     for transform in transforms:
         if isinstance(transform, Compose):
             yield from each_of(transform)

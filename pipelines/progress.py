@@ -1,4 +1,4 @@
-"""What training tells of itself while it goes on."""
+"""What training reports while it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Progress:
     Args:
         stage: `starting` once, before the first batch; `training` with each line of metrics; `evaluating` before an
             evaluation and `evaluated` after it.
-        frames: environment steps so far; a resumed run starts with those it had.
+        frames: environment steps so far, those before a resume included.
         updates: gradient steps so far.
         episodes: episodes that have ended so far.
         seconds: of collecting and learning so far.
@@ -42,46 +42,46 @@ class Progress:
 
 
 Listener = Callable[[Progress], object]
-"""Any function of one argument. The run ends if it returns `False` (nothing else that is false counts), or raises."""
+"""Any function of one argument. The run ends if it returns `False` (and not `None` or 0), or raises."""
 
 _LISTENER = "the progress listener"
 
 
-class StopTraining(Exception):  # noqa: N818 - nothing has gone wrong
+class StopTraining(Exception):  # noqa: N818 - it is no error
     """Raised by a listener to end the run, as if it had returned `False`.
 
-    The run then ends as by a stopping rule: with a checkpoint, the final evaluation and the summary.
+    The run then ends as with a stopping rule: with a checkpoint, the final evaluation and the summary.
 
     Args:
-        reason: what `stopped_by` in the summary says; by default that it was the listener.
+        reason: for `stopped_by` in the summary; by default "the progress listener".
     """
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or _LISTENER)
 
 
-class Telling:
-    """Tells a listener how far training is, and holds back what it raises until a checkpoint has been written.
+class Reporter:
+    """Calls a listener, and keeps what it raises until a checkpoint has been written.
 
-    A listener that has raised something is told nothing more.
+    A listener that raised something is not called again.
 
     Args:
-        listener: to tell, if there is one.
+        listener: to call, if there is one.
     """
 
     def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
         self.raised: BaseException | None = None
 
-    def tell(self, progress: Progress) -> str:
-        """Tell it; returns why the run is to end, if the listener wants that, or nothing."""
+    def report(self, progress: Progress) -> str:
+        """Call the listener; returns why the run is to end if the listener asks for that, else nothing."""
         if self._listener is None or self.raised is not None:
             return ""
         try:
             answer = self._listener(progress)
-        except StopTraining as wish:
-            return str(wish)
-        except BaseException as error:  # whatever it is, the run is not to lose what it has learned
+        except StopTraining as stop:
+            return str(stop)
+        except BaseException as error:  # the run writes a checkpoint first, whatever it is
             self.raised = error
             return ""
         return _LISTENER if isinstance(answer, (bool, np.bool_)) and not answer else ""
@@ -94,8 +94,8 @@ class Evaluation:
     Args:
         returns: undiscounted return of each episode.
         lengths: steps of each episode.
-        successes: of each episode what the environment said in its last info as `is_success`, 0 or 1, or `None` where
-            it said nothing; empty where it never does.
+        successes: `is_success` in the last info of each episode, 0 or 1, or `None` if it is missing there; empty if no
+            episode has it.
     """
 
     returns: tuple[float, ...]
@@ -109,14 +109,14 @@ class Evaluation:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of successes among the episodes of which the environment tells; `None` where it tells of none."""
-        told = [success for success in self.successes if success is not None]
-        return sum(told) / len(told) if told else None
+        """The share of successes among the episodes whose environment reports them; `None` if there are none."""
+        known = [success for success in self.successes if success is not None]
+        return sum(known) / len(known) if known else None
 
     def summary(self) -> dict[str, float]:
         """Number of episodes, and mean, (population) standard deviation, minimum and maximum of their returns.
 
-        Where the environment tells of successes, `success_rate` as well.
+        If the environment reports successes, `success_rate` as well.
         """
         values = np.asarray(self.returns)
         rate = self.success_rate

@@ -1,4 +1,4 @@
-"""Random streams: one seed, and from it an independent stream for each name."""
+"""Random streams: one seed gives an independent stream for each name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Seeds:
-    """Streams spawned from one seed by name, so that adding a stream moves no other.
+    """Streams spawned from one seed by name, so that a new stream changes no other.
 
     The names in use: `environments`, `normalization`, `initialization`, `exploration`, `ties`, `replay`, `evaluation`,
     `final evaluation`, `gif`, `process`.
@@ -39,8 +39,8 @@ class Seeds:
 
     @contextlib.contextmanager
     def torch_seeded(self, name: str) -> Iterator[None]:
-        """Seed PyTorch's global generators within the block, and put them back afterwards."""
-        # where no GPU is in use there is nothing to put back, and to ask for it would begin to use one
+        """Seed PyTorch's global generators within the block, and restore them afterwards."""
+        # if no GPU is in use, there is nothing to restore, and asking for its state would initialise it
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices=devices):
             torch.default_generator.manual_seed(self.integer(name))
@@ -49,17 +49,17 @@ class Seeds:
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of every generator handed out, by name."""
+        """The state of every generator in use, by name."""
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put the generators back where `state_dict` found them."""
+        """Restore the generators from a `state_dict`."""
         for name, value in state.items():
             self.generator(name).set_state(value.cpu())
 
 
 def spawned(seed: int, *key: int) -> int:
-    """A 63-bit seed that follows from another one and a key, and has nothing in common with those of other keys."""
+    """A 63-bit seed derived from another seed and a key; independent of those of other keys."""
     sequence = np.random.SeedSequence(seed, spawn_key=key)
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
@@ -67,22 +67,22 @@ def spawned(seed: int, *key: int) -> int:
 class GlobalRandom:
     """The process's own generators, of PyTorch, NumPy and Python, as a component of checkpoints.
 
-    No recipe draws from them while it trains; a reparameterised sample, a network with dropout or noise, or somebody's
+    No recipe draws from them while it trains; a reparameterised sample, a network with dropout or noise, or a custom
     environment may.
     """
 
     def seed(self, seed: int) -> None:
-        """Let all of them begin with a seed."""
+        """Seed all of them."""
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
         random.seed(seed)
 
     @contextlib.contextmanager
     def kept(self, seed: int | None = None) -> Iterator[None]:
-        """Put the generators back at the end of the block, and PyTorch's number of threads and types with them.
+        """Restore the generators at the end of the block, and PyTorch's threads, default type and determinism.
 
         Args:
-            seed: what the generators begin the block with; by default with what they are.
+            seed: for the generators within the block; by default they stay as they are.
         """
         state, first = self.state_dict(), torch.initial_seed()
         threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
@@ -98,7 +98,7 @@ class GlobalRandom:
                 torch.set_deterministic_debug_mode(deterministic)
             torch.set_default_dtype(dtype)
             if "cuda" not in state and torch.initial_seed() != first:
-                # where no GPU was in use, PyTorch keeps the last seed for when one is
+                # PyTorch keeps the last seed for a GPU that is used later
                 torch.cuda.manual_seed_all(first)
             self.load_state_dict(state)
 
@@ -109,10 +109,10 @@ class GlobalRandom:
         return state if not torch.cuda.is_initialized() else {**state, "cuda": torch.cuda.get_rng_state_all()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the generators back where `state_dict` found them."""
+        """Restore the generators from a `state_dict`."""
         torch.set_rng_state(state["torch"])
         np.random.set_state(state["numpy"])  # noqa: NPY002 - the global one is meant
         random.setstate(state["python"])
-        # as many as there are on this machine; a run uses the first
+        # this machine may have fewer GPUs; a run uses the first
         for index, own in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(own, index)

@@ -1,4 +1,4 @@
-"""When a run ends before its frames do."""
+"""When a run ends before it has all its frames."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ENDLESS = -1
 
 @dataclass
 class StoppingRule:
-    """Told of each batch and each evaluation; the first condition that holds is its `reason`.
+    """Ends a run by its batches and evaluations; the first condition that is met becomes its `reason`.
 
     Args:
-        total_episodes: so many episodes have ended.
-        at_return: an evaluation's mean return reached this.
+        total_episodes: this many training episodes ended.
+        at_return: the mean return of an evaluation reached this.
         at_mean: the mean return of the last `window` training episodes reached this.
-        window: of `at_mean`; before so many episodes there is no mean.
-        successes: so many training episodes in a row had a return of `success_return` or more.
-        success_return: see there.
-        at_change: what was learned changed by less than this: the `change` among a batch's scalars, where there is one.
+        window: number of episodes for `at_mean`; with fewer there is no mean.
+        successes: this many training episodes in a row had a return of at least `success_return`.
+        success_return: the least return of a success.
+        at_change: learning changed its result by less than this: `change` among a batch's scalars, if it is there.
     """
 
     total_episodes: int | None = None
@@ -45,7 +45,7 @@ class StoppingRule:
         self._recent: deque[float] = deque(maxlen=self.window)
 
     def after_batch(self, returns: Sequence[float], scalars: Mapping[str, float]) -> None:
-        """Take note of the episodes that ended in a batch, in their order, and of the batch's scalars."""
+        """Check the returns of the episodes that ended in a batch, in their order, and the batch's scalars."""
         for value in returns:
             self.episodes += 1
             self._recent.append(value)
@@ -62,17 +62,17 @@ class StoppingRule:
             self._stop(f"a change of {scalars['change']:.1e}")
 
     def after_evaluation(self, mean: float) -> None:
-        """Take note of an evaluation's mean return."""
+        """Check the mean return of an evaluation."""
         if self.at_return is not None and mean >= self.at_return:
             self._stop(f"an evaluation with a mean return of {figure(mean)}")
 
     def end(self, reason: str, total_frames: float) -> None:
-        """End a run by choice; one that is resumed with more than these `total_frames` goes on."""
+        """End a run by choice; if it is resumed with more than these `total_frames`, it continues."""
         if not self.reason:
             self.reason, self.until = reason, _ENDLESS if total_frames == math.inf else int(total_frames)
 
-    def go_on(self, total_frames: float) -> None:
-        """Forget that a run was ended by choice, if it is to have more frames than then."""
+    def resume(self, total_frames: float) -> None:
+        """Continue a run that was ended by choice, if it has more frames now."""
         if self.until is not None and _ENDLESS != self.until < total_frames:
             self.reason, self.until = "", None
 
@@ -80,7 +80,7 @@ class StoppingRule:
         self.reason = self.reason or reason
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was taken note of, for a checkpoint."""
+        """The counters, for a checkpoint."""
         counted = {"episodes": self.episodes, "streak": self.streak, "longest_streak": self.longest_streak}
         return {**counted, "reason": self.reason, "until": self.until, "recent": list(self._recent)}
 

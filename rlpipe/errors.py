@@ -1,4 +1,4 @@
-"""The errors that rlpipe raises for people: one line each, with what was found and what would be right."""
+"""The errors that rlpipe raises on purpose: one line each, with what was found and what is expected."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class RlpipeError(Exception):
 
 
 class ConfigError(RlpipeError):
-    """Something that was asked for cannot be done: a bad option, environment, run folder or device."""
+    """An option, environment, run folder or device that cannot be used."""
 
     exit_code = 2
 
 
 class CheckpointError(ConfigError):
-    """A path holds no run, or a checkpoint in it is damaged or belongs to another network."""
+    """A path that holds no run, or a checkpoint that is damaged or belongs to another network."""
 
 
 class InterruptedRunError(RlpipeError):
@@ -33,11 +33,21 @@ class InterruptedRunError(RlpipeError):
 
 
 class TrainingError(RlpipeError):
-    """A run had to stop: a loss or a gradient became NaN or infinite, or an environment failed."""
+    """Training stopped: a loss or a gradient became NaN or infinite, an environment failed, or the disk is full."""
+
+    checkpoint = ""
+    """What the message says at its end of the last good checkpoint."""
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (super().__str__(), self.checkpoint)))
+
+
+class PolicyDivergedError(TrainingError):
+    """Training stopped: the policy has such large weights that its checkpoints are probably of no use."""
 
 
 class GPUMemoryError(TrainingError):
-    """A run had to stop: the GPU's memory does not hold what it needs."""
+    """Training stopped: the GPU ran out of memory."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Numbers as people read them: returns with significant digits whatever their size, times, rates and shares.
+"""Formatting returns of any size, times, rates and shares.
 
-Numbers that stand together have the same decimals, which follow from the largest of them and from how far they lie
-apart: `500.0 +- 0.0`, `0.000912 +- 0.000224`, `1.00042 +- 0.00031`. `numbers.js` has the same rules for a report.
+Numbers that are shown together have the same decimals, chosen by the largest of them and their spread:
+`500.0 +- 0.0`, `0.000912 +- 0.000224`, `1.00042 +- 0.00031`. `numbers.js` has the same rules for a report.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 
 _SMALLEST, _LARGEST = 1e-4, 1e7
-"""Below the first, and from the second on, numbers are written with an exponent."""
+"""Numbers below the first, and from the second on, are written with an exponent."""
 _SINGLE, _DOUBLE = 1e-6, 1e-12
-"""Relative to the largest number, what may be a rounding of float32, in which returns are summed, and of float64."""
+"""Relative to the largest number, the rounding errors of float32, in which returns are summed, and of float64."""
 
 
 def column(values: Sequence[float], thousands: str = "") -> list[str]:
-    """Returns that were measured separately, such as those of seeds; one that is not zero never reads as zero.
+    """Format returns that were measured separately, such as those of seeds; only zero is written as zero.
 
     Args:
-        values: at least one; infinite ones and NaN are written as such.
-        thousands: between groups of three digits.
+        values: at least one; infinite ones and NaN are allowed.
+        thousands: separator of groups of three digits.
     """
     finite = [value for value in values if math.isfinite(value)]
     spread = max(finite, default=0.0) - min(finite, default=0.0)
@@ -28,34 +28,34 @@ def column(values: Sequence[float], thousands: str = "") -> list[str]:
 
 
 def figure(value: float, thousands: str = "") -> str:
-    """A return by itself."""
+    """Format one return."""
     return column([value], thousands)[0]
 
 
 def statistics(summary: Mapping[str, float], thousands: str = "") -> dict[str, str]:
-    """The `mean`, `std`, `min` and `max` of `Evaluation.summary`."""
+    """Format the `mean`, `std`, `min` and `max` of `Evaluation.summary`."""
     names = ("mean", "std", "min", "max")
     texts = _texts([summary[name] for name in names], summary["std"], _SINGLE, thousands)
     return dict(zip(names, texts, strict=True))
 
 
 def duration(seconds: float) -> str:
-    """Seconds with a decimal, and more of them below one second."""
+    """Format seconds with one decimal, and with more below one second."""
     return f"{seconds:.{decimals_of_seconds(seconds)}f}"
 
 
 def decimals_of_seconds(longest: float) -> int:
-    """How many decimals seconds have, by the longest of them."""
+    """The number of decimals for seconds, by the longest of them."""
     return 1 if longest >= 1 or longest <= 0 else 1 - _exponent(longest)
 
 
 def rate(per_second: float) -> str:
-    """So many a second; less than ten with two digits."""
+    """Format a rate a second; below ten with two digits."""
     return f"{per_second:,.0f}" if abs(per_second) >= 10 else f"{per_second:.2g}"
 
 
 def share(part: int, whole: int) -> str:
-    """Per cent of the whole, rounded down: 100 % is all of it."""
+    """Format a share in per cent, rounded down: 100 % is all."""
     return f"{min(100 * part // whole, 100)}%"
 
 
@@ -63,7 +63,7 @@ def _texts(values: Sequence[float], spread: float, noise: float, thousands: str)
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     decimals = _decimals(largest)
     if _SINGLE * largest < spread < 10.0**-decimals:
-        # else the numbers would look equal, or the deviation like none
+        # else the numbers would look equal, or the deviation like zero
         decimals = 1 - _exponent(spread)
     texts = []
     for value in values:
@@ -84,7 +84,7 @@ def _text(value: float, decimals: int, thousands: str, *, tiny: bool) -> str:
 
 
 def _decimals(largest: float) -> int:
-    """Three digits of what is small or huge; one or two decimals of ordinary numbers, and of a million none."""
+    """Three digits for small and huge numbers, one or two decimals for ordinary ones, and none from a million on."""
     if largest == 0:
         return 2
     if 0.1 <= largest < _LARGEST:

@@ -1,4 +1,4 @@
-"""Names of a package that load when they are first used, so that to import the package is instant."""
+"""Loading a package's names when they are first used, so that importing it is instant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
+    """The `__getattr__` for a package.
 
     Args:
         package: its `__name__`.

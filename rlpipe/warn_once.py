@@ -1,6 +1,6 @@
 """Warnings of environments: each is shown once, not once for each copy of an environment.
 
-Not among `envs/`, because each worker process imports this module, and that package imports PyTorch.
+It is not in `envs/`, because worker processes import it, and that package imports PyTorch.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Callable, Iterator
 
 _LOG = logging.getLogger("rlpipe")
 _seen: set[object] | None = None
-_tell: Callable[[str], None] = _LOG.warning
+_show: Callable[[str], None] = _LOG.warning
 
 
 def notice(words: str) -> None:
-    """Warn in one line; within `each_once` not twice of the same."""
+    """Log a warning; within `each_once`, the same one is shown only once."""
     if _is_new(words):
-        _tell(words)
+        _show(words)
 
 
-def send_to(tell: Callable[[str], None]) -> None:
-    """Give the notices of this process to a function, such as one that sends them to another process."""
-    global _tell  # noqa: PLW0603 - one setting of the process, as where Python shows its warnings is
-    _tell = tell
+def send_to(show: Callable[[str], None]) -> None:
+    """Pass the notices of this process to a function, such as one that sends them to another process."""
+    global _show  # noqa: PLW0603 - one setting of the process, like `warnings.showwarning`
+    _show = show
 
 
 @contextlib.contextmanager
 def each_once() -> Iterator[None]:
-    """Within, show no notice twice, nor any of Python's warnings: those that differ in their numbers are the same.
+    """Show no notice and no Python warning twice within the block; texts that differ only in numbers are the same.
 
-    Python itself shows one once for each line of code, but forgets which whenever its filters change.
+    Python shows a warning once for each line of code, but forgets it whenever its filters change.
     """
     global _seen  # noqa: PLW0603
     if _seen is not None:
@@ -46,7 +46,7 @@ def each_once() -> Iterator[None]:
             show(message, category, *where, **options)  # type: ignore[arg-type]
 
     _seen = set()
-    # by assignment, which `warnings.catch_warnings` would undo together with the filters that others set meanwhile
+    # by assignment, because `warnings.catch_warnings` would also undo filters that others set meanwhile
     warnings.showwarning = show_new
     try:
         yield
@@ -57,7 +57,7 @@ def each_once() -> Iterator[None]:
 
 
 def notice_mujoco() -> None:
-    """Take over MuJoCo's own warnings, which it prints, and logs, for each copy and each episode anew."""
+    """Show MuJoCo's warnings once; it prints and logs them for each copy and each episode."""
     mujoco = sys.modules.get("mujoco")
     if mujoco is None or mujoco.get_mju_user_warning() is not None:
         return

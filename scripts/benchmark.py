@@ -72,7 +72,7 @@ class SolveOptions(Options):
     quick: bool = False
     """Take about a minute: PPO only, one seed, half the frames."""
     seeds: str = ""
-    """Seeds, such as 0-9 or 0,3,7; by default ten random ones, so that nobody has chosen them."""
+    """Seeds, such as 0-9 or 0,3,7; by default ten random ones."""
     seed_of_seeds: int | None = None
     """Seed from which the ten seeds are drawn; by default a random one, which is printed."""
     algorithms: str = ",".join(ALGORITHMS)
@@ -126,8 +126,8 @@ def _measure_and_write(path: Path, described: dict[str, Any], more: dict[str, An
     from rlpipe.scripts.benchmarks.report import describe, write
 
     if "seed_of_seeds" in described:
-        told = f"{', '.join(map(str, described['seeds']))}; drawn from --seed-of-seeds {described['seed_of_seeds']}"
-        print(f"rlpipe: solve: seeds {told}", file=sys.stderr)
+        drawn = f"{', '.join(map(str, described['seeds']))}; drawn from --seed-of-seeds {described['seed_of_seeds']}"
+        print(f"rlpipe: solve: seeds {drawn}", file=sys.stderr)
     arms = [each.replace("-", " ") for each in described["against"]]
     try:
         rows = _measure(described["benchmark"], arms, described["quick"], described["seeds"], **more)

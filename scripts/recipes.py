@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if arguments:
         raise ConfigError(f"rlpipe recipes takes no arguments, got {arguments[0]!r}")
-    rows = [("recipe", "algorithm", "environment", "what it is")]
+    rows = [("recipe", "algorithm", "environment", "description")]
     rows += [(each.name, each.algorithm, each.env_id, each.summary) for each in RECIPES.values()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:

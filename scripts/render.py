@@ -112,15 +112,12 @@ def _check_opengl() -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _screen(*, shown: bool) -> Iterator[Window | None]:
+def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
     if not shown:
-        yield None
-        return
+        return contextlib.nullcontext()
     from rlpipe.scripts.display.window import Window
 
-    with contextlib.closing(Window("rlpipe")) as window:
-        yield window
+    return contextlib.closing(Window("rlpipe"))
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_trusted_modules_are_imported(tmp_path, capsys, env_id):
         assert agent.config.env_id == env_id
     forget("late")
     if ":" not in env_id:
-        with pytest.raises(CheckpointError, match="is one of 'Late-v0', which Gymnasium does not know here; add --"):
+        with pytest.raises(CheckpointError, match="'Late-v0', which is not registered with Gymnasium; add --"):
             trained("run").__enter__()
 
 

@@ -1,4 +1,4 @@
-"""A run's policy as a file for elsewhere: safetensors, ONNX, or a `torch.export` program. Each is checked once."""
+"""Exporting a run's policy to a file: safetensors, ONNX, or a `torch.export` program. Each file is checked."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Act = Callable[..., Tensor]
 
 
 def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
-    """Write a file, read it again, compare it with the policy, and only then give it its name.
+    """Write a file, load it, compare it with the policy, and only then give it its name.
 
     Args:
-        agent: read back from its run.
+        agent: loaded from its run.
         kind: of the file.
-        out: the file, which there must not be yet.
+        out: the file, which must not exist.
 
     Returns:
         What was written: `path`, `format`, `bytes`, `inputs` and `outputs` (name, shape and dtype of each), `checked`
-        (the number of observations) and `apart` (how far an action is off at most).
+        (the number of observations) and `apart` (the largest difference of an action).
 
     Raises:
         ConfigError: the file exists, or the policy is of a kind that cannot be exported.
@@ -79,7 +79,7 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
 
 
 def check_format(kind: Format) -> None:
-    """Refuse a format whose packages are not there.
+    """Refuse a format whose packages are not installed.
 
     Raises:
         ConfigError: one is missing.
@@ -170,7 +170,7 @@ def _entry(name: str, value: Tensor, batch: tuple[str, ...]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch's exporter says of its own steps."""
+    """Hide the log and the warnings of PyTorch's exporter."""
     before = logging.root.manager.disable
     try:
         logging.disable()

@@ -1,4 +1,4 @@
-"""A run's greedy policy as one function of raw observations, to be used where there is no rlpipe."""
+"""A run's greedy policy as one function of raw observations, for use without rlpipe."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from rlpipe.pipelines.envs.frozen_transforms import per_environment
 from rlpipe.pipelines.envs.transforms import Standardize
 
 TOLERANCE = 1e-5
-"""By how much a Box action may differ, and the scores of two Discrete actions be those of a tie."""
+"""How much a Box action may differ, and how much the scores of two Discrete actions in a tie."""
 _RANDOM, _STEPS, _ENVS = 256, 64, 4
 _WIDEST, _MOST = 10.0, 255
 
 
 class GreedyPolicy(nn.Module):
-    """Raw observations `[B, *observation]`, and masks `[B, A]` where there are any, to actions `[B, *action]`.
+    """Maps raw observations `[B, *observation]`, and masks `[B, A]` if there are any, to actions `[B, *action]`.
 
     Observations and actions are those of the Gymnasium environment: statistics and bins are applied within, Discrete
-    ones begin where their space does, and Box actions are of its type and in its bounds. The parts are those of the
-    run's policy.
+    actions start where their space does, and Box actions have its type and bounds. The parts are shared with the run's
+    policy.
 
     Args:
-        agent: read back from its run.
+        agent: loaded from its run.
 
     Raises:
-        ConfigError: the policy or a transform of its observation is of a kind that cannot be exported.
+        ConfigError: the policy or a transform of its observation cannot be exported.
     """
 
     def __init__(self, agent: Trained) -> None:
@@ -65,7 +65,7 @@ class GreedyPolicy(nn.Module):
         self.transforms = nn.ModuleList(_of_observations(agent.transforms, len(self.spec.shape)))
 
     def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """See the class."""
+        """The greedy actions, see the class."""
         if self.observation_start:
             observation = observation - self.observation_start
         for transform in self.transforms:
@@ -85,7 +85,7 @@ class GreedyPolicy(nn.Module):
             observation = torch.randint(start, start + states, (batch,))
         elif self.spec.dtype.is_floating_point:
             low, high = self.spec.space.low, self.spec.space.high
-            # what is nearest to 0 and allowed: bounds may be infinite, or the largest number there is
+            # around the allowed number nearest to 0, because bounds may be infinite or huge
             middle = torch.zeros_like(low).clamp(low, high)
             low, high = (middle - _WIDEST).clamp_min(low), (middle + _WIDEST).clamp_max(high)
             observation = low + (high - low) * torch.rand(batch, *self.spec.shape, dtype=self.spec.dtype)
@@ -101,7 +101,7 @@ class GreedyPolicy(nn.Module):
 
 
 def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor | None]]:
-    """Inputs, random ones and those of real episodes, with the policy's own actions for them.
+    """Inputs, random ones and those of real episodes, and the policy's actions for them.
 
     Yields:
         Inputs of `greedy`; the actions; and the scores of all actions `[B, A]`, if they are Discrete.
@@ -125,21 +125,21 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, 
 
 
 def check_action(greedy: GreedyPolicy, action: Tensor, expected: Tensor, scores: Tensor | None) -> float:
-    """How far actions are from what they should be, 0 for a Discrete one that is the same or a tie.
+    """How far actions are from the expected ones; 0 for a Discrete action that is the same, or tied with it.
 
     Args:
-        greedy: whose actions they should be.
+        greedy: the policy of both.
         action: as the environment takes it.
         expected: as the policy gives it.
         scores: of all Discrete actions.
 
     Raises:
-        RlpipeError: too far.
+        RlpipeError: they are too far.
     """
     start = greedy.action_start
     if scores is None:
         off = TOLERANCE * max(1.0, expected.abs().max().item())
-        # as numbers of the space, because between two whole ones there is none
+        # as numbers of the space, which may be whole
         least, most, found, exact = (
             each.double()
             for each in (*map(greedy.cast, (expected - off, expected + off)), action, greedy.cast(expected))
@@ -160,7 +160,7 @@ def check_action(greedy: GreedyPolicy, action: Tensor, expected: Tensor, scores:
 
 
 def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
-    """Weights, action bounds and what is done to observations, by names that do not depend on exploration."""
+    """Weights, action bounds and the numbers of transforms, by names that do not depend on exploration."""
     actor = greedy.parts[0]
     found = {f"policy.{name}": value for name, value in actor.state_dict().items() if isinstance(value, Tensor)}
     if isinstance(actor, GaussianActor):
@@ -171,7 +171,7 @@ def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
 
 
 class _Cast(nn.Module):
-    """What `ActionCast` does to the actions of a Box; nothing where the policy's are of the space already."""
+    """`ActionCast` for the actions of a Box; the identity if they are in the space already."""
 
     low: Tensor
     high: Tensor
@@ -182,7 +182,7 @@ class _Cast(nn.Module):
         self.dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype
         self.whole = np.dtype(space.dtype).kind in "iub"
         low, high = (torch.from_numpy(each.astype(np.float64)) for each in (space.low, space.high))
-        # the largest float64 that is no more than the bound
+        # the largest float64 that is not above the bound
         below = torch.from_numpy(np.nextafter(high.numpy(), -np.inf))
         limit = 2.0**63 if self.dtype is torch.int64 else 2.0**64
         self.register_buffer("low", low, persistent=False)
@@ -199,7 +199,7 @@ class _Cast(nn.Module):
 
 
 class _Normalize(nn.Module):
-    """What `ObservationNorm` does, without its questions about the numbers, for which there is no program."""
+    """`ObservationNorm` without branches on values, which cannot be exported."""
 
     mean: Tensor
     std: Tensor
@@ -214,7 +214,7 @@ class _Normalize(nn.Module):
 
 
 class _Bins(nn.Module):
-    """What `BinObservation` does."""
+    """`BinObservation`."""
 
     bin_low: Tensor
     bin_width: Tensor
@@ -232,7 +232,7 @@ class _Bins(nn.Module):
 
 
 def _of_observations(transforms: tuple[Transform, ...], dims: int) -> list[nn.Module]:
-    """What is done to an observation of so many dimensions."""
+    """The transforms of an observation with `dims` dimensions."""
     made: list[nn.Module] = []
     for transform in transforms:
         if "action" in transform.in_keys_inv and not isinstance(transform, DoubleToFloat):
@@ -249,13 +249,13 @@ def _of_observations(transforms: tuple[Transform, ...], dims: int) -> list[nn.Mo
 
 
 def _is_plain(transform: ObservationNorm, dims: int) -> bool:
-    """Whether it replaces the observation, by one mean and standard deviation for all environments."""
+    """Whether it replaces the observation, with one mean and standard deviation for all environments."""
     replaces = list(transform.in_keys) == ["observation"] == list(transform.out_keys)
     return bool(transform.standard_normal) and replaces and not per_environment(transform.loc, transform.scale, dims)
 
 
 def _acts(agent: Trained, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-    """What the policy does, by way of its TensorDicts and transforms."""
+    """The actions and scores of the policy, computed through its TensorDicts and transforms."""
     entries = dict(zip(("observation", "action_mask"), inputs, strict=False))
     entries["observation"] = entries["observation"] - greedy.observation_start
     step = TensorDict(entries, [len(inputs[0])])

@@ -1,4 +1,4 @@
-"""What a run has learned, read back from its folder: to evaluate it, draw it, export it."""
+"""Loading the agent of a run from its folder, to evaluate, draw or export it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.stopping import StoppingRule
-from rlpipe.pipelines.training.loop import Result
+from rlpipe.pipelines.training.result import Result
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Trained:
     Args:
         recipe: name of the recipe.
         config: of the run.
-        checkpoint: that it was read from.
-        pipeline: built anew, on the CPU, with what the checkpoint says of policy and observation statistics.
+        checkpoint: that it was loaded from.
+        pipeline: rebuilt on the CPU, with the policy and the observation statistics of the checkpoint.
     """
 
     recipe: str
@@ -54,15 +54,15 @@ class Trained:
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
-        """What the policy's environment is transformed by, the observation statistics of the run in them."""
+        """The transforms of the policy's environment, with the observation statistics of the run."""
         return tuple(self.pipeline.transforms)
 
 
 def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
-    """The config of a run, from what `read_run` gives.
+    """The config of a run, from the result of `read_run`.
 
     Raises:
-        CheckpointError: a field is missing, unknown or of a value that is not allowed; names the run.
+        CheckpointError: a field is missing, unknown or has a value that is not allowed; names the run.
     """
     try:
         return config_from_json(config_class(described["algorithm"]), described["config"])
@@ -71,26 +71,26 @@ def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
 
 
 def check_known(described: Mapping[str, Any], path: Path) -> None:
-    """Refuse a run whose environment nobody has registered in this process.
+    """Refuse a run whose environment is not registered in this process.
 
     Raises:
-        CheckpointError: it is such a one; says how to name the module that does.
+        CheckpointError: it is not; says how to name the module that registers it.
     """
     for env_id in filter(None, map(described["config"].get, ("env_id", "eval_env_id"))):
         try:
             env_spec(env_id)
         except UnknownEnvError as error:
             raise CheckpointError(
-                f"run {path} is one of {env_id!r}, which Gymnasium does not know here; add --trust-module with the "
+                f"run {path} is one of {env_id!r}, which is not registered with Gymnasium; add --trust-module with the "
                 "module that registers it"
             ) from error
 
 
 @contextlib.contextmanager
 def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
-    """Load the agent of a run; no environment of it is open.
+    """Load the agent of a run, without open environments.
 
-    Within, PyTorch has the number of threads that the run had, and afterwards its old one.
+    Within the block, PyTorch uses the run's number of threads.
 
     Args:
         path: a run folder, for its newest checkpoint; `RUN@best`, for the one of its best evaluation, `RUN@last` or
@@ -99,7 +99,7 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
 
     Raises:
         CheckpointError: the path is no run, or its checkpoint is damaged or of another run.
-        ConfigError: the environment cannot be had.
+        ConfigError: the environment is not available.
     """
     described, checkpoint = read_run(Path(path), trusted)
     check_known(described, Path(path))
@@ -111,9 +111,9 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
         with GlobalRandom().kept(Seeds(config.seed).integer("process")):
             pipeline = builder(described["algorithm"])(config.to_act())
         with contextlib.closing(pipeline):
-            # what the policy sees depends on the statistics of its observations as well
+            # the policy's input depends on the observation statistics as well
             load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
-            # whoever uses the policy opens environments of their own
+            # users of the policy open other environments
             pipeline.close()
             yield Trained(described["recipe"], config, checkpoint, pipeline)
     finally:
@@ -121,9 +121,9 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
 
 
 def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result, Evaluation | None, bool]:
-    """How far the run in a folder came, its final evaluation, and whether a listener ended it.
+    """The result of the run in a folder, its final evaluation, and whether a listener ended it.
 
-    A run that has not come to its end has no final evaluation.
+    A run that is not finished has no final evaluation.
     """
     result, rule, newest = Result(), StoppingRule(), newest_checkpoint(folder)
     if newest is None:
@@ -138,5 +138,5 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
         ended = row["final"] is True and row["frames"] == result.frames and final.returns
         return result, final if ended else None, rule.until is not None
     except (CheckpointError, *DAMAGE):
-        # to continue it tells what is wrong
+        # resuming the run reports the error
         return Result(), None, False

@@ -72,7 +72,7 @@ class Config(ReplayConfig, RolloutConfig, ExplorationConfig, OptimizerConfig, Ne
     """Clamp each element of the gradient to this magnitude."""
 
     def validate(self) -> None:
-        """Check that the buffer holds what it must, and a batch the n steps; Double needs a target network."""
+        """Check the replay buffer, that a batch holds the n steps, and that Double has a target network."""
         self.check_replay(self.frames_per_batch, self.total_frames)
         if self.n_steps > self.rollout_steps:
             raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
@@ -136,11 +136,11 @@ def build(config: Config) -> Pipeline:
         learn_from = off_policy(buffer, update, updates=config.updates, warmup=warmup, keys=loss.in_keys)
         replay = replay_parts(buffer, transition_kinds(env, loss.in_keys))
     learn_from = scheduled(learn_from, optimizer, schedule)
-    lives, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
+    end_at_life_loss, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         numbered = buffer.number(batch) if isinstance(buffer, ImageReplay) else batch
-        scalars = learn_from(n_step(lives(numbered)))
+        scalars = learn_from(n_step(end_at_life_loss(numbered)))
         explorer.advance(batch)
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))
 

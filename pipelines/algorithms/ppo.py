@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tensordict import TensorDictBase
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
@@ -83,7 +84,11 @@ def build(config: Config) -> Pipeline:
         batch_size=config.minibatch_size,
         generator=seeds.generator("replay", device),
     )
-    lives, gae = make_lives(config, env), GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
-    learn = on_policy(lambda batch: gae(lives(batch)), minibatches, update, epochs=config.epochs, keys=loss.in_keys)
+    end_at_life_loss, gae = make_lives(config, env), GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
+
+    def advantages(batch: TensorDictBase) -> TensorDictBase:
+        return gae(end_at_life_loss(batch))
+
+    learn = on_policy(advantages, minibatches, update, epochs=config.epochs, keys=loss.in_keys)
     learn = scheduled(learn, optimizer, schedule)
     return make_pipeline(config, env, actor, learn, seeds, loss=loss, optimizer=optimizer, schedule=schedule)

@@ -1,4 +1,4 @@
-"""What each recipe sets: the fields of its Config that differ from the algorithm's defaults, as its source has them."""
+"""The settings of each recipe, with the figures of its source."""
 
 from __future__ import annotations
 

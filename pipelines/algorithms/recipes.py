@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import recipe_settings as tuned
-from rlpipe.spelling import nearest
+from rlpipe.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
@@ -98,9 +98,7 @@ def find_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = nearest(name, RECIPES)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(RECIPES)}"
-    raise ConfigError(f"no recipe is called {name!r}; {hint}")
+    raise ConfigError(f"no recipe is called {name!r}; {did_you_mean(name, RECIPES)}")
 
 
 def config_class(algorithm: str) -> type[TrainConfig]:

@@ -128,18 +128,9 @@ def steps_of(batch: TensorDictBase) -> Iterator[Step]:
     state, action, next_state = batch.get("observation"), batch.get("action"), after.get("observation")
     reward, terminated, done = (after.get(key).squeeze(-1) for key in ("reward", "terminated", "done"))
     mask, next_mask = (each.get("action_mask", None) for each in (batch, after))
+    columns = (state, action, reward, next_state, terminated, done, mask, next_mask)
     for time in range(batch.shape[1]):
-        now = (slice(None), time)
-        yield Step(
-            state[now],
-            action[now],
-            reward[now],
-            next_state[now],
-            terminated[now],
-            done[now],
-            None if mask is None else mask[now],
-            None if next_mask is None else next_mask[now],
-        )
+        yield Step._make(None if each is None else each[:, time] for each in columns)
 
 
 class ChangeMeter:

@@ -10,7 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import BaseCollector
 from torchrl.envs import TransformedEnv
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, first_line
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.processes import AsyncProcesses, SyncProcesses
 from rlpipe.pipelines.collectors.worker import shares
@@ -37,8 +37,7 @@ def check_device(config: TrainConfig) -> torch.device:
         # with its number, because 'cuda' and 'cuda:0' are not equal
         return torch.device("cuda", torch.cuda.current_device())
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"device is 'cuda', and the CUDA device here does not work: {reason}") from error
+        raise ConfigError(f"device is 'cuda', and the CUDA device here does not work: {first_line(error)}") from error
 
 
 def make_collector(

@@ -1,1 +1,1 @@
-"""Checkpoints: written in one step, and checked before they are read."""
+"""Checkpoints: written in one step, and checked before they are loaded."""

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder written beside the others and moved into place in one step, checked before it is read.
+"""Checkpoints: folders that are written under another name, moved into place in one step, and checked before loading.
 
-`checkpoint.json` holds the metadata, the state of every component as `encoding.py` has it, and a digest of every other
-file; `<component>.safetensors` its tensors. Neither format can hold code. (TorchRL's own checkpoints are not used,
-because its loader unpickles what lies beside a tensor.) The file of a part that has not changed since the last
-checkpoint is not written again, but linked.
+`checkpoint.json` holds the metadata, the state of every component in the form of `encoding.py`, and a digest of every
+other file; `<component>.safetensors` holds its tensors. Neither format can hold code. (TorchRL's own checkpoints are
+not used, because its loader unpickles what is not a tensor.) The file of a part that has not changed since the last
+checkpoint is linked, not written again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME = re.compile("[a-z][a-z0-9_]*")
 def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint of every object in `state`, each with `state_dict` and `load_state_dict`.
 
-    Until everything is on the disk, it has another name; whoever finds a folder of this name finds all of it.
+    It has another name until everything is on the disk, so that a folder of this name is always complete.
 
     Args:
         path: the folder to make; it must not exist.
@@ -46,7 +46,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
 
     Raises:
         CheckpointError: `path` exists already, a name is no plain word, or a state holds what JSON and tensors cannot.
-        TrainingError: it cannot be written; what was written of it is removed.
+        TrainingError: it cannot be written; nothing of it is left.
     """
     if path.exists():
         raise CheckpointError(f"checkpoint {path} exists already; nothing was overwritten")
@@ -59,17 +59,16 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
         os.replace(stage, path)
         sync(path.parent)
         _note_saved(path, state, digests)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         shutil.rmtree(stage, ignore_errors=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"checkpoint {path} cannot be written: {reason}") from error
-    except Exception:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
 
 
 def check_savable(state: Mapping[str, Any]) -> None:
-    """Refuse what `save_checkpoint` would, before there is anything to lose.
+    """Refuse what `save_checkpoint` would refuse, before training begins.
 
     Raises:
         CheckpointError: names the component.
@@ -81,8 +80,8 @@ def check_savable(state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection[str] | None = None) -> dict[str, Any]:
     """Verify a checkpoint, then load it into the objects of `state`.
 
-    Every file must be there, of its size, and no other. Where `components` are named, the content is verified of these
-    alone, because a replay buffer may have thousands of times as much as a policy.
+    Every file must be there, of its size, and no other. If `components` are named, only their content is verified,
+    because a replay buffer may be thousands of times as large as a policy.
 
     Args:
         path: a folder that `save_checkpoint` wrote.
@@ -93,16 +92,15 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
         The metadata.
 
     Raises:
-        CheckpointError: no checkpoint, a file that is missing, added or changed, or a component that does not fit.
+        CheckpointError: it is no checkpoint, a file is missing, added or changed, or a component does not fit.
     """
     names = sorted(state if components is None else components)
     manifest = read_manifest(path)
     _check_files(path, manifest["files"], components)
-    for name in names:
-        if name not in manifest["components"]:
-            raise CheckpointError(
-                f"checkpoint {path} has no component {name!r}; it has {sorted(manifest['components'])}"
-            )
+    if missing := [name for name in names if name not in manifest["components"]]:
+        raise CheckpointError(
+            f"checkpoint {path} has no component {missing[0]!r}; it has {sorted(manifest['components'])}"
+        )
     for name in names:
         try:
             tensors = load_file(path / _file(name)) if _file(name) in manifest["files"] else {}
@@ -110,18 +108,17 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
             if isinstance(state[name], torch.optim.Optimizer):
                 check_optimizer(state[name], decoded)
             elif isinstance(state[name], LRScheduler):
-                # PyTorch takes anything
+                # PyTorch accepts anything
                 check_like(state[name].state_dict(), decoded)
                 check_horizon(state[name], decoded)
             state[name].load_state_dict(decoded)
             _note_saved(path, {name: state[name]}, manifest["files"])
         except (MemoryError, TrainingError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # a foreign state may fail in any way, and must not be taken for a bug of ours
+        except Exception as error:  # a damaged state may fail in any way, and must not look like a bug in rlpipe
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
-    metadata: dict[str, Any] = manifest["metadata"]
-    return metadata
+    return dict(manifest["metadata"])
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -141,10 +138,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} cannot be read: {reason}") from error
     try:
         content = json.loads(text)["content"]
-        # any other text of the same meaning is not what was written
+        # other text with the same content was not written by rlpipe
         intact = text == _sealed(content)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written") from error
+    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = False
     if not intact:
         raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} is not what was written")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -156,25 +153,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint; nothing of one that is damaged."""
+    """The metadata of a checkpoint; empty if it is damaged."""
     try:
         return dict(read_manifest(path)["metadata"])
     except CheckpointError:
         return {}
 
 
-_FREE = ("total_frames", "ray_address", "eval_envs")
-
-
 def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run and its checkpoints have in common, in JSON form: all but its length, its cluster and `eval_envs`."""
-    lasting = {name: value for name, value in config.items() if name not in _FREE}
-    same: dict[str, Any] = json.loads(json.dumps({"algorithm": algorithm, "config": lasting}))
-    return same
+    """What a run has in common with its checkpoints, in JSON form: all but its length, its cluster and `eval_envs`."""
+    free = ("total_frames", "ray_address", "eval_envs")
+    lasting = {name: value for name, value in config.items() if name not in free}
+    return dict(json.loads(json.dumps({"algorithm": algorithm, "config": lasting})))
 
 
 def check_identity(path: Path, run: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run, or one under another name than its own.
+    """Refuse a checkpoint of another run, or one that was renamed.
 
     Args:
         path: of the checkpoint.
@@ -190,7 +184,7 @@ def check_identity(path: Path, run: Mapping[str, Any]) -> None:
 
 
 def check_lengths(path: Path) -> None:
-    """Refuse a checkpoint that does not know how long the run's journals were, and that no run can go on from.
+    """Refuse a checkpoint without the lengths of the run's journals, from which a run cannot be resumed.
 
     Raises:
         CheckpointError: it does not, or is damaged.
@@ -218,7 +212,7 @@ def _write(folder: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) 
 
 
 def _link(file: Path, part: Any, files: dict[str, str]) -> bool:
-    """Give the file of an older checkpoint that holds this part as it is now a second name, if there is one.
+    """Link to the file of an older checkpoint that holds this part as it is now, if there is one.
 
     Such a part has `saved_as()`, the path and digest of the file or `None`, and `note_saved(path, digest)`.
     """
@@ -227,7 +221,7 @@ def _link(file: Path, part: Any, files: dict[str, str]) -> bool:
         return False
     try:
         os.link(saved[0], file)
-    except OSError:  # it was removed, or the file system knows no links
+    except OSError:  # it was removed, or the file system has no links
         return False
     files[file.name] = saved[1]
     return True
@@ -250,7 +244,7 @@ def _encode_component(name: str, part: Any) -> tuple[Any, Tensors]:
 
 
 def _unshared(tensors: Tensors) -> Tensors:
-    """The same tensors, each with memory of its own, which the file format asks for."""
+    """The same tensors without shared memory, which the file format requires."""
     seen: set[int] = set()
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -268,7 +262,7 @@ def _sealed(content: Any) -> str:
 
 
 def _check_files(path: Path, digests: Mapping[str, str], components: Collection[str] | None) -> None:
-    """Compare every file with its size, and with its digest those of the components, or all."""
+    """Compare every file with its size, and those of the components, or all, with their digests."""
     found = {entry.name: entry for entry in path.iterdir()}
     for file in sorted({*found, *digests} - {MANIFEST}):
         component = file.removesuffix(".safetensors")
@@ -291,7 +285,7 @@ def _file(component: str) -> str:
 
 
 def _is_intact(file: Path, digest: str, *, whole: bool) -> bool:
-    """Whether a file has this digest, or at least its size; one of another size, which may be endless, is not read."""
+    """Whether a file has this digest, or only its size; a file of another size, perhaps an endless one, is not read."""
     if not file.is_file() or file.is_symlink() or not digest.startswith(f"{file.stat().st_size}-"):
         return False
     return not whole or digest == _digest(file)

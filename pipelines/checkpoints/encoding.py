@@ -1,7 +1,7 @@
-"""State dicts as JSON and tensors, which a checkpoint can hold and nothing can hide code in.
+"""State dicts as JSON and tensors, which cannot hold code.
 
-Every object of the JSON has one key, which says what it stands for: `dict` (pairs of key and value), `tuple`, `tensor`
-or `array` (the name of a tensor beside it), `device`. Numbers, text, lists, booleans and none stand for themselves.
+Every JSON object has one key, its type: `dict` (pairs of key and value), `tuple`, `tensor` or `array` (the name of a
+tensor in the file), `device`. Numbers, text, lists, booleans and null are themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KINDS = {*_FLOATS, *_INTEGERS, torch.bool}
 
 
 def encode(value: Any, tensors: Tensors, where: str = "") -> Any:
-    """The JSON form of a state; tensors and arrays go into `tensors`, named after their place in it.
+    """The JSON form of a state; its tensors and arrays are put into `tensors`, named after their place in it.
 
     Args:
         value: dicts (keys: text or whole numbers), lists, tuples, tensors, NumPy arrays, TensorDicts (read back as
@@ -53,7 +53,7 @@ def encode(value: Any, tensors: Tensors, where: str = "") -> Any:
 
 
 def decode(value: Any, tensors: Tensors) -> Any:
-    """The state that `encode` was given.
+    """The state that was given to `encode`.
 
     Raises:
         ValueError: the JSON is of another form.
@@ -77,14 +77,14 @@ def decode(value: Any, tensors: Tensors) -> Any:
 
 def _encode_tensor(value: Tensor | np.ndarray, tensors: Tensors, where: str) -> dict[str, str]:
     name, number = where, 1
-    # what the file format keeps for itself
+    # the file format reserves this name
     while name in tensors or name == "__metadata__":
         number += 1
         name = f"{where}#{number}"
     if isinstance(value, Tensor) and (value.dtype not in _KINDS or value.layout is not torch.strided):
         raise TypeError(f"{where or 'the state'} is a tensor of {value.dtype}, which a checkpoint cannot hold")
     if isinstance(value, np.ndarray):
-        # not `ascontiguousarray`, which makes a vector of a single number; PyTorch warns of what is read-only
+        # not `ascontiguousarray`, which turns a single number into a vector; PyTorch warns of read-only arrays
         array = np.asarray(value, order="C")
         tensors[name] = torch.from_numpy(array if array.flags.writeable else array.copy())
         return {"array": name}

@@ -1,4 +1,4 @@
-"""Files that survive a crash: on the disk before they count, and never half of one."""
+"""Files that survive a crash: complete and on the disk before they have their name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from rlpipe.errors import exists_already
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What it raises to read a file of JSON as what rlpipe would have written, where it holds anything else."""
+"""What reading a JSON file may raise if rlpipe did not write it."""
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of a folder's entries, is on the disk."""
+    """Wait until a file, or a folder's list of entries, is on the disk."""
     if os.name == "nt" and path.is_dir():
-        # which Windows cannot be asked for
+        # Windows cannot do it
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -25,11 +25,11 @@ def sync(path: Path) -> None:
 
 
 def read_plain(path: Path, at_most: int | None = None) -> str:
-    """The text of a regular file; follows no link, and waits for no pipe.
+    """The text of a regular file; no link is followed, and no pipe waited for.
 
     Raises:
         OSError: it is missing, or a link, or cannot be read.
-        ValueError: it is no regular file, has more than `at_most` bytes, or is no text.
+        ValueError: it is no regular file, is larger than `at_most` bytes, or is no text.
     """
     with open(path, "rb", opener=_open_plain) as stream:
         found = os.fstat(stream.fileno())
@@ -54,7 +54,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def replace_synced(path: Path, text: str) -> None:
-    """Write a file beside the one of this name, if any, and move it into place in one step."""
+    """Write a file under another name, and move it into place in one step."""
     stage = path.with_name(f".{path.name}.partial")
     stage.unlink(missing_ok=True)
     write_synced(stage, text)
@@ -63,19 +63,19 @@ def replace_synced(path: Path, text: str) -> None:
 
 
 def publish(stage: Path, path: Path) -> None:
-    """Give a file that is whole its name, unless the name is taken.
+    """Give a complete file its name, unless the name exists.
 
     Args:
         stage: the file, in the same folder.
         path: its name.
 
     Raises:
-        ConfigError: there is something of this name; the stage is left where it is.
+        ConfigError: the name exists; the stage is left where it is.
         OSError: the folder cannot be written.
     """
     try:
         try:
-            # unlike a rename, a link never replaces what has come in between
+            # unlike a rename, a link never replaces a file that was made meanwhile
             os.link(stage, path)
         except FileExistsError:
             raise

@@ -1,4 +1,4 @@
-"""The names of checkpoints, which say what is newest. Imports nothing heavy."""
+"""The names of checkpoints, by which the newest is found. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rlpipe.errors import CheckpointError
 FOLDER, MANIFEST = "checkpoints", "checkpoint.json"
 """The folder of a run's checkpoints, and the file in each that describes it."""
 _CHECKPOINT = re.compile(r"frames-(\d+)")
-_BEST = re.compile(r"best-(\d+)(?:-\d+)?")
+BEST = re.compile(r"best-(\d+)(?:-\d+)?")
+"""The name of the checkpoint of a run's best evaluation."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -20,32 +21,17 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_path(folder: Path, frames: int) -> Path:
-    """Where a run keeps its checkpoint of so many frames."""
+    """The path of a run's checkpoint after `frames` frames."""
     return folder / FOLDER / f"frames-{frames:012d}"
 
 
-def best_path(folder: Path, frames: int) -> Path:
-    """Where a run keeps the agent of its best evaluation, if nothing else has this name."""
-    return folder / FOLDER / f"best-{frames:012d}"
-
-
-def best_checkpoints(folder: Path) -> list[Path]:
-    """The agents of best evaluations in a run folder: one, and more after a crash."""
-    return list((folder / FOLDER).glob("best-*"))
-
-
-def is_best_name(name: str) -> bool:
-    """Whether this is the name of a best evaluation's agent."""
-    return _BEST.fullmatch(name) is not None
-
-
 def check_name(checkpoint: Path, frames: object) -> None:
-    """Refuse a checkpoint that is not named after its frames: what is newest goes by names.
+    """Refuse a checkpoint that is not named after its frames, because the newest is found by its name.
 
     Raises:
         CheckpointError: it has another name.
     """
-    named = _CHECKPOINT.fullmatch(checkpoint.name) or _BEST.fullmatch(checkpoint.name)
+    named = _CHECKPOINT.fullmatch(checkpoint.name) or BEST.fullmatch(checkpoint.name)
     if named is None or type(frames) is not int or int(named[1]) != frames:
         raise CheckpointError(f"checkpoint {checkpoint} was renamed: it is one of frame {frames!r}")
 

@@ -1,6 +1,6 @@
-"""Whether a state that was read from a file is one of the object it is loaded into.
+"""Checks that a state from a file fits the object it is loaded into.
 
-What does not fit is refused here, by name, and not some batches later by whatever stumbles over it.
+What does not fit is refused here, by name, not some batches later in other code.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class Kind(NamedTuple):
-    """What a column's rows are.
+    """Shape and type of a column's rows.
 
     Args:
         shape: of a row.
         dtype: of its numbers.
-        below: they are from 0 on and below this; `None` is no limit.
+        below: they are at least 0 and less than this; `None` is no limit.
     """
 
     shape: torch.Size
@@ -32,8 +32,8 @@ def check_like(own: Any, state: Any, where: str = "the state") -> None:
     """Refuse a state unless it has the keys, types and shapes of another.
 
     Args:
-        own: of the object that is to load it. Lists of numbers in it may have any length; a dict in a list is not
-            looked into, and `None` stands for anything but tensors and dicts.
+        own: of the object that loads it. Lists of numbers in it may have any length; dicts in a list are not checked,
+            and `None` allows anything but tensors and dicts.
         state: the one to load.
         where: its name, for errors.
 
@@ -60,17 +60,17 @@ def check_like(own: Any, state: Any, where: str = "the state") -> None:
 
 
 def check_numbers(values: Any, where: str) -> None:
-    """Refuse what is no list of numbers.
+    """Refuse anything but a list of numbers.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is something else.
     """
     if type(values) is not list or any(type(each) not in (int, float, bool) for each in values):
         raise ValueError(f"{where} is no list of numbers")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Refuse the state of an optimiser over other parameters: PyTorch takes moments of any shape.
+    """Refuse the state of an optimiser of other parameters: PyTorch accepts moments of any shape.
 
     Raises:
         ValueError: names the parameter.
@@ -88,9 +88,9 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def _check_adam(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """The same, for the optimisers whose fused code would stumble over anything else."""
+    """The same for Adam, whose fused code crashes on anything else."""
     for ours, theirs in zip(optimizer.state_dict()["param_groups"], state["param_groups"], strict=True):
-        # a schedule that has begun leaves its first learning rate there
+        # a learning rate schedule keeps its first rate there
         check_like({"initial_lr": 0.0, **ours}, {"initial_lr": 0.0, **theirs}, "a group")
         check_numbers(list(theirs["betas"]), "betas")
     moments = {"step", "exp_avg", "exp_avg_sq"}
@@ -102,7 +102,7 @@ def _check_adam(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
-    """Refuse columns, nested where their key is a tuple, that are of other kinds, or of different lengths.
+    """Refuse columns, nested for keys that are tuples, of other kinds or of different lengths.
 
     Raises:
         ValueError: names the first.
@@ -115,7 +115,7 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
     if len(lengths) != 1 or None in lengths:
         raise ValueError(f"{where} has entries of different lengths")
     for key, (shape, dtype, below) in expected.items():
-        # a policy may give actions of another precision than the environment's
+        # a policy's actions may have another precision than the environment's
         own = flat[key].dtype if key[-1] == "action" and dtype.is_floating_point else dtype
         if flat[key].shape[1:] != shape or flat[key].dtype != own:
             wanted = f"rows {list(shape)} of {dtype}"
@@ -145,11 +145,11 @@ def _shown(value: Any) -> str:
 
 
 def check_horizon(schedule: LRScheduler, saved: Mapping[str, Any]) -> None:
-    """Refuse a schedule that would bring its old length back into a run that goes on to more frames."""
+    """Refuse a schedule that would keep its old length in a run that continues to more frames."""
     for name in ("total_iters", "T_max", "total_steps"):
         now = schedule.state_dict().get(name)
         if saved.get(name) != now:
             raise ValueError(
-                f"{type(schedule).__name__} had {name} {saved.get(name)} and has {now} now; it would go on with the "
-                "old one, so set the learning rate as a function of the frames instead"
+                f"{type(schedule).__name__} had {name} {saved.get(name)} and has {now} now; it would keep the old "
+                "one, so set the learning rate as a function of the frames instead"
             )

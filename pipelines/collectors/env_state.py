@@ -97,8 +97,8 @@ class LocalEnvState:
         if self._leads_to(state["actions"], state["root"]):
             return
         _LOG.warning(
-            "rlpipe: the same seeds and actions do not lead to the same observations: the run goes on, but with other "
-            "episodes than it would have had"
+            "rlpipe: the same seeds and actions do not lead to the same observations: the run continues, but with "
+            "other episodes than it would have had"
         )
         self.synchronise(state["frames"])
 

@@ -1,4 +1,4 @@
-"""A policy in evaluation mode, and put back as it was."""
+"""A policy in evaluation mode, restored afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN = frozenset(vars(nn.Module()))
 
 @contextlib.contextmanager
 def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
-    """Put the policy into evaluation mode, with a generator of its own wherever it has one; put all back afterwards."""
+    """Put a policy into evaluation mode, with new generators in place of its own; restore everything afterwards."""
     modules = list(policy.modules())
     modes = [module.training for module in modules]
     kept = [_State(module) for module in modules]
@@ -30,16 +30,16 @@ def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
         with Seeds(seed).torch_seeded("global"):
             yield
     finally:
-        # from the outside in, because `train` passes a mode on
+        # outermost first, because `train` also sets the mode of submodules
         for module, mode in zip(modules, modes, strict=True):
             if module.training != mode:
                 module.train(mode)
         for state in kept:
-            state.put_back()
+            state.restore()
 
 
 def _reseed(modules: list[nn.Module], seeds: Seeds) -> None:
-    """Give modules new generators, of whichever kind they have."""
+    """Give modules new generators of the kinds they have."""
     holders: list[Any] = [each for each in modules if isinstance(getattr(each, "generator", None), torch.Generator)]
     for index, module in enumerate(holders):
         module.generator = seeds.generator(f"module {index}", module.generator.device)
@@ -55,20 +55,20 @@ def _reseed(modules: list[nn.Module], seeds: Seeds) -> None:
 
 
 class _State:
-    """What a module has beside its parameters and submodules: buffers, counters, generators."""
+    """What a module has besides parameters and submodules: buffers, counters, generators."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        # one that has not seen its input yet is made by its first call, in whatever mode
-        self._unmade = isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
+        # a lazy module is initialised by its first call, in any mode
+        self._is_lazy = isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
         self._attributes = {name: value for name, value in vars(module).items() if name not in _OWN}
         self._buffers = dict(module._buffers)
-        held = () if self._unmade else (*self._attributes.values(), *self._buffers.values())
+        held = () if self._is_lazy else (*self._attributes.values(), *self._buffers.values())
         self._contents = [(each, each.detach().clone()) for each in held if isinstance(each, Tensor)]
 
-    def put_back(self) -> None:
-        """Make the module what it was."""
-        if self._unmade:
+    def restore(self) -> None:
+        """Restore the module."""
+        if self._is_lazy:
             return
         own = vars(self._module)
         for name in [name for name in own if name not in _OWN and name not in self._attributes]:

@@ -1,4 +1,4 @@
-"""The connection to Ray: a local one of the run's own, or a cluster that is there already."""
+"""The connection to Ray: one started on this machine, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from torchrl._comm.ray_runtime import _RayRuntimeLease
 from rlpipe.errors import ConfigError
 
 CONNECT_SECONDS = 20
-"""After so long a cluster that does not answer is given up."""
+"""How long a cluster may take to answer."""
 _WRONG_TOKEN = "InvalidAuthToken"
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='error'); ray.shutdown()"
-"""In a process of its own, because what is no Ray would keep this one waiting for minutes, and Ray talkative."""
+"""Run in another process, because a server that is not Ray blocks for minutes, and Ray prints a lot."""
 
 
 class RayConnection:
-    """This process's connection to Ray, quiet; all who hold one share it, and it ends with the last of them.
+    """This process's connection to Ray, without Ray's output. Several objects share it; the last one closes it.
 
-    Where the process is connected already by other means, that connection is used, and left as it is.
+    If the process is connected to Ray already, that connection is used, and stays open.
 
     Args:
-        address: `HOST:PORT` of a cluster's head; by default a Ray of one's own is started on this machine.
-        cpus: to be divided among actors, of a Ray of one's own; there need not be so many cores.
+        address: `HOST:PORT` of a cluster's head; by default Ray is started on this machine.
+        cpus: for Ray on this machine, how many to divide among actors; there may be fewer cores.
 
     Raises:
         ConfigError: the cluster does not answer within `CONNECT_SECONDS`.
@@ -56,7 +56,7 @@ class RayConnection:
         else:
             _silence()
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # elsewhere, the paths of its sockets may be longer than the system allows
+            # in other folders, the paths of its sockets may be longer than the system allows
             self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": self._folder}
         try:
@@ -71,7 +71,7 @@ class RayConnection:
             raise ConfigError(f"Ray {where} cannot be used: {_in_a_line(error)}") from error
 
     def close(self) -> None:
-        """Disconnect, and stop a Ray of one's own."""
+        """Disconnect, and stop Ray if it was started here."""
         if not self.is_open:
             return
         self.is_open = False
@@ -82,15 +82,15 @@ class RayConnection:
 
 
 def _silence() -> None:
-    """Keep what Ray says of itself out of the terminal; what concerns a run, rlpipe says."""
+    """Keep Ray's own messages out of the terminal; rlpipe reports what concerns a run."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    # to stdout go the deaths of processes, whatever the log level
+    # Ray prints the deaths of processes to stdout at any log level
     stdout_deduplicator.skip_re = re.compile("")
 
 
 @contextlib.contextmanager
 def _keep_sigterm() -> Iterator[None]:
-    """Ray puts a handler of its own in place."""
+    """Restore the handler of SIGTERM, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -102,7 +102,7 @@ def _keep_sigterm() -> Iterator[None]:
 
 
 def _check_same(address: str | None) -> None:
-    """Refuse another cluster than the one that this process is connected to already."""
+    """Refuse another cluster than the one that this process is connected to."""
     now = ray.get_runtime_context().gcs_address
     # the host may have several names
     if address is not None and address.rpartition(":")[2] != now.rpartition(":")[2]:
@@ -110,10 +110,10 @@ def _check_same(address: str | None) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Refuse an address where no Ray answers in time.
+    """Refuse an address at which Ray does not answer in time.
 
     Raises:
-        ConfigError: says what is there instead.
+        ConfigError: it does not; says why.
     """
     started = time.monotonic()
     host, _, port = address.rpartition(":")
@@ -138,7 +138,7 @@ def check_reachable(address: str) -> None:
 
 
 def _use_token() -> bool:
-    """From now on, show clusters this machine's token, if it has one; not in vain to one that knows none."""
+    """Send this machine's token to clusters from now on; returns whether it has one that was not used before."""
     try:
         setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
     except ImportError:  # a Ray without tokens
@@ -148,15 +148,15 @@ def _use_token() -> bool:
 
 
 def _probe(address: str, seconds: float) -> str:
-    """What Ray writes if it cannot connect to a cluster.
+    """What Ray prints if it cannot connect to a cluster; empty if it can.
 
     Raises:
-        ConfigError: it has not come to an end by then.
+        ConfigError: it takes longer than `seconds`.
     """
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE, address],
-            # attempts, a second apart
+            # one attempt per second
             env={**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "3"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -174,7 +174,7 @@ def _probe(address: str, seconds: float) -> str:
 
 
 def _reason(trace: str) -> str:
-    """The one line that matters of what Ray wrote before it gave up."""
+    """The line that matters in what Ray printed."""
     if _WRONG_TOKEN in trace:
         return (
             "the cluster asks for a token, and this machine has none or another one; copy ~/.ray/auth_token from the "

@@ -1,6 +1,6 @@
-"""Option names of Stable-Baselines3, CleanRL and rl-zoo3, and what each is called here, or what there is instead.
+"""Option names of Stable-Baselines3, CleanRL and rl-zoo3, and the option or the advice here for each.
 
-Names are written as on the command line, with dashes. `docs/faq.md` has the usual ones.
+Names are written as on the command line, with dashes. `docs/faq.md` lists the usual ones.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RENAMED: dict[str, str] = {
     "run-dir|out": "exp-name run-name log-folder log-dir logdir output-dir save-path -f",
     "start-from": "trained-agent pretrained load-model -i",
 }
-"""Our option, the first one of several that a command has, and the names of the same thing elsewhere."""
+"""Our option (of several, the first that a command has), and its names in other libraries."""
 
 CHANGED: dict[str, tuple[str, str]] = {
     "num-minibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / num-minibatches"),
@@ -98,12 +98,12 @@ CHANGED: dict[str, tuple[str, str]] = {
     "deterministic": ("eval-stochastic|stochastic", "the other way round: greedy is the default"),
     "n-jobs": ("jobs", "beside --seeds"),
 }
-"""What is said otherwise here: the option, with its value where that is fixed, and how it differs."""
+"""Options that work differently here: ours, with its value where that is fixed, and the difference."""
 
 _OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
-_EACH = "each hyperparameter is an option of its own"
+_EACH = "each hyperparameter has its own option"
 _NO_UPLOAD = "nothing is uploaded; rlpipe export writes the policy of a run"
-_REGISTERED = "register the environment with its arguments and wrappers under an id of its own, with gymnasium.register"
+_REGISTERED = "register the environment with its arguments and wrappers under a new id, with gymnasium.register"
 ABSENT: dict[str, str] = {
     "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
     "use-sde": "there is no state-dependent exploration (gSDE)",
@@ -127,14 +127,14 @@ ABSENT: dict[str, str] = {
     "reward-scale": "rewards are not scaled; {reward-shaping} clip clips them",
     "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
     "noisy-net": "examples/noisy_dqn.py has it",
-    "n-eval-envs": "an evaluation chooses by itself how many environments it takes",
-    "num-eval-envs": "an evaluation chooses by itself how many environments it takes",
+    "n-eval-envs": "an evaluation chooses the number of environments itself",
+    "num-eval-envs": "an evaluation chooses the number of environments itself",
     "save-replay-buffer": "checkpoints hold the replay buffer",
     "save-model": "every run keeps checkpoints; rlpipe export writes the policy of a run",
     "upload-model": _NO_UPLOAD,
     "hf-entity": _NO_UPLOAD,
     "torch-deterministic": "on the CPU the same seed and versions give the same run to the bit",
-    "uuid": "run folders have names of their own by default",
+    "uuid": "run folders get unique names by default",
     "wandb-project-name": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
     "wandb-project": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
     "wandb-entity": "the environment variable WANDB_ENTITY names it, with {logger} wandb",
@@ -147,16 +147,16 @@ ABSENT: dict[str, str] = {
     "pruner": _OPTUNA,
     "study-name": _OPTUNA,
     "storage": _OPTUNA,
-    "callback": "the function that run_recipe gets as progress is told of everything new",
+    "callback": "run_recipe calls the function progress with every event",
     "render": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
     "render-mode": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
 }
-"""What there is not, and what there is instead."""
+"""Options that do not exist here, and what to use instead."""
 
 _TRAINS = "num-envs"
-"""An option of whatever trains."""
+"""An option that only training commands have."""
 _OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
-"""Options of `rlpipe train` that `run_recipe` has not."""
+"""Options of `rlpipe train` that `run_recipe` does not have."""
 _IN_PYTHON = {"run-dir": "folder", "logger": "loggers"}
 """Options of `rlpipe train` that `run_recipe` has under another name."""
 _RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
@@ -170,18 +170,18 @@ def explain(
     *,
     python: bool = False,
 ) -> str:
-    """What to do about an option that there is not.
+    """Explain what to use in place of an unknown option.
 
     Args:
-        option: as it was given, without the dashes in front of it where it has two.
-        names: the options that there are; `no-` is in front of those that are on by default.
-        owners: gives the algorithms that have an option of a name.
+        option: as given, without the leading `--`.
+        names: the existing options; those that are on by default begin with `no-`.
+        owners: gives the algorithms that have an option.
         python: whether they are keyword arguments of `run_recipe`.
 
     Returns:
-        The part of a message that follows "no option is called ...;", or nothing if there is nothing to say.
+        The part of a message that follows "no option is called ...;", empty if nothing is known.
     """
-    say = _Speaker({_dashed(name) for name in names}, python=python)
+    say = _Options({_dashed(name) for name in names}, python=python)
     name = _dashed(option)
     bare = name.removeprefix("no-")
     for each in (name, bare):
@@ -198,15 +198,15 @@ def explain(
     return ""
 
 
-class _Speaker:
-    """Knows the options that there are, and how they are written."""
+class _Options:
+    """The existing options, and how they are written."""
 
     def __init__(self, names: set[str], *, python: bool) -> None:
         self._python, self._trains = python, _TRAINS in names
         self.names = names | {ours for ours, keyword in _IN_PYTHON.items() if python and keyword in names}
 
     def about(self, theirs: str) -> str:
-        """What an option of somebody else is here; nothing if it is nobody's."""
+        """Describe our counterpart of another library's option; empty if it is unknown."""
         if f"no-{theirs}" in self.names:
             return f"it is on here; {self.spell(f'no-{theirs}')} switches it off"
         if theirs in ABSENT:
@@ -222,13 +222,13 @@ class _Speaker:
 
     def _missing(self, name: str) -> str:
         if name == "quiet":
-            return "nothing is shown; progress is told of everything new"
+            return "nothing is shown by default; the function progress is called with every event"
         if name in _OF_THE_COMMAND:
             return f"only the command has it, rlpipe train --{name}"
-        return f"other recipes have {self.spell(name)} for it, this one has nothing like it"
+        return f"other recipes have {self.spell(name)} for it, this one has no such option"
 
     def spell(self, option: str) -> str:
-        """An option, with its value if it has one, as it is typed."""
+        """Write an option, with its value if it has one, as a user types it."""
         name, _, value = option.partition(" ")
         if not self._python:
             return f"--{option}"

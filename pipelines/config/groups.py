@@ -15,7 +15,8 @@ from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.config.fields import LARGEST, MANY, number
 from rlpipe.pipelines.devices import Execution
-from rlpipe.pipelines.envs.config import Backend, EnvConfig
+from rlpipe.pipelines.envs.backends.choice import Backend
+from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.reward_shaping import RewardShaping
 from rlpipe.pipelines.stopping import StoppingRule
 

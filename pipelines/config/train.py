@@ -17,7 +17,8 @@ from rlpipe.pipelines.config.groups import (
     RayConfig,
     StoppingConfig,
 )
-from rlpipe.pipelines.envs.config import Backend, EnvConfig
+from rlpipe.pipelines.envs.backends.choice import Backend
+from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.runs.curve import WINDOW
 from rlpipe.pipelines.runs.read import completed
 

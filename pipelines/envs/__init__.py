@@ -10,13 +10,14 @@ from rlpipe.lazy import loader
 from rlpipe.pipelines.envs.builtin.register import register
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.envs.config import Backend, EnvConfig
+    from rlpipe.pipelines.envs.backends.choice import Backend
+    from rlpipe.pipelines.envs.config import EnvConfig
     from rlpipe.pipelines.envs.make import env_spec, make_env
     from rlpipe.pipelines.envs.transforms import BinObservation, OneHotObservation, ShapeReward
     from rlpipe.pipelines.envs.vector import VectorEnv
 
 _HOMES = {
-    "Backend": "rlpipe.pipelines.envs.config",
+    "Backend": "rlpipe.pipelines.envs.backends.choice",
     "BinObservation": "rlpipe.pipelines.envs.transforms",
     "EnvConfig": "rlpipe.pipelines.envs.config",
     "OneHotObservation": "rlpipe.pipelines.envs.transforms",

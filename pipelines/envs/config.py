@@ -1,17 +1,15 @@
-"""Which environment, and how many of it."""
+"""`EnvConfig`: which environment, and how many copies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, Backend
 
 if TYPE_CHECKING:
     import gymnasium as gym
-
-Backend = Literal["auto", "sync", "async", "envpool"]
-"""How environments are stepped: `auto` and `sync` in this process, `async` in a process each, `envpool` in C++."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +19,12 @@ class EnvConfig:
     Args:
         env_id: a Gymnasium id; or an environment's class, which need not be registered.
         num_envs: how many environments step together.
-        backend: `auto` takes the environment's own vectorised implementation where rlpipe knows it to be correct and
-            else steps one after the other; `sync` always does that; `async` steps each in a process of its own;
-            `envpool` steps the environments that it has in C++, on threads, and needs the extra of that name.
+        backend: `auto` uses the environment's own vectorised implementation if rlpipe knows it to be correct, else
+            `sync`, which steps one after the other; `async` steps each in its own process; `envpool` steps its
+            environments in C++, on threads, and needs the extra of that name.
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
-        from_pixels: observe what the environment draws, the last four pictures in grey, uint8 `[4, 84, 84]`, instead of
-            what it observes itself; an action mask stays beside them.
+        from_pixels: observe the last four rendered images in grey, uint8 `[4, 84, 84]`, instead of the environment's
+            own observation; an action mask is kept.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -48,5 +46,7 @@ class EnvConfig:
                 raise ConfigError(f"{name} is {value!r}; allowed is a whole number, 1 or more")
         if type(self.from_pixels) is not bool:
             raise ConfigError(f"from_pixels is {self.from_pixels!r}; allowed are True and False")
-        if self.from_pixels and self.backend == "envpool":
-            raise ConfigError("from_pixels is True, and backend 'envpool' draws nothing; backend 'sync' and 'async' do")
+        if self.from_pixels and self.backend in WITHOUT_IMAGES:
+            raise ConfigError(
+                f"from_pixels is True, and backend {self.backend!r} draws nothing; backend 'sync' and 'async' do"
+            )

@@ -5,40 +5,33 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
-import functools
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 from torchrl.envs import Compose, Transform, TransformedEnv
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
-from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
-from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
-from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
+from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, make_vector_env
 from rlpipe.pipelines.envs.backends.env_checker import make_checked
-from rlpipe.pipelines.envs.backends.envpool import EnvPoolVectorEnv
 from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
-from rlpipe.pipelines.envs.backends.sync import SyncEnvs
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.user_modules import import_module, module_of, reason_of
 
-_CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 _GAMES = "ALE/"
 _SHOWN = 5
 _KNOWN = ("gymnasium.envs.", "rlpipe.", "ale_py.")
-# what an environment's package is called among rlpipe's extras
+# part of an entry point: rlpipe's extra with its package
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
 
 
 class UnknownEnvError(ConfigError):
-    """Gymnasium knows no environment of an id that names no module."""
+    """An id without a module that Gymnasium does not know."""
 
 
 def make_env(
@@ -52,14 +45,14 @@ def make_env(
 
     Args:
         config: which environment, how many, and on which backend.
-        seed: of the first reset; the environments' streams are drawn from it.
-        transforms: TorchRL transforms, in their order.
-        render_mode: of the environments, one that they have; `env.base_env.envs.render()` then draws them.
+        seed: of the first reset; the environments' own seeds are derived from it.
+        transforms: TorchRL transforms, in order.
+        render_mode: one that the environments have; `env.base_env.envs.render()` then renders them.
 
     Raises:
-        TypeError: the config is no `EnvConfig`.
-        ConfigError: no such environment, one that needs an extra or that the backend does not have, or spaces or
-            transforms that rlpipe does not take.
+        TypeError: `config` is not an `EnvConfig`.
+        ConfigError: the environment does not exist, needs an extra, or is not available on the backend; or rlpipe does
+            not support its spaces or a transform.
     """
     check_is_config(config)
     check_steps(transforms)
@@ -67,7 +60,7 @@ def make_env(
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)
         env = transformed_class(base)(base, Compose(*transforms))
-        env.specs  # noqa: B018 - built on first use; a transform that does not fit must say so now
+        env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     except BaseException:
         envs.close()
         raise
@@ -75,20 +68,20 @@ def make_env(
 
 
 def check_is_config(config: object) -> None:
-    """Refuse an id in place of a config.
+    """Refuse what is not a config, such as an id.
 
     Raises:
-        TypeError: it is no `EnvConfig`.
+        TypeError: it is not an `EnvConfig`.
     """
     if not isinstance(config, EnvConfig):
         raise TypeError(f"got {config!r}, expected an EnvConfig, such as EnvConfig('CartPole-v1')")
 
 
 def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
-    """Gymnasium's entry for an id; of one of a module (`module:Env-v0`), after importing that; or one for a class.
+    """Gymnasium's spec of an id, after importing the module of `module:Env-v0`; or a spec for a class.
 
     Raises:
-        ConfigError: there is none, and it names the nearest ids; or the module cannot be imported.
+        ConfigError: there is none (the message names similar ids), or the module cannot be imported.
     """
     if isinstance(env_id, type):
         creator: Any = env_id
@@ -110,24 +103,24 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
 
 
 def has_many_copies(env_id: str | type[gym.Env]) -> bool:
-    """Whether many copies can be open at once: so it is with what Gymnasium and rlpipe bring along, and with Atari.
+    """Whether many copies can be open at once: true for environments of Gymnasium and rlpipe, and for Atari.
 
-    Of any other environment that is not known: it may need a port, a licence or a robot of its own.
+    Any other environment may need a port, a licence or a robot.
     """
     return f"{_module_of_entry(env_spec(env_id))}.".startswith(_KNOWN)
 
 
 def _module_of_entry(spec: gym.envs.registration.EnvSpec) -> str:
-    """The module that an environment's class or function is in."""
+    """The module of an environment's class or function."""
     point = spec.entry_point
     return point.partition(":")[0] if isinstance(point, str) else str(getattr(point, "__module__", ""))
 
 
 def _nearest(env_id: str) -> list[str]:
-    """The ids that are likely meant, in whatever case, of games also without what is in front of their names."""
+    """Similar ids, in any case; those of games also without their `ALE/`."""
     with contextlib.suppress(ImportError):
         importlib.import_module("ale_py")
-    # of a game's other ids none is taken
+    # games have other ids, which rlpipe does not take
     taken = [spec for spec in gym.registry.values() if spec.namespace == "ALE" or "ale_py" not in str(spec.entry_point)]
     ids = [spec.id for spec in taken]
     known = {each.lower().removeprefix(_GAMES.lower()): each for each in ids} | {each.lower(): each for each in ids}
@@ -137,7 +130,7 @@ def _nearest(env_id: str) -> list[str]:
 
 
 def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """The entry of an Atari game, with the limit in steps that its id has in frames."""
+    """The spec of an Atari game, with its time limit in steps instead of emulated frames."""
     try:
         import_module("ale_py", f"env-id is {env_id!r}")
     except ConfigError as error:
@@ -154,30 +147,14 @@ def _game_spec(env_id: str) -> gym.envs.registration.EnvSpec:
 
 def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.VectorEnv:
     spec = env_spec(config.env_id)
-    steps = config.max_episode_steps or spec.max_episode_steps
     kwargs = _options(config, render_mode)
-    make_one = functools.partial(make_checked, spec, kwargs, from_pixels=config.from_pixels)
-    vectorised = config.backend == "auto" and not config.from_pixels
     try:
         if config.from_pixels:
             _check_drawn(config, spec)
-        if config.backend == "envpool":
-            return EnvPoolVectorEnv(spec, config.num_envs, config.max_episode_steps)
-        if config.backend == "async":
-            return WorkerVectorEnv([make_one] * config.num_envs, spec, autoreset_mode=AutoresetMode.SAME_STEP)
-        if vectorised and is_game(spec) and render_mode is None:
-            return AtariGames(spec, config.num_envs, config.max_episode_steps)
-        if vectorised and spec.entry_point == _CARTPOLE and steps is not None:
-            envs: gym.vector.VectorEnv = SameStepCartPole(config.num_envs, max_episode_steps=steps, **spec.kwargs)
-            envs.spec = spec
-            return envs
-        if vectorised and spec.namespace == "rlpipe" and spec.vector_entry_point is not None:
-            return gym.make_vec(spec, config.num_envs, vectorization_mode="vector_entry_point", **kwargs)
-        names = [f"environment {index} of {config.num_envs} ({spec.id})" for index in range(config.num_envs)]
-        return SyncEnvs([functools.partial(make_one, name) for name in names], spec)
+        return make_vector_env(config, spec, kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extras = [extra for part, extra in _EXTRAS.items() if part in str(spec.entry_point)]
-        install = f'pip install "rlpipe[{extras[0]}]"' if extras else _first_line(error)
+        install = f'pip install "rlpipe[{extras[0]}]"' if extras else first_line(error)
         raise ConfigError(f"env-id {config.env_id!r} needs a package that is missing: {install}") from error
     except SystemExit as error:
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {reason_of(error)}") from error
@@ -186,24 +163,24 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     except RlpipeError:
         raise
     except Exception as error:
-        # Gymnasium's own say enough
+        # messages of Gymnasium's errors say enough
         kind = "" if isinstance(error, (gym.error.Error, TypeError)) or not str(error) else f"{type(error).__name__}: "
-        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{_first_line(error)}") from error
+        raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{first_line(error)}") from error
 
 
 def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
-    """What Gymnasium makes an environment with."""
+    """Gymnasium's arguments for making an environment."""
     if config.from_pixels and render_mode not in (None, "rgb_array"):
         raise ConfigError(f"render_mode is {render_mode!r}; an environment with from_pixels has rgb_array")
-    if config.backend == "envpool" and render_mode is not None:
-        raise ConfigError(f"render_mode is {render_mode!r}; backend 'envpool' draws nothing, backend 'sync' does")
+    if config.backend in WITHOUT_IMAGES and render_mode is not None:
+        raise ConfigError(f"render_mode is {render_mode!r}; backend {config.backend!r} draws nothing, 'sync' does")
     render_mode = "rgb_array" if config.from_pixels else render_mode
     options = {"max_episode_steps": config.max_episode_steps, "render_mode": render_mode}
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None:
-    """Before an environment is made with a render mode, which not every one takes."""
+    """Refuse an environment that renders no images, before it is made with a render mode."""
     if is_game(spec):
         metadata = AtariGame.metadata
     else:
@@ -212,7 +189,3 @@ def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None
         env.close()
     check_modes(config.env_id, metadata, "--from-pixels")
     choose_drivers()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Environments that are drawn: with which drivers, and what to say where it cannot be done."""
+"""Environments that render images, and errors that say why one cannot."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import gymnasium as gym
 import numpy as np
 from torchrl.envs import TransformedEnv
 
-from rlpipe.errors import ConfigError, RlpipeError
+from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.backends.env_checker import Checked
 from rlpipe.pipelines.envs.backends.pixel_observation import (
     PixelObservation,
+    check_image,
     check_modes,
-    check_picture,
     choose_drivers,
 )
 from rlpipe.pipelines.seeding import GlobalRandom
 
 
 class Camera(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the drawing of an episode's last state, which is gone once the environment has begun anew."""
+    """Keeps an image of an episode's last state, which is lost when the environment resets."""
 
     def __init__(self, env: gym.Env[Any, Any], env_id: object) -> None:
         super().__init__(env)
@@ -33,7 +33,7 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
 
     @classmethod
     def of(cls, env: TransformedEnv, env_id: object) -> Camera:
-        """Put it around the first environment of a vector environment."""
+        """Wrap the first environment of a vector environment."""
         envs = env.base_env.envs.envs
         envs[0] = camera = cls(envs[0], env_id)
         return camera
@@ -45,34 +45,34 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
     def take(self) -> np.ndarray:
-        """Draw the present state, uint8 `[height, width, 3]`."""
+        """Render the present state, uint8 `[height, width, 3]`."""
         try:
             image = self.env.render()
-        except Exception as error:  # each environment has its own, such as for a display that is missing
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {reason}{_opengl(self.env)}") from error
+        except Exception as error:  # environments raise their own, such as for a missing display
+            why = f"{first_line(error)}{_opengl(self.env)}"
+            raise ConfigError(f"env-id {self._env_id!r} cannot be drawn here: {why}") from error
         try:
-            return check_picture(image)
+            return check_image(image)
         except RlpipeError as error:
             raise ConfigError(f"env-id {self._env_id!r} draws no images: {error}") from error
 
 
 def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
-    """Draw one image of an environment, to learn whether it can be done.
+    """Check that an environment renders images, by rendering one.
 
     Args:
         env_config: the environment; one copy of it is opened, and closed again.
-        what: needs it, for messages.
+        what: what needs the images, for messages.
 
     Raises:
-        ConfigError: it has no render mode for images, or this machine cannot draw them.
+        ConfigError: it has no render mode for images, or this machine cannot render them.
     """
     with GlobalRandom().kept():
         env = make_drawn(env_config, seed=None, what=what)
         try:
             single = env.base_env.envs.envs[0]
             if isinstance(single.env, PixelObservation):
-                # drawn from outside, because it would fail already in its reset; what it hides may be of any space
+                # without that wrapper, which would fail in its reset; the space below it may be of any kind
                 single = Checked(single.env.env, f"environment 0 of 1 ({env_config.env_id})")
             single.reset()
             Camera(single, env_config.env_id).take()
@@ -81,7 +81,7 @@ def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
 
 
 def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1, what: str = "a GIF") -> TransformedEnv:
-    """An environment that draws `rgb_array`; `what` needs it, for messages.
+    """An environment with render mode `rgb_array`; `what` says in messages what needs it.
 
     Raises:
         ConfigError: it has no such render mode.
@@ -93,7 +93,7 @@ def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1, wh
 
 
 def metadata(env_config: EnvConfig) -> dict[str, Any]:
-    """What an environment says of its drawing, such as `render_fps`."""
+    """An environment's metadata, such as `render_fps`."""
     with GlobalRandom().kept():
         env = make_env(replace(env_config, num_envs=1, backend="sync"))
         try:
@@ -103,7 +103,7 @@ def metadata(env_config: EnvConfig) -> dict[str, Any]:
 
 
 def _opengl(env: gym.Env[Any, Any]) -> str:
-    """What to do about OpenGL, if the environment is one of MuJoCo's."""
+    """A hint about OpenGL for environments of MuJoCo, else an empty string."""
     if not any("mujoco" in f"{each.__module__}.{each.__name__}".lower() for each in type(env.unwrapped).__mro__):
         return ""
     return (

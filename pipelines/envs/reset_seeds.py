@@ -42,8 +42,12 @@ class ResetSeeds:
         begin, self._offset = self._offset, 0
         if seed is None:
             return None
-        end = begin + self._num_envs
-        # twice as many words as needed, because words of 32 bits may repeat
-        words = np.random.SeedSequence(seed).generate_state(2 * end)
-        seeds = [int(word) for word in dict.fromkeys(words)][begin:end]
+        seeds = distinct_seeds(seed, begin + self._num_envs)[begin:]
         return seeds if self._takes_list else seeds[0]
+
+
+def distinct_seeds(seed: int | None, count: int, bits: int = 32) -> list[int]:
+    """Seeds from one, no two the same; `None` takes it from the operating system."""
+    # twice as many words as needed, because such short ones may repeat
+    words = np.random.SeedSequence(seed).generate_state(2 * count) >> (32 - bits)
+    return list(dict.fromkeys(words.tolist()))[:count]

@@ -1,4 +1,4 @@
-"""Shaped rewards of CartPole recipes, and the clipped ones of Atari: functions for `ShapeReward`, by name.
+"""Shaped rewards for CartPole recipes, and clipped ones for Atari: functions for `ShapeReward`, by name.
 
 Each takes a step's `next` entries and returns the reward to learn from, `[*B, 1]`. Observations of `balance` are
 CartPole's: cart position, cart velocity, pole angle, pole velocity.

@@ -1,4 +1,4 @@
-"""TorchRL transforms of ours, where TorchRL has none."""
+"""Transforms that TorchRL does not have."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rlpipe.errors import ConfigError
 class OneHotObservation(ObservationTransform):
     """Encode a Discrete observation `[*B]` as a float32 vector `[*B, n]`, for networks that expect one.
 
-    rlpipe's own networks encode for themselves (`rlpipe.modules.encoder`).
+    rlpipe's networks do not need it (`rlpipe.modules.encoder`).
 
     Raises:
-        ConfigError: the observation is no Discrete one.
+        ConfigError: the observation is not Discrete.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class OneHotObservation(ObservationTransform):
 
 
 class ShapeReward(Transform):
-    """Replace the reward that is learned from; `episode_reward` stays the environment's own return.
+    """Replace the reward to learn from; `episode_reward` stays the environment's own return.
 
     Args:
         function: takes the step's `next` entries (`observation`, `reward` `[*B, 1]`, `terminated` and `truncated`
@@ -70,7 +70,7 @@ _MAX_INDEX = 2**62
 class BinObservation(ObservationTransform):
     """Cut each feature of a Box observation into equal bins: `[*B, *D]` to one Discrete index `[*B]`.
 
-    The first feature counts most, as the digits of a number do; a value beyond its limits falls into the outermost bin.
+    The first feature is the most significant digit; a value outside its limits goes to the outermost bin.
 
     Args:
         bins: how many for each feature.
@@ -78,7 +78,7 @@ class BinObservation(ObservationTransform):
         high: upper limit of each feature, above `low`.
 
     Raises:
-        ConfigError: the observation is no Box, or has another number of features.
+        ConfigError: the observation is not a Box, or has another number of features.
     """
 
     low: Tensor
@@ -125,9 +125,9 @@ class BinObservation(ObservationTransform):
 
 
 class Standardize(ObservationNorm):
-    """TorchRL's `ObservationNorm` in float64, for observations that float32 would ruin before they are near 0.
+    """TorchRL's `ObservationNorm` computed in float64, for observations that lose their digits in float32.
 
-    An observation of float64 stays one; any other, integers among them, becomes float32.
+    An observation of float64 stays float64; any other, including integers, becomes float32.
 
     Args:
         mean: of each feature, float64.
@@ -152,7 +152,7 @@ class Statistics(nn.ModuleList):
     """The normalising transforms of an environment, as a component of checkpoints."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take over statistics in the precision that they were saved in, whichever those of here would have."""
+        """Load statistics in the precision in which they were saved."""
         for name, module in self.named_modules():
             for own, value in list(module.named_buffers(recurse=False)):
                 given = state_dict.get(f"{name}.{own}")
@@ -162,4 +162,4 @@ class Statistics(nn.ModuleList):
 
 
 POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, Standardize, DoubleToFloat)
-"""Transforms of one step's entries alone: a rollout transformed at once equals its steps transformed one by one."""
+"""Transforms of single steps: a rollout transformed at once equals its steps transformed one by one."""

@@ -1,7 +1,8 @@
-"""Images of episodes, made fit to be looked at: of a sensible size, with what has been earned so far below."""
+"""Images of episodes, scaled and with a caption below."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ _BAND, _INK = (24, 27, 33), (238, 240, 243)
 
 
 class Caption:
-    """Scales images, and writes below each; all results are of one size, with even sides.
+    """Scales images and writes texts below; all results have one size, with even sides.
 
-    Small images are enlarged by a whole factor, pixel by pixel; larger ones than `size` shrink.
+    Small images are enlarged by a whole factor, pixel by pixel; those larger than `size` are shrunk.
 
     Args:
         shape: height and width of the images.
-        longest: the texts will hardly be longer; decides whether they share a line.
+        longest: about the longest texts; decides whether they share a line.
         size: the longest side of the scaled image.
     """
 
@@ -32,9 +33,9 @@ class Caption:
         self._shrinks = factor < 1
         width = max(self._scaled[0], _LEAST_WIDTH)
         self._columns = next((n for n in (len(longest), 1) if self._fits(longest, width // n)), 1)
-        lines = -(-len(longest) // self._columns)
+        lines = math.ceil(len(longest) / self._columns)
         band = lines * _LINE + _MARGIN // 2
-        # a film of H.264 has even sides
+        # H.264 needs even sides
         self.size = (width + width % 2, self._scaled[1] + band + (self._scaled[1] + band) % 2)
 
     def draw(self, image: np.ndarray, texts: tuple[str, ...]) -> np.ndarray:
@@ -70,7 +71,7 @@ _FONTS: dict[int, Any] = {}
 
 
 def _font(size: int) -> Any:
-    """A font with figures of one width, so that numbers do not tremble; Matplotlib brings it."""
+    """Matplotlib's font, whose digits have one width, so that changing numbers do not move."""
     from PIL import ImageFont  # noqa: PLC0415 - only needed here
 
     if size not in _FONTS:

@@ -1,4 +1,4 @@
-"""Films as files: GIF, and MP4 through `imageio-ffmpeg`. Whole when they appear, and never over another file."""
+"""Films as files: GIF, and MP4 through `imageio-ffmpeg`. A file appears when it is complete, and replaces no other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlpipe.errors import ConfigError, RlpipeError, exists_already
 from rlpipe.pipelines.checkpoints.files import publish
 
 RATES = {".gif": 50.0, ".mp4": 60.0}
-"""The most images a second of each kind of file; GIF viewers slow down what is faster."""
+"""The most images a second of each kind of file; GIF viewers slow down faster films."""
 _FEW = 20_000
 _HEADER = b"\x70\x00\x00!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 
@@ -25,7 +25,7 @@ class Film(Protocol):
     """Takes images one by one."""
 
     def add(self, image: np.ndarray, ticks: int) -> None:
-        """Show an image, uint8 `[height, width, 3]`, of the size of the first one, for so many ticks of the rate."""
+        """Show an image, uint8 `[height, width, 3]`, of the size of the first one, for `ticks` ticks of the rate."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -35,11 +35,11 @@ class Film(Protocol):
 
 
 def check_movie(path: Path) -> None:
-    """Refuse what cannot become a film: before anything is done for it.
+    """Refuse a path that cannot become a film, before anything is drawn.
 
     Raises:
-        ConfigError: another ending than `.gif` and `.mp4`, a file that exists, a folder that does not, or an extra
-            that is missing.
+        ConfigError: it ends in neither `.gif` nor `.mp4`, or exists, or its folder does not exist, or an extra is
+            missing.
     """
     if path.suffix.lower() not in RATES:
         raise ConfigError(f"out is {path}; expected a name that ends in {' or '.join(RATES)}")
@@ -53,7 +53,7 @@ def check_movie(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_movie(path: Path, size: tuple[int, int], rate: float) -> Iterator[Film]:
-    """A film that appears under its name at the end of the block; after an error nothing of it is left.
+    """A film that gets its name at the end of the block; after an error nothing of it is left.
 
     Args:
         path: the new file, `.gif` or `.mp4`.
@@ -85,7 +85,7 @@ def new_movie(path: Path, size: tuple[int, int], rate: float) -> Iterator[Film]:
 
 
 class _Gif:
-    """Each image is what has changed since the last one, in a palette of its own."""
+    """Each image holds the pixels that changed since the last one, with a separate palette."""
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
         self._stream: IO[bytes] = path.open("xb")
@@ -112,7 +112,7 @@ class _Gif:
             self._write(b";")
 
     def check(self) -> None:
-        # each of its writes raises for itself
+        # each write raises its error
         pass
 
     def _write(self, *parts: bytes) -> None:
@@ -120,7 +120,7 @@ class _Gif:
 
 
 def _encode(image: np.ndarray, changed: np.ndarray, offset: tuple[int, int], delay: int) -> list[bytes]:
-    """A block of a GIF that draws the pixels of `changed` `[height, width]`, and leaves the others as they are."""
+    """A block of a GIF that draws the pixels of `changed` `[height, width]`, and keeps the others."""
     from PIL import GifImagePlugin, Image  # noqa: PLC0415 - only needed here
 
     pixels = image[changed]
@@ -136,7 +136,7 @@ def _encode(image: np.ndarray, changed: np.ndarray, offset: tuple[int, int], del
 
 
 def _reduce(pixels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many colours, uint8 `[n, 3]`, for pixels `[m, 3]`, and the index of each one's, `[m]`."""
+    """At most `most` colours, uint8 `[n, 3]`, for pixels `[m, 3]`, and the index of each pixel's colour, `[m]`."""
     from PIL import Image  # noqa: PLC0415 - only needed here
 
     red, green, blue = pixels.astype(np.int32).T
@@ -149,12 +149,12 @@ def _reduce(pixels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Mp4:
-    """H.264, which every player knows."""
+    """H.264, which every player supports."""
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
         import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
-        # so that a folder that takes no file is refused in Python's words
+        # a folder that cannot be written raises Python's error here
         path.open("xb").close()
         self._writer: Any = imageio_ffmpeg.write_frames(
             str(path),
@@ -180,7 +180,7 @@ class _Mp4:
     def check(self) -> None:
         import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
-        # nobody is told what ffmpeg meets while it ends the file
+        # ffmpeg does not report errors while it ends the file
         try:
             images, _ = imageio_ffmpeg.count_frames_and_secs(str(self._path))
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Episodes as films: played, drawn by their environment, and written with the return so far."""
+"""Episodes as films: played, drawn by their environment, with the return so far as a caption."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from rlpipe.pipelines.render.film import RATES, Film, new_movie
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 MAX_STEPS = 1_000
-"""Where an episode is cut, if it does not end."""
+"""Steps after which an episode is cut."""
 HOLD = 1.0
-"""Seconds for which the end of an episode stays to be read."""
+"""Seconds for which the end of an episode is shown."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Moment:
     """A state of an episode.
 
     Args:
-        image: as the environment draws it, uint8 `[height, width, 3]`.
+        image: drawn by the environment, uint8 `[height, width, 3]`.
         episode: from 1.
         step: steps taken so far.
         earned: the return so far.
@@ -63,17 +63,17 @@ class Episode:
 
 @dataclass(frozen=True)
 class Player:
-    """What plays, and how.
+    """Plays episodes of a policy.
 
     Args:
         env_config: the environment; one of it is made.
         policy: any TensorDictModule that reads the environment's observation; `None` draws actions at random, among
             the allowed ones.
-        seed: of the resets, and of the actions if they are drawn.
-        transforms: of the environment that the policy was trained in; they are copied, and learn nothing here.
+        seed: of the resets, and of random actions.
+        transforms: of the environment that the policy was trained in; they are copied, and do not learn.
         stochastic: sample actions instead of taking the greedy ones.
-        episodes: how many.
-        max_steps: cut each here.
+        episodes: number of episodes.
+        max_steps: cuts each episode.
     """
 
     env_config: EnvConfig
@@ -88,11 +88,11 @@ class Player:
         """Play the episodes.
 
         Args:
-            show: told of each moment that is drawn; stops the play by returning False.
-            chosen: whether to draw the state after so many steps; the last one of an episode is always drawn.
+            show: called with each moment that is drawn; returns False to stop.
+            chosen: whether to draw the state after this many steps; the last one of an episode is always drawn.
 
         Raises:
-            ConfigError: the environment draws no `rgb_array`, or not on this machine.
+            ConfigError: the environment cannot draw an `rgb_array`, or not on this machine.
         """
         with GlobalRandom().kept(Seeds(self.seed).integer("process")), contextlib.ExitStack() as stack:
             env = make_drawn(self.env_config, seed=self.seed, num_envs=size_for(self.transforms, 1))
@@ -105,7 +105,7 @@ class Player:
     def _play(
         self, env: TransformedEnv, camera: Camera, show: Callable[[Moment], bool], chosen: Callable[[int], bool]
     ) -> list[Episode]:
-        """Play in the first of the environments; a custom transform may need others beside it."""
+        """Play in the first of the environments; a custom transform may need several."""
         episodes: list[Episode] = []
         recorder = EpisodeRecorder(env.base_env, [0] * env.batch_size[0])
         now = env.reset()
@@ -119,7 +119,7 @@ class Player:
                 earned = float(np.float32(recorder.last["episode_reward"][0]))
                 last = done or steps == self.max_steps
                 if camera.armed or last:
-                    # the environment has begun anew where the episode is done
+                    # an environment whose episode is done was reset
                     going = show(Moment(camera.seen if done else camera.take(), number, steps, earned, last))
             episodes.append(Episode(earned, steps, not done))
             if not going:
@@ -142,15 +142,15 @@ def _seeded(policy: TensorDictModuleBase | None, seed: int) -> Iterator[None]:
 
 
 class Screen(Protocol):
-    """Where a film is shown while it is made."""
+    """Shows a film while it is made."""
 
     def show(self, image: np.ndarray, seconds: float) -> bool:
-        """Show an image for so long; False once there is nobody to see it."""
+        """Show an image for so long; returns False once it is closed."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What became of a film: its images, their size, and the episodes that were played."""
+    """A finished film: its images, their size, and the episodes that were played."""
 
     images: int
     size: tuple[int, int]
@@ -171,51 +171,58 @@ def record(
     """Play episodes, and write or show them.
 
     Args:
-        player: what plays.
+        player: plays the episodes.
         path: the new file, `.gif` or `.mp4`.
-        screen: where to show them, instead or at the same time.
-        fps: steps a second; by default those of the environment. What is faster than a file can show leaves out steps.
-        hold: seconds for which the end of an episode stays.
+        screen: where to show them, instead or as well.
+        fps: steps a second; by default those of the environment. If a file cannot be so fast, steps are left out.
+        hold: seconds for which the end of an episode is shown.
         size: the longest side of the picture, in pixels.
-        progress: told of each moment.
+        progress: called with each moment.
 
     Raises:
-        ConfigError: the environment draws no `rgb_array`, or not on this machine, or the file exists already.
+        ConfigError: the environment cannot draw an `rgb_array`, or not on this machine, or the file exists.
         RlpipeError: the file cannot be written.
     """
     fps = fps or float(metadata(player.env_config).get("render_fps") or 30)
     rate = min(fps, RATES[".mp4" if path is None else path.suffix.lower()])
-    # a quotient of floats would round some steps away
+    # a quotient of floats would lose steps by rounding
     pace = Fraction(rate) / Fraction(fps)
     with contextlib.ExitStack() as stack:
-        cutter = _Cutter(player, path, screen, rate, hold, size, stack, progress)
+        cutter = _Cutter(player, path, screen, _Look(rate, hold, size), stack, progress)
         episodes = player.play(cutter.show, lambda step: int(step * pace) > int((step - 1) * pace))
     return Recording(cutter.images, cutter.size, rate, episodes)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """How a film is shown: ticks a second, seconds for the end of an episode, and the longest side."""
+
+    rate: float
+    hold: float
+    longest_side: int
+
+
 class _Cutter:
-    """Makes a film of moments; its file is begun with the first one, whose size it has."""
+    """Makes a film of moments; its file is opened with the first one, which has its size."""
 
     def __init__(
         self,
         player: Player,
         path: Path | None,
         screen: Screen | None,
-        rate: float,
-        hold: float,
-        size: int,
+        look: _Look,
         stack: contextlib.ExitStack,
         progress: Callable[[Moment], None],
     ) -> None:
         self._player, self._path, self._screen, self._stack = player, path, screen, stack
-        self._rate, self._hold, self._longest_side, self._progress = rate, hold, size, progress
+        self._look, self._progress = look, progress
         self._caption: Caption | None = None
         self._film: Film | None = None
         self._shape: tuple[int, ...] = ()
         self.images, self.size = 0, (0, 0)
 
     def show(self, moment: Moment) -> bool:
-        """Add a moment; False once nobody wants more."""
+        """Add a moment; returns False once neither a file nor a screen takes more."""
         if self._caption is None:
             self._begin(moment)
         assert self._caption is not None
@@ -225,22 +232,22 @@ class _Cutter:
                 f"{list(moment.image.shape)} at step {moment.step}"
             )
         image = self._caption.draw(moment.image, self._texts(moment))
-        ticks = 1 + (round(self._hold * self._rate) if moment.last else 0)
+        ticks = 1 + (round(self._look.hold * self._look.rate) if moment.last else 0)
         self.images += 1
         if self._film is not None:
             self._film.add(image, ticks)
         self._progress(moment)
-        watched = self._screen is not None and self._screen.show(image, ticks / self._rate)
+        watched = self._screen is not None and self._screen.show(image, ticks / self._look.rate)
         return watched or self._film is not None
 
     def _begin(self, moment: Moment) -> None:
         steps = min(self._player.max_steps, self._player.env_config.max_episode_steps or self._player.max_steps)
         widest = self._texts(replace(moment, episode=self._player.episodes, step=steps, earned=-88_888.8))
         self._shape = moment.image.shape
-        self._caption = Caption((self._shape[0], self._shape[1]), widest, self._longest_side)
+        self._caption = Caption((self._shape[0], self._shape[1]), widest, self._look.longest_side)
         self.size = self._caption.size
         if self._path is not None:
-            self._film = self._stack.enter_context(new_movie(self._path, self.size, self._rate))
+            self._film = self._stack.enter_context(new_movie(self._path, self.size, self._look.rate))
 
     def _texts(self, moment: Moment) -> tuple[str, ...]:
         texts = (f"return {figure(moment.earned)}", f"step {moment.step}")

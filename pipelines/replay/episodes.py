@@ -1,4 +1,4 @@
-"""Whole episodes from batches that cut them anywhere."""
+"""Collects whole episodes from batches that cut them anywhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rlpipe.pipelines.checkpoints.state_checks import Kind, check_rows
 
 
 class EpisodeBuffer:
-    """Takes batches `[num_envs, T]` and gives back the episodes that are complete; the rest waits for its end.
+    """Takes batches `[num_envs, T]` and returns complete episodes; it keeps the rest until the episodes end.
 
     Args:
-        keys: what to keep of each step; `("next", "done")` is kept in any case.
-        kinds: gives what an entry of each key is, and
-        num_envs: how many environments there are; if known, a state that is loaded must agree.
-        device: of the batches, where what is loaded goes.
+        keys: what to keep of each step; `("next", "done")` is always kept.
+        kinds: returns the kinds of the entries `keys`; if given, a loaded state must match them.
+        num_envs: how many environments there are; if given, a loaded state must match it.
+        device: of the batches; a loaded state goes there.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class EpisodeBuffer:
         return finished
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps that wait for their episode's end, one entry an environment."""
+        """The steps of unfinished episodes, one entry per environment."""
         return {"unfinished": [torch.cat(pieces) if pieces else None for pieces in self._unfinished]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self._check(state["unfinished"])
-        # a checkpoint gives back entries, but no batch size
+        # a checkpoint holds no batch size
         self._unfinished = [
             [] if steps is None else [TensorDict(steps, device=self._device).auto_batch_size_(1)]
             for steps in state["unfinished"]

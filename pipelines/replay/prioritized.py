@@ -22,18 +22,18 @@ _ROW = 32
 class PrioritizedSampler(Sampler):
     """Draw transitions by their priority, Schaul et al. 2016, section 3.3: with probability `P(i) = p_i / sum_j p_j`.
 
-    `p_i` is `(priority + eps)^alpha`. With a minibatch come its importance weights, `priority_weight` `[B]`, float32:
-    `(n P(i))^-beta` over the largest of these among the n transitions that are held. A new transition has the largest
-    priority that there ever was, so that it is soon drawn.
+    `p_i` is `(priority + eps)^alpha`. A minibatch has importance weights, `priority_weight` `[B]`, float32:
+    `(n P(i))^-beta`, divided by the largest of these among the n transitions stored. A new transition gets the largest
+    priority so far, so that it is soon drawn.
 
-    TorchRL's sampler of this name does the same on trees of compiled code, which its wheels have for some versions of
-    PyTorch only, and which no checkpoint holds. This one adds the priorities up at each draw.
+    TorchRL's sampler of this name does the same with compiled trees, which its wheels have only for some versions of
+    PyTorch, and which checkpoints cannot hold. This one sums the priorities at each draw.
 
     Args:
         max_capacity: that of the buffer's storage.
         alpha: 0 draws uniformly, 1 in proportion to the priority.
-        beta: 0 leaves the bias of drawing so as it is, 1 corrects it; may be set at any time.
-        eps: added to each priority, so that everything is drawn at times.
+        beta: 0 leaves the bias of such draws, 1 corrects it; may be set at any time.
+        eps: added to each priority, so that none is 0.
 
     Raises:
         ValueError: `alpha` or `beta` below 0, or `eps` not above it.
@@ -49,7 +49,7 @@ class PrioritizedSampler(Sampler):
 
     @property
     def capacity(self) -> int:
-        """Transitions that it can know of."""
+        """How many transitions it has room for."""
         return len(self._raised)
 
     def _empty(self) -> None:
@@ -63,14 +63,14 @@ class PrioritizedSampler(Sampler):
             raise ValueError("the buffer is empty; there is nothing to draw")
         if not raised.all():
             raise ValueError(f"{type(self).__name__} knows of fewer transitions than the {len(storage)} that are held")
-        # first the row, then the place in it, for which no other row need be added up
+        # first draw the row, then the place in it, which needs no sums of other rows
         rows = np.cumsum(self._rows[: -(-len(raised) // _ROW)].sum(1))
         device = "cpu" if self._rng is None else self._rng.device
         lots = torch.rand(batch_size, generator=self._rng, dtype=torch.float64, device=device).cpu().numpy() * rows[-1]
         row = np.searchsorted(rows, lots, side="right").clip(max=len(rows) - 1)
         lots -= np.where(row > 0, rows[row - 1], 0.0)
         place = (np.cumsum(self._rows[row], 1) <= lots[:, None]).sum(1)
-        # sums are rounded, so that a lot may lie beyond the last
+        # sums are rounded, so a draw may lie beyond the last
         index = (row * _ROW + place.clip(max=_ROW - 1)).clip(max=len(raised) - 1)
         weight = (raised[index] / raised.min()) ** -self.beta
         where = device_of(storage)
@@ -89,7 +89,7 @@ class PrioritizedSampler(Sampler):
         self.extend(index)
 
     def update_priority(self, index: int | Tensor, priority: float | Tensor, *, storage: Storage | None = None) -> None:
-        """Set the priority of the transitions at `index` `[B]`; where one is there twice, the last counts.
+        """Set the priority of the transitions at `index` `[B]`; if one occurs twice, the last counts.
 
         Args:
             index: as `sample` gave it.
@@ -115,7 +115,7 @@ class PrioritizedSampler(Sampler):
         """Continue from a `state_dict`.
 
         Raises:
-            ValueError: it is of a sampler of another capacity, or its numbers are none that priorities can be.
+            ValueError: it is of another capacity, or has numbers that are no priorities.
         """
         check_like(self.state_dict(), state, "priorities")
         numbers = np.array([state["alpha"], state["beta"], state["largest"]])

@@ -1,1 +1,1 @@
-"""The run folder: made, written, read, locked, drawn."""
+"""Run folders: making, writing, reading, locking and drawing them."""

@@ -1,4 +1,4 @@
-"""What a run keeps of its best evaluation: an agent to load, and nothing that only `resume` needs."""
+"""Which checkpoints a run keeps: the newest, and the agent of the best evaluation."""
 
 from __future__ import annotations
 
@@ -10,34 +10,45 @@ from typing import Any
 
 from torch import nn
 
-from rlpipe.pipelines.checkpoints.checkpoint import save_checkpoint
-from rlpipe.pipelines.checkpoints.names import best_checkpoints, best_path
+from rlpipe.pipelines.checkpoints.checkpoint import read_metadata, save_checkpoint
+from rlpipe.pipelines.checkpoints.names import FOLDER, checkpoints
 from rlpipe.pipelines.runs.read import Best, free_name, mark_best, read_best
+
+KEPT = 2
+"""The number of newest checkpoints that are kept, besides the agent of the best evaluation."""
 
 
 def keep_best(folder: Path, frames: int, state: Mapping[str, Any], score: float, run: Mapping[str, Any]) -> None:
-    """Write a checkpoint of what acts and mark it, if `score` is better than every one before.
+    """Write a checkpoint of what acts and mark it, if `score` is better than all before.
 
-    At any moment there is one that is marked and whole: the last one goes after the next one is marked.
+    At any moment, one that is whole is marked: the last one is removed after the next one is marked.
 
     Args:
         folder: of the run.
         frames: trained so far.
         state: objects by name; of them, the modules are kept.
-        score: to compare by; one that is no finite number is never better.
+        score: to compare by; NaN and infinite ones are never better.
         run: identity of the run.
     """
     before = read_best(folder)
     if not math.isfinite(score) or (before is not None and score <= before.score):
         return
-    # what a killed run has left without a mark
+    # what a killed run left without a mark
     _remove_others(folder, before)
     # the marked one may have this name, by another evaluation at this frame
-    path = free_name(best_path(folder, frames))
+    path = free_name(folder / FOLDER / f"best-{frames:012d}")
     save_checkpoint(path, _what_acts(state), {"frames": frames, "score": score, "run": run})
     best = Best(frames, score, path)
     mark_best(folder, best)
     _remove_others(folder, best)
+
+
+def remove_old(folder: Path) -> None:
+    """Remove all checkpoints of a run but the `KEPT` newest."""
+    for path in checkpoints(folder)[KEPT:]:
+        # older versions kept the best agent in this way, and gave a score to each that might be it
+        if read_metadata(path).get("score") is None:
+            remove_checkpoint(path)
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -46,7 +57,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _remove_others(folder: Path, best: Best | None) -> None:
-    for path in best_checkpoints(folder):
+    for path in (folder / FOLDER).glob("best-*"):
         if best is None or path != best.path:
             remove_checkpoint(path)
 

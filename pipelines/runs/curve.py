@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
 
 WINDOW = 100
-"""Episodes in the moving mean, unless the run says another number."""
+"""Episodes in the moving mean of a run that names no other number."""
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -45,15 +46,8 @@ def draw_curve(folder: Path, window: int) -> Path:
         spread = np.array([np.percentile(row["returns"], [10, 90]) for row in evaluations]).T
         # a mean outside of the percentiles has no bar on that side
         errors = np.maximum(0.0, (points[:, 1] - spread[0], spread[1] - points[:, 1]))
-        axes.errorbar(
-            points[:, 0],
-            points[:, 1],
-            yerr=errors,
-            fmt="o",
-            color="tab:orange",
-            capsize=3,
-            label="evaluation (10 to 90 %)",
-        )
+        style: dict[str, Any] = {"fmt": "o", "color": "tab:orange", "capsize": 3, "label": "evaluation (10 to 90 %)"}
+        axes.errorbar(points[:, 0], points[:, 1], yerr=errors, **style)
     config = described["config"]
     axes.set(
         title=literal(f"{described['recipe']} on {config['env_id']}, seed {config['seed']}"),
@@ -67,12 +61,12 @@ def draw_curve(folder: Path, window: int) -> Path:
         for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1.0)
     path = folder / layout.CURVE
-    # a new file, because the old one may have a second name elsewhere
+    # a new file, because the old one may have a second name in another folder
     path.unlink(missing_ok=True)
     figure.savefig(path, dpi=120)
     return path
 
 
 def literal(text: str) -> str:
-    """A text that Matplotlib draws as it is, and does not take for mathematics."""
+    """A text that Matplotlib draws as it is, not as mathematics."""
     return "".join(each if each.isprintable() else "?" for each in text).replace("$", r"\$")

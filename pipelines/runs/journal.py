@@ -25,15 +25,15 @@ class Journal:
     """A file of JSON lines, written at its end.
 
     Args:
-        path: the file, made if it is missing; never a link to one.
+        path: the file; it is made if it is missing.
 
     Raises:
-        CheckpointError: it is a symbolic link, or has a second name that would be changed with it.
+        CheckpointError: it is a symbolic link, or has a second name, whose file would change as well.
     """
 
     def __init__(self, path: Path) -> None:
         if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
-            raise CheckpointError(f"{path} is a link to a file elsewhere, which would be written to; put a copy there")
+            raise CheckpointError(f"{path} is a link to another file, which would be written to; put a copy there")
         self.path = path
         self._stream = path.open("a+b")
 
@@ -62,10 +62,10 @@ class Journal:
         return self._stream.seek(0, os.SEEK_END)
 
     def check(self, length: int) -> None:
-        """Refuse the file unless so many bytes at its start are lines with what every line has.
+        """Refuse the file unless its first `length` bytes are lines that rlpipe wrote.
 
         Raises:
-            CheckpointError: there are fewer, or others.
+            CheckpointError: there are fewer bytes, or other lines.
         """
         found = self._stream.seek(0, os.SEEK_END)
         if found < length:
@@ -77,10 +77,10 @@ class Journal:
         except (ValueError, RecursionError):
             known = False
         if not known:
-            raise CheckpointError(f"{self.path} is damaged: what its checkpoint knows of it are no lines of rlpipe's")
+            raise CheckpointError(f"{self.path} is damaged: rlpipe did not write the lines that its checkpoint knows")
 
     def cut(self, length: int) -> None:
-        """Forget what was written after so many bytes."""
+        """Remove what follows the first `length` bytes."""
         self._stream.truncate(length)
 
     def close(self) -> None:
@@ -89,5 +89,5 @@ class Journal:
 
 
 def read_lines(path: Path, at_most: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl` file of at most so many bytes."""
+    """The rows of a `.jsonl` file of at most `at_most` bytes."""
     return [json.loads(line) for line in read_plain(path, at_most).splitlines()]

@@ -1,4 +1,4 @@
-"""The lock that a process holds on the run folder it writes. Imports nothing heavy."""
+"""The lock on a run folder, held by the process that writes it. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rlpipe.pipelines.runs.layout import LOCK
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process, until the end of the block or of the process.
+    """Lock a run folder until the end of the block or of the process.
 
     Raises:
         ConfigError: another process holds it.
     """
     try:
-        import fcntl  # noqa: PLC0415 - there is none on Windows
+        import fcntl  # noqa: PLC0415 - Windows has none
     except ImportError:
         yield
         return
@@ -35,9 +35,9 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether another process holds a run folder; makes no file, and `False` where that cannot be known."""
+    """Whether another process holds the lock; makes no file, and returns `False` if it cannot be known."""
     try:
-        import fcntl  # noqa: PLC0415 - there is none on Windows
+        import fcntl  # noqa: PLC0415 - Windows has none
 
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (ImportError, OSError):

@@ -1,4 +1,4 @@
-"""New run folders: claimed by making them, so that no two runs ever have the same one."""
+"""New run folders: a run claims one by making it, so that no two runs have the same."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlpipe.errors import ConfigError, exists_already
+from rlpipe.pipelines.checkpoints.names import FOLDER
 
 _TRIES = 10
 
 
 def default_folder(recipe: str, seed: int) -> Path:
-    """`runs/<recipe>/<seed>-<time>`; it may be taken already, see `claimed`."""
+    """`runs/<recipe>/<seed>-<time>`, which may exist already, see `claimed`."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs", *recipe.split("/"), f"{seed}-{now}")
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, *, numbered: bool = False) -> Iterator[Path]:
-    """Make a new run folder; if it is still empty at the end of the block, it is removed again.
+    """Make a new run folder; it is removed at the end of the block if it is still empty.
 
     Args:
         folder: to make, with the folders above it.
-        numbered: if it is taken, make the next free one of `<folder>-2`, `<folder>-3` and so on.
+        numbered: if it exists, make the next free one of `<folder>-2`, `<folder>-3` and so on.
 
     Yields:
         The folder that was made; no other process or thread has the same one.
@@ -38,10 +39,30 @@ def claimed(folder: Path, *, numbered: bool = False) -> Iterator[Path]:
     try:
         yield made
     finally:
-        # stops at the first that holds something
+        # stops at the first that is not empty
         with contextlib.suppress(OSError):
             for each in (made, *missing):
                 each.rmdir()
+
+
+def make_run_folder(folder: Path, *, claimed: bool) -> None:
+    """Make a run folder, and one for checkpoints in it.
+
+    Args:
+        folder: to make.
+        claimed: it was made before, for this run, and is empty.
+
+    Raises:
+        ConfigError: it exists already, or cannot be made.
+    """
+    if not claimed:
+        _make(folder, numbered=False)
+    try:
+        (folder / FOLDER).mkdir(parents=True)
+    except FileExistsError as error:
+        raise exists_already("run-dir", folder) from error
+    except OSError as error:
+        raise _refused(folder, error) from error
 
 
 def _make(folder: Path, *, numbered: bool) -> Path:
@@ -51,7 +72,7 @@ def _make(folder: Path, *, numbered: bool) -> Path:
             free.mkdir(parents=True)
             return free
         except FileNotFoundError as error:
-            # another process has just removed an empty folder above it
+            # another process removed an empty parent folder meanwhile
             tries += 1
             if tries == _TRIES:
                 raise _refused(free, error) from error

@@ -1,6 +1,6 @@
-"""What a run is beside its config: the weights it began with, the program that trained it, what it was prolonged from.
+"""The origin of a run: the weights it began with, the program that trained it, and its length before it was prolonged.
 
-Runs that differ in any of it are not the same thing, and `rlpipe table` gives them rows of their own.
+Runs that differ in their origin are not the same, and `rlpipe table` gives them separate rows.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from rlpipe.pipelines.checkpoints.names import MANIFEST
 
 _LARGEST_SOURCE = 10_000_000
 _FALLING = ("linear", "cosine")
-"""Schedules of the learning rate that depend on the run's length."""
+"""Learning rate schedules that depend on the run's length."""
 _WHOLE = re.compile(r"(?<![\d.])(?<!e[+-])(?<!\de)\d+(?![\d.]|e[\d+-])")
-"""A whole number that is no part of another number."""
+"""A whole number that is not part of another number."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What `config.json` says of a run beside its config; a folder of an older version says nothing.
+    """What `config.json` holds besides the config; nothing in a folder of an older version.
 
     Args:
-        start_from: the run or checkpoint that it began with, as it was named.
+        start_from: the run or checkpoint whose weights it began with, as the user named it.
         start: digest of that checkpoint.
-        prolonged: total frames that it was planned for before, and its frames when it was given more.
+        prolonged: pairs of the total frames before, and the frames trained when it was given more.
         program: digest of the source of a custom run's program.
         arguments: of that program.
-        built: numbers and words that were found in a custom run's optimisers, networks and collector.
+        built: numbers and words found in a custom run's optimisers, networks and collector.
         seed: of the run; may be part of the arguments.
     """
 
@@ -49,9 +49,9 @@ class Origin:
     seed: int = 0
 
     def is_like(self, other: Origin) -> bool:
-        """Whether two runs of one config, but for the seed, are of the same origin.
+        """Whether two runs of one config, except for the seed, have the same origin.
 
-        Whole numbers among the arguments may be seeds of any kind, and make no difference here.
+        Whole numbers among the arguments may be seeds of any kind, and are ignored.
         """
         mine, theirs = (
             (each.start or _normal(each.start_from), each.prolonged, each.built, each.program, _blurred(each.arguments))
@@ -60,7 +60,7 @@ class Origin:
         return mine == theirs
 
     def has_arguments_of(self, other: Origin) -> bool:
-        """Whether the arguments of both programs are the same but for the runs' own seeds."""
+        """Whether the arguments of both programs are the same except for the runs' seeds."""
         mine, theirs = (
             [re.sub(rf"(?<!\d){each.seed}(?!\d)", "SEED", argument) for argument in each.arguments]
             for each in (self, other)
@@ -69,14 +69,14 @@ class Origin:
         return len(mine) == len(theirs) and all(one == two or a == b for one, two, a, b in pairs)
 
     def words(self) -> list[str]:
-        """What a label says of it."""
+        """The words for a label."""
         said = [f"--start-from {self.start_from}"] if self.start_from else []
         for planned, frames in self.prolonged:
             said.append(f"(prolonged from {planned}{f' at frame {frames}' if frames < planned else ''})")
         return said
 
     def differences(self, others: Sequence[Origin]) -> str:
-        """What tells it from others of the same label."""
+        """How it differs from others with the same label."""
         built = {name: [each.built.get(name) for each in others] for each in others for name in each.built}
         said = [
             f"{name} {self.built.get(name)}" for name, values in built.items() if any(v != values[0] for v in values)
@@ -91,13 +91,13 @@ class Origin:
 
 
 def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
-    """The origin that a run's `config.json` tells of.
+    """The origin in a run's `config.json`.
 
     Raises:
-        One of `DAMAGE`: what it says is not what rlpipe writes.
+        One of `DAMAGE`: rlpipe did not write it.
     """
     program, config = described.get("program") or {}, described["config"]
-    # a rate that does not know the run's length is the same in a longer one
+    # a learning rate that does not depend on the run's length is the same in a longer run
     depends = config.get("lr_schedule") in _FALLING or ("program" in described and described["program"] is not None)
     prolonged = [(int(each["total_frames"]), int(each["frames"])) for each in described.get("prolonged") or ()]
     start_from, start = described.get("start_from"), described.get("start_digest")
@@ -113,18 +113,18 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """The origin of a run that goes on at so many frames.
+    """The origin of a run that is resumed.
 
     Args:
         before: its `config.json` until now.
-        now: what it would be for a new run.
-        frames: of the checkpoint that it goes on from.
+        now: the `config.json` of a new run.
+        frames: of the checkpoint that it is resumed from.
 
     Returns:
         The entries of `config.json`.
     """
     if not frames:
-        # it begins anew
+        # it starts again
         return {}
     earlier = [each for each in before.get("prolonged") or () if each["frames"] < frames]
     later = [each for each in before.get("prolonged") or () if each["frames"] >= frames]
@@ -142,11 +142,11 @@ def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) ->
 def describe_program(folder: Path) -> dict[str, Any]:
     """The program that this process runs: a digest of its source, and its arguments.
 
-    Its source is the main script, and what was imported from the script's folder and below. In a notebook, or where
-    another program such as pytest runs it, there is none.
+    Its source is the main script, and what was imported from the script's folder and below. In a notebook, or under
+    another program such as pytest, it has none.
 
     Args:
-        folder: of the run; it is no argument that makes a difference.
+        folder: of the run; as an argument of the program, it makes no difference.
     """
     main = _source_of(sys.modules.get("__main__"))
     if main is None:
@@ -159,10 +159,10 @@ def describe_program(folder: Path) -> dict[str, Any]:
 
 
 def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
-    """Numbers and words of optimisers, networks and losses, and of the collector, such as `optimizer.lr`.
+    """Numbers and words in optimisers, networks, losses and the collector, such as `optimizer.lr`.
 
     Args:
-        parts: a pipeline's state, before anything was learned.
+        parts: a pipeline's state, before training.
         collector: of the pipeline.
     """
     found = {"collector.frames_per_batch": getattr(collector, "frames_per_batch", None)}
@@ -178,7 +178,7 @@ def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
 
 
 def digest_of_checkpoint(path: Path) -> str:
-    """Digest of a checkpoint: of its manifest, which has those of all its files."""
+    """Digest of a checkpoint: of its manifest, which holds those of all its files."""
     return _digest([(path / MANIFEST).read_bytes()])
 
 
@@ -189,12 +189,12 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _source_of(module: Any, below: Path | None = None) -> Path | None:
-    """The file of a module that is the user's own, and in a folder."""
+    """The file of a module of the user's, in the folder `below` if that is given."""
     named = vars(module) if isinstance(module, ModuleType) else {}
     file = named.get("__file__")
     if not isinstance(file, str) or not file.endswith(".py") or str(named.get("__name__")).split(".")[0] == "rlpipe":
         return None
-    # most of thousands of modules end here
+    # most of the thousands of modules end here
     if below is not None and not os.path.abspath(file).startswith(f"{below}{os.sep}"):
         return None
     path = Path(file).absolute()

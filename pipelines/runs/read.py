@@ -14,13 +14,13 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
-from rlpipe.pipelines.checkpoints.names import FOLDER, checkpoints, frames_of, is_best_name
+from rlpipe.pipelines.checkpoints.names import BEST, FOLDER, checkpoints, frames_of
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of
 
 _SINCE = {"eval_envs": None}
 _OLD_LOGS = "wandb/*/logs/*.log"
-"""Links that W&B makes; to continue a run makes another folder beside theirs."""
+"""Links that W&B makes; a resumed run writes into another folder."""
 _LARGEST_BEST = 10_000
 
 
@@ -31,7 +31,7 @@ class Best:
     Args:
         frames: trained until then.
         score: its mean return.
-        path: of the checkpoint, which holds no more than acting and `--start-from` need.
+        path: of the checkpoint, which holds what acting and `--start-from` need.
     """
 
     frames: int
@@ -40,7 +40,7 @@ class Best:
 
 
 def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any], Path]:
-    """Read what a run was, and which of its checkpoints is meant.
+    """Read what a run is, and find the checkpoint that a path names.
 
     Args:
         path: a run folder, for its newest checkpoint; `RUN@best`, `RUN@last` or `RUN@<frames>`; or a checkpoint in one.
@@ -56,18 +56,18 @@ def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any],
     try:
         path = path.resolve()
     except RuntimeError as error:  # of Python up to 3.12
-        raise CheckpointError(f"{path} is no run, but a link in a circle") from error
+        raise CheckpointError(f"{path} is no run, but a link that leads back to itself") from error
     folder = path if (path / layout.CONFIG).is_file() else path.parent.parent
     described = read_description(folder, trusted, path)
     if path == folder:
         return described, _choose(folder, which)
     if which:
-        raise CheckpointError(f"{path} is a checkpoint; @{which} goes behind the run folder that it lies in")
+        raise CheckpointError(f"{path} is a checkpoint; @{which} goes after the run folder that it is in")
     return described, path
 
 
 def split_choice(path: Path) -> tuple[Path, str]:
-    """`RUN` and `best` of `RUN@best`; a path that exists, or has no `@` in its last part, is left as it is."""
+    """Split `RUN@best` into `RUN` and `best`; a path that exists, or has no `@` in its last part, stays whole."""
     run, at, which = str(path).rpartition("@")
     if not (at and which) or "/" in which or os.path.lexists(path):
         return path, ""
@@ -75,7 +75,7 @@ def split_choice(path: Path) -> tuple[Path, str]:
 
 
 def _choose(folder: Path, which: str) -> Path:
-    """The checkpoint of a run folder that is called so; the newest, if nothing is said."""
+    """The checkpoint of a run folder that `which` names; the newest if it is empty."""
     best, found = read_best(folder), checkpoints(folder)
     if which == "best":
         if best is None:
@@ -91,7 +91,7 @@ def _choose(folder: Path, which: str) -> Path:
     named = {frames_of(path): path for path in [*([best.path] if best else []), *reversed(found)]}
     if not re.fullmatch("[0-9]{1,18}", which) or int(which) not in named:
         raise CheckpointError(
-            f"run {folder} has no checkpoint {which!r}; behind @ goes {'best, ' if best else ''}last, or one of the "
+            f"run {folder} has no checkpoint {which!r}; after @ goes {'best, ' if best else ''}last, or one of the "
             f"frames {', '.join(map(str, sorted(named)))}"
         )
     return named[int(which)]
@@ -107,7 +107,7 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
 
     Raises:
         ConfigError: a trusted module cannot be imported.
-        CheckpointError: it is no run folder, or its environment is one of a module (`module:Env-v0`) that is neither
+        CheckpointError: it is no run folder, or its environment is from a module (`module:Env-v0`) that is neither
             trusted nor imported already.
     """
     file, path = folder / layout.CONFIG, asked or folder
@@ -130,7 +130,7 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
 
 
 def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
-    """Gymnasium imports the module in front of a colon, and whoever wrote the file may have chosen it."""
+    """Refuse a module before the colon of an id that is not trusted: Gymnasium would import it, and run its code."""
     module = module_of(env_id)
     if module and module not in {*trusted, *sys.modules}:
         raise CheckpointError(
@@ -140,11 +140,11 @@ def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
 
 
 def read_best(folder: Path) -> Best | None:
-    """The best evaluation that the run in a folder has kept; `None` if it has none, or its mark is damaged."""
+    """The best evaluation of a run; `None` if it has none, or `best.json` is damaged."""
     try:
-        told = json.loads(read_plain(folder / layout.BEST, _LARGEST_BEST))
-        frames, score, name = told["frames"], told["mean"], told["checkpoint"]
-        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and is_best_name(name)
+        marked = json.loads(read_plain(folder / layout.BEST, _LARGEST_BEST))
+        frames, score, name = marked["frames"], marked["mean"], marked["checkpoint"]
+        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and BEST.fullmatch(name)
     except DAMAGE:
         return None
     path = folder / FOLDER / str(name)
@@ -153,12 +153,12 @@ def read_best(folder: Path) -> Best | None:
 
 def mark_best(folder: Path, best: Best) -> None:
     """Mark a checkpoint as the one of the best evaluation, in one step."""
-    told = {"frames": best.frames, "mean": best.score, "checkpoint": best.path.name}
-    replace_synced(folder / layout.BEST, json.dumps(told) + "\n")
+    marked = {"frames": best.frames, "mean": best.score, "checkpoint": best.path.name}
+    replace_synced(folder / layout.BEST, json.dumps(marked) + "\n")
 
 
 def free_name(path: Path) -> Path:
-    """The path, with a number behind it if it is taken already."""
+    """The path, with a number after it if it exists."""
     free, number = path, 1
     while free.exists():
         number += 1
@@ -167,7 +167,7 @@ def free_name(path: Path) -> Path:
 
 
 def check_plain(folder: Path) -> None:
-    """Refuse a run folder with links, pipes or devices in it: to continue a run writes to its files.
+    """Refuse a run folder with links, pipes or devices in it, because a resumed run writes to its files.
 
     Raises:
         CheckpointError: names the first.
@@ -177,12 +177,12 @@ def check_plain(folder: Path) -> None:
             continue
         if path.is_symlink():
             raise CheckpointError(
-                f"{path} is a symbolic link, and a run that goes on would write where it points; put a copy there"
+                f"{path} is a symbolic link, and a resumed run would write to its target; put a copy there"
             )
         if not (path.is_file() or path.is_dir()):
             raise CheckpointError(f"{path} is neither a file nor a folder, and no part of a run")
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's config as `config.json` has it, with the fields that runs of older versions lack."""
+    """A config from `config.json`, with the fields that runs of older versions lack."""
     return {**_SINCE, **config}

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The versions that a run was made with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
 
 
 def versions() -> dict[str, Any]:
-    """Packages, Python, commit and machine, as `versions.json` has them."""
+    """Packages, Python, commit and machine: the content of `versions.json`."""
     installed = {name: version_of(name) for name in _PACKAGES}
     machine = {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
@@ -27,8 +27,8 @@ def versions() -> dict[str, Any]:
 def version_of(package: str) -> str | None:
     """The version of an installed package; `None` if it is not installed.
 
-    A nightly build is a distribution of another name (`torchrl-nightly`), and a checkout may be none at all; then it is
-    what the package says of itself.
+    A nightly build is a distribution of another name (`torchrl-nightly`), and a checkout may be none; then it is the
+    package's `__version__`.
     """
     try:
         return importlib.metadata.version(package)
@@ -44,7 +44,7 @@ def _commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        # an installed rlpipe may lie inside somebody else's repository
+        # an installed rlpipe may lie inside another repository
         ours = subprocess.run(
             [*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False
         )

@@ -1,4 +1,4 @@
-"""The episodes that end in what a collector yields: their returns, their lengths, and whether they were a success."""
+"""The episodes that end in collected batches: their returns, lengths and successes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rlpipe.pipelines.envs.vector import VectorEnv
 
 _HOST = torch.device("cpu")
 _MOST = 1_000_000
-"""Unfinished episodes that are kept in mind."""
+"""The most unfinished episodes whose sums are kept."""
 SUCCESS = "is_success"
-"""What environments call it, in their infos; TorchRL's readers of infos put it into a batch's `next`."""
+"""The entry of an environment's info; TorchRL's info readers put it into a batch's `next`."""
 
 
 class Ended(NamedTuple):
-    """Episodes, in the order in which they ended.
+    """Finished episodes, in the order in which they ended.
 
     Args:
         returns: undiscounted.
         lengths: steps.
-        successes: 1 or 0, or what the environment says, of those episodes of which it says so.
+        successes: 1 or 0, of those episodes whose environment reports it.
     """
 
     returns: list[float]
@@ -36,13 +36,13 @@ class Ended(NamedTuple):
 
 
 class EpisodeCounter:
-    """Counts the episodes of a collector, ours or TorchRL's, over an environment of any batch size.
+    """Counts the episodes of a collector, ours or TorchRL's, with environments of any batch size.
 
-    Where the environment keeps no `episode_reward` or `step_count`, they are summed up here, from batch to batch, by
-    TorchRL's trajectory ids or, where there are none, by the place of an environment in the batch.
+    If the environment has no `episode_reward` or `step_count`, they are summed here from batch to batch, by TorchRL's
+    trajectory ids or, without them, by an environment's place in the batch.
 
     Args:
-        collector: what yields the batches.
+        collector: yields the batches.
     """
 
     def __init__(self, collector: Iterable[TensorDictBase]) -> None:
@@ -53,7 +53,7 @@ class EpisodeCounter:
         self._running: dict[int, tuple[float, int]] = {}
 
     def begin(self) -> None:
-        """From now on, have the environments tell of successes."""
+        """Let the environments report successes from now on."""
         if self._env is not None:
             self._env.successes.start()
 
@@ -61,7 +61,7 @@ class EpisodeCounter:
         """The episodes that ended in a batch `[*num_envs, T]`.
 
         Raises:
-            ConfigError: the batch does not say when episodes end, or what they earned; says what to add.
+            ConfigError: the batch does not say when episodes end, or their returns; says what to add.
         """
         after = batch.get("next", None)
         done = None if after is None else after.get("done", None)
@@ -77,19 +77,19 @@ class EpisodeCounter:
         return Ended(returns, lengths, self._successes(after, done))
 
     def _successes(self, after: TensorDictBase, done: Tensor) -> list[float]:
-        told = getattr(self._collector, "successes", None)
-        if told is not None:
-            return list(told)
+        reported = getattr(self._collector, "successes", None)
+        if reported is not None:
+            return list(reported)
         if self._env is not None:
             return [success for _, _, success in self._env.successes.take()]
-        told = after.get(SUCCESS, None)
-        if not isinstance(told, Tensor) or told.numel() != done.numel():
+        found = after.get(SUCCESS, None)
+        if not isinstance(found, Tensor) or found.numel() != done.numel():
             return []
-        values = _rows(told.reshape(done.shape), done.dim())[_rows(done, done.dim())].float().tolist()
+        values = _rows(found.reshape(done.shape), done.dim())[_rows(done, done.dim())].float().tolist()
         return [value for value in values if math.isfinite(value)]
 
     def _sum_up(self, batch: TensorDictBase) -> tuple[list[float], list[int]]:
-        """The same for environments that keep no sums of their own, or one of the two only."""
+        """The same for environments that keep only one of the two sums, or none."""
         after, rank = batch.get("next"), batch.dim() + 1
         reward = _per_step(batch, "reward" if after.get("episode_reward", None) is None else "episode_reward")
         total, count = after.get("episode_reward", None), after.get("step_count", None)
@@ -105,15 +105,15 @@ class EpisodeCounter:
                 if real is not None and not real[row][time]:
                     continue
                 place = row if places is None else places[row][time]
-                earned, steps = self._running.pop(place, (0.0, 0))
-                earned, steps = earned + rewards[row][time], steps + 1
+                total_reward, steps = self._running.pop(place, (0.0, 0))
+                total_reward, steps = total_reward + rewards[row][time], steps + 1
                 if not over:
-                    self._running[place] = earned, steps
+                    self._running[place] = total_reward, steps
                     continue
-                value = rewards[row][time] if total is not None else earned
+                value = rewards[row][time] if total is not None else total_reward
                 ended.append((time, row, value, steps if counts is None else counts[row][time]))
         while len(self._running) > _MOST:
-            # of trajectories that were given up
+            # trajectories that were never finished
             del self._running[next(iter(self._running))]
         ended.sort(key=lambda each: each[:2])
         return [each[2] for each in ended], [each[3] for each in ended]
@@ -126,13 +126,13 @@ def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:
         ConfigError: `episode_reward` or `step_count` is of another shape than the batch; says what to add.
     """
     after, rank = batch.get("next"), batch.dim() + 1
-    told = [after.get("done"), *(_per_step(batch, key) for key in ("episode_reward", "step_count"))]
-    done, returns, lengths = (_rows(each, rank) for each in moved(told, _HOST))
+    entries = [after.get("done"), *(_per_step(batch, key) for key in ("episode_reward", "step_count"))]
+    done, returns, lengths = (_rows(each, rank) for each in moved(entries, _HOST))
     return returns[done].tolist(), lengths[done].tolist()
 
 
 def frames_of(batch: TensorDictBase) -> int:
-    """The frames in a batch, without what TorchRL pads split trajectories with."""
+    """The frames in a batch, without those that TorchRL adds to pad split trajectories."""
     mask = batch.get(("collector", "mask"), None)
     return batch.numel() if mask is None else int(mask.sum())
 

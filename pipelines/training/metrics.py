@@ -1,8 +1,8 @@
-"""A line of metrics while it is being put together."""
+"""Collecting the numbers of several batches for one line of metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,31 +11,33 @@ from tensordict import TensorDictBase
 
 from rlpipe.pipelines.checkpoints.state_checks import check_like, check_numbers
 from rlpipe.pipelines.devices import moved
+from rlpipe.pipelines.training.finished_episodes import Ended
 
 _HOST = torch.device("cpu")
 
 
 @dataclass
 class Line:
-    """What one line of metrics is made of: some batches in a row."""
+    """The batches since the last line of metrics: their scalars, and the episodes that ended in them."""
 
     scalars: list[dict[str, float]] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     successes: list[float] = field(default_factory=list)
 
-    def add(
-        self, scalars: dict[str, float], returns: list[float], lengths: list[int], successes: Sequence[float] = ()
-    ) -> None:
+    def add(self, scalars: dict[str, float], ended: Ended) -> None:
+        """Add a batch: its scalars, and the episodes that ended in it."""
         self.scalars.append(scalars)
-        self.returns += returns
-        self.lengths += lengths
-        self.successes += successes
+        self.returns += ended.returns
+        self.lengths += ended.lengths
+        self.successes += ended.successes
 
     def state_dict(self) -> dict[str, Any]:
+        """The batches since the last line, for a checkpoint."""
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`."""
         # a checkpoint of an older version has no such entry
         state = {"successes": [], **state}
         check_like(vars(Line()), state)
@@ -46,18 +48,19 @@ class Line:
         vars(self).update(state)
 
     def clear(self) -> None:
+        """Begin the next line."""
         self.scalars, self.returns, self.lengths, self.successes = [], [], [], []
 
     def means(self) -> dict[str, float]:
-        """Each scalar's mean over the batches that have it; updates are counted together.
+        """Each scalar's mean over the batches that have it, and the sum of `updates`.
 
-        Where environments tell of successes, `success_rate` is their mean over the episodes.
+        If environments report successes, `success_rate` is their mean over the episodes.
         """
         keys = dict.fromkeys(key for row in self.scalars for key in row)
         columns = {key: [row[key] for row in self.scalars if key in row] for key in keys}
         rate = {"success_rate": sum(self.successes) / len(self.successes)} if self.successes else {}
         means = {key: sum(each) if key == "updates" else sum(each) / len(each) for key, each in columns.items()}
-        # an algorithm's own figure of this name comes first
+        # an algorithm may report a number of this name itself
         return rate | means
 
 
@@ -65,7 +68,7 @@ def numbers_of(scalars: TensorDictBase) -> dict[str, float]:
     """What `learn` returned, as numbers.
 
     Raises:
-        ValueError: it is none that the loop can log and count by.
+        ValueError: it is no TensorDict of scalars with `updates` among them.
     """
     if not isinstance(scalars, TensorDictBase) or "updates" not in scalars.keys():  # noqa: SIM118 - no Mapping
         found = sorted(scalars.keys()) if isinstance(scalars, TensorDictBase) else type(scalars).__name__

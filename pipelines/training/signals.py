@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets training finish its batch and write a checkpoint, the second stops at once."""
+"""Ctrl-C and SIGTERM: after the first, training finishes its batch and writes a checkpoint; the second ends it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 _ECHO = 1.0
-"""Seconds in which another SIGTERM is the same one: `timeout` sends it to the process, and then to its group."""
+"""Seconds within which a second SIGTERM counts as the same: `timeout` sends it to the process, then to its group."""
 
 
 class Interruption:
-    """Handles the two signals while it is entered; only Python's main thread can.
+    """Handles both signals while it is entered, in Python's main thread.
 
-    Outside `held_back`, a signal is a `KeyboardInterrupt`. Within, it is only taken note of, in `signal`. A second one
-    ends the process, with the exit code that shells give: 128 and the signal's number.
+    Outside `held_back`, a signal raises `KeyboardInterrupt`. Within, it is only kept, in `signal`. A second one ends
+    the process, with the exit code of shells: 128 plus the signal's number.
 
-    `announce` gets the one line that says so. Whoever draws on the terminal meanwhile may put another function there;
-    it is called in the signal's handler, hence must not write into a buffered stream.
+    `announce` prints the line that reports the first signal. A display that draws on the terminal may replace it; it is
+    called in the signal's handler, so it must not write to a buffered stream.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """Within, look at `signal` when it suits."""
+        """Keep signals in `signal` within the block."""
         self._held_back = True
         try:
             yield
@@ -54,27 +54,29 @@ class Interruption:
 
     @property
     def word(self) -> str:
-        """What happened."""
+        """`interrupted` or `terminated`."""
         return _WORDS.get(signal.Signals(self.signal), "interrupted") if self.signal else "interrupted"
 
     @property
     def exit_code(self) -> int:
-        """As shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """As in shells: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signal or signal.SIGINT)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if number == self.signal == signal.SIGTERM and time.monotonic() - self._since < _ECHO:
             return
         if self.signal is not None:
-            # nothing of Python's own way out: it might wait for what is stuck
+            # without Python's cleanup, which might wait for what is stuck
             write_at_once("rlpipe: stopped at once")
             os._exit(128 + number)
         self.signal, self._since = number, time.monotonic()
         if not self._held_back:
             raise KeyboardInterrupt
-        self.announce(f"rlpipe: {self.word}: finishing the batch and writing a checkpoint; once more stops at once")
+        self.announce(
+            f"rlpipe: {self.word}: finishing the batch and writing a checkpoint; a second signal stops at once"
+        )
 
 
 def write_at_once(text: str) -> None:
-    """Write a line of its own to the process's stderr, past every buffer."""
+    """Write a line to the process's stderr, past every buffer."""
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

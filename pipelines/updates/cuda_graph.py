@@ -1,4 +1,4 @@
-"""CUDA graphs: many operations on a GPU launched as one, where their launches take longer than they do."""
+"""CUDA graphs: many short operations on a GPU launched as one."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rlpipe.errors import TrainingError
+from rlpipe.errors import TrainingError, first_line
 
 Function = Callable[..., Sequence[Tensor]]
 """From tensors to tensors."""
-# as many as PyTorch's own helper takes
+# as many as PyTorch's own helper runs
 _WARM_UP = 3
 
 
 def graphed(function: Function, inputs: Sequence[Tensor], state: Sequence[Tensor] = ()) -> Function:
-    """The same function, captured once as a CUDA graph and then launched as a whole.
+    """A function captured once as a CUDA graph, and then launched as a whole.
 
-    What it is given is copied into the tensors that the graph reads, and what it returns is a copy of those that the
-    graph writes, so that nothing of a launch is overwritten by the next.
+    Arguments are copied into the tensors that the graph reads, and results are copies of those that it writes, so that
+    no launch overwrites the results of another.
 
     Args:
-        function: operations on the GPU, always the same ones, without autograd. Beside its arguments it may read
-            tensors that stay where they are in memory, such as parameters, at each launch anew.
-        inputs: arguments to capture it with; later ones have their shapes and types.
-        state: what it may write into; capturing leaves it as it is.
+        function: runs always the same operations on the GPU, without autograd. Besides its arguments it may read
+            tensors that keep their place in memory, such as parameters.
+        inputs: arguments to capture it with; later ones have the same shapes and types.
+        state: tensors that it may write into; capturing does not change them.
 
     Raises:
-        TrainingError: it does what no CUDA graph can.
+        TrainingError: the function does something that a CUDA graph cannot.
     """
     fixed = [each.clone() for each in inputs]
     try:
         _warm_up(function, fixed, state)
         graph = torch.cuda.CUDAGraph()
-        # threads of others, such as loggers', may go on meanwhile
+        # other threads, such as loggers', may use the GPU in the meantime
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = list(function(*fixed))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        # the end of a capture that failed has an error of its own
+        # ending a failed capture raises another error
         if isinstance(error.__context__, torch.OutOfMemoryError):
             raise error.__context__ from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"the update cannot be a CUDA graph: {reason}; go without --cuda-graphs") from error
+        raise TrainingError(
+            f"the update cannot be a CUDA graph: {first_line(error)}; go without --cuda-graphs"
+        ) from error
 
     def launch(*others: Tensor) -> list[Tensor]:
         torch._foreach_copy_(fixed, list(others))
@@ -57,7 +58,7 @@ def graphed(function: Function, inputs: Sequence[Tensor], state: Sequence[Tensor
 
 
 def _warm_up(function: Function, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> None:
-    """Let libraries set themselves up, which they cannot while they are captured; on another stream, as CUDA asks."""
+    """Run the function on another stream, so that libraries initialise, which they cannot do in a capture."""
     kept = [each.clone() for each in state]
     now, aside = torch.cuda.current_stream(), torch.cuda.Stream()
     aside.wait_stream(now)

@@ -1,4 +1,4 @@
-"""The gradient of a loss: computed by autograd, or recorded once and replayed without it."""
+"""The gradient of a loss: computed by autograd, or recorded and replayed without it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
@@ -14,28 +14,29 @@ from tensordict import TensorDictBase, is_leaf_nontensor
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from rlpipe.errors import first_line
 from rlpipe.pipelines.devices import Execution
 from rlpipe.pipelines.updates.cuda_graph import graphed
-from rlpipe.pipelines.updates.loss_watch import Watch
-from rlpipe.pipelines.updates.minibatch_kinds import kind_of
+from rlpipe.pipelines.updates.loss_watch import LossWatch
+from rlpipe.pipelines.updates.minibatch_signature import signature_of
 from rlpipe.pipelines.updates.tape import Replay, Tape, compiled, script, share_memory
 
 _LOG = logging.getLogger("rlpipe")
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
-"""The gradient of each parameter, `None` where it takes no part; and the loss's entries by name, detached."""
+"""The gradient of each parameter, `None` if the loss does not depend on it; and the loss's entries, detached."""
 
 _REPEATS = 10
-"""Minibatches of a kind before it is worth recording."""
-_MOST_KINDS = 4
-"""Kinds that are recorded."""
+"""How many minibatches of one signature come before one is recorded."""
+_MOST_SIGNATURES = 4
+"""How many recordings there may be."""
 _MOST_OPERATIONS = 2_000
-"""Operations from which on a recording takes longer to make than it can save."""
+"""With more operations, making a recording takes longer than it can save."""
 _PRICE, _PRICE_OF_A_CHANGE = 50, 5
-"""Replays that save the time which making a recording takes; and looking anew at all that a loss consists of."""
+"""How many replays pay for making a recording; and for listing a loss's contents again after a change."""
 _CREDIT = _PRICE * 6
-"""Replays that may be wanting; a loss that wants more is left to autograd."""
+"""How many replays may be owed; a loss that owes more is left to autograd."""
 _MOST_STATES = 64
-"""Settings of a loss that are remembered; those that change at each update do not come again."""
+"""How many settings of a loss are remembered; those that change at each update do not return."""
 
 
 def make_gradient(
@@ -45,16 +46,15 @@ def make_gradient(
 
     Args:
         loss: a loss module, ours or TorchRL's.
-        parameters: to differentiate by. It is read at each call: a list may be changed, and what takes no gradient at
-            the time has `None`.
-        execution: `"eager"` is autograd at each call. `"recorded"` notes the tensor operations of loss and gradient
-            when a kind of minibatch (its shapes and types) has come ten times, and from then on runs these alone: the
-            same numbers to the bit, without what autograd, modules and TensorDict cost at each operation. What the loss
-            consists of, its attributes and the process's settings are watched: a change is followed, or computed by
-            autograd, as "What a recording follows" on the performance page says. Draws of PyTorch's global generator
-            are drawn anew each time.
-            `"compiled"` has PyTorch's compiler make code of the operations, which takes a while and rounds differently.
-            `"graphed"` is `"recorded"`, and each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
+        parameters: to differentiate by. It is read at each call: a list may change, and a parameter that requires no
+            gradient gets `None`.
+        execution: `"eager"` runs autograd at each call. `"recorded"` records the tensor operations of loss and gradient
+            when minibatches of the same shapes and types have come ten times, and from then on runs only these: the
+            same numbers to the bit, without the overhead of autograd, modules and TensorDict. The loss, its attributes
+            and the process's settings are watched: after a change, see "What a recording follows" on the performance
+            page. Draws from PyTorch's global generator are repeated at each call.
+            `"compiled"` compiles the operations with PyTorch's compiler, which takes a while and rounds differently.
+            `"graphed"` makes each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
 
     Raises:
         ValueError: an unknown `execution`; in a later call, a loss whose operations depend on the numbers in the batch.
@@ -82,36 +82,43 @@ def _differentiate(loss: nn.Module, parameters: Sequence[nn.Parameter], minibatc
 
 
 @dataclass
-class _Recording:
-    """A replay, and what becomes of its outputs: gradients, the loss's entries, and what it writes into the batch."""
+class _Outputs:
+    """What a replay returns: gradients of the `used` parameters, the loss's entries, and entries for the minibatch."""
 
-    replay: Replay
     used: list[bool]
     names: list[str]
     written: list[NestedKey]
+
+
+@dataclass
+class _Recording:
+    """A replay, and what its outputs are."""
+
+    replay: Replay
+    outputs: _Outputs
     overwrites: bool
     """Whether it changes the minibatch's tensors in place."""
     exact: bool
-    """Whether it gives autograd's bits, and nothing waits for them."""
+    """Whether it gives autograd's bits, and runs on the CPU."""
     replays: int = 0
 
     def __call__(self, minibatch: TensorDictBase, entries: Sequence[Tensor]) -> Gradient:
         # TorchScript's own optimiser would merge matrix products, and round differently
         with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             computed = iter(self.replay(*entries))
-        gradient = [next(computed) if each else None for each in self.used]
-        terms = {name: next(computed) for name in self.names}
-        for key in self.written:
+        gradient = [next(computed) if each else None for each in self.outputs.used]
+        terms = {name: next(computed) for name in self.outputs.names}
+        for key in self.outputs.written:
             minibatch.set(key, next(computed))
         return gradient, terms
 
 
-class _State:
-    """The kinds of minibatches that have come while the loss was set to something: how often, and their recordings."""
+@dataclass
+class _Setting:
+    """What happened while the loss had one setting: how often each signature came, and its recording."""
 
-    def __init__(self) -> None:
-        self.seen: Counter[Hashable] = Counter()
-        self.recordings: dict[Hashable, _Recording] = {}
+    seen: Counter[Hashable] = field(default_factory=Counter)
+    recordings: dict[Hashable, _Recording] = field(default_factory=dict)
 
 
 class _Recorder:
@@ -120,62 +127,62 @@ class _Recorder:
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], execution: Execution) -> None:
         self.loss, self.parameters, self.execution = loss, parameters, execution
         self._credit = _CREDIT
-        self._told: set[str] = set()
-        self._begin()
+        self._warned: set[str] = set()
+        self._start_watch()
 
-    def _begin(self) -> None:
-        self._watch = Watch([self.loss, self.parameters], addresses=self.execution == "graphed")
+    def _start_watch(self) -> None:
+        self._watch = LossWatch([self.loss, self.parameters], addresses=self.execution == "graphed")
         self._recordings: list[_Recording] = []
-        self._states: dict[Hashable, _State] = {}
+        self._states: dict[Hashable, _Setting] = {}
         self._set_to: Hashable = None
-        self._state = _State()
+        self._state = _Setting()
         self._credit -= _PRICE_OF_A_CHANGE
 
     def __call__(self, minibatch: TensorDictBase) -> Gradient:
-        kind, entries = kind_of(minibatch) if self._credit > 0 else (None, [])
-        if kind is None or not self._follow():
+        signature, entries = signature_of(minibatch) if self._credit > 0 else (None, [])
+        if signature is None or not self._follow():
             return _differentiate(self.loss, self.parameters, minibatch)
         state = self._state
-        recording = state.recordings.get(kind)
+        recording = state.recordings.get(signature)
         if recording is not None and not (recording.overwrites and share_memory(entries)):
             return self._replay(recording, minibatch, entries)
         if len(state.seen) >= _MOST_STATES:
             state.seen.clear()
-        state.seen[kind] += 1
-        room = recording is None and len(self._recordings) < _MOST_KINDS and self._credit > _PRICE
-        if room and state.seen[kind] == _REPEATS:
-            return self._record(kind, minibatch, entries)
+        state.seen[signature] += 1
+        room = recording is None and len(self._recordings) < _MOST_SIGNATURES and self._credit > _PRICE
+        if room and state.seen[signature] == _REPEATS:
+            return self._record(signature, minibatch, entries)
         return _differentiate(self.loss, self.parameters, minibatch)
 
     def _follow(self) -> bool:
-        """Forget the recordings of a loss that is another now; return whether it may be recorded at all."""
+        """Forget the recordings of a loss that has changed; returns whether it can be recorded at all."""
         now = self._watch.state()
         if now is None:
-            self._begin()
+            self._start_watch()
             now = self._watch.state()
         if now is None or self._credit <= 0:
             self._stop("what it consists of changes all the time")
             return False
         if self._watch.reason or self._watch.has_tensor_hooks():
-            self._tell(self._watch.reason or "its tensors have hooks, which may do anything")
+            self._warn(self._watch.reason or "its tensors have hooks, which may do anything")
             return False
         if now != self._set_to:
             if len(self._states) >= _MOST_STATES:
                 self._states = {key: each for key, each in self._states.items() if each.recordings}
-            self._set_to, self._state = now, self._states.setdefault(now, _State())
+            self._set_to, self._state = now, self._states.setdefault(now, _Setting())
         return True
 
-    def _tell(self, reason: str) -> None:
-        if reason not in self._told:
-            self._told.add(reason)
+    def _warn(self, reason: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
             _LOG.warning("the gradient of %s is computed by autograd: %s", type(self.loss).__name__, reason)
 
     def _stop(self, reason: str) -> None:
         """Leave the loss to autograd from now on."""
-        self._credit, self._recordings, self._states, self._state = 0, [], {}, _State()
-        self._tell(reason)
+        self._credit, self._recordings, self._states, self._state = 0, [], {}, _Setting()
+        self._warn(reason)
 
-    def _record(self, kind: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
+    def _record(self, signature: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
         before, around = _leaves(minibatch), _surroundings(minibatch)
         with Tape() as tape:
             gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
@@ -189,57 +196,55 @@ class _Recorder:
         if tape.draws_elsewhere:
             self._stop("it draws from Python's or NumPy's generator, and not from PyTorch's")
         elif self._watch.state() != self._set_to:
-            self._tell("it changes its own attributes each time")
+            self._warn("it changes its own attributes each time")
         elif before.keys() - after.keys():
-            self._tell("it takes entries out of the minibatch")
+            self._warn("it takes entries out of the minibatch")
         elif around != _surroundings(minibatch):
-            self._tell("it changes the minibatch's batch_size, or what is no tensor in it")
+            self._warn("it changes the minibatch's batch_size, or entries that are not tensors")
         elif tape.writes_into(entries) and share_memory(entries):
-            self._tell("it changes entries in place that share their memory")
+            self._warn("it changes entries in place that share their memory")
         elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs):
-            self._tell("what it returns, or writes into the minibatch, is not all tensors without a graph")
+            self._warn("what it returns, or writes into the minibatch, is not all tensors without a graph")
         else:
-            self._keep(kind, tape, entries, outputs, used, list(terms), list(written))
+            self._keep(signature, tape, entries, outputs, _Outputs(used, list(terms), list(written)))
         return gradient, terms
 
     def _keep(
         self,
-        kind: Hashable,
+        signature: Hashable,
         tape: Tape,
         entries: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        used: list[bool],
-        names: list[str],
-        written: list[NestedKey],
+        tensors: Sequence[Tensor],
+        outputs: _Outputs,
     ) -> None:
         tape.check({id(tensor) for tensor in [*entries, *self._watch.tensors]})
         overwritten = tape.writes_into(entries)
         if self.execution == "compiled":
             with _held([*self._watch.tensors, *overwritten]):
-                replay = compiled(tape, entries, outputs)
+                replay = compiled(tape, entries, tensors)
         else:
             try:
-                replay = script(tape, entries, outputs)
+                replay = script(tape, entries, tensors)
             except RuntimeError as error:
-                self._stop(f"TorchScript cannot say it: {str(error).strip().splitlines()[0]}")
+                self._stop(f"TorchScript cannot say it: {first_line(error)}")
                 return
         if self.execution == "graphed":
             tape.check_graph(overwritten)
-            # batch normalisation does not say that it writes into its buffers
+            # batch normalisation does not declare that it writes into its buffers
             state = {id(each): each for each in [*self.loss.buffers(), *tape.writes_into(self._watch.tensors)]}
             with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 replay = graphed(replay, entries, list(state.values()))
         exact = self.execution == "recorded" and entries[0].device.type == "cpu"
-        recording = _Recording(replay, used, names, written, bool(overwritten), exact)
+        recording = _Recording(replay, outputs, bool(overwritten), exact)
         self._recordings.append(recording)
-        self._state.recordings[kind] = recording
+        self._state.recordings[signature] = recording
 
     def _replay(self, recording: _Recording, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
         self._credit += 1
         recording.replays += 1
         if not recording.exact or recording.replays & (recording.replays - 1):
             return recording(minibatch, entries)
-        # the first, second, fourth, eighth ... in two ways, as not all that a loss depends on can be watched
+        # check the first, second, fourth, eighth ... replay, because not all that a loss depends on can be watched
         copies = [each.clone() for each in entries] if recording.overwrites else entries
         beside = minibatch.copy()
         with _held(self._watch.tensors):
@@ -252,7 +257,7 @@ class _Recorder:
         if replayed is None:
             return computed
         other = not _same(computed, replayed) or self._watch.state() != self._set_to
-        if other or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.written):
+        if other or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.outputs.written):
             self._stop(
                 "a recording of it went stale; it depends on what cannot be watched, such as a file, the clock, or "
                 "the attributes of an imported module"
@@ -262,7 +267,7 @@ class _Recorder:
 
 @contextmanager
 def _held(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Within, tensors and PyTorch's generator may change; then they are as they were."""
+    """Restore tensors and PyTorch's generator on leaving."""
     kept = [each.detach().clone() for each in tensors]
     with torch.random.fork_rng(devices=[]):
         yield
@@ -280,7 +285,7 @@ def _same(one: Gradient, other: Gradient) -> bool:
 
 
 def _differ(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two tensors differ in any bit; so a NaN is equal to itself."""
+    """Whether two tensors differ in any bit (so NaN equals NaN)."""
     if one is None or other is None:
         return one is not other
     if one.dtype != other.dtype or one.shape != other.shape:
@@ -290,9 +295,9 @@ def _differ(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _surroundings(batch: TensorDictBase) -> tuple[Any, ...]:
-    """What a minibatch is beside its tensors."""
-    others = set(batch.keys(True, True, is_leaf=is_leaf_nontensor)) - set(batch.keys(True, True))
-    return batch.batch_size, batch.is_locked, others
+    """What a minibatch holds besides its tensors."""
+    keys = batch.keys(True, True, is_leaf=is_leaf_nontensor)
+    return batch.batch_size, batch.is_locked, set(keys) - set(batch.keys(True, True))
 
 
 def _leaves(batch: TensorDictBase) -> dict[NestedKey, Tensor]:

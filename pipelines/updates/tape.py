@@ -1,4 +1,4 @@
-"""A tape of tensor operations: noted while they run, and made into a function that runs them alone."""
+"""A tape of tensor operations: recorded while they run, and made into a function that runs only them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _READS = (
 )
 _PYTHON_READS = {getattr(Tensor, name) for name in _READS}
 _FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
-"""They read the tensors in a list number by number."""
+"""They read tensors in a list number by number."""
 
 
 class _Reads(TorchFunctionMode):
-    """Refuses what takes numbers out of tensors without an operation that a tape would see."""
+    """Refuses functions that read numbers out of tensors without an operation that a tape would see."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         lists = [each for each in args if isinstance(each, (list, tuple))] if function in _FROM_PYTHON else []
@@ -38,22 +38,22 @@ class _Reads(TorchFunctionMode):
 
 
 class Tape(TorchDispatchMode):
-    """Notes each tensor operation, autograd's included: what was called, with what, and what came of it.
+    """Records each tensor operation, autograd's included: the function, its arguments and its results.
 
-    It holds every tensor that it saw, so that each can be known by its `id`. Python that reads a tensor's numbers, such
-    as `tolist`, is no operation, and refused as well.
+    It keeps every tensor that it saw, so that each `id` stays unique. Python that reads a tensor's numbers, such as
+    `tolist`, is not an operation, and is refused.
 
     Raises:
-        ValueError: an operation depends on the numbers in the batch, so that it cannot be replayed with others.
+        ValueError: an operation depends on the numbers in the batch, so it cannot be replayed with others.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self.constants: set[int] = set()
-        """The `id` of tensors that the loss writes down as numbers."""
+        """The `id` of tensors that the loss makes from literal numbers."""
         self.draws_elsewhere = False
-        """Whether Python's or NumPy's generator has drawn meanwhile."""
+        """Whether Python's or NumPy's generator drew in the meantime."""
         self._reads, self._generators = _Reads(), _generators()
 
     def __enter__(self) -> Tape:
@@ -70,7 +70,7 @@ class Tape(TorchDispatchMode):
         if _depends_on_data(function, args):
             raise ValueError(f"the loss uses {function}, which depends on data; leave its execution eager")
         if function is torch.ops.aten.lift_fresh.default:
-            # a constant: what is made of it may be written into, and each replay begins with the constant as it is
+            # a constant: copied, because the result may be written into, and each replay needs it unchanged
             self.constants.add(id(args[0]))
             function = torch.ops.aten.clone.default
         results = function(*args, **(kwargs or {}))
@@ -88,10 +88,10 @@ class Tape(TorchDispatchMode):
         return [each for each in tensors if _memory(each) in written]
 
     def check(self, known: set[int]) -> None:
-        """Refuse a tensor that is neither `known`, nor made on the tape, nor a constant that the loss writes down.
+        """Refuse a tensor that is neither `known`, nor made on the tape, nor a constant of the loss.
 
         Raises:
-            ValueError: there is one; replayed, it would stay what it was.
+            ValueError: there is one; a replay would use its old value.
         """
         known = known | self.constants
         for _, args, kwargs, results in self.operations:
@@ -104,7 +104,7 @@ class Tape(TorchDispatchMode):
             known.update(map(id, tree_leaves(results)))
 
     def check_graph(self, overwritten: Sequence[Tensor]) -> None:
-        """Refuse what no CUDA graph can do: copies between the host and the GPU, and writing into the minibatch.
+        """Refuse what a CUDA graph cannot do: copy between the host and the GPU, or write into the minibatch.
 
         Args:
             overwritten: entries of the minibatch that are changed in place.
@@ -133,7 +133,7 @@ def _generators() -> tuple[Any, ...]:
 
 
 def share_memory(tensors: Sequence[Tensor]) -> bool:
-    """Whether any two of them may hold the same numbers."""
+    """Whether any two tensors share memory."""
     return len(set(map(_memory, tensors))) < len(tensors)
 
 
@@ -158,12 +158,12 @@ def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:
 
 
 Replay = Callable[..., Sequence[Tensor]]
-"""From other tensors in the place of a tape's inputs to its outputs; parameters and constants are the same tensors."""
+"""From new tensors for a tape's inputs to its outputs; parameters and constants stay the same tensors."""
 _NEGATIVE_ZERO = "negative_zero"
 
 
 def script(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
-    """The tape in TorchScript, which runs without Python between the operations."""
+    """The tape as a TorchScript function, which runs without Python between operations."""
     names = {id(tensor): f"x{index}" for index, tensor in enumerate(inputs)}
     constants: list[Tensor] = []
 
@@ -192,14 +192,14 @@ def script(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> R
 
 
 def _literal(value: Any, write: Callable[[Any], str]) -> str:
-    """How TorchScript writes a constant."""
+    """A constant in TorchScript's syntax."""
     if isinstance(value, (list, tuple)):
         text = f"[{', '.join(map(write, value))}]"
         return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
     if isinstance(value, float) and not value and math.copysign(1.0, value) < 0:
-        # not a constant, because TorchScript keeps equal ones once, and 0.0 is equal
+        # an argument, because TorchScript merges equal constants, and 0.0 equals -0.0
         return _NEGATIVE_ZERO
     if isinstance(value, torch.device):
         return f"torch.{value!r}"
@@ -209,7 +209,7 @@ def _literal(value: Any, write: Callable[[Any], str]) -> str:
 
 
 def compiled(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
-    """The tape as PyTorch's compiler makes it."""
+    """The tape, compiled by PyTorch's compiler."""
 
     def replay(*others: Tensor) -> tuple[Tensor, ...]:
         tensors = dict(zip(map(id, inputs), others, strict=True))

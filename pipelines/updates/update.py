@@ -34,8 +34,8 @@ def gradient_step(
 
     Args:
         loss: a loss module, ours or TorchRL's; the sum of its `loss*` entries is minimised.
-        optimizer: over the loss's parameters. Its groups and their `requires_grad` are read at each step; what takes no
-            gradient at the time is left alone.
+        optimizer: over the loss's parameters. Its groups and their `requires_grad` are read at each step; a parameter
+            that requires no gradient is left as it is.
         max_norm: scale the gradient down to this norm over all parameters.
         max_value: clamp each element of the gradient to this magnitude, before the norm is taken.
         after: called after each step, such as a `TargetUpdate`.
@@ -44,23 +44,18 @@ def gradient_step(
     Returns:
         An update; it returns the loss's entries, detached, and `grad_norm` (after `max_value`, before `max_norm`).
     """
-
-    def held() -> list[nn.Parameter]:
-        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    parameters = held()
+    parameters = _parameters_of(optimizer)
     learned = {id(parameter) for parameter in loss.parameters()}
     if not any(id(parameter) in learned for parameter in parameters):
         raise ValueError(
             f"the optimizer holds no parameter of {type(loss).__name__} that takes a gradient; make it over "
             "loss.parameters()"
         )
-
     gradient_of = make_gradient(loss, parameters, execution)
 
     def update(minibatch: TensorDictBase) -> TensorDictBase:
-        # in place, so that the gradient follows: groups may be added, and parameters frozen and thawed, at any time
-        parameters[:] = held()
+        # in place, because `gradient_of` reads this list; groups may be added at any time
+        parameters[:] = _parameters_of(optimizer)
         gradient, terms = gradient_of(minibatch)
         if all(grad is None for grad in gradient):
             losses = [key for key in terms if key.startswith("loss")]
@@ -81,8 +76,12 @@ def gradient_step(
     return update
 
 
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _accumulated(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor | None:
-    """The gradient after those hooks of the parameter that follow a backward pass."""
+    """The gradient after the hooks that a backward pass would call on the parameter."""
     hooks = parameter._post_accumulate_grad_hooks
     if gradient is None or not hooks:
         return gradient
@@ -93,7 +92,7 @@ def _accumulated(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor | N
 
 
 def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | None) -> tuple[Iterator[Tensor], Tensor]:
-    """The gradient clipped, by value and then by norm; and its norm in between. Not in place: two may be one tensor."""
+    """The gradient clipped by value and then by norm, and its norm in between. Not in place: tensors may repeat."""
     if not gradient:
         return iter(()), torch.zeros(())
     if max_value is not None:
@@ -108,7 +107,7 @@ def _clip(gradient: list[Tensor], max_norm: float | None, max_value: float | Non
 def on_policy(
     advantage: Update, buffer: ReplayBuffer, update: Update, *, epochs: int, keys: Sequence[NestedKey]
 ) -> Update:
-    """Learn from a batch once: its advantages, then epochs of minibatches, then forget it.
+    """Learn from a batch: compute its advantages, run epochs of minibatches, then forget it.
 
     Args:
         advantage: writes `advantage` and `value_target` into a batch `[num_envs, T]`.
@@ -125,7 +124,7 @@ def on_policy(
     def learn(batch: TensorDictBase) -> TensorDictBase:
         _check_fits(buffer, batch)
         with gpu_memory_for("the advantages of a batch", _BATCH):
-            # also where the buffer is larger than a batch: what it held was collected by an older policy
+            # even if the buffer has room: what it holds was collected by an older policy
             buffer.empty()
             buffer.extend(advantage(batch).select(*keys).reshape(-1))
         with gpu_memory_for("an update", "--minibatch-size"):
@@ -135,7 +134,7 @@ def on_policy(
 
 
 def once(update: Update, *, keys: Sequence[NestedKey], advantage: Update | None = None) -> Update:
-    """Learn from a batch as a whole, in one gradient step, then forget it.
+    """Learn from a whole batch in one gradient step, then forget it.
 
     Args:
         update: one gradient step.
@@ -152,10 +151,10 @@ def once(update: Update, *, keys: Sequence[NestedKey], advantage: Update | None 
 
 
 def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: int, keys: Sequence[NestedKey]) -> Update:
-    """Learn from replay: store each batch, then draw minibatches from all that is stored.
+    """Learn from replay: store each batch, then draw minibatches from everything stored.
 
-    With a `PrioritizedSampler`, minibatches have the importance weights as `priority_weight` `[B]`, and what the update
-    returns as `priority` `[B]` (as those of `DQNLoss(prioritized=True)` do) becomes the samples' priority.
+    With a `PrioritizedSampler`, minibatches hold importance weights, `priority_weight` `[B]`, and the `priority` `[B]`
+    that the update returns (as with `DQNLoss(prioritized=True)`) becomes the samples' priority.
 
     Args:
         buffer: draws minibatches of its own `batch_size`.
@@ -165,7 +164,7 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
         keys: what the update reads; the rest is not stored.
 
     Raises:
-        ValueError: a number that is out of range, a buffer that never holds the warm-up, a sampler that does not fit.
+        ValueError: a number out of range, a buffer smaller than the warm-up, or a sampler that does not fit.
     """
     capacity = getattr(buffer.storage, "max_size", math.inf)
     if updates < 1 or warmup < 0 or warmup > capacity:
@@ -200,7 +199,7 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
 
 
 def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
-    """One gradient step on a minibatch drawn by priority, which is then set anew; returns the rest of its scalars.
+    """One gradient step on a minibatch drawn by priority, which it updates; returns the other scalars.
 
     Raises:
         ValueError: the update returns no `priority`.
@@ -212,7 +211,7 @@ def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
     if priority is None:
         raise ValueError(
             "the buffer draws by priority, and the loss returns no 'priority': DQNLoss(prioritized=True) does, and so "
-            "can one of your own, [B] and detached"
+            "can a custom loss, [B] and detached"
         )
     buffer.update_priority(drawn["index"], priority)
     return scalars
@@ -227,6 +226,6 @@ def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:
 
 
 def mean_of(scalars: Sequence[TensorDictBase]) -> TensorDictBase:
-    """The mean of each entry over some updates, with their number as `updates`."""
+    """The mean of each entry over several updates, with their number as `updates`."""
     mean: TensorDictBase = torch.stack(list(scalars)).mean(0) if scalars else TensorDict()
     return mean.set("updates", torch.tensor(len(scalars)))

@@ -6,6 +6,7 @@ Needs the extra `rlpipe[benchmark]`, which is imported when a function here is c
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -112,19 +113,26 @@ def sb3_ppo_update(
     model = sb3.PPO(
         "MlpPolicy",
         make_vec_env("CartPole-v1", 1),
-        learning_rate=config.lr,
         n_epochs=updates,
-        clip_range=config.clip,
-        ent_coef=config.entropy_coefficient,
-        vf_coef=config.value_coefficient,
-        max_grad_norm=config.max_grad_norm,
         normalize_advantage=config.normalize_advantage,
-        device="cpu",
+        **ppo_settings(config),
     )
     _copy_weights(model.policy, actor, critic)
     model.rollout_buffer = _drawn(minibatch)
     model._setup_learn(1)
     return model.train, model.policy
+
+
+def ppo_settings(config: Any) -> dict[str, Any]:
+    """The arguments of Stable-Baselines3's PPO that follow from a PPO config."""
+    return {
+        "learning_rate": config.lr,
+        "clip_range": config.clip,
+        "ent_coef": config.entropy_coefficient,
+        "vf_coef": config.value_coefficient,
+        "max_grad_norm": config.max_grad_norm or math.inf,
+        "device": "cpu",
+    }
 
 
 def build_sb3(

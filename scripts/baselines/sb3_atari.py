@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
+from rlpipe.scripts.baselines.sb3 import ppo_settings
 
 Part = Callable[[], object]
 
@@ -44,11 +45,11 @@ class SharedGames(VecEnv):
 
     def step_wait(self) -> Any:
         observation, reward, terminated, truncated, info = self._games.step(self._actions)
-        told: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for index in np.flatnonzero(terminated | truncated):
             last = info["final_obs"][index]["observation"]
-            told[index] = {"terminal_observation": last, "TimeLimit.truncated": bool(~terminated[index])}
-        return observation["observation"], np.sign(reward).astype(np.float32), terminated | truncated, told
+            infos[index] = {"terminal_observation": last, "TimeLimit.truncated": bool(~terminated[index])}
+        return observation["observation"], np.sign(reward).astype(np.float32), terminated | truncated, infos
 
     def close(self) -> None:
         self._games.close()
@@ -77,16 +78,11 @@ def sb3_ppo(config: ppo.Config, env: VecEnv) -> tuple[Part, Part]:
     model = PPO(
         "CnnPolicy",
         env,
-        learning_rate=config.lr,
         n_steps=config.rollout_steps,
         batch_size=config.minibatch_size,
         n_epochs=config.epochs,
-        clip_range=config.clip,
-        ent_coef=config.entropy_coefficient,
-        vf_coef=config.value_coefficient,
-        max_grad_norm=config.max_grad_norm or np.inf,
         seed=config.seed,
-        device="cpu",
+        **ppo_settings(config),
     )
     _, callback = model._setup_learn(config.total_frames)
 

@@ -28,21 +28,6 @@ class Checked:
     mean: float
 
 
-def first_touch(checks: Sequence[Checked], threshold: float = SOLVED) -> Checked | None:
-    """The first evaluation with a mean of at least the threshold; later ones may be below it."""
-    return next((each for each in checks if each.mean >= threshold), None)
-
-
-def lasting(checks: Sequence[Checked], threshold: float = SOLVED) -> Checked | None:
-    """The first evaluation from which on all means are at least the threshold; `None` if the last one is below it."""
-    found = None
-    for each in reversed(checks):
-        if not each.mean >= threshold:
-            break
-        found = each
-    return found
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of one run.
@@ -61,13 +46,18 @@ class Outcome:
 
     @property
     def lasting(self) -> Checked | None:
-        """The evaluation from which on it was solved; `None` if it was not solved to the end."""
-        return lasting(self.checks)
+        """The first evaluation from which on all means are at least `SOLVED`; `None` if the last one is below."""
+        found = None
+        for each in reversed(self.checks):
+            if not each.mean >= SOLVED:
+                break
+            found = each
+        return found
 
     @property
     def touched(self) -> Checked | None:
-        """The evaluation that first reached the threshold; `None` if none did."""
-        return first_touch(self.checks)
+        """The first evaluation with a mean of at least `SOLVED`; later ones may be below."""
+        return next((each for each in self.checks if each.mean >= SOLVED), None)
 
     @property
     def lowest(self) -> float | None:

@@ -115,12 +115,12 @@ def describe(rows: Sequence[Row]) -> str:
         ]
         parts.append(_table(("frames a second", *arms), body))
     summaries = [
-        (row.case.partition(",")[0], arm, *told.values())
+        (row.case.partition(",")[0], arm, *columns.values())
         for row in rows
-        for arm, told in row.extra.get("summary", {}).items()
+        for arm, columns in row.extra.get("summary", {}).items()
     ]
     if summaries:
-        header = next(told for row in rows for told in row.extra.get("summary", {}).values())
+        header = next(columns for row in rows for columns in row.extra.get("summary", {}).values())
         parts.append(_table(("case", "arm", *header), summaries))
     notes = [f"- {row.extra['note']}" for row in rows if "note" in row.extra]
     if any(row.ratio(arm) for row in rows for arm in row.samples):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,12 @@ def arms(
     Raises:
         ConfigError: `sb3` is in `against` and not installed.
     """
-    makers = {"rlpipe": _ours, EAGER: _ours_eager, "torchrl": _stock, "plain": _plain}
+    makers: dict[str, Callable[..., Callable[[], object]]] = {
+        "rlpipe": _ours,
+        EAGER: functools.partial(_ours, execution="eager"),
+        "torchrl": _stock,
+        "plain": _plain,
+    }
     if "torchrl" not in against:
         del makers["torchrl"]
     made = {}
@@ -166,12 +172,6 @@ def _ours(
     optimizer, _ = make_optimizer(config, learned, 1, 1)
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, after=after, execution=execution)
     return lambda: update(minibatch)
-
-
-def _ours_eager(
-    algorithm: str, config: Any, networks: tuple[nn.Sequential, ...], minibatch: TensorDict
-) -> Callable[[], object]:
-    return _ours(algorithm, config, networks, minibatch, execution="eager")
 
 
 def _our_policy_loss(algorithm: str, config: Any, actor: CategoricalActor, critic: Critic) -> nn.Module:

@@ -96,7 +96,7 @@ def parse_run(kind: type[R], arguments: Sequence[str], command: str, usage: str,
         raise SystemExit(0)
     path, *rest = arguments
     if path.startswith("-") and path not in ("-h", "--help"):
-        raise ConfigError(f"the run comes before the options, got {path!r}; usage: {' '.join(usage.split())}")
+        raise ConfigError(f"the run comes before the options, got {path!r}; try: rlpipe {command} RUN {path} ...")
     prog = f"rlpipe {command} RUN"
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 

@@ -79,12 +79,12 @@ class View:
         return _line(("run ", "dim"), shown)
 
     def _doing(self, now: float) -> str:
-        told = self._stats.now
-        if told is None or told.stage == "starting":
+        latest = self._stats.now
+        if latest is None or latest.stage == "starting":
             return "starting"
-        if told.stage == "evaluating":
-            return f"{'final evaluation' if told.final else 'evaluating'} {clock(now - self._stats.since)}"
-        return "finished" if told.final else "training"
+        if latest.stage == "evaluating":
+            return f"{'final evaluation' if latest.final else 'evaluating'} {clock(now - self._stats.since)}"
+        return "finished" if latest.final else "training"
 
     def _bar(self, width: int) -> Text:
         frames = self._stats.now.frames if self._stats.now else 0
@@ -93,8 +93,8 @@ class View:
         return _line((full * done, "green"), (empty * (width - done), "dim"))
 
     def _counts(self, now: float) -> list[Fact]:
-        stats, told = self._stats, self._stats.now
-        frames, episodes, updates = (told.frames, told.episodes, told.updates) if told else (0, 0, 0)
+        stats, latest = self._stats, self._stats.now
+        frames, episodes, updates = (latest.frames, latest.episodes, latest.updates) if latest else (0, 0, 0)
         speed = stats.speed.now
         return [
             ("frames", f"{frames:,} of {stats.total_frames:,} ({share(frames, stats.total_frames)})"),

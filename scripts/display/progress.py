@@ -47,7 +47,7 @@ class ProgressBar:
         self._notes: dict[str, str] = {}
 
     def __call__(self, progress: Progress) -> None:
-        """Show what is new."""
+        """Show new values."""
         if progress.stage == "starting":
             # frames of before a resume do not count for the speed
             self._bar.initial = self._bar.n = progress.frames
@@ -105,15 +105,15 @@ class PlainLines:
                 self._print_progress(over=True)
 
     def _print_progress(self, *, over: bool = False) -> None:
-        stats, told = self._stats, self._stats.now
-        if told is None:
+        stats, latest = self._stats, self._stats.now
+        if latest is None:
             return
         speed = stats.speed.now
         mean = f"return {format_return(stats.mean_return)}" if stats.recent_episodes else "no episode has ended yet"
         speed_and_time = "" if speed is None else f", {rate(speed)} frames a second"
         # a stopping rule may have ended the run early
         speed_and_time += "" if speed is None or over else f", {clock(stats.left)} left"
-        self._print(f"{told.frames:,} of {stats.total_frames:,} frames, {mean}{speed_and_time}")
+        self._print(f"{latest.frames:,} of {stats.total_frames:,} frames, {mean}{speed_and_time}")
         self._next, self._new = self._now() + _LINE_EVERY, False
 
     def _print(self, text: str) -> None:

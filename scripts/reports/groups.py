@@ -76,7 +76,7 @@ def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
     found = survey(paths)
     notes = _note("left out, without a final evaluation", [run.folder for run in found.unfinished]) + found.notes
     if not found.rows:
-        raise ConfigError(f"no finished run found in {_words(paths)}; {'; '.join(notes)}")
+        raise ConfigError(f"no finished run found in {_listed(paths)}; {'; '.join(notes)}")
     return found.rows, notes
 
 
@@ -94,7 +94,7 @@ def survey(paths: Sequence[Path]) -> Survey:
     kept = {run.folder for group in chosen for run in group}
     older = [run.folder for run in finished if run.folder not in kept]
     notes += _note("left out for a newer run of the same seed", older)
-    rows = _told_apart([summarise(group) for group in chosen])
+    rows = _with_unique_labels([summarise(group) for group in chosen])
     foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
     notes += _note("shown without options, because this version does not know the recipe or its settings", foreign)
     notes += [note for row in rows for note in (*_notes_of_versions(row), *_notes_of_arguments(row))]
@@ -125,7 +125,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             below.sort()
             seen.add(real)
     if not found:
-        raise ConfigError(f"no run found in {_words(paths)}; {advice}")
+        raise ConfigError(f"no run found in {_listed(paths)}; {advice}")
     return found
 
 
@@ -208,14 +208,14 @@ def summarise(runs: Sequence[FinishedRun]) -> Row:
     return Row(first.recipe, label, str(first.config.get("env_id", "unknown")), tuple(runs), *summary)
 
 
-def _told_apart(rows: Sequence[Row]) -> list[Row]:
+def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
     """Make the labels unique within each environment."""
-    told = []
+    labelled = []
     for row in rows:
         alike = [each.runs[0].origin for each in rows if (each.label, each.env_id) == (row.label, row.env_id)]
         extra = f" ({row.runs[0].origin.differences(alike)})" if len(alike) > 1 else ""
-        told.append(dataclasses.replace(row, label=f"{row.label}{extra}"))
-    return told
+        labelled.append(dataclasses.replace(row, label=f"{row.label}{extra}"))
+    return labelled
 
 
 def _notes_of_versions(row: Row) -> list[str]:
@@ -268,8 +268,8 @@ def _position(order: Sequence[str], recipe: str) -> int:
 
 
 def _note(what: str, folders: Sequence[Path]) -> list[str]:
-    return [f"{len(folders)} run{'s' * (len(folders) > 1)} {what}: {_words(folders)}"] if folders else []
+    return [f"{len(folders)} run{'s' * (len(folders) > 1)} {what}: {_listed(folders)}"] if folders else []
 
 
-def _words(paths: Sequence[Path]) -> str:
+def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths))

@@ -100,12 +100,12 @@ class Reporter:
     """Sends a run's progress a few times per second, however many batches there are.
 
     Args:
-        tell: sends a message.
+        send: sends a message.
         window: maximum number of episodes in a message; the latest ones are kept.
     """
 
-    def __init__(self, tell: Callable[[Message], None], window: int) -> None:
-        self._tell, self._window, self._next = tell, window, 0.0
+    def __init__(self, send: Callable[[Message], None], window: int) -> None:
+        self._send, self._window, self._next = send, window, 0.0
         self._episodes: list[tuple[float, int]] = []
 
     def __call__(self, progress: Progress) -> None:
@@ -116,14 +116,14 @@ class Reporter:
         if progress.stage == "training" and now < self._next:
             return
         self._next = now + _EVERY
-        told = dataclasses.replace(
+        report = dataclasses.replace(
             progress,
             scalars={},
             returns=[value for value, _ in self._episodes],
             lengths=[length for _, length in self._episodes],
         )
         self._episodes = []
-        self._tell({"progress": dataclasses.asdict(told)})
+        self._send({"progress": dataclasses.asdict(report)})
 
 
 def progress_of(message: Message) -> Progress:
@@ -141,7 +141,7 @@ def main() -> None:
 
     Any later input on stdin asks the run to stop; the end of stdin means that the parent has ended.
     """
-    asked, told = os.dup(0), os.dup(1)
+    stdin_copy, stdout_copy = os.dup(0), os.dup(1)
     # an environment must neither print among the messages nor read the parent's input
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -149,23 +149,23 @@ def main() -> None:
     sys.warnoptions.append(QUIET_TRACKER)
     # until the run starts and sets its own handler, there is nothing to save
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    with os.fdopen(os.dup(asked), "rb", buffering=0) as stdin:
+    with os.fdopen(os.dup(stdin_copy), "rb", buffering=0) as stdin:
         job = Job(**json.loads(stdin.readline()))
-    threading.Thread(target=_heed, args=[asked], name="rlpipe job", daemon=True).start()
+    threading.Thread(target=_wait_for_stop, args=[stdin_copy], name="rlpipe job", daemon=True).start()
 
-    def tell(message: Message) -> None:
-        _write_all(told, json.dumps(message).encode() + b"\n")
+    def send(message: Message) -> None:
+        _write_all(stdout_copy, json.dumps(message).encode() + b"\n")
 
     def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[Reporter]:
         _stop_but_once(interruption)
-        tell({"folder": str(folder)})
-        return contextlib.nullcontext(Reporter(tell, job.config["curve_window"]))
+        send({"folder": str(folder)})
+        return contextlib.nullcontext(Reporter(send, job.config["curve_window"]))
 
-    tell(job.train(display))
+    send(job.train(display))
 
 
-def _heed(asked: int) -> None:
-    while os.read(asked, 1):
+def _wait_for_stop(stdin: int) -> None:
+    while os.read(stdin, 1):
         # like a signal, but only to this process and not to its group
         _thread.interrupt_main(signal.SIGTERM)
     os._exit(1)

@@ -46,13 +46,13 @@ class Seed:
     @property
     def state(self) -> str:
         """What the run is doing."""
-        told = self.stats.now
+        latest = self.stats.now
         if self.ended or not self.begun:
             return self.ended or "waiting"
-        if told is None or told.stage == "starting":
+        if latest is None or latest.stage == "starting":
             return "starting"
-        if told.stage == "evaluating":
-            return "final evaluation" if told.final else "evaluating"
+        if latest.stage == "evaluating":
+            return "final evaluation" if latest.final else "evaluating"
         return "training"
 
     @property
@@ -120,7 +120,24 @@ class Seeds:
         return [seed for seed in self.all if seed in kept]
 
 
-class LiveTable:
+class NoTable:
+    """Shows nothing but the warnings of the runs; the base of the other displays."""
+
+    def announce(self, text: str) -> None:
+        """Print a line."""
+        write_line(text)
+
+    def report(self, seed: int) -> None:
+        """Show that a seed has started or ended."""
+
+    def draw(self, *, last: bool = False) -> None:
+        """Show the progress, if enough time has passed or it is the last time."""
+
+    def close(self) -> None:
+        """Show the progress for the last time."""
+
+
+class LiveTable(NoTable):
     """A table that is drawn in place, at most a few times per second.
 
     Args:
@@ -134,26 +151,22 @@ class LiveTable:
         self._seeds, self._console, self._next, self._failed = seeds, console, 0.0, False
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
         self._notes: deque[str] = deque()
-        self._survive(self._begin)
+        self._safely(self._begin)
 
     def announce(self, text: str) -> None:
         """Print a line above the table with the next `draw`; signal handlers call this too."""
         self._notes.append(text)
 
-    def report(self, seed: int) -> None:
-        """Do nothing: the table shows it."""
-
     def draw(self, *, last: bool = False) -> None:
-        """Draw the table, if enough time has passed."""
         if not last and not self._notes and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 1.0 / _PER_SECOND
-        self._survive(self._redraw)
+        self._safely(self._redraw)
 
     def close(self) -> None:
         """Draw the table a last time, and leave it on the screen."""
         self.draw(last=True)
-        self._survive(self._live.stop)
+        self._safely(self._live.stop)
 
     def _begin(self) -> None:
         self._live.start()
@@ -166,7 +179,7 @@ class LiveTable:
         size = self._console.size
         self._live.update(self._seeds.render(size.width, size.height), refresh=True)
 
-    def _survive(self, act: Callable[[], None]) -> None:
+    def _safely(self, act: Callable[[], None]) -> None:
         """Call `act`; a failure to draw must not stop the runs."""
         if self._failed:
             return
@@ -179,7 +192,7 @@ class LiveTable:
             report_failure(error)
 
 
-class PlainTable:
+class PlainTable(NoTable):
     """Prints a line when a seed starts or ends, and every few seconds a line about those that run.
 
     Args:
@@ -189,12 +202,7 @@ class PlainTable:
     def __init__(self, seeds: Seeds) -> None:
         self._seeds, self._next, self._last = seeds, time.monotonic() + _LINE_EVERY, ""
 
-    def announce(self, text: str) -> None:
-        """Print a line."""
-        write_line(text)
-
     def report(self, seed: int) -> None:
-        """Print that a seed has started or ended."""
         known = self._seeds.all[seed]
         found = known.stats.last
         result = f", evaluation {format_return(found[1].mean)}" if found and known.ended else ""
@@ -202,8 +210,7 @@ class PlainTable:
         where = printable(str(known.stats.folder))
         write_line(f"{self._seeds.title}: seed {seed} {known.ended or 'started'}{frames}{result}, {where}")
 
-    def draw(self) -> None:
-        """Print the progress of the running seeds, if enough time has passed."""
+    def draw(self, *, last: bool = False) -> None:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LINE_EVERY
@@ -216,26 +223,6 @@ class PlainTable:
         if text != self._last:
             write_line(text)
         self._last = text
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class NoTable:
-    """Shows nothing but the warnings of the runs."""
-
-    def announce(self, text: str) -> None:
-        """Print a line."""
-        write_line(text)
-
-    def report(self, seed: int) -> None:
-        """Do nothing."""
-
-    def draw(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def write_line(text: str) -> None:

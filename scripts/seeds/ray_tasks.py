@@ -30,7 +30,7 @@ class Mailbox:
         self._news: list[tuple[int, Message]] = []
         self._stopping = False
 
-    def tell(self, seed: int, message: Message) -> bool:
+    def put(self, seed: int, message: Message) -> bool:
         """Add a message; returns whether the run must stop."""
         self._news.append((seed, message))
         return self._stopping
@@ -142,15 +142,15 @@ def train_job(described: dict[str, Any], mailbox: Any) -> Message:
 
     def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[Reporter]:
         interruption.announce = lambda _: None
-        ray.get(mailbox.tell.remote(job.seed, {"folder": str(folder)}))
+        ray.get(mailbox.put.remote(job.seed, {"folder": str(folder)}))
 
-        def tell(message: Message) -> None:
-            if ray.get(mailbox.tell.remote(job.seed, message)) and interruption.signal is None:
+        def send(message: Message) -> None:
+            if ray.get(mailbox.put.remote(job.seed, message)) and interruption.signal is None:
                 interruption.signal = signal.SIGTERM
 
-        return contextlib.nullcontext(Reporter(tell, job.config["curve_window"]))
+        return contextlib.nullcontext(Reporter(send, job.config["curve_window"]))
 
-    ray.get(mailbox.tell.remote(job.seed, {"begun": socket.gethostname()}))
+    ray.get(mailbox.put.remote(job.seed, {"begun": socket.gethostname()}))
     return job.train(display)
 
 

@@ -97,7 +97,7 @@ class Jobs:
         if message.get("begun"):
             self._hosts[seed] = message["begun"]
         elif "folder" in message:
-            # the name may have got a number
+            # a number may have been added to the name
             self._folders[seed] = self._folders[seed].with_name(Path(message["folder"]).name)
             self._made.add(seed)
         elif "finished" in message:

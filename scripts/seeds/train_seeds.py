@@ -96,16 +96,12 @@ class _Training:
         self._waiting, self._stopping, self._first_refusal = deque(jobs.seeds), False, ""
         config, recipe = jobs.config, jobs.recipe.name
         self._seeds = Seeds(f"{recipe} on {config.env_id}", {seed: _unknown(config, seed) for seed in jobs.seeds})
-        self._table: LiveTable | PlainTable | NoTable
-        if options.quiet:
-            self._table = NoTable()
-        elif can_draw():
+        self._table = NoTable() if options.quiet else PlainTable(self._seeds)
+        if can_draw() and not options.quiet:
             from rich.console import Console
 
             self._table = LiveTable(self._seeds, Console(stderr=True))
             interruption.announce = self._table.announce
-        else:
-            self._table = PlainTable(self._seeds)
 
     def run(self) -> None:
         """Run until all jobs have ended.

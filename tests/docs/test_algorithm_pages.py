@@ -1,4 +1,4 @@
-"""What the pages on algorithms say is so: excerpts are the code, glossaries name what is logged, tables the options."""
+"""Pages on algorithms: excerpts are the code, glossaries have the logged metrics, tables the options."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def text(page):
 
 
 def rows(page, heading):
-    """The cells of each row of the table under a heading."""
+    """Return the cells of each row of the table under a heading."""
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text(page), re.DOTALL | re.MULTILINE)
     assert section, f"{page} has no {heading}"
     lines = [line for line in section.group(1).splitlines() if line.startswith("| `")]
@@ -53,7 +53,7 @@ def names(page, heading):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    """The metrics that short runs of the recipes of each page log."""
+    """Return the metrics that short runs of the recipes of each page log."""
     keys = {}
     for page, runs in RUNS.items():
         keys[page] = set()
@@ -91,7 +91,7 @@ def test_the_common_metrics_are_logged_and_every_page_leads_to_them(logged):
 
 @pytest.mark.parametrize("page", ALGORITHMS)
 def test_the_options_are_all_there_with_their_defaults(page):
-    """Those of the algorithm's own file, and those that it shares with few others."""
+    """The options of the algorithm's own file, and those that it shares with few others."""
     stated = {row[0].strip("`"): row[1].strip("`") for row in rows(f"algorithms/{page}.md", "Options")}
     options = {}
     for algorithm in ALGORITHMS[page]:
@@ -104,7 +104,7 @@ def test_the_options_are_all_there_with_their_defaults(page):
 
 
 def test_each_recipe_has_its_result_on_its_page_as_in_the_results():
-    """The same returns; a row may say more about its seconds."""
+    """Returns are equal; a row may say more about its seconds."""
     results = text("results.md")
     for name in RECIPES:
         page = next(page for page, group in ALGORITHMS.items() if find_recipe(name).algorithm in group)

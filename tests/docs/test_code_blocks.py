@@ -1,7 +1,7 @@
-"""Each block of code in the documents: Python is run, commands are parsed, and the cheap ones are run too.
+"""Each code block in the documents: Python is run, commands are parsed, and the fast ones are run too.
 
-The reader's figures stay in the page, and `total_frames=N` becomes 2048 here. Not run are a block under the line
-`<!-- not run: why -->`, and an excerpt, whose first line is a comment that names its source: it has to be in there.
+`total_frames=N` of a page becomes 2048 here. Two kinds of blocks are not run: those under a line
+`<!-- not run: why -->`, and excerpts, whose first line is a comment with the name of the source that must contain them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGES = [
     if page.is_file()
 ]
 FRAMES = 2048
-# what the others do takes longer, or opens something
+# the others take longer, or open a window
 CHEAP = {"recipes", "table", "evaluate", "resume"}
 FENCE = re.compile(r"\s*(`{3,})\s*(\w*)")
 EXCERPT = re.compile(r"# ([\w/]+\.py)$")
@@ -54,14 +54,14 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The fenced blocks of a page, those in lists too."""
+    """Return the fenced blocks of a page, including those in lists."""
     lines = page.read_text().splitlines()
     found, begun = [], None
     for number, line in enumerate(lines):
         fence = FENCE.match(line)
         if begun is None and fence:
-            # GitHub takes any indentation in a list
-            assert fence.start(1) % 4 == 0, f"{page}: line {number + 1}: MkDocs wants four spaces a level"
+            # GitHub accepts any indentation in a list
+            assert fence.start(1) % 4 == 0, f"{page}: line {number + 1}: MkDocs needs four spaces per level"
             begun, ticks, language = number, fence[1], fence[2]
         elif begun is not None and line.strip() == ticks:
             text = textwrap.dedent("\n".join(lines[begun + 1 : number]))
@@ -72,7 +72,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    """The commands in the blocks of a page."""
+    """Return the commands in the blocks of a page."""
     lines = [
         line.removeprefix("$ ")
         for block in blocks_of(page)
@@ -83,7 +83,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 
 def commands_in_prose(page: Path) -> list[list[str]]:
-    """Those of rlpipe in `code`, but for what has a word in CAPITALS in it."""
+    """Return the rlpipe commands in `code` outside blocks, without those that have a word in CAPITALS."""
     prose = page.read_text()
     for block in blocks_of(page):
         prose = prose.replace(block.text, "")
@@ -92,7 +92,7 @@ def commands_in_prose(page: Path) -> list[list[str]]:
 
 
 def words_of(line: str) -> list[list[str]]:
-    """The simple commands of a line of shell, in words; a variable is 0."""
+    """Return the simple commands of a line of shell as words; a variable becomes 0."""
     commands: list[list[str]] = [[]]
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
@@ -113,12 +113,12 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 class EnoughError(Exception):
-    """The options of a command could be read; it goes no further."""
+    """Raised once the options of a command are parsed, to stop there."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -132,7 +132,7 @@ def test_python_runs(page):
             check_excerpt(page, excerpt[1], block.text)
             continue
         code = re.sub(r"\btotal_frames=[\d_]+", f"total_frames={FRAMES}", block.text)
-        # a traceback has the line of the page
+        # so that a traceback has the line of the page
         exec(compile("\n" * block.line + code, str(page), "exec"), names)
 
 
@@ -140,14 +140,14 @@ def check_excerpt(page, source, text):
     wanted, there = ([line.strip() for line in each.splitlines()] for each in (text, (ROOT / source).read_text()))
     wanted = wanted[1:]
     places = range(len(there) - len(wanted) + 1)
-    # tests/docs holds those of the algorithms
+    # test_algorithm_pages.py checks those of the algorithms
     assert page.parent.name == "algorithms" or any(there[at : at + len(wanted)] == wanted for at in places), (
         f"{page.name}: the excerpt of {source} is not in it"
     )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_are_ones(page, trained, monkeypatch, capsys):
+def test_commands_can_be_parsed(page, trained, monkeypatch, capsys):
     monkeypatch.setattr(tyro, "cli", stop_after(tyro.cli))
     for words in commands_of(page) + commands_in_prose(page):
         name = " ".join(words)
@@ -197,7 +197,7 @@ def test_cheap_commands_run(page, trained, capsys):
         words = ["2" if before == "--episodes" else word for before, word in zip(["", *rest], rest, strict=False)]
         if "--total-frames" in words:
             words[words.index("--total-frames") + 1] = str(2 * FRAMES)
-        # the paths that a page speaks of
+        # create the paths that the page names
         for word in words[1:]:
             if re.match(r"runs|RUN", word) and not Path(word).exists():
                 shutil.copytree(trained, Path(word, "ppo/0") if word == "runs" else word)

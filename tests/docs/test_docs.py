@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, recipes are all there, messages are the code's."""
+"""Links and paths in the documents exist, recipes are complete, and messages are those of the code."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = {"rlpipe", "losses", "modules", "pipelines", "scripts", "tests", "docs", "examples"}
 
 
 def test_links_lead_somewhere():
@@ -15,11 +16,19 @@ def test_links_lead_somewhere():
             assert target.startswith("https://") or path.exists(), f"{page.name}: {target}"
 
 
+def test_files_that_pages_name_exist():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for name in re.findall(r"`((?:\w+/)+\w*(?:\.\w+)?)`", page.read_text()):
+            # what a contributor would add
+            new = name.endswith(("/soft_dqn.py", "/sac.py"))
+            assert new or name.split("/")[0] not in FOLDERS or (ROOT / name).exists(), f"{page.name}: {name}"
+
+
 def test_each_recipe_is_in_the_readme_with_the_figures_of_the_results():
     readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
     for name in RECIPES:
         assert f"\nrlpipe train {name} " in results
-        # a run of some takes days
+        # some take days
         ended = "(?:yes|not run to the end)"
         short = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| ([^|]+) \| ([^|]+) \| {ended} \|$", readme, re.MULTILINE)
         full = re.search(rf"^\| `{name}` \| [^|]+ \| [^|]+ \|(.*)\|$", results, re.MULTILINE)
@@ -27,7 +36,7 @@ def test_each_recipe_is_in_the_readme_with_the_figures_of_the_results():
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code():
-    # string literals that stand side by side are one, and what is between braces stands for anything
+    # adjacent string literals are one, and a part in <...> stands for any text
     folders = [ROOT / name for name in ("rlpipe", "losses", "modules", "pipelines", "scripts")]
     texts = [file.read_text() for folder in folders for file in folder.rglob("*.py")]
     source = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text).replace('\\"', '"') for text in texts)
@@ -38,4 +47,4 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
         if "frames_per_batch" in message:
             continue  # TorchRL's
         for part in re.split(r"<[^>]*>", message):
-            assert part.strip() in source, f"{message}: {part!r} is nowhere in the code"
+            assert part.strip() in source, f"{message}: {part!r} is not in the code"

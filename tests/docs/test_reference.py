@@ -1,4 +1,4 @@
-"""Each public name has a docstring, and a place in the reference."""
+"""Each public name has a docstring and an entry in the reference."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ FOLDERS = {
 
 
 def documented(place):
-    """The names that have a docstring in a folder or a file: classes, functions, and what is assigned."""
+    """Return the names with a docstring in a folder or a file: classes, functions and variables."""
     files = [place] if place.is_file() else place.glob("*.py")
     names = set()
     for file in files:
@@ -35,7 +35,7 @@ def documented(place):
 
 
 def public(module):
-    """A module's `__all__`, or what it defines itself under a public name."""
+    """Return a module's `__all__`, or the public names that it defines."""
     if hasattr(module, "__all__"):
         return {name for name in module.__all__ if name != "functional"}
     tree = ast.parse(Path(module.__file__).read_text())
@@ -56,7 +56,7 @@ def test_modules_are_in_the_reference(name):
 
 
 def test_the_front_door_lists_its_names_and_where_they_are():
-    """A link to what the reference has not fails the build of the site."""
+    """The build of the site fails if the reference lacks the target of a link."""
     page = (REFERENCE / "rlpipe.md").read_text()
     listed = dict(re.findall(r"^\| \[`(\w+)`\]\[([\w.]+)\] \|", page, re.MULTILINE))
     assert {*listed, "__version__"} == set(rlpipe.__all__)

@@ -1,4 +1,4 @@
-"""The examples with losses of one's own, with TorchRL's parts and with Optuna: each learns what it says it does."""
+"""The examples with custom losses, with TorchRL's parts and with Optuna: each learns as it says."""
 
 import importlib.util
 import re

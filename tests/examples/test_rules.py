@@ -1,4 +1,4 @@
-"""What each example keeps to: sixty lines, public names, a `main` that takes a seed."""
+"""Rules of each example: sixty lines, public names, a `main` that takes a seed."""
 
 import ast
 import importlib
@@ -13,7 +13,7 @@ STANDARD = {"argparse", "collections", "contextlib", "datetime", "functools", "m
 
 
 def imported(source):
-    """Pairs of a module and a name imported from it, or nothing."""
+    """Yield pairs of a module and a name imported from it, or None."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -27,7 +27,7 @@ def is_public(module, name):
     if module not in FRONT_DOORS:
         return False
     offered = importlib.import_module(module)
-    # the equations have no list of names: all are public that begin without an underscore
+    # the equations have no `__all__`: names without a leading underscore are public
     names = getattr(offered, "__all__", [each for each in vars(offered) if not each.startswith("_")])
     return name is None or name in names
 

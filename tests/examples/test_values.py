@@ -1,4 +1,4 @@
-"""The examples of action values and of images learn what they say; one of them resumes to the bit."""
+"""The examples of action values and of images learn as they say; one of them resumes to the bit."""
 
 import importlib.util
 import json

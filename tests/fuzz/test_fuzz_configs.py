@@ -29,7 +29,7 @@ BATCHES = 2
 
 def no_folder():
     """A run that writes nothing."""
-    return mock.create_autospec(Run, instance=True, last_checkpoint=lambda: None)
+    return mock.create_autospec(Run, instance=True, folder=None, start_from=None)
 
 
 def costs_to_build(config):

@@ -15,9 +15,10 @@ from rlpipe.errors import InterruptedRunError
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.config.train import config_from_json
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.pipelines.training.loop import train
+from rlpipe.pipelines.training.loop import Schedule, run_loop
 from rlpipe.pipelines.training.signals import Interruption
 
 _RUN = {"checkpoint_every": 1000, "eval_every": 700, "eval_episodes": 2, "log_every": 300, "max_episode_steps": 60}
@@ -124,10 +125,10 @@ _RMTREE = shutil.rmtree
 # places in the code, and what is there when the run is killed
 WRITING = ("rlpipe.pipelines.checkpoints.checkpoint.write_synced", "all files of a checkpoint but the last")
 MOVING = ("rlpipe.pipelines.checkpoints.checkpoint.os.replace", "a whole checkpoint under another name")
-WRITTEN = ("rlpipe.pipelines.runs.run.Run._remove_old", "a checkpoint too many")
+WRITTEN = ("rlpipe.pipelines.runs.run.remove_old", "a checkpoint too many")
 
 
-def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None, during=None, first=False):
+def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None, during=None, start_from=None):
     """Train, or go on where there is a folder.
 
     Args:
@@ -135,10 +136,10 @@ def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None,
         algorithm: of `config`.
         config: of the run.
         kill: where (`collect`, `learn`, `evaluate`, `removing`, or a place in the code), and the how-manieth time.
-        interruption: of `train`.
+        interruption: of `run_loop`.
         make: builds the pipeline.
         during: called with the pipeline before training.
-        first: as `checkpoint_first` of `train`.
+        start_from: of the run.
     """
     place, number = kill
     resume = folder.exists()
@@ -151,9 +152,8 @@ def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None,
     with contextlib.ExitStack() as stack:
         stack.callback(pipeline.close)
         kind = pipeline.environments and pipeline.environments.kind
-        run = stack.enter_context(
-            contextlib.closing(Run(folder, "small", algorithm, config, environments=kind, resume=resume))
-        )
+        built_from = BuiltFrom(algorithm, config, environments=kind, start_from=start_from)
+        run = stack.enter_context(contextlib.closing(Run(folder, "small", built_from=built_from, resume=resume)))
         inner = judge
         if place == "learn":
             pipeline.learn = killed_at(number, pipeline.learn)
@@ -162,24 +162,21 @@ def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None,
         elif place == "evaluate":
             inner = killed_at(number, judge)
         elif place == "removing":
-            stack.enter_context(patch("rlpipe.pipelines.runs.run.shutil.rmtree", _remove))
+            stack.enter_context(patch("rlpipe.pipelines.runs.best.shutil.rmtree", _remove))
         elif place:
             owner, _, name = place.rpartition(".")
             original = getattr(_find(owner), name)
             stack.enter_context(patch(place, killed_at(number, original)))
         if during is not None:
             during(pipeline)
-        result = train(
-            pipeline,
-            run,
+        schedule = Schedule(
             evaluate=inner,
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
             stopping=config.stopping,
             log_every=config.log_every,
-            interruption=interruption,
-            checkpoint_first=first,
         )
+        result = run_loop(pipeline, run, schedule, interruption)
         run.log_evaluation(result.frames, judge(3), seconds=result.seconds, final=True)
         return result
 

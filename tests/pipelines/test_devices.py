@@ -22,6 +22,7 @@ from rlpipe.pipelines.devices import moved, sent
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.render.player import Player
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
@@ -102,7 +103,7 @@ RESUMED = {"dqn": {"updates": 1}, "reinforce": {"max_episode_steps": 20}, "ppo/i
 def train_small(folder, name, config, kill=None):
     """Train, or go on where there is a folder, until the `kill`th batch is to be learned from."""
     pipeline = builder(RECIPES[name].algorithm)(config)
-    with Run(folder, name, RECIPES[name].algorithm, config, resume=folder.exists()) as run:
+    with Run(folder, name, built_from=BuiltFrom(RECIPES[name].algorithm, config), resume=folder.exists()) as run:
         if kill is None:
             train(pipeline, run, checkpoint_every=48)
         else:

@@ -126,4 +126,4 @@ def test_without_a_run_there_is_no_checkpoint_to_tell_of(monkeypatch):
     ) as kept:
         train(pipeline)
     pipeline.close()
-    assert isinstance(kept.value.__cause__.__cause__, torch.OutOfMemoryError)
+    assert isinstance(kept.value.__cause__, torch.OutOfMemoryError)

@@ -153,7 +153,7 @@ def test_evaluate_options(capsys, evaluations):
 def test_recipes_and_help(capsys):
     assert run(["recipes"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["recipe", "algorithm", "environment", "what", "it", "is"]
+    assert table[0].split() == ["recipe", "algorithm", "environment", "description"]
     assert [line.split()[0] for line in table[1:]] == list(RECIPES)
     assert len(table) == 20
     for arguments in ([], ["--help"], ["-h"], ["train"], ["train", "--help"], ["recipes", "--help"], ["evaluate"]):
@@ -258,7 +258,7 @@ def test_interrupt_ends_with_one_line_and_exit_code_130(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlpipe.pipelines.session.train", interrupt)
+    monkeypatch.setattr("rlpipe.pipelines.session.run_loop", interrupt)
     assert run(["train", "ppo", *PPO, "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -212,7 +212,9 @@ def test_a_signal_is_followed_by_a_checkpoint_and_the_command_that_goes_on(tmp_p
         command.wait_for(lambda command=command: len(lines(command.metrics)) > 60)
         command.process.send_signal(number)
         assert command.end()[:2] == (code, ""), terminal.all()
-        said = rf"[\r\n]rlpipe: {word} at frame (\d+); what was written is in run; go on with: (rlpipe resume run)\r\n$"
+        said = (
+            rf"[\r\n]rlpipe: {word} at frame (\d+); what was written is in run; continue with: (rlpipe resume run)\r\n$"
+        )
         assert f"\nrlpipe: {word}: finishing the batch and writing a checkpoint" in terminal.all()
         frames, go_on = re.search(said, terminal.all()).groups()
         assert "/12.0k" in terminal.all()
@@ -242,7 +244,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
         assert command.end() == (
             code,
             "",
-            "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; once more stops at once\n"
+            "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; a second signal stops at once\n"
             "\nrlpipe: stopped at once\n",
         )
         assert time.monotonic() - sent < 5.0

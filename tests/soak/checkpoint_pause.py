@@ -16,6 +16,7 @@ import torch
 
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.algorithms.recipes import builder
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 
 TRANSITIONS = 1_000_000
@@ -30,7 +31,7 @@ def measure(algorithm: str, config: Any) -> tuple[list[float], list[float], int]
         with contextlib.closing(builder(algorithm)(config)) as pipeline:
             for batch in pipeline.collector:
                 pipeline.learn(batch)
-            with contextlib.closing(Run(folder, "", algorithm, config)) as run:
+            with contextlib.closing(Run(folder, "", built_from=BuiltFrom(algorithm, config))) as run:
                 for frames in range(TIMES):
                     started = time.perf_counter()
                     path = run.checkpoint(frames, pipeline.state)
@@ -39,7 +40,7 @@ def measure(algorithm: str, config: Any) -> tuple[list[float], list[float], int]
         for _ in range(TIMES):
             with (
                 contextlib.closing(builder(algorithm)(config)) as pipeline,
-                contextlib.closing(Run(folder, "", algorithm, config, resume=True)) as run,
+                contextlib.closing(Run(folder, "", built_from=BuiltFrom(algorithm, config), resume=True)) as run,
             ):
                 started = time.perf_counter()
                 run.restore(pipeline.state)

@@ -1,1 +1,1 @@
-"""Gymnasium's side of an environment: how it is stepped, checked and saved."""
+"""Gymnasium's side of environments: how they are stepped, checked and saved."""

@@ -1,6 +1,6 @@
-"""A single Atari game, as the `sync` and `async` backends step it and `rlpipe render` draws it.
+"""A single Atari game, which the `sync` and `async` backends step and `rlpipe render` draws.
 
-Not among `envs/`, because each worker process imports this module, and that package imports PyTorch.
+Worker processes import this module, so it must not import PyTorch.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from gymnasium.spaces import Box, Dict, Discrete
 from rlpipe.pipelines.envs.backends.pixel_observation import SIDE, STACKED
 
 FRAMESKIP = 4
-"""Emulated frames a step."""
+"""Emulated frames per step."""
 _MOST_LIVES = 256
 _EMULATED_FPS = 60
 
 
 def is_game(spec: EnvSpec) -> bool:
-    """Whether an id is one of the Arcade Learning Environment's own, such as `ALE/Pong-v5`."""
+    """Whether an environment is one of the Arcade Learning Environment, such as `ALE/Pong-v5`."""
     return spec.namespace == "ALE" and spec.entry_point == "ale_py.env:AtariEnv"
 
 
 def game_observations() -> Dict:
-    """Of a game: `observation`, uint8 `[4, 84, 84]`, and `lives`, those that are left; 0 in a game that has none.
+    """The observation space of a game: `observation`, uint8 `[4, 84, 84]`, and `lives`, those left; 0 without any.
 
-    Frames before an episode's start are 0.
+    Images before an episode's start are 0.
     """
     image = Box(low=0, high=255, shape=(STACKED, SIDE, SIDE), dtype=np.uint8)
     return Dict({"observation": image, "lives": Discrete(_MOST_LIVES)})
@@ -38,16 +38,16 @@ def game_observations() -> Dict:
 class AtariGame(gym.Env[Any, Any]):
     """One game, with the preprocessing of Mnih et al. 2015: what `AtariGames` does in C++, in Python.
 
-    Each step repeats its action for four frames. Its image is the brighter of the last two, pixel by pixel, in grey,
-    84 x 84; an observation is the last four images. Sticky actions, and a game's own limit, are those of its id.
+    Each step repeats its action for four emulated frames. Its image is the pixelwise maximum of the last two, in grey,
+    84 x 84; an observation is the last four images. Sticky actions and the time limit are those of the id.
 
     Args:
         spec: Gymnasium's entry, for which `is_game` holds.
-        max_episode_steps: truncate episodes here instead of at the id's own limit.
+        max_episode_steps: truncate episodes here instead of at the id's limit.
         render_mode: `rgb_array`, for `render`.
 
     Raises:
-        ModuleNotFoundError: there is no ALE.
+        ModuleNotFoundError: ALE is not installed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": _EMULATED_FPS // FRAMESKIP}
@@ -56,9 +56,9 @@ class AtariGame(gym.Env[Any, Any]):
         from ale_py import ALEInterface, LoggerMode  # noqa: PLC0415 - an extra
         from ale_py.env import AtariEnv  # noqa: PLC0415
 
-        # or each game would greet
+        # otherwise each game prints a greeting
         ALEInterface.setLoggerMode(LoggerMode.Error)
-        # all frames are seen here, and episodes cut here: the game counts frames, not steps
+        # frames are skipped and episodes cut here: the game counts frames, not steps
         own = {"frameskip": 1, "obs_type": "grayscale", "max_num_frames_per_episode": None}
         self._game: Any = AtariEnv(**{**spec.kwargs, **own, "render_mode": render_mode})
         self.spec, self.render_mode = spec, render_mode
@@ -75,19 +75,19 @@ class AtariGame(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._steps += 1
-        earned, seen = 0.0, deque[np.ndarray](maxlen=2)
+        total, seen = 0.0, deque[np.ndarray](maxlen=2)
         for _ in range(FRAMESKIP):
             frame, reward, terminated, _, info = self._game.step(action)
-            earned += float(reward)
+            total += float(reward)
             seen.append(frame)
             if terminated:
                 break
         truncated = self._limit is not None and self._steps >= self._limit
         observation, info = self._observe(np.max(seen, axis=0), info)
-        return observation, earned, terminated, truncated, info
+        return observation, total, terminated, truncated, info
 
     def render(self) -> Any:
-        """The game's own picture, in color."""
+        """The game's screen, in color."""
         return self._game.render()
 
     def _observe(self, frame: np.ndarray, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,7 +97,7 @@ class AtariGame(gym.Env[Any, Any]):
 
 
 class _Edges:
-    """Between which places of a line of so many pixels those of the smaller image lie."""
+    """Where the edges of the smaller image's pixels lie on a line of `pixels` pixels."""
 
     def __init__(self, pixels: int) -> None:
         places = np.linspace(0, pixels, SIDE + 1)
@@ -105,7 +105,7 @@ class _Edges:
         self._share, self._width = (places - self._before)[:, None], pixels / SIDE
 
     def mean(self, lines: np.ndarray) -> np.ndarray:
-        """The mean of `lines` `[pixels, N]` between each two, `[84, N]`."""
+        """The mean of `lines` `[pixels, N]` between neighbouring edges, `[84, N]`."""
         sums = np.vstack([np.zeros_like(lines[:1], np.float64), lines.cumsum(0, np.float64)])
         at = sums[self._before] + self._share * lines[self._before]
         return np.diff(at, axis=0) / self._width

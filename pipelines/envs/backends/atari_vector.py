@@ -1,4 +1,4 @@
-"""Atari games in C++, stepped together by the Arcade Learning Environment's own threads."""
+"""Atari games in C++, stepped together by the Arcade Learning Environment's threads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, game_observations
 from rlpipe.pipelines.envs.backends.pixel_observation import SIDE, STACKED
+from rlpipe.pipelines.envs.reset_seeds import distinct_seeds
 
 # it counts frames; episodes are cut here
 _NO_LIMIT = 2**30
@@ -22,22 +23,21 @@ class AtariGames(gym.vector.VectorEnv[Any, Any, Any]):
     """ALE's `AtariVectorEnv` as the v5 ids prescribe the games, with same-step autoreset and each game's lives.
 
     Observations are those of `AtariGame`: the preprocessing of Mnih et al. 2015. Rewards are the game's own, and an
-    episode is a whole game. As the ids have it (Machado et al. 2018), actions are sticky, with probability 0.25, and
-    no game begins with random no-ops or by pressing FIRE.
+    episode is a whole game. As the ids say (Machado et al. 2018), actions are sticky, with probability 0.25, and no
+    game begins with random no-ops or by pressing FIRE.
 
-    Steps are counted here, because ALE gives an episode that it truncates a last image mixed of two steps, and that
-    value is bootstrapped from. (A game that is over has such a last image as well, from before its end, whose value
-    nothing uses.)
+    Steps are counted here, because an episode that ALE truncates ends with an image mixed from two steps, and the value
+    of that image is bootstrapped from. (So does a game that is over, but nothing uses that value.)
 
-    As many threads step the games as PyTorch has; their number changes no result.
+    As many threads step the games as PyTorch uses; their number does not change results.
 
     Args:
         spec: Gymnasium's entry, for which `is_game` holds.
         num_envs: how many step together.
-        max_episode_steps: truncate episodes here instead of at the id's own limit.
+        max_episode_steps: truncate episodes here instead of at the id's limit.
 
     Raises:
-        ModuleNotFoundError: there is no ALE.
+        ModuleNotFoundError: ALE is not installed.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -74,19 +74,19 @@ class AtariGames(gym.vector.VectorEnv[Any, Any, Any]):
         if mask is not None:
             return self._restart(mask), {}
         self._steps[:] = 0
-        seeds = None if seed is None else _distinct(seed, self.num_envs)
+        seeds = None if seed is None else np.array(distinct_seeds(seed, self.num_envs, bits=31))
         return _entries(*self._games.reset(seed=seeds)), {}
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        image, reward, terminated, _, told = self._games.step(actions)
+        image, reward, terminated, _, game_info = self._games.step(actions)
         self._steps += 1
         truncated = self._steps >= self._limit
-        observation, done = _entries(image, told), terminated | truncated
+        observation, done = _entries(image, game_info), terminated | truncated
         info: dict[str, Any] = {}
         if done.any():
-            info = {"final_obs": self._last(observation, terminated, done, told), "_final_obs": done}
+            info = {"final_obs": self._last(observation, terminated, done, game_info), "_final_obs": done}
             self._steps[terminated] = 0
             if (cut := truncated & ~terminated).any():
                 observation = self._restart(cut)
@@ -102,22 +102,16 @@ class AtariGames(gym.vector.VectorEnv[Any, Any, Any]):
         return _entries(*self._games.reset(options={"reset_mask": mask}))
 
     def _last(
-        self, observation: dict[str, np.ndarray], terminated: np.ndarray, done: np.ndarray, told: dict[str, Any]
+        self, observation: dict[str, np.ndarray], terminated: np.ndarray, done: np.ndarray, game_info: dict[str, Any]
     ) -> np.ndarray:
-        """The last observations of the games of `done`, one by one; ALE has begun those that terminated anew."""
+        """The last observations of the games of `done`, one by one; ALE has reset those that terminated."""
         last = np.empty(self.num_envs, dtype=object)
         for index in np.flatnonzero(done):
             over = terminated[index]
-            image = told["final_obs"][index] if over else observation["observation"][index]
+            image = game_info["final_obs"][index] if over else observation["observation"][index]
             last[index] = {"observation": image, "lives": 0 if over else observation["lives"][index]}
         return last
 
 
-def _entries(image: np.ndarray, told: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {"observation": image, "lives": told["lives"].astype(np.int64)}
-
-
-def _distinct(seed: int, count: int) -> np.ndarray:
-    """Seeds from one, no two the same, as numbers of 31 bits, which ALE takes."""
-    words = np.random.SeedSequence(seed).generate_state(2 * count) >> 1
-    return np.array(list(dict.fromkeys(words.tolist()))[:count])
+def _entries(image: np.ndarray, game_info: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {"observation": image, "lives": game_info["lives"].astype(np.int64)}

@@ -14,9 +14,9 @@ from rlpipe.pipelines.checkpoints.state_checks import check_like
 class SameStepCartPole(CartPoleVectorEnv):
     """`CartPoleVectorEnv` that resets a finished environment in the step that finished it.
 
-    Gymnasium's own resets one step later, in a step that takes no action and whose transition must be thrown away. Here
+    Gymnasium's own resets one step later, in a step that takes no action and whose transition must be discarded. Here
     `step` returns the first observation of the next episode, and the true last one in `info["final_obs"]`, as
-    Gymnasium's sync and async vector environments do in their `SAME_STEP` mode. `reset` takes `reset_mask`.
+    Gymnasium's sync and async vector environments do in `SAME_STEP` mode. `reset` takes `reset_mask`.
     """
 
     metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -38,16 +38,16 @@ class SameStepCartPole(CartPoleVectorEnv):
         return observation, reward, terminated, truncated, info
 
     def _move(self, action: np.ndarray) -> None:
-        """The equations of motion, Florian 2007, in the order of Gymnasium's, whose results these are to the bit.
+        """The equations of motion, Florian 2007, in Gymnasium's order, with the same results to the bit.
 
-        Written out here because Gymnasium's `step` takes half its time to check the action and to reset.
+        Written out here because Gymnasium's `step` spends half its time on checking the action and on resets.
         """
         x, _, theta, theta_dot = self.state
         force = np.where(action == 1, self.force_mag, -self.force_mag)
         cos, sin = np.cos(theta), np.sin(theta)
         push = (force + self.polemass_length * np.square(theta_dot) * sin) / self.total_mass
         inertia = self.length * (4.0 / 3.0 - self.masspole * np.square(cos) / self.total_mass)
-        # `x` and `theta` move alike, so they move as one
+        # `x` and `theta` have the same integration, so they are one array
         acceleration, moved = np.empty((2, len(x))), np.empty(self.state.shape)
         theta_acc = np.divide(self.gravity * sin - cos * push, inertia, out=acceleration[1])
         np.subtract(push, self.polemass_length * theta_acc * cos / self.total_mass, out=acceleration[0])
@@ -66,7 +66,7 @@ class SameStepCartPole(CartPoleVectorEnv):
         return self._restart(mask), {}
 
     def get_state(self) -> dict[str, Any]:
-        """Where every environment is in its episode; the random stream is not in it."""
+        """The state of every environment in its episode, without the random generator."""
         return {"state": self.state.copy(), "steps": self.steps.copy()}
 
     def set_state(self, state: dict[str, Any]) -> None:

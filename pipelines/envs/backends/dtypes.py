@@ -1,6 +1,6 @@
-"""Types of numbers: those of an environment that PyTorch lacks, and what may become what without loss.
+"""Data types: PyTorch's substitutes for those that it lacks, and casts without loss.
 
-Not among `envs/`, because each worker process imports this module, and that package imports PyTorch.
+Worker processes import this module, so it must not import PyTorch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
-# PyTorch cannot compare, index or add these, or not on every device
+# PyTorch cannot compare, index or add the types on the left, or not on every device
 _READ_AS = {
     "bool": np.int8,
     "uint16": np.int32,
@@ -28,10 +28,10 @@ class FaultError(Exception):
 
 
 def readable(space: Space[Any]) -> Space[Any]:
-    """A space with types that PyTorch has whole, of the same numbers; the same one where it has them already.
+    """A space of the same numbers with a data type that PyTorch fully supports; the same space if it has one already.
 
-    Unsigned integers become wider signed ones, uint64 beyond 2^63 float64, float16 float32, bool int8; numbers of the
-    other byte order get this machine's.
+    Unsigned integers become wider signed ones, uint64 beyond 2^63 float64, float16 float32, bool int8; the byte order
+    becomes this machine's.
     """
     if isinstance(space, Dict):
         spaces = {key: readable(each) for key, each in space.items()}
@@ -45,10 +45,10 @@ def readable(space: Space[Any]) -> Space[Any]:
 
 
 def cast(key: str, array: np.ndarray, own: np.dtype, read: np.dtype) -> np.ndarray:
-    """An array that was returned for a space of type `own`, as the type `read` that it is read as.
+    """Cast an array that was returned for a space of type `own` to the type `read`.
 
     Raises:
-        FaultError: it is of another kind, or a number is out of the range of `own`; names the first.
+        FaultError: it is of another kind, or a number is out of the range of `own`; names the first one.
     """
     if array.dtype == own and own == read:
         return array

@@ -1,6 +1,6 @@
-"""A single environment whose faults are told in the step in which they happen, and whose arrays are what they say.
+"""Checks a single environment: faults raise in the step in which they happen, and arrays match the spaces.
 
-Not among `envs/`, because each worker process imports this module, and that package imports PyTorch.
+Worker processes import this module, so it must not import PyTorch.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _LENT = (
     "another user of the same environment, such as an evaluation, has reset it in the middle of the episode; make a "
     "new environment in each call of the function that is registered, or leave out --eval-every"
 )
-# who has reset an environment last, by the identity of the environment itself
+# the last `Checked` that reset an environment, by the id of the environment itself
 _users: weakref.WeakValueDictionary[int, Checked] = weakref.WeakValueDictionary()
 
 
 def make_checked(
     spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
 ) -> Checked:
-    """Make an environment, `Checked` in place of Gymnasium's checker, which warns, and only of the first step."""
+    """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step."""
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
     notice_mujoco()
     try:
@@ -56,31 +56,31 @@ def make_checked(
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
     """Refuses an observation, a reward or a flag of the wrong shape or type, in the step in which it happens.
 
-    What is taken becomes what the spaces say, where that loses nothing: lists, tensors and arrays of other types
-    become arrays of the space's, rewards floats, flags of 0 and 1 booleans. Types that PyTorch lacks become those that
-    hold the same numbers, see `readable`. The last observation of an episode is a copy, because environments use their
-    arrays again. Of the infos only an `is_success` at the end of an episode is kept, as a float.
+    Values are cast to what the spaces say if that loses nothing: lists, tensors and arrays of other types become arrays
+    of the space's type, rewards floats, flags of 0 and 1 booleans. Types that PyTorch lacks are replaced, see
+    `readable`. The last observation of an episode is a copy, because environments reuse their arrays. Of the infos only
+    an `is_success` at the end of an episode is kept, as a float.
 
-    Whether numbers are finite is asked of all environments at once, by `VectorEnv`.
+    `VectorEnv` checks for all environments at once whether numbers are finite.
 
     Args:
         env: to check.
-        who: how messages call it; without, they leave that and the step to the worker process that it runs in.
+        who: its name in messages; without it, the worker process that it runs in adds a name and the step.
 
     Raises:
-        TrainingError: from `reset` and `step`; also for whatever the environment itself raises.
+        TrainingError: from `reset` and `step`; also for any exception of the environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], who: str | None = None) -> None:
         super().__init__(env)
         self._who, self._steps, self._is_lent = who, 0, False
-        # a worker process that leaves is told of by its parent
+        # if a worker process exits, its parent reports that
         self._errors: tuple[type[BaseException], ...] = (Exception,) if who is None else (Exception, SystemExit)
         own = env.observation_space
         self.observation_space = space = readable(own)
         self._is_dict = isinstance(own, Dict)
         self._spaces = _pairs(own, space)
-        # an array of this form needs no closer look
+        # an array of this form needs no further check
         self._form = (space.shape, space.dtype)
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -92,22 +92,22 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result = self.env.reset(**options)
         except self._errors as error:
-            raise self._told("reset", _in_words(error, "reset")) from error
+            raise self._error("reset", _in_words(error, "reset")) from error
         try:
             _check_count(result, "reset")
             return self._read(result[0]), {}
         except FaultError as fault:
-            raise self._told("reset", str(fault)) from None
+            raise self._error("reset", str(fault)) from None
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """See Gymnasium."""
         self._steps += 1
         if self._is_lent:
-            raise self._told("step", _LENT)
+            raise self._error("step", _LENT)
         try:
             result = self.env.step(action)
         except self._errors as error:
-            raise self._told("step", _in_words(error, "step")) from error
+            raise self._error("step", _in_words(error, "step")) from error
         try:
             _check_count(result, "step")
             observation, reward, terminated, truncated, info = result
@@ -118,13 +118,13 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             if type(terminated) not in _FLAGS or type(truncated) not in _FLAGS:
                 terminated, truncated = _flag("terminated", terminated), _flag("truncated", truncated)
         except FaultError as fault:
-            raise self._told("step", str(fault)) from None
+            raise self._error("step", str(fault)) from None
         if not (terminated or truncated):
             return observation, reward, terminated, truncated, {}
         return _copied(observation), reward, terminated, truncated, _ending(info)
 
     def close(self) -> None:
-        """Close the environment; a failure is a notice only, because what was done with it is done."""
+        """Close the environment; a failure is only shown as a notice, because the results are complete."""
         try:
             self.env.close()
         except (Exception, SystemExit) as error:
@@ -132,7 +132,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             name = "an environment" if spec is None else spec.id
             notice(f"rlpipe: {name} could not be closed: {' '.join(_in_words(error, 'close').split())}")
 
-    def _told(self, when: str, what: str) -> TrainingError:
+    def _error(self, when: str, what: str) -> TrainingError:
         if self._who is None:
             return TrainingError(what)
         step = f"step {self._steps}" if when == "step" else f"its reset after step {self._steps}"
@@ -150,14 +150,14 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _pairs(own: Space[Any], read: Space[Any]) -> dict[str, tuple[Space[Any], Space[Any]]]:
-    """The spaces of the entries of an observation, as the environment has them and as they are read."""
+    """The spaces of an observation's entries, as the environment has them and as they are read."""
     if isinstance(own, Dict) and isinstance(read, Dict):
         return {key: (space, read[key]) for key, space in own.items()}
     return {"observation": (own, read)}
 
 
 def _entry(key: str, value: Any, own: Space[Any], read: Space[Any]) -> Any:
-    # a space without, such as Tuple, is refused by its name when the environment is made
+    # other spaces, such as Tuple, are refused when the environment is made
     if own.shape is None or own.dtype is None or read.dtype is None:
         return value
     array = _as_array(key, value)
@@ -177,7 +177,7 @@ def _copied(observation: Any) -> Any:
 
 
 def _ending(info: dict[str, Any]) -> dict[str, float]:
-    """What is kept of the info of an episode's last step, in which Gymnasium would not take everything together."""
+    """The part of the info of an episode's last step that is kept; Gymnasium cannot merge every info."""
     try:
         return {"is_success": _number(info["is_success"])} if "is_success" in info else {}
     except FaultError:
@@ -203,7 +203,7 @@ def _flag(key: str, flag: Any) -> bool:
 
 def _as_array(key: str, value: Any) -> np.ndarray:
     try:
-        # a tensor that has a gradient, or is on a GPU, does not become an array by itself
+        # NumPy does not convert a tensor that requires a gradient or is on a GPU
         return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise FaultError(f"key {key!r} cannot be an array: {error}") from error
@@ -228,12 +228,12 @@ def _type_name(value: Any) -> str:
 
 
 def _in_words(error: BaseException, what: str) -> str:
-    """An exception's type and message; and where it came from, if it has no message."""
+    """An exception's type and message; and the line that raised it, if it has no message."""
     words = f"{type(error).__name__}: {error}"
     if not str(error):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         words = f"{type(error).__name__} without a message, in line {frame.lineno} of {Path(frame.filename).name}"
-    # one of Gymnasium's own wrappers took the result apart
+    # raised by a Gymnasium wrapper that unpacks the result
     if isinstance(error, ValueError) and "values to unpack" in str(error):
         words += f"; {what} is expected to return {_expected(what)}"
     return words

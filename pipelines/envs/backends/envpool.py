@@ -14,8 +14,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.reset_seeds import distinct_seeds
 
-# EnvPool has many more, and some of Gymnasium's ids with other ways; these were compared step by step
+# EnvPool has many more, and some that differ from Gymnasium's of the same id; these were compared step by step
 _CLASSIC = ("Acrobot-v1", "CartPole-v0", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 _TABULAR = ("CliffWalking-v1", "FrozenLake-v1", "FrozenLake8x8-v1")
 _BOX2D = ("BipedalWalker-v3", "BipedalWalkerHardcore-v3", "LunarLander-v3", "LunarLanderContinuous-v3")
@@ -25,28 +26,28 @@ _MUJOCO_V4 = tuple(f"{name}-v4" for name in (*_PENDULUMS, *_MOVERS))
 _MUJOCO_V5 = tuple(f"{name}-v5" for name in (*_PENDULUMS, *_MOVERS, "Humanoid", "HumanoidStandup", "Pusher"))
 EQUAL_TO_GYMNASIUM = frozenset({*_CLASSIC, *_TABULAR, *_BOX2D, *_MUJOCO_V4, *_MUJOCO_V5})
 _ENVS_A_THREAD = 4
-# beyond any episode, and so that one more still is an int32
+# longer than any episode, and one more is still an int32
 _NO_LIMIT = 2**30
 
 
 class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
-    """EnvPool's environments as Gymnasium's vector environments are, with same-step autoreset.
+    """EnvPool's environments as a Gymnasium vector environment, with same-step autoreset.
 
     EnvPool itself resets one step later, in a step that takes no action, and calls an episode that terminates in its
-    last allowed step truncated alone. Here `step` returns the first observation of the next episode, and the true last
+    last allowed step only truncated. Here `step` returns the first observation of the next episode, and the true last
     one in `info["final_obs"]`; steps are counted here, so that an episode can be both. `reset` takes `reset_mask`.
-    Spaces and data types are Gymnasium's, rewards float64; EnvPool's own infos are left out.
+    Spaces and data types are Gymnasium's, rewards float64; EnvPool's infos are left out.
 
-    EnvPool takes seeds only when it is made: a `reset` with a seed makes it anew, the first one without draws a seed
-    from the operating system.
+    EnvPool takes seeds only in its constructor: a `reset` with a seed makes a new pool, and the first reset without one
+    takes a seed from the operating system.
 
     Args:
-        spec: Gymnasium's entry of an environment among `EQUAL_TO_GYMNASIUM`.
+        spec: of an environment among `EQUAL_TO_GYMNASIUM`.
         num_envs: how many step together.
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
 
     Raises:
-        ConfigError: EnvPool is missing, or has no environment that is known to equal this one.
+        ConfigError: EnvPool is not installed, or has no environment that is known to equal this one.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -77,7 +78,7 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._observation = self._as_gymnasium(self._pool.reset()[0])
         else:
             self._observation = self._restart(mask)
-        # what is kept is never given away, because the caller may write into what it gets
+        # a copy, because the caller may write into it
         return self._observation.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -99,19 +100,17 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._pool = None
 
     def _make_pool(self, seed: int | list[int] | None) -> None:
-        if not isinstance(seed, list):
-            # among so many words of 32 bits, some are the same
-            seed = list(dict.fromkeys(np.random.SeedSequence(seed).generate_state(2 * self.num_envs)))[: self.num_envs]
+        seeds = seed if isinstance(seed, list) else distinct_seeds(seed, self.num_envs)
         self._pool = self._envpool.make_gymnasium(
             self._id,
             num_envs=self.num_envs,
             num_threads=_count_threads(self.num_envs),
-            # it wants them as int32
-            seed=[int(word) % 2**32 - 2**31 for word in seed],
+            # EnvPool takes int32
+            seed=[each % 2**32 - 2**31 for each in seeds],
             max_episode_steps=_NO_LIMIT,
         )
         with warnings.catch_warnings():
-            # made and kept on first use, with warnings that the bounds lose precision
+            # made on first use, with warnings that the bounds lose precision
             warnings.simplefilter("ignore")
             self._pool.observation_space  # noqa: B018
 
@@ -129,7 +128,7 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
 
 def _count_threads(num_envs: int) -> int:
-    # their number changes no result; for fewer environments, waking a thread takes longer than it saves
+    # does not change results; with fewer environments per thread, waking threads costs more than it saves
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, num_envs // _ENVS_A_THREAD))
 

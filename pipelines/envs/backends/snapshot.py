@@ -1,4 +1,4 @@
-"""The exact state of a Gymnasium vector environment, in the middle of its episodes, where it can be had."""
+"""The exact state of a Gymnasium vector environment in the middle of its episodes, if it offers one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WITH_STATE = (TimeLimit, PixelObservation)
 
 
 def can_capture(envs: VectorEnv) -> bool:
-    """Whether `capture` and `restore` know a vector environment's whole state.
+    """Whether `capture` and `restore` cover a vector environment's whole state.
 
-    So it is if the vector environment, or each environment in it (not in a process of its own), has `get_state()` and
-    `set_state(state)`, where a state consists of dicts, lists, numbers, text and arrays; the random stream `np_random`
-    need not be in it. Of wrappers, those that `gymnasium.make` adds are known.
+    They do if the vector environment, or each environment in it (in this process), has `get_state()` and
+    `set_state(state)`, where a state consists of dicts, lists, numbers, text and arrays; it need not hold the generator
+    `np_random`. Wrappers may be those that `gymnasium.make` adds.
     """
     if _offers_state(envs):
         return True
@@ -31,7 +31,7 @@ def can_capture(envs: VectorEnv) -> bool:
 
 
 def capture(envs: VectorEnv) -> dict[str, Any]:
-    """The state of a vector environment for which `can_capture` holds; it must have been reset once."""
+    """The state of a vector environment for which `can_capture` holds, and which has been reset."""
     if _offers_state(envs):
         return {"state": envs.get_state(), "random": _random_state(envs)}  # type: ignore[attr-defined]
     return {"each": [_capture_one(env) for env in envs.envs]}  # type: ignore[attr-defined]
@@ -48,12 +48,12 @@ def restore(envs: VectorEnv, state: dict[str, Any]) -> None:
 
 
 def _offers_state(env: Any) -> bool:
-    # defined by its class: a wrapper would pass the question on
+    # looked up on its class, because a wrapper forwards attributes
     return all(callable(getattr(type(env), name, None)) for name in ("get_state", "set_state"))
 
 
 def _layers(env: gym.Env[Any, Any]) -> tuple[list[gym.Env[Any, Any]], gym.Env[Any, Any]]:
-    """The wrappers from the outside in, and what they are around."""
+    """The wrappers, outermost first, and the environment inside."""
     wrappers: list[gym.Env[Any, Any]] = []
     while isinstance(env, gym.Wrapper):
         wrappers.append(env)
@@ -73,7 +73,7 @@ def _capture_one(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "state": base.get_state(),  # type: ignore[attr-defined]
         "random": _random_state(base),
         "elapsed": elapsed,
-        "pictures": [each.pictures for each in wrappers if isinstance(each, PixelObservation)],
+        "pictures": [each.images for each in wrappers if isinstance(each, PixelObservation)],
     }
 
 
@@ -84,8 +84,8 @@ def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         limit._elapsed_steps = elapsed
     observers = [each for each in wrappers if isinstance(each, PixelObservation)]
     for observer, pictures in zip(observers, state["pictures"], strict=True):
-        check_like(observer.pictures, pictures, "pictures")
-        observer.pictures = pictures
+        check_like(observer.images, pictures, "pictures")
+        observer.images = pictures
     base.set_state(state["state"])  # type: ignore[attr-defined]
     _set_random_state(base, state["random"])
 

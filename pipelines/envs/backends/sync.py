@@ -1,4 +1,4 @@
-"""Environments stepped one after the other in this process."""
+"""The `sync` backend: environments stepped one after the other in this process."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Observation = Any
 class SyncEnvs(SyncVectorEnv):
     """Gymnasium's `SyncVectorEnv` with same-step autoreset, for environments that are `Checked`.
 
-    Each observation is copied as soon as it is there: environments use an array again, and may share it with others.
-    Of the infos there are only `final_obs` and `final_info`, of the episodes that ended.
+    Each observation is copied at once, because environments reuse arrays, and may share them. The infos hold only
+    `final_obs` and `final_info` of the episodes that ended.
 
     Args:
-        env_fns: make one environment each.
-        spec: Gymnasium's entry of their id, which messages name.
+        env_fns: functions that make one environment each.
+        spec: Gymnasium's spec of their id, for messages.
 
     Raises:
-        ConfigError: two of them are one and the same environment.
+        ConfigError: two of them return the same environment.
     """
 
     def __init__(self, env_fns: Sequence[Callable[[], Env]], spec: EnvSpec | None = None) -> None:
@@ -56,7 +56,7 @@ class SyncEnvs(SyncVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """See Gymnasium; `options["reset_mask"]`, `[num_envs]` bool, leaves the others as they are."""
+        """See Gymnasium; `options["reset_mask"]`, `[num_envs]` bool, selects the environments to reset."""
         given = dict(options or {})
         mask = given.pop("reset_mask", np.ones(self.num_envs, np.bool_))
         if seed is None or isinstance(seed, int):
@@ -98,9 +98,9 @@ class SyncEnvs(SyncVectorEnv):
 
 
 def copy_observations(envs: gym.vector.VectorEnv) -> None:
-    """Have the environments of Gymnasium's own `SyncVectorEnv`, which may be wrapped, give copies of observations.
+    """Make the environments of Gymnasium's own `SyncVectorEnv`, which may be wrapped, return copies of observations.
 
-    It collects them as they are until the last environment has stepped, and hands the last ones of episodes on so.
+    It keeps references until the last environment has stepped, and returns episodes' last observations uncopied.
     """
     stock = envs.unwrapped
     if isinstance(stock, SyncVectorEnv) and not isinstance(stock, SyncEnvs):
@@ -108,7 +108,7 @@ def copy_observations(envs: gym.vector.VectorEnv) -> None:
 
 
 class Copied(gym.Wrapper[Any, Any, Any, Any]):
-    """Gives copies of observations, because environments use an array again, and may share it with others."""
+    """Returns copies of observations, because environments reuse arrays, and may share them."""
 
     def reset(self, **options: Any) -> tuple[Observation, dict[str, Any]]:
         """See Gymnasium."""

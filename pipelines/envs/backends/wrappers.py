@@ -1,6 +1,6 @@
-"""Wrappers of environments that learn while they are stepped, and so are refused.
+"""Refuses wrappers that learn while an environment is stepped.
 
-Not among `envs/`, because each worker process imports this module, and that package imports PyTorch.
+Worker processes import this module, so it must not import PyTorch.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import gymnasium as gym
 from rlpipe.errors import ConfigError
 
 _STATISTICS = "RunningMeanStd"
-"""The class that keeps them, in Gymnasium and wherever its wrappers were copied to."""
+"""The class that keeps them, in Gymnasium and in copies of its wrappers."""
 
 
 def check_wrappers(env: gym.Env[Any, Any] | gym.vector.VectorEnv, env_id: object) -> None:
-    """Refuse an environment that is normalised by statistics of its own.
+    """Refuse an environment that is normalised by running statistics.
 
-    Each copy would have others, an evaluation would begin with none, and returns would be those of normalised rewards.
-    Statistics that are held still (`update_running_mean` is False) are a fixed scale, and are taken.
+    Each copy would have different ones, an evaluation would begin without any, and returns would be of normalised
+    rewards. Statistics that do not change (`update_running_mean` is False) are accepted.
 
     Args:
-        env: with all its wrappers; of a vector environment, those of its environments too.
-        env_id: how messages call it.
+        env: with all its wrappers; of a vector environment, also those of its environments.
+        env_id: its name in messages.
 
     Raises:
-        ConfigError: a wrapper learns; says what to use instead.
+        ConfigError: a wrapper learns; the message says what to use instead.
     """
     layer: Any = env
     while isinstance(layer, (gym.Wrapper, gym.vector.VectorWrapper)):

@@ -1,4 +1,4 @@
-"""A family of CartPoles: the pole's length and mass are drawn anew for each episode, and shown to the agent or not.
+"""A family of CartPoles: the pole's length and mass are drawn for each episode, and shown to the agent or not.
 
 An instance is a pair of half-length and mass, on a 5 x 5 grid spaced evenly in logarithms. The grid is a checkerboard:
 its 13 squares of one colour, the corners among them, are for training and the 12 others are held out, so each held-out
@@ -17,14 +17,14 @@ from gymnasium.vector.utils import batch_space
 from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
 
 # From a short and quick pole to a long and slow one. A linear-quadratic regulator made for an instance balances it for
-# 500 steps, and one made for another instance often does not. That proves no need to show the agent its instance: one
-# linear controller, found by a search over the whole grid, balances them all.
+# 500 steps, and one made for another instance often does not. Still, an agent need not see its instance: one linear
+# controller, found by a search over the whole grid, balances them all.
 HALF_LENGTHS = np.geomspace(0.05, 1.6, 5)
 MASSES = np.geomspace(0.05, 2.0, 5)
 
 
 class InstanceCartPole(CartPoleEnv):
-    """CartPole with a pole drawn anew at each reset.
+    """CartPole with a new pole at each reset.
 
     The observation is float32 `[6]`: CartPole's four, then the pole's half-length and mass as places on their
     logarithmic scales, from -1 (least) to 1 (greatest).
@@ -58,9 +58,9 @@ class InstanceCartPole(CartPoleEnv):
 
 
 class InstanceCartPoleVector(SameStepCartPole):
-    """`num_envs` of `InstanceCartPole` in one, each with a pole of its own, with same-step autoreset.
+    """`num_envs` of `InstanceCartPole` in one, each with its own pole, with same-step autoreset.
 
-    Observations are float32 `[num_envs, 6]`. It does not render, because CartPole's drawing knows one length only.
+    Observations are float32 `[num_envs, 6]`. It does not render, because CartPole draws one length only.
 
     Args:
         num_envs: how many step together.
@@ -137,13 +137,13 @@ def _squares(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _widen(space: Any, blind: bool) -> Box:
-    # narrower for the blind: by their spaces the two can be told apart, where a policy would fit both
+    # narrower for the blind, so that the spaces differ, although a policy fits both
     edge = np.full(2, 0.5 if blind else 1.0, dtype=np.float32)
     return Box(np.concatenate([space.low, -edge]), np.concatenate([space.high, edge]))
 
 
 def _fit_pole(env: Any, length: Any, mass: Any) -> None:
-    """Put a pole on CartPole, or one a row: numbers, or arrays `[num_envs]`. All that its equations take of it."""
+    """Set everything that CartPole's equations read of its pole; lengths and masses may be arrays `[num_envs]`."""
     env.length, env.masspole = length, mass
     env.total_mass = mass + env.masscart
     env.polemass_length = mass * length

@@ -34,11 +34,11 @@ _FLOOR, _START_TINT, _GOAL_TINT, _AGENT = (255, 255, 255), (253, 232, 190), (150
 
 
 class ForbiddenActionError(RlpipeError, ValueError):
-    """A move into a wall, or an action that is none of the four."""
+    """A move into a wall, or an action that is not one of the four."""
 
 
 class _OpenMoves(Discrete):
-    """Discrete(4) that draws among the moves open just now, so that a random agent never asks for a forbidden one."""
+    """Discrete(4) that samples among the moves open now, so that a random agent never takes a forbidden one."""
 
     def __init__(self) -> None:
         super().__init__(len(NAMES))
@@ -112,7 +112,7 @@ class Maze(gym.Env[dict[str, Any], np.int64]):
         return {"observation": cell, "action_mask": _mask(cell)}
 
     def render(self) -> Any:
-        """Draw the maze in the render mode it was made with; without one, nothing."""
+        """Draw the maze in its render mode, if it has one."""
         if self.render_mode == "rgb_array":
             return _draw_image(self._cell)
         return _draw_text(self._cell) if self.render_mode == "ansi" else None
@@ -130,7 +130,7 @@ def _refusal(action: Any, cell: int) -> str:
 
 
 def _has_passage(cell: int, move: int) -> bool:
-    """Whether no wall is there; asked of right and down only, as every passage is open in one of these directions."""
+    """Whether there is no wall; for right and down only, because every passage is open in one of these directions."""
     return move in OPEN_MOVES.get(cell, ())
 
 

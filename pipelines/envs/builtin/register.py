@@ -1,4 +1,4 @@
-"""The environments that rlpipe brings, under their Gymnasium ids."""
+"""Registers rlpipe's environments with Gymnasium."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FAMILY = {
 
 
 def register() -> None:
-    """Make the ids of rlpipe known to Gymnasium; a second call changes nothing.
+    """Register rlpipe's ids with Gymnasium; a second call changes nothing.
 
     Entry points are strings, so that an environment's module loads when one is first made.
     """

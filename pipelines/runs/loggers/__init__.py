@@ -1,1 +1,1 @@
-"""Where a run's metrics go beside its own files."""
+"""Loggers: where a run's metrics go besides its own files."""

@@ -1,4 +1,4 @@
-"""What a logger is told of a run."""
+"""What loggers have in common."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = "rlpipe"
-"""The W&B project and the MLflow experiment, unless the environment names another."""
+"""The W&B project and the MLflow experiment, unless an environment variable names another."""
 SECONDS = 30
+"""How long to wait for a server."""
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What a logger is told of a run when it begins.
+    """A run, as described to a logger.
 
     Args:
         folder: of the run.
         recipe: its name.
         config: the Config's fields.
-        resumed_at: frames at which a run goes on.
-        id: under which the logger knows a run that goes on.
+        resumed_at: frames of a run that is resumed.
+        id: by which the logger knows a run that is resumed.
     """
 
     folder: Path
@@ -32,11 +33,11 @@ class Logged:
 
     @property
     def name(self) -> str:
-        """What it is called in a list."""
+        """Its name in a list of runs."""
         return f"{self.recipe}/{self.folder.resolve().name}"
 
     def hyperparameters(self) -> dict[str, bool | float | str]:
-        """The recipe and the Config's fields; several numbers, and none, as they are typed."""
+        """The recipe and the Config's fields; several numbers, and `None`, as on the command line."""
         return {"recipe": self.recipe, **{name: plain(value) for name, value in self.config.items()}}
 
 

@@ -1,4 +1,4 @@
-"""Where a run's metrics go beside its journals: TensorBoard, Weights & Biases, MLflow."""
+"""The loggers of a run: TensorBoard, Weights & Biases, MLflow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Literal, Protocol, get_args
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
 from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.base import Logged
-from rlpipe.pipelines.runs.loggers.mlflow import MLflowBoard
-from rlpipe.pipelines.runs.loggers.tensorboard import Board
-from rlpipe.pipelines.runs.loggers.wandb import WandbBoard
+from rlpipe.pipelines.runs.loggers.mlflow import MLflowLog
+from rlpipe.pipelines.runs.loggers.tensorboard import TensorBoardLog
+from rlpipe.pipelines.runs.loggers.wandb import WandbLog
 from rlpipe.spelling import did_you_mean
 
 Kind = Literal["tensorboard", "wandb", "mlflow"]
@@ -38,10 +39,10 @@ class Logger(Protocol):
 
 
 def check_loggers(kinds: Iterable[str]) -> tuple[Kind, ...]:
-    """The loggers of these names, each once; the name `none` by itself is no logger.
+    """The loggers of these names, each once; the name `none` alone stands for no logger.
 
     Raises:
-        ConfigError: there is none of a name, or it is not installed, or needs a login.
+        ConfigError: there is no logger of a name, or it is not installed, or needs a login.
     """
     found = check_names(kinds)
     for kind in found:
@@ -53,48 +54,48 @@ def check_loggers(kinds: Iterable[str]) -> tuple[Kind, ...]:
 
 
 def check_names(kinds: Iterable[str]) -> tuple[Kind, ...]:
-    """As `check_loggers`, whether or not they can be used here."""
+    """As `check_loggers`, even if they are not installed here."""
     names = [kind.lower() if kind.lower() == "none" else kind for kind in kinds]
     for name in names:
         if name not in (*KINDS, "none"):
             raise ConfigError(f"logger is {name!r}; {did_you_mean(name, [*KINDS, 'none'])}")
     if "none" in names and set(names) != {"none"}:
-        raise ConfigError(f"logger is {' '.join(names)}; none stands for no logger at all, leave it or the others out")
+        raise ConfigError(f"logger is {' '.join(names)}; none means no logger, so leave out either it or the others")
     return tuple(kind for kind in KINDS if kind in names)
 
 
 def check_option(names: Sequence[str]) -> tuple[Kind, ...]:
-    """As `check_names`, for what stands behind `--logger`."""
+    """As `check_names`, for the values of `--logger`."""
     if not names:
         raise ConfigError(f"--logger is empty; expected some of {', '.join(KINDS)}, or none")
     return check_names(names)
 
 
 class Loggers:
-    """The loggers of a run, opened all or none.
+    """The loggers of a run; if one fails to open, none is left open.
 
-    Under which id W&B and MLflow know the run is kept in `loggers.json`, for when it goes on.
+    The ids by which W&B and MLflow know the run are kept in `loggers.json`, to resume it.
 
     Args:
         kinds: which.
-        told: what they are told of the run.
+        logged: the run.
 
     Raises:
         ConfigError: one cannot be opened.
         TrainingError: nothing can be written into the run folder.
     """
 
-    def __init__(self, kinds: Iterable[Kind], told: Logged) -> None:
+    def __init__(self, kinds: Iterable[Kind], logged: Logged) -> None:
         from rlpipe.pipelines.seeding import GlobalRandom  # noqa: PLC0415 - imports torch
 
         self._opened: dict[Kind, Logger] = {}
-        ids = {} if told.resumed_at is None else _read_ids(told.folder)
-        # the choice of a logger must not change what is computed
+        ids = {} if logged.resumed_at is None else _read_ids(logged.folder)
+        # the choice of loggers must not change the results
         random = GlobalRandom()
         kept, before = random.state_dict(), dict(ids)
         try:
             for kind in kinds:
-                self._opened[kind] = self._open(kind, replace(told, id=ids.get(kind)))
+                self._opened[kind] = self._open(kind, replace(logged, id=ids.get(kind)))
                 ids.update({kind: opened} if (opened := getattr(self._opened[kind], "id", None)) else {})
         except BaseException:
             self.close(finished=False)
@@ -102,30 +103,30 @@ class Loggers:
         finally:
             random.load_state_dict(kept)
         if ids != before:
-            replace_synced(told.folder / layout.LOGGERS, json.dumps(ids) + "\n")
+            replace_synced(logged.folder / layout.LOGGERS, json.dumps(ids) + "\n")
 
-    def _open(self, kind: Kind, told: Logged) -> Logger:
+    def _open(self, kind: Kind, logged: Logged) -> Logger:
         try:
             if kind == "tensorboard":
-                return Board(told.folder, told.hyperparameters(), told.resumed_at)
-            return WandbBoard(told) if kind == "wandb" else MLflowBoard(told)
+                return TensorBoardLog(logged.folder, logged.hyperparameters(), logged.resumed_at)
+            return WandbLog(logged) if kind == "wandb" else MLflowLog(logged)
         except OSError as error:
             if kind == "tensorboard":
-                raise TrainingError(f"{told.folder / kind} cannot be written: {error.strerror}") from error
+                raise TrainingError(f"{logged.folder / kind} cannot be written: {error.strerror}") from error
             raise _unopened(kind, error) from error
         except Exception as error:
             raise _unopened(kind, error) from error
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:
-        """Tell each; one that fails is warned of and dropped, because the journals have everything."""
+        """Log with each; one that fails is dropped with a warning, because the journals have everything."""
         for kind, logger in list(self._opened.items()):
             try:
                 logger.log(scalars, frames)
             except Exception as error:
                 del self._opened[kind]
                 _LOG.warning(
-                    "rlpipe: logger %s failed at frame %d: %s; the run goes on without it, and metrics.jsonl has all "
-                    "of it",
+                    "rlpipe: logger %s failed at frame %d: %s; the run continues without it, and metrics.jsonl "
+                    "has everything",
                     kind,
                     frames,
                     first_line(error),
@@ -133,13 +134,13 @@ class Loggers:
                 _close(logger, finished=False)
 
     def close(self, *, finished: bool) -> None:
-        """Close each that can be closed; `finished` says that the run came to its end."""
+        """Close each, whatever fails; `finished` says that the run came to its end."""
         for logger in self._opened.values():
             _close(logger, finished=finished)
 
 
 def batch_scalars(scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> dict[str, float]:
-    """A line of metrics under the names that loggers group by: `loss/`, `time/` and `train/`."""
+    """A line of metrics under the groups of loggers: `loss/`, `time/` and `train/`."""
     named = {_group(key): value for key, value in scalars.items()}
     if returns:
         named["train/return"] = sum(returns) / len(returns)
@@ -147,10 +148,19 @@ def batch_scalars(scalars: Mapping[str, float], returns: list[float], lengths: l
     return named
 
 
+def evaluation_scalars(evaluation: Evaluation, *, final: bool) -> dict[str, float]:
+    """The means of an evaluation under the group `eval/`."""
+    kind = "eval/final_" if final else "eval/"
+    length = sum(evaluation.lengths) / len(evaluation.lengths)
+    scalars = {f"{kind}return": evaluation.mean, f"{kind}length": length}
+    rate = evaluation.success_rate
+    return scalars if rate is None else {**scalars, f"{kind}success_rate": rate}
+
+
 _ADVICE: dict[str, str] = {
-    "tensorboard": "--logger none does without",
+    "tensorboard": "use --logger none to do without",
     "wandb": "WANDB_MODE=offline needs no network, --logger tensorboard no account",
-    "mlflow": "MLFLOW_TRACKING_URI says where it writes, --logger tensorboard does without",
+    "mlflow": "MLFLOW_TRACKING_URI says where it writes, --logger tensorboard needs no server",
 }
 
 
@@ -170,7 +180,7 @@ def _close(logger: Logger, *, finished: bool) -> None:
 
 
 def _read_ids(folder: Path) -> dict[str, str]:
-    """The ids that a run is known by; none if there are none, or what is there is nothing of rlpipe's."""
+    """The ids of a run; empty if there are none, or the file is damaged."""
     try:
         ids = json.loads(read_plain(folder / layout.LOGGERS, _LARGEST))
         return {kind: ids[kind] for kind in KINDS if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", ids.get(kind, ""))}
@@ -179,7 +189,7 @@ def _read_ids(folder: Path) -> dict[str, str]:
 
 
 def _check_login() -> None:
-    """Refuse to begin where W&B would ask for a key, or fail for want of one."""
+    """Refuse to start if W&B has no key and would ask for one, or fail."""
     import wandb  # noqa: PLC0415
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from rlpipe.pipelines.runs.loggers.base import PROJECT, SECONDS, Logged
 
 
-class MLflowBoard:
+class MLflowLog:
     """MLflow, through TorchRL's logger, where `MLFLOW_TRACKING_URI` says."""
 
     def __init__(self, logged: Logged) -> None:
-        # a server that is away is no reason to wait for minutes
+        # do not wait for minutes for a server that does not answer
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SECONDS))
         import mlflow  # noqa: PLC0415 - slow to import, and an extra
@@ -24,7 +24,7 @@ class MLflowBoard:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         with _run_id_kept():
             if logged.id is not None:
-                # what MLflow goes on with, once
+                # the run that MLflow resumes, once
                 os.environ["MLFLOW_RUN_ID"] = logged.id
             self._logger = MLFlowLogger(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), _tracking_uri())
         self._mlflow, self.id = mlflow, str(self._logger.experiment.info.run_id)
@@ -33,13 +33,13 @@ class MLflowBoard:
                 mlflow.set_tag("mlflow.runName", logged.name)
                 mlflow.log_params(logged.hyperparameters())
         except BaseException:
-            # else the next run of this process would find it still open
+            # else it would still be open in the next run of this process
             with contextlib.suppress(Exception), _run_id_kept():
                 mlflow.end_run("FAILED")
             raise
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:
-        """Send scalars, and wait until they are there."""
+        """Send scalars, and wait until they have arrived."""
         self._logger.log_metrics(dict(scalars), step=frames)
 
     def close(self, *, finished: bool) -> None:
@@ -50,7 +50,7 @@ class MLflowBoard:
 
 @contextlib.contextmanager
 def _run_id_kept() -> Iterator[None]:
-    """Leave the user's MLFLOW_RUN_ID as it was; MLflow itself forgets it with any run that it ends."""
+    """Restore the user's MLFLOW_RUN_ID, which MLflow deletes whenever it ends a run."""
     before = os.environ.get("MLFLOW_RUN_ID")
     try:
         yield

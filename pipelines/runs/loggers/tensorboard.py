@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-class Board:
+class TensorBoardLog:
     """Writes scalars into `tensorboard/` of a run folder, through TorchRL's logger.
 
-    The hyperparameters are those of TensorBoard's HParams page. Only a session's start and end are written, and no
-    list of hyperparameters and metrics: TensorBoard takes one run's list for that of all, and else makes one of all.
+    The hyperparameters are those of TensorBoard's HParams page. Only a session's start and end are written, and no list
+    of hyperparameters and metrics: TensorBoard would use one run's list for all runs.
 
     Args:
         folder: of the run.
         hyperparameters: of the run, by name.
-        resumed_at: frames at which a run goes on; TensorBoard then forgets what it was told of later ones.
+        resumed_at: frames of a run that is resumed; TensorBoard then drops events of later ones.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: the files cannot be written.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Board:
             self._logger.experiment.close()
             self._logger.experiment = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
         _keep_writers_quiet()
-        # once more where a run goes on: what was written before it was killed may not have reached the disk
+        # again in a resumed run: what was written before it was killed may not have reached the disk
         self._logger.experiment.file_writer.add_summary(hparams_pb(dict(hyperparameters), trial_id=str(folder)))
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:
-        """Write scalars by their names.
+        """Write scalars by name.
 
         Raises:
             OSError: an earlier one could not be written.
@@ -48,7 +48,7 @@ class Board:
         self._logger.log_metrics(dict(scalars), step=frames)
 
     def close(self, *, finished: bool) -> None:
-        """Write what is left; of a run that came to its end, also that it did."""
+        """Write what is left, and for a finished run its end."""
         from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415
 
         with contextlib.closing(self._logger.experiment) as writer:
@@ -58,7 +58,7 @@ class Board:
 
 
 def _keep_writers_quiet() -> None:
-    """Let the thread that writes events die without a traceback: the next call to `log` raises what it died of."""
+    """Let the thread that writes events end without a traceback: the next call of `log` raises its error."""
     before = threading.excepthook
 
     def hook(failure: threading.ExceptHookArgs) -> None:

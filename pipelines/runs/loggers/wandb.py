@@ -9,14 +9,14 @@ from typing import Any
 from rlpipe.pipelines.runs.loggers.base import PROJECT, SECONDS, Logged
 
 
-class WandbBoard:
-    """Weights & Biases, through TorchRL's logger; its files lie in `wandb/` of the run folder."""
+class WandbLog:
+    """Weights & Biases, through TorchRL's logger, with its files in `wandb/` of the run folder."""
 
     def __init__(self, logged: Logged) -> None:
         import wandb  # noqa: PLC0415 - slow to import, and an extra
         from torchrl.record import WandbLogger  # noqa: PLC0415
 
-        # links would be refused in a run folder that goes on
+        # a run folder with links is refused when it is resumed
         quiet: dict[str, Any] = {"console": "off", "quiet": True, "symlink": False}
         settings = wandb.Settings(**quiet, init_timeout=SECONDS, finish_timeout=2 * SECONDS)
         self._logger = WandbLogger(
@@ -31,7 +31,7 @@ class WandbBoard:
         self.id = str(self._logger.experiment.id)
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:
-        """Hand scalars to W&B's own process, which sends them; each group is drawn over its own `step`."""
+        """Hand scalars to W&B's process, which sends them; each group has its own `step` axis."""
         self._logger.log_metrics(dict(scalars), step=frames)
 
     def close(self, *, finished: bool) -> None:

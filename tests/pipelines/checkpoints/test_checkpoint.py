@@ -18,6 +18,7 @@ from rlpipe.pipelines.checkpoints import checkpoint
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from rlpipe.pipelines.checkpoints.encoding import decode, encode
 from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.scripts.main import run
 
@@ -285,14 +286,17 @@ def test_a_state_that_cannot_be_written_leaves_nothing_of_this_name(tmp_path):
 
 @pytest.fixture
 def opened(tmp_path):
-    made = Run(tmp_path / "run", "ppo", "ppo", ppo.Config())
+    made = Run(tmp_path / "run", "ppo", built_from=BuiltFrom("ppo", ppo.Config()))
     yield made
     made.close()
 
 
 def write(opened, *scores):
     for index, score in enumerate(scores, 1):
-        opened.checkpoint(10 * index, {"part": Part({"a": torch.ones(2)})}, score=score)
+        state = {"part": Part({"a": torch.ones(2)})}
+        opened.checkpoint(10 * index, state)
+        if score is not None:
+            opened.keep_best(10 * index, state, score)
     return [int(path.name.removeprefix("frames-")) for path in reversed(checkpoints(opened.folder))]
 
 
@@ -315,7 +319,8 @@ def test_a_damaged_old_checkpoint_does_not_stop_training(opened, damage):
         (old / "checkpoint.json").write_text("")
     else:
         (old / "checkpoint.json").unlink()
-    opened.checkpoint(30, {"part": Part({"a": torch.ones(2)})}, score=2.0)
+    opened.checkpoint(30, {"part": Part({"a": torch.ones(2)})})
+    opened.keep_best(30, {"part": Part({"a": torch.ones(2)})}, 2.0)
     assert [path.name[-2:] for path in checkpoints(opened.folder)] == ["30", "20"]
 
 
@@ -397,7 +402,7 @@ def test_checkpoints_of_other_runs(made, folder, capsys, other, caplog):
     # one of its own is older, and good
     assert error_of("resume", capsys)[0] == 0
     assert copy.with_name(f"{copy.name}.damaged").is_dir()
-    (warned,) = [each.message for each in caplog.records if "going on from an older one" in each.message]
+    (warned,) = [each.message for each in caplog.records if "resuming from an older one" in each.message]
     assert f"{copy.name} is of a run of another algorithm or config than the one it lies in" in warned
 
 

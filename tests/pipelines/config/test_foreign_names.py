@@ -81,7 +81,7 @@ ANSWERS = {
     ("dqn", "--num-gpus"): "it is --device cuda here, or cpu, the default",
     ("ppo", "--n-steps"): "it is --rollout-steps here",
     ("ppo", "--num-minibatches"): "it is --minibatch-size here, the size of one: --num-envs * --rollout",
-    ("a2c", "--clip-range"): "other recipes have --clip for it, this one has nothing like it",
+    ("a2c", "--clip-range"): "other recipes have --clip for it, this one has no such option",
     ("dqn", "--exploration-fraction"): "it is --epsilon-frames here, in frames: the fraction times --total-frames",
     (
         "dqn",
@@ -145,7 +145,7 @@ def test_other_commands_answer_what_they_have(capsys):
         ("track", "it is loggers='wandb' here"),
         ("anneal_lr", "it is lr_schedule='linear' here, or constant"),
         ("exp_name", "it is folder here"),
-        ("verbose", "nothing is shown; progress is told of everything new"),
+        ("verbose", "nothing is shown by default; the function progress is called with every event"),
         ("seeds", "only the command has it, rlpipe train --seeds"),
         ("tau", "only dqn has it"),
         ("total_frame", "did you mean total_frames?"),

@@ -15,6 +15,7 @@ from rlpipe import Run, evaluate, run_recipe, trained
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.read import read_best, read_run
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run
@@ -164,7 +165,7 @@ def test_a_resumed_run_has_the_same_best(tmp_path, whole, kind, kill):
 def test_a_longer_run_keeps_its_idea_of_the_best(tmp_path):
     config = make_config("a2c", "cartpole")
     go(tmp_path / "run", "a2c", config)
-    with Run(tmp_path / "run", "small", "a2c", config, resume=True) as opened:
+    with Run(tmp_path / "run", "small", built_from=BuiltFrom("a2c", config), resume=True) as opened:
         opened.keep_best(5, {"policy": torch.nn.Linear(1, 1)}, 1e9)
     go(tmp_path / "run", "a2c", lengthened(config, total_frames=6000))
     assert (read_best(tmp_path / "run").frames, agents(tmp_path / "run")) == (5, ["best-000000000005"])
@@ -177,7 +178,8 @@ def finished(tmp_path_factory):
     small = {"total_frames": 1024, "num_envs": 4, "rollout_steps": 32, "minibatch_size": 64, "hidden": (8,)}
     options = {**small, "eval_every": 256, "eval_episodes": 2, "final_eval_episodes": 2, "checkpoint_every": 512}
     run_recipe("ppo", folder=folder, loggers=None, **options)
-    with Run(folder, "ppo", "ppo", _config(folder), resume=True) as opened, trained(folder) as agent:
+    built_from = BuiltFrom("ppo", _config(folder))
+    with Run(folder, "ppo", built_from=built_from, resume=True) as opened, trained(folder) as agent:
         opened.keep_best(256, {"policy": agent.policy, "loss": agent.pipeline.state["loss"]}, 501.0)
     return folder
 
@@ -232,12 +234,12 @@ def test_commands_take_them(here, which, capsys):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("run@home@first", "has no checkpoint 'first'; behind @ goes best, last, or one of the frames 256, 512, 1024"),
+        ("run@home@first", "has no checkpoint 'first'; after @ goes best, last, or one of the frames 256, 512, 1024"),
         ("run@home@7", "has no checkpoint '7'"),
         ("run@home@99999999999999999999", "has no checkpoint '99999999999999999999'"),
         ("run@home@", "is no run"),
         ("nothing@best", "nothing is no run"),
-        ("run@home/checkpoints/frames-000000000512@best", "@best goes behind the run folder that it lies in"),
+        ("run@home/checkpoints/frames-000000000512@best", "@best goes after the run folder that it is in"),
     ],
 )
 def test_what_is_no_name_of_a_checkpoint(here, path, words, capsys):
@@ -251,8 +253,8 @@ def test_a_run_is_not_resumed_from_it(here, capsys):
     assert run(["resume", f"{here}@best"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
-        "run@home@best is a checkpoint, and a run is continued from its newest one: rlpipe resume run@home; to begin a "
-        "new run with what it had learned then: rlpipe train RECIPE --start-from run@home@best"
+        "run@home@best is a checkpoint, and a run is continued from its newest one: rlpipe resume run@home; to start a "
+        "new run from this checkpoint: rlpipe train RECIPE --start-from run@home@best"
     )
     assert run(["resume", str(here / "checkpoints" / "best-000000000256")]) == 2
     assert "is a checkpoint; name the run folder" in capsys.readouterr().err

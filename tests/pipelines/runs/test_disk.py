@@ -153,7 +153,7 @@ def limit():
 @needs_limits
 @pytest.mark.parametrize("file", ["metrics.jsonl", "evaluations.jsonl"])
 def test_a_metric_that_cannot_be_written(here, monkeypatch, capsys, expected, limit, file):
-    monkeypatch.setattr("rlpipe.pipelines.runs.loggers.tensorboard.Board.log", lambda *_: None)
+    monkeypatch.setattr("rlpipe.pipelines.runs.loggers.tensorboard.TensorBoardLog.log", lambda *_: None)
     if file != "metrics.jsonl":
         append = Journal.append
         monkeypatch.setattr(Journal, "append", lambda self, line: self.path.name == file and append(self, line))

@@ -15,10 +15,11 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import batch_scalars, check_loggers
-from rlpipe.pipelines.runs.loggers.mlflow import MLflowBoard
-from rlpipe.pipelines.runs.loggers.tensorboard import Board
+from rlpipe.pipelines.runs.loggers.mlflow import MLflowLog
+from rlpipe.pipelines.runs.loggers.tensorboard import TensorBoardLog
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
@@ -70,14 +71,14 @@ def hparams(folder):
 
 def test_hparams_page_has_every_run_with_its_options_and_returns(tmp_path):
     for name, config in (("ppo", ppo.Config(hidden=(8, 8))), ("dqn", dqn.Config(seed=3, double=False))):
-        written = Run(tmp_path / name, name, name, config)
+        written = Run(tmp_path / name, name, built_from=BuiltFrom(name, config))
         written.log_evaluation(10, Evaluation((5.0, 6.0), (5, 7)), seconds=1.0)
         if name == "ppo":
             written.log_evaluation(20, Evaluation((7.0, 8.0), (7, 8)), seconds=2.0, final=True)
         written.checkpoint(10, {})
         written.close()
     for _ in range(2):
-        again = Run(tmp_path / "dqn", "dqn", "dqn", dqn.Config(seed=3, double=False), resume=True)
+        again = Run(tmp_path / "dqn", "dqn", built_from=BuiltFrom("dqn", dqn.Config(seed=3, double=False)), resume=True)
         again.restore({})
         again.close()
     experiment, groups = hparams(tmp_path)
@@ -102,13 +103,13 @@ def test_a_logger_that_fails_loses_no_run(tmp_path, monkeypatch, caplog, plain):
         calls.append(frames)
         raise RuntimeError("the server has gone\nTraceback")
 
-    monkeypatch.setattr(Board, "log", fail)
+    monkeypatch.setattr(TensorBoardLog, "log", fail)
     with caplog.at_level(logging.WARNING, "rlpipe"):
         run_recipe("ppo", folder=tmp_path / "run", **SHORT)
     warnings = [each.getMessage() for each in caplog.records if each.name == "rlpipe"]
     assert warnings == [
-        "rlpipe: logger tensorboard failed at frame 256: the server has gone; the run goes on without it, and "
-        "metrics.jsonl has all of it"
+        "rlpipe: logger tensorboard failed at frame 256: the server has gone; the run continues without it, and "
+        "metrics.jsonl has everything"
     ]
     assert calls == [256]
     assert learned(tmp_path / "run") == learned(plain)
@@ -118,8 +119,8 @@ def test_a_logger_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(Board, "__init__", fail)
-    with pytest.raises(ConfigError, match="^logger tensorboard cannot be opened: no; --logger none does without$"):
+    monkeypatch.setattr(TensorBoardLog, "__init__", fail)
+    with pytest.raises(ConfigError, match="^logger tensorboard cannot be opened: no; use --logger none to do without$"):
         run_recipe("ppo", folder=tmp_path / "run", **SHORT)
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +137,7 @@ def test_unknown_and_missing_loggers():
         ([], "--logger is empty; expected some of tensorboard, wandb, mlflow, or none"),
         (["tensorbord"], "logger is 'tensorbord'; did you mean tensorboard?"),
         (["csv"], "logger is 'csv'; there are tensorboard, wandb, mlflow, none"),
-        (["wandb", "none"], "logger is wandb none; none stands for no logger at all"),
+        (["wandb", "none"], "logger is wandb none; none means no logger"),
     ],
 )
 def test_what_is_no_logger_is_refused_in_one_line(tmp_path, plain, capsys, names, complaint):
@@ -239,10 +240,10 @@ def test_mlflow_leaves_no_run_open_and_the_environment_as_it_was(tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(mlflow, "log_params", fail)
         with pytest.raises(RuntimeError, match="no parameters"):
-            MLflowBoard(told)
+            MLflowLog(told)
     assert mlflow.active_run() is None
     (failed,) = mlflow.search_runs(experiment_names=["rlpipe"], output_format="list")
     assert failed.info.status == "FAILED"
     monkeypatch.setenv("MLFLOW_RUN_ID", "of-the-user")
-    MLflowBoard(replace(told, id=failed.info.run_id)).close(finished=True)
+    MLflowLog(replace(told, id=failed.info.run_id)).close(finished=True)
     assert os.environ["MLFLOW_RUN_ID"] == "of-the-user"

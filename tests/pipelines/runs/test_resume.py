@@ -179,8 +179,8 @@ def test_a_run_that_starts_from_another_goes_on_without_it(batch, tmp_path, whol
         load_weights(start, pipeline)
         return pipeline
 
-    go(tmp_path / "whole", "dqn", config, make=make, first=True)
-    killed(tmp_path / "run", "dqn", config, "learn", batch, make=make, first=True)
+    go(tmp_path / "whole", "dqn", config, make=make, start_from="other")
+    killed(tmp_path / "run", "dqn", config, "learn", batch, make=make, start_from="other")
     go(tmp_path / "run", "dqn", config)
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_is_passed_over(file, whole, tmp_path, caplog):
         go(run, "a2c", config)
     assert f"checkpoint {newest}" in caplog.text
     assert "damaged" in caplog.text
-    assert "going on from an older one" in caplog.text
+    assert "resuming from an older one" in caplog.text
     assert fingerprint(run) == fingerprint(whole("a2c", config))
     assert newest.with_name(f"{newest.name}.damaged").is_dir()
 

@@ -18,6 +18,7 @@ from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkp
 from rlpipe.pipelines.checkpoints.names import checkpoints, frames_of, newest_checkpoint
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.read import read_description
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
@@ -137,7 +138,7 @@ def test_a_run_that_lost_what_it_began_with_does_not_begin_from_nothing(capsys):
     Path("second/curve.png").unlink()
     capsys.readouterr()
     assert run(["resume", "second", "--quiet"]) == 2
-    assert "began with what here had learned, which was not saved yet" in capsys.readouterr().err
+    assert "began with the weights of here, which were not saved yet" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_no_run(capsys):
@@ -201,15 +202,15 @@ class Part:
         ("mine", {"a": torch.zeros(2, dtype=torch.complex64)}, CheckpointError, "a is a tensor of torch.complex64"),
         ("mine", {"a": torch.zeros(2, 2).to_sparse()}, CheckpointError, "a is a tensor of torch.float32"),
         ("myCounter", {}, CheckpointError, "expected small letters, digits and underscores"),
-        ("progress", {}, ValueError, "a name that train keeps for itself"),
-        ("global_random", {}, ValueError, "a name that train keeps for itself"),
+        ("progress", {}, ValueError, "a name that train uses itself"),
+        ("global_random", {}, ValueError, "a name that train uses itself"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_training(tmp_path, name, state, error, words):
     config = make_config("a2c", "cartpole")
     built = a2c.build(config)
     pipeline = Pipeline(built.collector, None, built.policy, {"policy": built.policy, name: Part(state)})
-    made = Run(tmp_path / "run", "small", "a2c", config)
+    made = Run(tmp_path / "run", "small", built_from=BuiltFrom("a2c", config))
     with pytest.raises(error, match=words):
         train(pipeline, made)
     made.close()
@@ -241,7 +242,7 @@ def test_an_older_checkpoint_is_taken_where_the_newest_knows_lines_that_are_gone
     known = json.loads((older / "checkpoint.json").read_text())["content"]["metadata"]["lengths"]["metrics"]
     os.truncate(folder / "metrics.jsonl", known + 5)
     assert go(folder, "a2c", config).frames == 3072
-    assert "lines are missing; going on from an older one" in caplog.text
+    assert "lines are missing; resuming from an older one" in caplog.text
     assert json.loads(text(folder, "resumes"))["frames"] == frames_of(older)
 
 

@@ -14,6 +14,7 @@ from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkp
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs.curve import moving_mean
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.runs.versions import versions
@@ -23,7 +24,7 @@ from rlpipe.pipelines.seeding import Seeds
 @pytest.fixture
 def finished(tmp_path):
     """A run folder with two batches, an evaluation and two checkpoints."""
-    run = Run(tmp_path / "run", "ppo", "ppo", ppo.Config(seed=3))
+    run = Run(tmp_path / "run", "ppo", built_from=BuiltFrom("ppo", ppo.Config(seed=3)))
     run.log_batch(10, {"loss_policy": 0.5, "seconds": 1.0}, [7.0, 9.0], [7, 9])
     run.log_batch(20, {"loss_policy": 0.25, "seconds": 2.0}, [], [])
     run.log_evaluation(20, Evaluation((5.0, 6.0), (5, 6)), seconds=2.0)
@@ -57,14 +58,14 @@ def test_tensorboard_reads_the_events(finished):
 def test_an_existing_folder_is_left_alone(finished):
     before = sorted(path.name for path in finished.iterdir())
     with pytest.raises(ConfigError, match="exists already; nothing was overwritten"):
-        Run(finished, "ppo", "ppo", ppo.Config())
+        Run(finished, "ppo", built_from=BuiltFrom("ppo", ppo.Config()))
     assert sorted(path.name for path in finished.iterdir()) == before
 
 
 def test_any_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text("mine")
     with pytest.raises(ConfigError, match="exists already"):
-        Run(tmp_path, "ppo", "ppo", ppo.Config())
+        Run(tmp_path, "ppo", built_from=BuiltFrom("ppo", ppo.Config()))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -112,7 +113,7 @@ def test_read_run_refuses_what_is_no_run(finished, tmp_path):
 
 
 def test_a_run_without_checkpoints_says_so(tmp_path):
-    run = Run(tmp_path / "run", "ppo", "ppo", ppo.Config())
+    run = Run(tmp_path / "run", "ppo", built_from=BuiltFrom("ppo", ppo.Config()))
     run.close()
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         read_run(run.folder)

@@ -18,6 +18,7 @@ from rlpipe.errors import InterruptedRunError
 from rlpipe.pipelines.algorithms import a2c
 from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
 from rlpipe.pipelines.pipeline import Pipeline
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.training.loop import train
 from rlpipe.pipelines.training.signals import Interruption
@@ -106,7 +107,7 @@ def test_an_environment_that_does_not_repeat_itself_goes_on_with_a_warning(tmp_p
     interrupted(run, "a2c", config, 12)
     with caplog.at_level(logging.WARNING, "rlpipe"):
         assert go(run, "a2c", config).frames == 3072
-    assert "the same seeds and actions do not lead to the same observations: the run goes on" in caplog.text
+    assert "the same seeds and actions do not lead to the same observations: the run continues" in caplog.text
     assert json.loads(text(run, "resumes"))["frames"] == 1536
 
 
@@ -157,7 +158,7 @@ def test_a_stock_collector_trains_and_writes_checkpoints(tmp_path):
     )
     pipeline = Pipeline(collector, lean.learn, lean.policy, state)
     assert pipeline.environments is None
-    run = Run(tmp_path / "run", "small", "a2c", config)
+    run = Run(tmp_path / "run", "small", built_from=BuiltFrom("a2c", config))
     train(pipeline, run, checkpoint_every=500)
     run.close()
     pipeline.close()

@@ -9,7 +9,7 @@ from comparing import fingerprint
 from rlpipe import StopTraining, run_recipe, train, trained
 from rlpipe.pipelines.algorithms import ppo
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
-from rlpipe.pipelines.progress import Progress, Telling
+from rlpipe.pipelines.progress import Progress, Reporter
 from rlpipe.scripts.main import run
 
 SMALL = {
@@ -72,8 +72,8 @@ def test_a_run_ends_by_choice(tmp_path, stage, answer, capsys):
 
 def test_what_is_false_in_numpy_ends_it_too():
     now = Progress("training", 5)
-    assert Telling(lambda _: np.mean([1.0]) > 3).tell(now) == "the progress listener"
-    assert Telling(at("training", 0, StopTraining())).tell(now) == "the progress listener"
+    assert Reporter(lambda _: np.mean([1.0]) > 3).report(now) == "the progress listener"
+    assert Reporter(at("training", 0, StopTraining())).report(now) == "the progress listener"
 
 
 @pytest.mark.parametrize("answer", [None, 0, "", [], 0.0, np.zeros(1), True])

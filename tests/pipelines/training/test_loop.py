@@ -14,6 +14,7 @@ from rlpipe.pipelines.algorithms.recipes import RECIPES, find_recipe
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.stopping import StoppingRule
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
@@ -41,7 +42,7 @@ def run_small(folder, algorithm, *, eval_every=None, **options):
     loop = {key: options.pop(key) for key in fields & set(options)}
     config = module.Config(**{**settings, **options})
     pipeline = module.build(config)
-    run = Run(folder, algorithm, algorithm, config)
+    run = Run(folder, algorithm, built_from=BuiltFrom(algorithm, config))
     judge = functools.partial(evaluate, pipeline.policy, config.env, episodes=2, seed=9)
     try:
         return train(pipeline, run, evaluate=judge, eval_every=eval_every, **loop), pipeline
@@ -119,7 +120,7 @@ def test_seconds_are_of_training_only(tmp_path, monkeypatch):
     monkeypatch.setattr("rlpipe.pipelines.training.loop.time", clock)
     module, settings = SMALL["ppo"]
     config = module.Config(**settings)
-    pipeline, run = module.build(config), Run(tmp_path / "run", "ppo", "ppo", config)
+    pipeline, run = module.build(config), Run(tmp_path / "run", "ppo", built_from=BuiltFrom("ppo", config))
 
     def slow_evaluation():
         clock.now += 1000.0
@@ -201,7 +202,7 @@ def test_a_loss_that_becomes_nan_stops_training(tmp_path, checkpoint_every, kept
     pipeline = module.build(config)
     # two batches of four updates, and in each the advantages' pass before them
     pipeline.state["loss"].critic.network.append(Poison(10))
-    run = Run(tmp_path / "run", "ppo", "ppo", config)
+    run = Run(tmp_path / "run", "ppo", built_from=BuiltFrom("ppo", config))
     with pytest.raises(TrainingError, match=f"training stopped at frame 192: loss_\\w+ is nan; {kept}"):
         train(pipeline, run, checkpoint_every=checkpoint_every)
     run.close()

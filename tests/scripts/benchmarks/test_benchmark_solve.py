@@ -7,7 +7,7 @@ import torch
 
 from rlpipe.scripts.benchmarks import solve
 from rlpipe.scripts.benchmarks.measure import Row
-from rlpipe.scripts.benchmarks.outcomes import SOLVED, Checked, Outcome, first_touch, lasting, summarize, to_rows
+from rlpipe.scripts.benchmarks.outcomes import SOLVED, Checked, Outcome, summarize, to_rows
 from rlpipe.scripts.benchmarks.report import describe
 from rlpipe.scripts.benchmarks.solve import Race, make_runners, race, recipe_config, run
 
@@ -36,7 +36,8 @@ def outcome(seed, *means):
     ],
 )
 def test_solved_is_what_lasts_and_first_touch_has_its_own_name(means, lasts_from, touched_at):
-    for found, expected in ((lasting(curve(*means)), lasts_from), (first_touch(curve(*means)), touched_at)):
+    run = outcome(0, *means)
+    for found, expected in ((run.lasting, lasts_from), (run.touched, touched_at)):
         assert (found and found.frames) == expected
         assert (found and found.seconds) == (expected and 1.5 * expected / 2_500)
 

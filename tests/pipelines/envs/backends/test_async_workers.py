@@ -287,8 +287,8 @@ def test_ctrl_c_ends_training_with_the_way_on_and_exit_code_130(python, tmp_path
     out, err = parent.communicate(timeout=300)
     assert out == ""
     assert re.fullmatch(
-        "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; once more stops at once\n"
-        r"rlpipe: interrupted at frame \d+; what was written is in here; go on with: rlpipe resume here\n",
+        "\nrlpipe: interrupted: finishing the batch and writing a checkpoint; a second signal stops at once\n"
+        r"rlpipe: interrupted at frame \d+; what was written is in here; continue with: rlpipe resume here\n",
         err,
     )
     assert parent.returncode == 130
