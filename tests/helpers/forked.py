@@ -168,8 +168,10 @@ def session_of(leader: int) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, _, _, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(session) == leader and state not in "ZX":
-                found.append((entry / "cmdline").read_text())
+            command = (entry / "cmdline").read_text()
+            # one that is just ending has none any more
+            if int(session) == leader and state not in "ZX" and command:
+                found.append(command)
     return found
 
 
