@@ -86,7 +86,7 @@ def _check_out(path: Path) -> None:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write the page under a temporary name and rename it when it is complete; a failure leaves no file."""
-    from rlpipe.pipelines.checkpoints.files import publish
+    from rlpipe.pipelines.checkpoints.durable_files import publish
 
     # the longest name allowed leaves no room for a suffix
     stage = path.with_name(f".{path.stem[:80]}.{os.getpid()}.partial")

@@ -16,7 +16,7 @@ from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
 from rlpipe.pipelines.runs.read import read_description, split_choice
 from rlpipe.scripts.cli.options import RunOptions, parse_run
-from rlpipe.scripts.display.progress import describe, display
+from rlpipe.scripts.display.progress_bar import describe, display
 from rlpipe.scripts.main import run
 
 if TYPE_CHECKING:

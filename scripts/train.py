@@ -14,7 +14,7 @@ from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
-from rlpipe.scripts.display.progress import describe, display
+from rlpipe.scripts.display.progress_bar import describe, display
 from rlpipe.scripts.main import run
 from rlpipe.scripts.resume import main as resume
 from rlpipe.scripts.seeds.train_seeds import main as train_seeds

@@ -21,7 +21,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from rlpipe.errors import ConfigError, RlpipeError, exists_already, first_line
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy, cases, check_action, tensors
 from rlpipe.pipelines.agents.load import Trained
-from rlpipe.pipelines.checkpoints.files import publish, sync
+from rlpipe.pipelines.checkpoints.durable_files import publish, sync
 from rlpipe.version import __version__
 
 Format = Literal["safetensors", "onnx", "torch"]

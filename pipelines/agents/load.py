@@ -16,7 +16,7 @@ from torchrl.envs import Transform
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
-from rlpipe.pipelines.checkpoints.files import DAMAGE
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.config.train import TrainConfig, config_from_json
 from rlpipe.pipelines.envs import env_spec

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from rlpipe.errors import CheckpointError, TrainingError
+from rlpipe.pipelines.checkpoints.durable_files import read_plain, sync, write_synced
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
-from rlpipe.pipelines.checkpoints.files import read_plain, sync, write_synced
 from rlpipe.pipelines.checkpoints.names import MANIFEST, check_name
 from rlpipe.pipelines.checkpoints.state_checks import check_horizon, check_like, check_optimizer
 

@@ -18,7 +18,18 @@ from rlpipe.pipelines.seeding import spawned
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What collectors in other processes are made from; `SyncProcesses` explains the fields."""
+    """What collectors in other processes are made from.
+
+    Args:
+        create_env_fn: one function for each process, which makes its environments by `make_env`; all of the same size.
+        policy: the learner's; each process has a copy, which gets its weights before every batch.
+        frames_per_batch: of all processes together.
+        total_frames: to collect.
+        transforms: of the learner's environment; their state is sent as well.
+        seed: of each process's global generators; `None` leaves them as they are.
+        device: where batches go; in the processes, policies are on the CPU.
+        threads: of PyTorch, in each process.
+    """
 
     create_env_fn: Sequence[Callable[[], EnvBase]]
     policy: nn.Module

@@ -175,15 +175,7 @@ class SyncProcesses(_Processes, MultiSyncCollector):
 
     With one environment function, batches are those of a `SyncDataCollector`, to the bit.
 
-    Args:
-        create_env_fn: one function for each process, which makes its environments by `make_env`; all of the same size.
-        policy: the learner's; each process has a copy, which gets its weights before every batch.
-        frames_per_batch: of all processes together.
-        total_frames: to collect.
-        transforms: of the learner's environment; their state is sent as well.
-        seed: of each process's global generators; `None` leaves them as they are.
-        device: where batches go; in the processes, policies are on the CPU.
-        threads: of PyTorch, in each process.
+    Arguments are the fields of `WorkerSetup`.
 
     Raises:
         ConfigError: an environment cannot be made.

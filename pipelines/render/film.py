@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from rlpipe.errors import ConfigError, RlpipeError, exists_already
-from rlpipe.pipelines.checkpoints.files import publish
+from rlpipe.pipelines.checkpoints.durable_files import publish
 
 RATES = {".gif": 50.0, ".mp4": 60.0}
 """The most images a second of each kind of file; GIF viewers slow down faster films."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError, TrainingError
-from rlpipe.pipelines.checkpoints.files import read_plain
+from rlpipe.pipelines.checkpoints.durable_files import read_plain
 
 
 def _is_row(row: Any) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import CheckpointError
-from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.checkpoints.names import BEST, FOLDER, checkpoints, frames_of
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of

@@ -19,7 +19,7 @@ from rlpipe.pipelines.checkpoints.checkpoint import (
     load_checkpoint,
     read_manifest,
 )
-from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain
 from rlpipe.pipelines.checkpoints.names import FOLDER, checkpoints
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import Journal

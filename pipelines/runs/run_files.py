@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import PolicyDivergedError, TrainingError
-from rlpipe.pipelines.checkpoints.files import replace_synced, sync
+from rlpipe.pipelines.checkpoints.durable_files import replace_synced, sync
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import Journal

@@ -141,7 +141,7 @@ def history(folder: Path, frames: int) -> Iterator[Progress]:
 
 
 def _read_past(path: Path) -> Iterator[Progress]:
-    from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+    from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain
 
     try:
         lines = read_plain(path).splitlines()

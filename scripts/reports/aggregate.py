@@ -7,7 +7,7 @@ from typing import Any
 
 from rlpipe.scripts.reports.groups import WITHOUT_EFFECT, Row
 from rlpipe.scripts.reports.plain import json_number, text
-from rlpipe.scripts.reports.read_runs import FinishedRun
+from rlpipe.scripts.reports.run_results import FinishedRun
 from rlpipe.scripts.reports.statistics import stratified_interquartile_mean
 
 _OF_ENVIRONMENT = {"env_id", "eval_env_id"}

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain
 from rlpipe.pipelines.runs import layout
 from rlpipe.scripts.reports.aggregate import across_environments
 from rlpipe.scripts.reports.gifs import Gifs
 from rlpipe.scripts.reports.groups import Row, Survey, over_seeds
 from rlpipe.scripts.reports.plain import json_number, text
-from rlpipe.scripts.reports.read_runs import FinishedRun
+from rlpipe.scripts.reports.run_results import FinishedRun
 from rlpipe.scripts.reports.statistics import BAND_RESAMPLES, RESAMPLES, interquartile_band, probability_of_improvement
 
 _MOST_FIELDS = 300

@@ -18,10 +18,10 @@ import numpy as np
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
-from rlpipe.pipelines.checkpoints.files import DAMAGE
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.read import completed
-from rlpipe.scripts.reports.read_runs import FinishedRun, UnfinishedRun, read_finished, read_unfinished
+from rlpipe.scripts.reports.run_results import FinishedRun, UnfinishedRun, read_finished, read_unfinished
 from rlpipe.scripts.reports.statistics import interquartile_mean
 
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")

@@ -124,7 +124,7 @@ class Jobs:
 
         from rlpipe.pipelines.runs.origin import Origin
         from rlpipe.scripts.reports.groups import summarise
-        from rlpipe.scripts.reports.read_runs import FinishedRun
+        from rlpipe.scripts.reports.run_results import FinishedRun
 
         # in the order of the option, not in that of their ends
         self.finished = {seed: self.finished[seed] for seed in self.seeds if seed in self.finished}

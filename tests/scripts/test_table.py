@@ -276,7 +276,7 @@ def test_refusals(capsys):
 
 
 def test_seconds_of_an_evaluation_between_two_lines_of_metrics():
-    from rlpipe.scripts.reports.read_runs import read_finished
+    from rlpipe.scripts.reports.run_results import read_finished
 
     folder = write_run("runs/a", frames=400, seconds=4.0, score=8.0)
     row = {"frames": 400, "seconds": 4.0}

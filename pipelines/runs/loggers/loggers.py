@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
-from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain, replace_synced
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.base import Logged

@@ -12,7 +12,7 @@ from PIL import Image
 from tensordict.nn import TensorDictModule
 
 from rlpipe.errors import ConfigError, RlpipeError
-from rlpipe.pipelines.checkpoints.files import publish
+from rlpipe.pipelines.checkpoints.durable_files import publish
 from rlpipe.pipelines.envs import BinObservation, EnvConfig, make_env
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.render.captions import Caption

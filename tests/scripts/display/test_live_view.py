@@ -25,7 +25,7 @@ from rlpipe.pipelines.progress import Evaluation, Progress
 from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.scripts.display.layout import View
 from rlpipe.scripts.display.live_view import PER_SECOND, history, watching
-from rlpipe.scripts.display.progress import PlainLines, display
+from rlpipe.scripts.display.progress_bar import PlainLines, display
 from rlpipe.scripts.display.run_stats import RunStats, Speed, clock, format_return
 from rlpipe.scripts.display.sparkline import BLOCKS, Series, resample, sparkline
 from rlpipe.scripts.main import run

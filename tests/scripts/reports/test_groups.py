@@ -6,7 +6,7 @@ import numpy as np
 
 from rlpipe.pipelines.training.metrics import Line
 from rlpipe.scripts.reports.groups import over_seeds
-from rlpipe.scripts.reports.read_runs import FinishedRun
+from rlpipe.scripts.reports.run_results import FinishedRun
 
 
 def finished(*curve):

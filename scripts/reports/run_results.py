@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlpipe.pipelines.checkpoints.files import DAMAGE, read_plain
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain
 from rlpipe.pipelines.checkpoints.names import frames_of, newest_checkpoint
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
