@@ -44,7 +44,7 @@ class TargetUpdate:
         source: the network that learns.
         target: its `frozen_copy`.
         tau: in (0, 1]; 1 copies.
-        every: calls from one update to the next.
+        every: calls between two updates.
 
     Raises:
         ValueError: `tau` or `every` is out of range, or the networks differ.

@@ -43,8 +43,8 @@ class Flatten(nn.Module):
 
     Args:
         shape: of one observation.
-        scale: divides each feature; one number a feature.
-        offset: subtracted before, in float64; one number a feature.
+        scale: divides each feature; one number per feature.
+        offset: subtracted before, in float64; one number per feature.
     """
 
     scale: Tensor | None
@@ -56,7 +56,7 @@ class Flatten(nn.Module):
         super().__init__()
         self.dims, self.features = len(shape), math.prod(shape)
         if scale is not None and len(scale) != self.features:
-            raise ValueError(f"scale has {len(scale)} numbers, expected {self.features}: one a feature")
+            raise ValueError(f"scale has {len(scale)} numbers, expected {self.features}: one per feature")
         self.register_buffer("scale", None if scale is None else torch.tensor(scale, dtype=torch.float32))
         self.register_buffer("offset", None if offset is None else torch.tensor(offset, dtype=torch.float64))
 

@@ -206,8 +206,8 @@ def _warn_of_no_end(config: TrainConfig, result: Result) -> None:
     if result.frames and result.updates and not result.episodes and is_endless(config.env):
         _LOG.warning(
             "rlpipe: %s has no time limit, and no episode ended in %s frames of training: there are no training "
-            "returns, and nothing that waits for episodes happened; --max-episode-steps (max_episode_steps) sets a "
-            "limit",
+            "returns, and updates that need finished episodes did not run; --max-episode-steps (max_episode_steps) "
+            "sets a limit",
             config.env_id,
             f"{result.frames:,}",
         )

@@ -47,7 +47,7 @@ class Options(RunOptions):
     hold: float = 1.0
     """Seconds for which the end of an episode is shown."""
     size: int = 480
-    """Longest side of the picture in pixels; a line below it shows the return."""
+    """Longest side of the image in pixels; a line below it shows the return."""
     max_steps: int = 1000
     """Cut an episode after this many steps."""
     stochastic: bool = False

@@ -28,21 +28,21 @@ class Config(ActorCriticConfig, TrainConfig):
     num_envs: int = 8
     total_frames: int = 190_000
     lr: float = 3e-3
-    """Learning rate at the start; high for the sake of CartPole, 7e-4 is a usual one."""
+    """Initial learning rate; high, to suit CartPole; 7e-4 is common."""
     rollout_steps: int = 64
-    """Steps of each environment in a batch, which is learned from once."""
+    """Steps of each environment in a batch, which is used for one update."""
     lmbda: float = 1.0
-    """Of generalized advantage estimation; 1 gives n-step returns to the end of the batch."""
+    """Lambda of generalized advantage estimation; 1 gives n-step returns to the end of the batch."""
     value_coefficient: float = 0.01
-    """Weight of the value loss; small, because actor and critic share the limit on the gradient's norm."""
+    """Weight of the value loss; small, because `max_grad_norm` limits the joint gradient of actor and critic."""
     normalize_advantage: bool = True
-    """Advantages of a batch to mean 0 and standard deviation 1."""
+    """Normalise the advantages of each batch to mean 0 and standard deviation 1."""
 
     def validate(self) -> None:
         """Check that there are advantages to normalise."""
         if self.normalize_advantage and self.frames_per_batch == 1:
             raise ConfigError(
-                "normalize_advantage is True, which needs 2 frames a batch or more (num_envs * rollout_steps)"
+                "normalize_advantage is True, which needs 2 or more frames per batch (num_envs * rollout_steps)"
             )
 
 

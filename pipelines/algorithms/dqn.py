@@ -55,19 +55,19 @@ class Config(ReplayConfig, RolloutConfig, ExplorationConfig, OptimizerConfig, Ne
     layer_norm: bool = True
     max_grad_norm: float | None = 10.0
     n_steps: int = number(3, at_least=1, at_most=1_000_000)
-    """Steps whose rewards are summed before the bootstrap; within a batch of `rollout_steps`."""
+    """Steps whose rewards are summed before bootstrapping; at most `rollout_steps`."""
     kind: Regression = "smooth_l1"
-    """How the action value is regressed on its target."""
+    """Loss between the action value and its target."""
     double: bool = True
-    """Choose the next action with the online network, value it with the target network."""
+    """Use Double DQN: the online network chooses the next action, the target network values it."""
     dueling: bool = False
-    """Split the last layer into a state value and advantages."""
+    """Use a dueling network: split the last layer into a state value and advantages."""
     target_network: bool = True
     """Bootstrap from a slow copy of the network."""
     tau: float = number(0.05, above=0, at_most=1)
-    """Share of the way that the target network moves in an update; 1 copies."""
+    """Fraction by which the target moves towards the network in each update; 1 copies it."""
     target_every: int = number(1, at_least=1, at_most=MANY)
-    """Gradient steps from one update of the target network to the next."""
+    """Gradient steps between two updates of the target network."""
     max_grad_value: float | None = number(None, above=0, at_most=LARGEST)
     """Clamp each element of the gradient to this magnitude."""
 

@@ -38,13 +38,13 @@ class Config(ActorCriticConfig, LivesConfig, TrainConfig):
     lr: float = 3e-3
     entropy_coefficient: float = 0.01
     minibatch_size: int = number(128, at_least=1, at_most=10_000_000)
-    """Samples of one gradient step."""
+    """Samples per gradient step."""
     epochs: int = number(4, at_least=1, at_most=100_000)
     """Passes over each batch."""
     clip: float = number(0.3, above=0, at_most=LARGEST)
-    """How far the probability ratio may leave 1 before its gradient is cut."""
+    """Clip the probability ratio to within this distance of 1."""
     value_clip: float | None = number(None, above=0, at_most=LARGEST)
-    """Clip the value's step as well, in units of return."""
+    """Also clip how far a value may move in an update, in units of return."""
 
     def validate(self) -> None:
         """Check that a minibatch fits into a batch."""

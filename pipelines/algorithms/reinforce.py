@@ -36,15 +36,15 @@ class Config(PolicyGradientConfig, TrainConfig):
     total_frames: int = 190_000
     max_grad_norm: float | None = None
     rollout_steps: int = 64
-    """Steps of each environment in a batch; the episodes that end in it are learned from."""
+    """Steps of each environment in a batch; an update uses the episodes that end in it."""
     baseline: bool = False
     """Subtract a learned state value from the returns."""
     normalize: Normalization = "batch"
-    """Returns (less the baseline) to mean 0 and standard deviation 1, over the batch or in each episode."""
+    """Normalise returns (minus the baseline) to mean 0 and standard deviation 1, over the batch or in each episode."""
     update_each_episode: bool = False
-    """A gradient step for each episode, one after the other; else one for all episodes of a batch together."""
+    """Make a gradient step for each episode; if off, one for all episodes of a batch."""
     value_kind: functional.Regression = "mse"
-    """How the baseline is regressed on the returns."""
+    """Loss between the baseline and the returns."""
     value_coefficient: float = 0.5
     """Weight of the baseline's loss."""
 

@@ -41,8 +41,8 @@ class Sarsa:
     Args:
         table: of action values.
         policy: gives `a'` at a truncation.
-        gamma: discount a step.
-        step_size: share of the error by which an entry moves.
+        gamma: discount factor per step.
+        step_size: fraction of the error by which an entry moves.
         num_envs: of the batches, if known, to check a checkpoint's.
     """
 

@@ -30,8 +30,7 @@ def check_device(config: TrainConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError(
-            "device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu, or for a run that was trained "
-            "on one a machine that has one"
+            "device is 'cuda', but PyTorch finds no CUDA device here; use --device cpu, or use a machine with a GPU"
         )
     try:
         # with its number, because 'cuda' and 'cuda:0' are not equal

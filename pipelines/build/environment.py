@@ -139,7 +139,9 @@ def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor
         if not isinstance(spec, Bounded):
             raise ConfigError(f"normalize_frames needs a Box observation, and {config.env_id!r} has none")
         if not spec.dtype.is_floating_point and is_image(spec, spec.shape[1:], CNN.least):
-            raise ConfigError(f"normalize_frames is given, and {config.env_id!r} has images, which the network divides")
+            raise ConfigError(
+                f"normalize_frames is given, but the network scales the images of {config.env_id!r} itself"
+            )
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
         seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]

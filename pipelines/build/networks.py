@@ -56,7 +56,7 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
     weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
     weights += sum(each.numel() for each in first.parameters())
     bytes_needed = weights * _COPIES * torch.get_default_dtype().itemsize
-    check_memory(f"hidden has {weights:,} weights, which to learn take", bytes_needed, torch.device("cpu"))
+    check_memory(f"hidden has {weights:,} weights; training them needs", bytes_needed, torch.device("cpu"))
     layers = MLP(
         first.features,
         None,
@@ -81,7 +81,7 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
         if scale is not None:
             raise ConfigError(
                 f"observation_scale is given, and the observation is an image, {list(shape)}, which the network "
-                f"divides by {divisor:g} itself; --observation-scale none leaves it at that"
+                f"divides by {divisor:g} itself; --observation-scale none turns it off"
             )
         return CNN(shape, config.initialization, divisor)
     if scale is None and spec.dtype is torch.uint8 and len(shape) > 1 and image_scale(spec) > 1:

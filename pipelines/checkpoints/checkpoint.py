@@ -179,7 +179,7 @@ def check_identity(path: Path, run: Mapping[str, Any]) -> None:
     """
     metadata = read_manifest(path)["metadata"]
     if metadata.get("run") != run:
-        raise CheckpointError(f"checkpoint {path} is of a run of another algorithm or config than the one it lies in")
+        raise CheckpointError(f"checkpoint {path} belongs to another run: its algorithm or config differs")
     check_name(path, metadata.get("frames"))
 
 

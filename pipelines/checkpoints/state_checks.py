@@ -66,7 +66,7 @@ def check_numbers(values: Any, where: str) -> None:
         ValueError: it is something else.
     """
     if type(values) is not list or any(type(each) not in (int, float, bool) for each in values):
-        raise ValueError(f"{where} is no list of numbers")
+        raise ValueError(f"{where} is not a list of numbers")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:

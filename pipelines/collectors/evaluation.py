@@ -26,13 +26,13 @@ from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 MAX_ENVS = 100
-"""How many environments an evaluation opens, of a kind of which any number can be open at once."""
+"""Most environments that an evaluation opens, if any number can be open at once."""
 MAX_EPISODE_STEPS = 10_000
 """At which step an evaluation truncates episodes of an environment without a time limit."""
 _CHUNK, _SHORT_CHUNK = 32, 4
 """Steps of each environment between two checks whether all episodes are done; steps beyond that are wasted."""
 _SLOW = 10.0
-"""After so many seconds in which no episode ended, there is a warning."""
+"""Seconds without the end of an episode after which there is a warning."""
 _LOG = logging.getLogger("rlpipe")
 _WARNED: set[tuple[str, object]] = set()
 
@@ -170,7 +170,7 @@ def _play(
                     "slow",
                     endless,
                     f"has no time limit: no episode of an evaluation ended in {steps:,} steps, "
-                    f"{_SLOW:.0f} seconds, and each goes on to {MAX_EPISODE_STEPS:,} steps",
+                    f"{_SLOW:.0f} seconds, and each continues to {MAX_EPISODE_STEPS:,} steps",
                 )
 
 

@@ -31,9 +31,9 @@ class RayConfig:
     """Where Ray places collectors, and what it reserves for them."""
 
     ray_address: str | None = None
-    """`HOST:PORT` of the head of a Ray cluster; without, Ray is started on this machine for the run."""
+    """`HOST:PORT` of the head of a Ray cluster; by default, Ray is started on this machine for the run."""
     ray_cpus: float = number(1.0, at_least=0, at_most=10_000)
-    """Processor cores that Ray reserves for each collector; more than 1 in whole numbers."""
+    """Processor cores that Ray reserves for each collector; above 1 only whole numbers."""
     ray_gpus: float = number(0.0, at_least=0, at_most=1_000)
     """GPUs that Ray reserves for each collector, for environments that need one; policies act on the CPU there."""
     ray_memory: int | None = number(None, at_least=1, at_most=100_000_000)
@@ -56,7 +56,7 @@ class RayConfig:
         for name in ("ray_cpus", "ray_gpus"):
             amount = getattr(self, name)
             if amount > 1 and amount % 1:
-                raise ConfigError(f"{name} is {amount}; allowed are numbers up to 1, and whole ones above")
+                raise ConfigError(f"{name} is {amount}; allowed are numbers up to 1, and above 1 only whole numbers")
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -78,15 +78,15 @@ class NetworkConfig:
     hidden: tuple[int, ...] = number((64, 64), at_least=1, at_most=16_384, at_most_numbers=100)
     """Sizes of the hidden layers."""
     activation: Activation = "tanh"
-    """Activation between layers."""
+    """Activation function between layers."""
     initialization: Initialization = "orthogonal"
-    """Of linear and convolutional layers; `default` is PyTorch's."""
+    """Initialisation of linear and convolutional layers; `default` is PyTorch's."""
     layer_norm: bool = False
-    """Normalise each hidden layer before its activation; keeps Q-learning from diverging."""
+    """Apply layer normalisation before each activation; keeps Q-learning from diverging."""
     observation_scale: tuple[float, ...] | None = number(
         None, at_least=1e-30, at_most=LARGEST, at_most_numbers=1_000_000
     )
-    """Divide each feature of a Box observation by its number here."""
+    """Divide each feature of a Box observation by the matching number."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ActorConfig(NetworkConfig):
     """The networks of a stochastic policy."""
 
     state_dependent_std: bool = False
-    """The standard deviation of Box actions comes from the network, instead of being the same in every state."""
+    """Let the network output the standard deviation of Box actions, instead of one that is the same in every state."""
 
 
 @dataclass(frozen=True)
@@ -104,23 +104,23 @@ class OptimizerConfig:
     optimizer: Literal["adam", "adamw"] = "adam"
     """`adamw` has PyTorch's default weight decay, 0.01."""
     amsgrad: bool = False
-    """The AMSGrad variant of the optimiser."""
+    """Use the AMSGrad variant of the optimiser."""
     lr: float = number(2e-3, above=0, at_most=LARGEST)
-    """Learning rate at the start; high for the sake of CartPole, 3e-4 is a usual one."""
+    """Initial learning rate; high, to suit CartPole; 3e-4 is common."""
     lr_schedule: LearningRateSchedule = "linear"
-    """How the learning rate falls with the batches learned from: to 0 (`linear`, `cosine`), or in `steps`."""
+    """How the learning rate falls during training: to 0 (`linear`, `cosine`), or in `steps`."""
     lr_factor: float = number(0.92, above=0, at_most=1)
-    """Factor of the learning rate at each of its `steps`."""
+    """Multiply the learning rate by this at each of the `steps`."""
     lr_every: int = number(16_000, at_least=1, at_most=MANY)
-    """Frames from one of its `steps` to the next."""
+    """Frames between two of the `steps` of the learning rate."""
     adam_eps: float = number(1e-5, at_least=1e-30, at_most=1e6)
     """Added to the denominator of Adam's step; PyTorch's default is 1e-8."""
     max_grad_norm: float | None = number(0.5, above=0, at_most=LARGEST)
     """Scale gradients down to this norm."""
     compile: bool = False
-    """Have PyTorch's compiler make code of the update, which takes it some time at the start; needs a C++ compiler."""
+    """Compile the update with torch.compile; slow at the start, and needs a C++ compiler."""
     cuda_graphs: bool = False
-    """Launch the loss and its gradient on the GPU as one CUDA graph; with device cuda."""
+    """Run the loss and its gradient as one CUDA graph; needs device cuda."""
 
     @property
     def execution(self) -> Execution:
@@ -137,7 +137,7 @@ class RolloutConfig:
     rollout_steps: int = number(64, at_least=1, at_most=1_000_000)
     """Steps of each environment in a batch."""
     gamma: float = number(0.99, at_least=0, at_most=1)
-    """Discount a step."""
+    """Discount factor per step."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class PolicyGradientConfig(RolloutConfig, OptimizerConfig, ActorConfig):
     """A stochastic policy that follows the gradient of its returns, with a state value beside it."""
 
     value_kind: Regression = "mse"
-    """How the value is regressed on its target."""
+    """Loss between the value and its target."""
     value_coefficient: float = number(0.5, at_least=0, at_most=1e6)
     """Weight of the value loss."""
     entropy_coefficient: float = number(0.0, at_least=0, at_most=1e6)
@@ -157,11 +157,11 @@ class ActorCriticConfig(PolicyGradientConfig):
     """A policy gradient with generalized advantage estimation."""
 
     lmbda: float = number(0.95, at_least=0, at_most=1)
-    """Of generalized advantage estimation."""
+    """Lambda of generalized advantage estimation."""
     normalize_advantage: bool = True
-    """Advantages of a minibatch to mean 0 and standard deviation 1."""
+    """Normalise the advantages of each minibatch to mean 0 and standard deviation 1."""
     shared_trunk: bool = False
-    """Actor and critic share their hidden layers."""
+    """Share the hidden layers between actor and critic."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,15 @@ class ExplorationConfig:
     """Epsilon-greedy exploration."""
 
     epsilon_schedule: ScheduleKind = "linear"
-    """Over frames: `linear`, `exponential`. By episodes: `geometric`, `harmonic` (start / (1 + episodes))."""
+    """How epsilon falls: over frames `linear`, `exponential`; by episodes `geometric`, `harmonic` (start / (1 + n))."""
     epsilon_start: float = number(1.0, at_least=0, at_most=1)
-    """Probability of a random action at the start."""
+    """Initial epsilon, the probability of a random action."""
     epsilon_end: float = number(0.05, at_least=0, at_most=1)
-    """Its lower limit; `harmonic` has none but 0."""
+    """Lowest epsilon; `harmonic` falls to 0."""
     epsilon_frames: int = number(5_000, at_least=1, at_most=MANY)
-    """Frames to the end (`linear`), or the decay constant (`exponential`)."""
+    """Frames until the lowest epsilon (`linear`), or the decay constant in frames (`exponential`)."""
     epsilon_factor: float = number(0.9995, above=0, at_most=1)
-    """Factor a finished episode (`geometric`)."""
+    """Multiply epsilon by this after each episode (`geometric`)."""
 
 
 @dataclass(frozen=True)
@@ -185,29 +185,29 @@ class LivesConfig:
     """Lives, in environments that count them, such as Atari games."""
 
     end_at_life_loss: bool = False
-    """To learning, the loss of a life ends an episode; returns, and evaluations, are of whole games."""
+    """Treat a lost life as the end of an episode when learning; returns and evaluations cover whole games."""
 
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """The environment, and what is made of its rewards and observations."""
+    """The environment, and how its rewards and observations are changed."""
 
     env_id: str = "CartPole-v1"
     """Gymnasium id of the environment."""
     num_envs: int = number(1, at_least=1, at_most=1_000_000)
-    """Environments that step together."""
+    """Number of environments that step together."""
     backend: Backend = "auto"
-    """`auto`: in one process, vectorised where possible; `async`: a process each; `envpool`: in C++, an extra."""
+    """`auto`: in one process, vectorised where possible; `async`: a process per environment; `envpool`: in C++."""
     max_episode_steps: int | None = number(None, at_least=1, at_most=1_000_000_000)
-    """Truncate episodes here instead of at the environment's own limit."""
+    """Truncate episodes after this many steps instead of at the environment's own limit."""
     reward_shaping: RewardShaping = "none"
-    """Learn from a reward made for CartPole, or `clip` it to -1 to 1; reported returns stay the environment's own."""
+    """Learn from a reward shaped for CartPole, or `clip` rewards to [-1, 1]; reported returns are not shaped."""
     shaping_steps: int = number(500, at_least=1, at_most=1_000_000_000)
-    """Steps that an episode must last for the good end of `outcome` and `fall`."""
+    """Steps after which `outcome` and `fall` count an episode as a success."""
     normalize_frames: int | None = number(None, at_least=2, at_most=1_000_000)
-    """Normalise observations by their mean and standard deviation over so many random frames before training."""
+    """Normalise observations by a mean and standard deviation computed from this many random frames before training."""
     from_pixels: bool = False
-    """Observe what the environment draws instead: the last four pictures in grey, 84x84."""
+    """Observe the rendered environment instead: the last four images in grey, 84x84."""
 
     @property
     def env(self) -> EnvConfig:
@@ -220,11 +220,11 @@ class CollectionConfig:
     """Where environments are stepped."""
 
     collector: CollectorKind = "local"
-    """`local`: in this process; `processes`: in `num_collectors` others of this machine; `ray`: in others by Ray."""
+    """`local`: collect in this process; `processes`: in `num_collectors` processes on this machine; `ray`: in Ray's."""
     num_collectors: int = number(1, at_least=1, at_most=MOST_PROCESSES)
-    """Collectors in processes of their own, among which `num_envs` is divided."""
+    """Number of collector processes; `num_envs` is divided among them."""
     asynchronous: bool = False
-    """Learn from one collector's batch while the others go on with an older policy; off-policy only."""
+    """Learn from one collector's batch while the others keep collecting with an older policy; off-policy only."""
 
 
 @dataclass(frozen=True)
@@ -232,15 +232,15 @@ class ReplayConfig(EnvironmentConfig):
     """Learning from a replay buffer."""
 
     replay: bool = True
-    """Learn from minibatches of a replay buffer; without, from each batch as a whole, once."""
+    """Learn from minibatches of a replay buffer; if off, one gradient step per batch."""
     updates: int = number(20, at_least=1, at_most=100_000)
-    """Gradient steps a batch."""
+    """Gradient steps per collected batch."""
     minibatch_size: int = number(256, at_least=1, at_most=10_000_000)
-    """Samples of one gradient step, drawn uniformly from the buffer."""
+    """Transitions per gradient step, drawn uniformly from the buffer."""
     buffer_size: int = number(50_000, at_least=1, at_most=1_000_000_000)
-    """Transitions that the replay buffer holds; the oldest go first."""
+    """Most transitions in the replay buffer; the oldest are overwritten first."""
     replay_storage: Literal["transitions", "frames", "frames-on-disk"] = "transitions"
-    """What it keeps: `frames` keeps each frame of stacked pixels once, not eight times; or does so on the disk."""
+    """How transitions are stored: `frames` keeps each frame of stacked pixels once, not eight times; or on disk."""
     warmup_frames: int = number(1_000, at_least=1, at_most=MANY)
     """Frames collected before the first gradient step."""
 
@@ -270,7 +270,7 @@ class ReplayConfig(EnvironmentConfig):
 
 @dataclass(frozen=True)
 class StoppingConfig:
-    """How long a run is, and what may end it earlier."""
+    """The length of a run, and what may end it earlier."""
 
     total_frames: int = number(50_000, at_least=1, at_most=MANY)
     """Environment steps to train for, rounded up to whole batches."""
@@ -279,13 +279,13 @@ class StoppingConfig:
     stop_at_return: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
     """Stop once an evaluation's mean return reaches this."""
     stop_at_mean: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once the last `stop_window` training episodes have this mean return."""
+    """Stop once the mean return of the last `stop_window` training episodes reaches this."""
     stop_window: int = number(100, at_least=1, at_most=1_000_000)
-    """Episodes of that mean."""
+    """Number of episodes in that mean."""
     stop_after_successes: int | None = number(None, at_least=1, at_most=MANY)
-    """Stop after so many training episodes in a row with `success_return` or more."""
+    """Stop after this many consecutive training episodes with a return of `success_return` or more."""
     success_return: float = number(475.0, at_least=-LARGEST, at_most=LARGEST)
-    """Return of an episode that is a success."""
+    """Lowest return that counts as a success."""
 
     @property
     def stopping(self) -> StoppingRule:

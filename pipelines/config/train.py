@@ -39,29 +39,29 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     """Seed of every random stream of the run."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where networks and batches live; environments are always on the CPU."""
+    """Device of networks and batches; environments are always on the CPU."""
     threads: int = number(1, at_least=1, at_most=1024)
-    """PyTorch's CPU threads; 1 is fastest for small networks."""
+    """Number of PyTorch's CPU threads; 1 is fastest for small networks."""
     eval_every: int | None = number(5_000, at_least=1, at_most=MANY)
-    """Frames from one evaluation to the next; `none` leaves only the one after training."""
+    """Frames between two evaluations; `none` evaluates only after training."""
     eval_episodes: int = number(20, at_least=1, at_most=1_000_000)
-    """Episodes of an evaluation during training."""
+    """Episodes per evaluation during training."""
     final_eval_episodes: int = number(100, at_least=1, at_most=1_000_000)
     """Episodes of the evaluation after training."""
     eval_envs: int | None = number(None, at_least=1, at_most=1_000)
-    """Environments of an evaluation at most; by default 100, or of custom ones 1 (after training `num_envs`)."""
+    """Most environments in an evaluation; by default 100, or for custom ones 1 (after training `num_envs`)."""
     eval_stochastic: bool = False
-    """Sample actions in the evaluations during training; the one after it is greedy."""
+    """Sample actions in evaluations during training; the final evaluation is always greedy."""
     eval_env_id: str | None = None
-    """Evaluate on this environment instead of the one to train on."""
+    """Evaluate on this environment instead of the training environment."""
     checkpoint_every: int | None = number(100_000, at_least=1, at_most=MANY)
-    """Frames from one checkpoint to the next, from which a run can be resumed; there is always one at the end."""
+    """Frames between two checkpoints, from which a run can be resumed; one is always written at the end."""
     log_every: int = number(1, at_least=1, at_most=MANY)
-    """Frames from one line of metrics to the next, at least a batch; a line is the mean over its batches."""
+    """Frames between two lines of metrics, at least a batch; a line is the mean over its batches."""
     curve_window: int = number(WINDOW, at_least=1, at_most=MANY)
     """Episodes in the moving mean of `curve.png`."""
     gif: bool = False
-    """Draw an episode of the trained policy into `agent.gif`."""
+    """Render an episode of the trained policy to `agent.gif`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,7 +101,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         """Check fields against each other; algorithms override it."""
 
     def to_act(self: C) -> C:
-        """The config of a pipeline that only acts: on the CPU, without collectors and whatever only learning needs."""
+        """The config of a pipeline that only acts: on the CPU, without collectors and what only learning needs."""
         here = dataclasses.replace(self.on_cpu(), collector="local", num_collectors=1, asynchronous=False)
         return dataclasses.replace(here, backend="auto")
 
@@ -154,7 +154,7 @@ def check_divisible(num_envs: int, collectors: int) -> None:
         )
     if num_envs % collectors:
         raise ConfigError(
-            f"num_collectors is {collectors}, among which num_envs {num_envs} cannot be divided; with num_envs "
+            f"num_collectors is {collectors}, and num_envs {num_envs} cannot be divided among them; with num_envs "
             f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
         )
 
@@ -165,7 +165,7 @@ def _check_pixels(config: TrainConfig) -> None:
     if config.reward_shaping == "balance":
         raise ConfigError("reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it")
     if config.normalize_frames is not None:
-        raise ConfigError("normalize_frames is given, and the network divides pixels by 255 itself; leave it out")
+        raise ConfigError("normalize_frames is given, but the network divides pixels by 255 itself; leave it out")
     # its constructor refuses some backends
     _ = config.env
 

@@ -47,7 +47,7 @@ class ResetSeeds:
 
 
 def distinct_seeds(seed: int | None, count: int, bits: int = 32) -> list[int]:
-    """Seeds from one, no two the same; `None` takes it from the operating system."""
+    """Distinct seeds derived from one; `None` takes that one from the operating system."""
     # twice as many words as needed, because such short ones may repeat
     words = np.random.SeedSequence(seed).generate_state(2 * count) >> (32 - bits)
     return list(dict.fromkeys(words.tolist()))[:count]

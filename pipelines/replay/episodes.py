@@ -69,7 +69,7 @@ class EpisodeBuffer:
 
     def _check(self, unfinished: Any) -> None:
         if not isinstance(unfinished, list) or (self._num_envs not in (None, len(unfinished)) and unfinished):
-            raise ValueError(f"unfinished is no list of an entry for each of {self._num_envs} environments")
+            raise ValueError(f"unfinished is not a list with an entry for each of {self._num_envs} environments")
         for index, steps in enumerate(unfinished):
             if steps is not None and self._kinds is not None:
                 check_rows(steps, self._kinds(self.keys), f"unfinished[{index}]")

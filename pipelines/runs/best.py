@@ -21,7 +21,7 @@ KEPT = 2
 def keep_best(folder: Path, frames: int, state: Mapping[str, Any], score: float, run: Mapping[str, Any]) -> None:
     """Write a checkpoint of what acts and mark it, if `score` is better than all before.
 
-    At any moment, one that is whole is marked: the last one is removed after the next one is marked.
+    At any moment, a complete one is marked: the last one is removed after the next one is marked.
 
     Args:
         folder: of the run.

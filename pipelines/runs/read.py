@@ -134,7 +134,7 @@ def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
     module = module_of(env_id)
     if module and module not in {*trusted, *sys.modules}:
         raise CheckpointError(
-            f"run {path} is one of {env_id!r}, and to load it is to run the code of the module {module!r}; "
+            f"run {path} is one of {env_id!r}, and loading it runs the code of the module {module!r}; "
             f"if you trust that, add --trust-module {module}"
         )
 

@@ -32,7 +32,7 @@ _LOG = logging.getLogger("rlpipe")
 
 
 def load_newest(files: RunFiles, described: Mapping[str, Any], state: Mapping[str, Any]) -> int:
-    """Load a run's newest checkpoint that is whole, and remove what was written after it.
+    """Load a run's newest complete checkpoint, and remove what was written after it.
 
     Checkpoints that are damaged are renamed. If the run has none at all, it starts again at frame 0.
 

@@ -84,7 +84,7 @@ class Run:
         self._log(batch_scalars(scalars, returns, lengths), frames)
 
     def log_evaluation(self, frames: int, evaluation: Evaluation, *, seconds: float, final: bool = False) -> None:
-        """Write every episode of an evaluation after so many training seconds; `final` marks the one after training."""
+        """Write every episode of an evaluation, and the seconds of training so far; `final`: after training."""
         row: dict[str, Any] = {"frames": frames, "seconds": seconds, "final": final}
         row |= {"returns": evaluation.returns, "lengths": evaluation.lengths}
         if evaluation.successes:
@@ -128,7 +128,7 @@ class Run:
             keep_best(self.folder, frames, state, score, self._identity)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Load the newest checkpoint that is whole into `state`, and remove what was logged later.
+        """Load the newest complete checkpoint into `state`, and remove what was logged later.
 
         Does nothing for a new run; a run without any checkpoint starts again.
 

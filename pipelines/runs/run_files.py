@@ -100,6 +100,6 @@ def naming_checkpoint(folder: Path | None) -> Iterator[None]:
 
 def _last_checkpoint(folder: Path) -> str:
     if not folder.is_dir():
-        return "the run folder has gone"
+        return "the run folder no longer exists"
     last = newest_checkpoint(folder)
     return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"

@@ -35,7 +35,7 @@ _SMALLER_BATCH = "--num-envs or --rollout-steps"
 
 @dataclass(frozen=True)
 class Schedule:
-    """What `train` does besides collecting and learning, and when; see there."""
+    """What `train` does besides collecting and learning, and when; the fields are its arguments."""
 
     evaluate: Callable[[], Evaluation] | None = None
     eval_every: int | None = None
@@ -66,10 +66,10 @@ def train(
         pipeline: what to train; its collector knows the total number of frames.
         run: the folder to write into; `None` writes nothing, and allows no checkpoints.
         evaluate: evaluates the pipeline's policy.
-        eval_every: frames from one evaluation to the next.
-        checkpoint_every: frames from one checkpoint to the next; a run always has one at the end.
+        eval_every: frames between two evaluations.
+        checkpoint_every: frames between two checkpoints; one is always written at the end.
         stopping: ends the run early; by default nothing does.
-        log_every: frames from one line of metrics to the next, at least a batch.
+        log_every: frames between two lines of metrics, at least a batch.
         progress: called at the start, with each line, and before and after each evaluation. If it returns `False` or
             raises `StopTraining`, the run ends after the batch, as by a stopping rule; when resumed, it only continues
             if it is given more frames. Any other exception is raised again after the batch, an evaluation that is due
@@ -275,7 +275,7 @@ def _add_own(state: Mapping[str, Any], own: Mapping[str, Any], *, saved: bool) -
     whole = {**state, **own}
     if saved:
         if "policy" not in state:
-            raise ValueError("the pipeline's state has no 'policy', without which a checkpoint is of no use")
+            raise ValueError("the pipeline's state has no 'policy', and a checkpoint is useless without one")
         check_savable(whole)
     return whole
 
@@ -283,8 +283,8 @@ def _add_own(state: Mapping[str, Any], own: Mapping[str, Any], *, saved: bool) -
 def _warn_of_fresh_environments(pipeline: Pipeline) -> None:
     if pipeline.environments is None:
         _LOG.warning(
-            "rlpipe: a checkpoint holds no environments of this collector: the run continues in fresh ones, with other "
-            "results; those of SyncDataCollector are saved, with transforms that change each step by itself"
+            "rlpipe: checkpoints cannot save this collector's environments: a resumed run continues in fresh ones, "
+            "with other results; those of SyncDataCollector are saved, if each transform treats every step by itself"
         )
 
 

@@ -110,7 +110,7 @@ class LossContents:
             return
         self.tensors.append(tensor)
         if tensor.grad_fn is not None:
-            self.refuse(f"{name} is a tensor with a graph of its own")
+            self.refuse(f"{name} is a tensor with its own graph")
         if vars(tensor):
             self.add_dict(vars(tensor), name)
 

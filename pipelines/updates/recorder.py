@@ -226,7 +226,7 @@ class _Recorder:
             try:
                 replay = script(tape, entries, tensors)
             except RuntimeError as error:
-                self._stop(f"TorchScript cannot say it: {first_line(error)}")
+                self._stop(f"TorchScript cannot express it: {first_line(error)}")
                 return
         if self.execution == "graphed":
             tape.check_graph(overwritten)

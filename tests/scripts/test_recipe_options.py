@@ -68,7 +68,7 @@ def test_every_recipe_trains_for_a_few_hundred_frames(name, capsys):
         (["dqn", "--env-id", "Acrobot-v1", "--reward-shaping", "balance"], "'balance', which is made for CartPole"),
         (["ppo", "--normalize-frames", "2"], "normalize_frames is 2; allowed is 160 or more"),
         (["ppo", "--minibatch-size", "1"], "needs a minibatch_size of 2 or more"),
-        (["a2c", "--num-envs", "1", "--rollout-steps", "1"], "needs 2 frames a batch or more"),
+        (["a2c", "--num-envs", "1", "--rollout-steps", "1"], "needs 2 or more frames per batch"),
         (["ppo", "--stop-at-change", "1"], "no option is called --stop-at-change"),
         (
             ["ppo", "--gif", "--env-id", "rlpipe/CartPoleInstances-v0", "--max-episode-steps", "0"],

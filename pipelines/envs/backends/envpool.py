@@ -150,6 +150,5 @@ def _check_id(spec: EnvSpec) -> None:
     near = difflib.get_close_matches(spec.id, sorted(EQUAL_TO_GYMNASIUM), n=3, cutoff=0.6)
     hint = f"it has {', '.join(near)}; " if near else ""
     raise ConfigError(
-        f"env-id is {spec.id!r}, of which backend 'envpool' has none that is known to equal Gymnasium's; "
-        f"{hint}backend 'auto' has all"
+        f"env-id is {spec.id!r}, and EnvPool has no version known to match Gymnasium's; {hint}backend 'auto' has all"
     )

@@ -128,6 +128,6 @@ def _given(env: Env) -> Env:
 def _twice(count: int, spec: EnvSpec | None) -> str:
     name = "an environment" if spec is None else f"env-id {spec.id!r}"
     return (
-        f"{name} gives one and the same instance each time it is made, and {count} are needed that step apart: make a "
-        "new one in each call of the function that is registered"
+        f"{name} gives the same object each time it is made, but {count} separate ones are needed: make a new one in "
+        "each call of the registered function"
     )

@@ -103,7 +103,7 @@ class Maze(gym.Env[dict[str, Any], np.int64]):
     def set_state(self, state: dict[str, int]) -> None:
         """Continue from a `get_state`."""
         if state["cell"] not in {*OPEN_MOVES, GOAL}:
-            raise ValueError(f"cell is {state['cell']!r}, which is none of the maze's")
+            raise ValueError(f"cell is {state['cell']!r}, which is not an open cell of the maze")
         self._enter(state["cell"])
 
     def _enter(self, cell: int) -> dict[str, Any]:

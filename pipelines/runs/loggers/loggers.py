@@ -160,9 +160,9 @@ def evaluation_scalars(evaluation: Evaluation, *, final: bool) -> dict[str, floa
 
 
 _ADVICE: dict[str, str] = {
-    "tensorboard": "use --logger none to do without",
-    "wandb": "WANDB_MODE=offline needs no network, --logger tensorboard no account",
-    "mlflow": "MLFLOW_TRACKING_URI says where it writes, --logger tensorboard needs no server",
+    "tensorboard": "--logger none turns it off",
+    "wandb": "WANDB_MODE=offline needs no network, and --logger tensorboard needs no account",
+    "mlflow": "MLFLOW_TRACKING_URI sets where it writes, and --logger tensorboard needs no server",
 }
 
 

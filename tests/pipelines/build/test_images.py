@@ -90,7 +90,7 @@ def test_images_have_a_scale_already():
 def test_more_weights_than_memory(monkeypatch):
     monkeypatch.setattr("rlpipe.pipelines.devices._memory", lambda device: 1e6)
     weights = 2 * 64 * 32 + 32 + 32 * 16 * 64 + 64 + 64 * 9 * 64 + 64 + 65 * 16 + 17 * 12
-    with pytest.raises(ConfigError, match=f"hidden has {weights:,} weights, which to learn take 0.00 GB"):
+    with pytest.raises(ConfigError, match=f"hidden has {weights:,} weights; training them needs 0.00 GB"):
         trunk(ppo.Config(**SMALL))
     assert sum(each.numel() for each in CNN((2, 36, 36)).parameters()) == weights - 65 * 16 - 17 * 12
     assert torch.get_default_dtype().itemsize * 4 * weights > 1e6

@@ -403,7 +403,7 @@ def test_checkpoints_of_other_runs(made, folder, capsys, other, caplog):
     assert error_of("resume", capsys)[0] == 0
     assert copy.with_name(f"{copy.name}.damaged").is_dir()
     (warned,) = [each.message for each in caplog.records if "resuming from an older one" in each.message]
-    assert f"{copy.name} is of a run of another algorithm or config than the one it lies in" in warned
+    assert f"{copy.name} belongs to another run: its algorithm or config differs" in warned
 
 
 @pytest.mark.parametrize("name", ["frames-000000000099", "frames-5", "frames-000000000064.old", "best"])

@@ -46,7 +46,7 @@ def test_a_slow_evaluation_says_what_it_waits_for(caplog, monkeypatch):
     monkeypatch.setattr(evaluation, "_SLOW", -1.0)
     evaluate(first_action(), EnvConfig("tests/Endless-v0"), episodes=2, seed=0)
     assert "no episode of an evaluation ended in 4 steps" in caplog.messages[0]
-    assert "goes on to 50 steps" in caplog.messages[0]
+    assert "continues to 50 steps" in caplog.messages[0]
     assert len(caplog.messages) == 2
 
 

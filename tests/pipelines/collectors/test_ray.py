@@ -223,7 +223,7 @@ def test_no_room_beside_others_is_said(monkeypatch):
         ({**TWO, "ray_address": "head"}, "ray_address is 'head'; expected HOST:PORT"),
         ({**TWO, "ray_address": "ray://head:10001"}, "expected HOST:PORT"),
         ({**TWO, "ray_address": "head:70000"}, "expected HOST:PORT"),
-        ({**TWO, "ray_cpus": 1.5}, "ray_cpus is 1.5; allowed are numbers up to 1, and whole ones above"),
+        ({**TWO, "ray_cpus": 1.5}, "ray_cpus is 1.5; allowed are numbers up to 1, and above 1 only whole numbers"),
         ({"ray_gpus": 1}, "ray_gpus is 1.0 with collector 'local'; set collector to 'ray'"),
         ({"collector": "processes", "ray_memory": 100}, "ray_memory is 100 with collector 'processes'"),
     ],

@@ -92,7 +92,7 @@ def test_processes_are_counted():
     [
         (dqn, {"buffer_size": 10**6}, "takes 0.05 GB of memory; there are 0.04 GB; take a smaller --buffer-size$"),
         (ppo, {"rollout_steps": 10**5}, "rollout_steps is 100000 with num_envs 16, a batch of which takes .* GB"),
-        (ppo, {"hidden": (4_000, 4_000)}, "hidden has 16,024,000 weights, which to learn take 0.26 GB of memory"),
+        (ppo, {"hidden": (4_000, 4_000)}, "hidden has 16,024,000 weights; training them needs 0.26 GB of memory"),
     ],
 )
 def test_what_is_more_than_the_memory_is_refused_before_it_is_taken(monkeypatch, module, values, message):

@@ -219,7 +219,7 @@ def test_a_run_folder_that_vanishes(here, monkeypatch, capsys, expected, how):
     assert run([*TRAIN, "run"]) == 1
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    one_line(capsys, "cannot be written: No such file or directory; the run folder has gone")
+    one_line(capsys, "cannot be written: No such file or directory; the run folder no longer exists")
     assert not Path("run").exists()
     if how == "renamed":
         os.rename("moved", "run")

@@ -120,7 +120,7 @@ def test_a_logger_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch):
         raise RuntimeError("no")
 
     monkeypatch.setattr(TensorBoardLog, "__init__", fail)
-    with pytest.raises(ConfigError, match="^logger tensorboard cannot be opened: no; use --logger none to do without$"):
+    with pytest.raises(ConfigError, match="^logger tensorboard cannot be opened: no; --logger none turns it off$"):
         run_recipe("ppo", folder=tmp_path / "run", **SHORT)
     assert not list(tmp_path.iterdir())
 

@@ -212,7 +212,7 @@ PPO = {**SMALL, "minibatch_size": 16}
         (ppo, {"env_id": "Pendulum-v1", "eval_env_id": "CartPole-v1"}, "whose spaces are not those of"),
         (ppo, {"backend": "envpool"}, "from_pixels is True, and backend 'envpool' draws nothing"),
         (ppo, {"reward_shaping": "balance"}, "reward_shaping is 'balance', which reads CartPole's own observation"),
-        (ppo, {"normalize_frames": 100}, "normalize_frames is given, and the network divides pixels by 255"),
+        (ppo, {"normalize_frames": 100}, "normalize_frames is given, but the network divides pixels by 255"),
         (ppo, {"observation_scale": (255.0,)}, "observation_scale is given, and the observation is an image"),
         (dqn, {"buffer_size": 10**9}, "buffer_size is 1000000000, which takes 56"),
     ],
@@ -224,7 +224,7 @@ def test_what_cannot_be_trained_from_pixels(module, changes, message):
 
 
 def test_tables_and_windows_take_no_pictures():
-    with pytest.raises(ConfigError, match="from_pixels is True, and a table takes no pictures"):
+    with pytest.raises(ConfigError, match="from_pixels is True, but a table cannot use images"):
         q_learning.Config(from_pixels=True)
     with pytest.raises(ConfigError, match="render_mode is 'human'; an environment with from_pixels has rgb_array"):
         make_env(EnvConfig("CartPole-v1", from_pixels=True), render_mode="human")

@@ -128,7 +128,9 @@ def shared(kind=odd.Plain, wrapper=lambda env: env):
 @pytest.mark.parametrize("wrapper", [lambda env: env, lambda env: gym.wrappers.TimeLimit(env, 3)])
 def test_one_instance_in_several_places_is_refused(wrapper):
     env_id = register(shared(wrapper=wrapper))
-    with pytest.raises(ConfigError, match=f"^env-id '{env_id}' gives one and the same instance .* and 4 are needed"):
+    with pytest.raises(
+        ConfigError, match=f"^env-id '{env_id}' gives the same object each time .* but 4 separate ones are needed"
+    ):
         make_env(EnvConfig(env_id, 4))
     make_env(EnvConfig(env_id, 1), seed=0).rollout(3)
 
