@@ -37,7 +37,7 @@ from rlpipe.pipelines.runs.read import read_best
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.failures import explained
-from rlpipe.pipelines.training.loop import Schedule, run_loop
+from rlpipe.pipelines.training.loop import LoopOptions, run_loop
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.warn_once import each_once
@@ -121,7 +121,7 @@ class Session:
         written = stack.enter_context(contextlib.closing(self._open_run(pipeline, weights)))
         try:
             with self.display(interruption, self.folder) as progress:
-                result = run_loop(pipeline, written, _schedule(pipeline, config, progress), interruption)
+                result = run_loop(pipeline, written, _loop_options(pipeline, config, progress), interruption)
                 _warn_of_no_end(config, result)
                 evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
         except InterruptedRunError:
@@ -175,8 +175,8 @@ class Session:
         return f"what was written is in {self.folder}; continue with: rlpipe resume {shlex.quote(str(self.folder))}"
 
 
-def _schedule(pipeline: Pipeline, config: TrainConfig, progress: Listener | None) -> Schedule:
-    return Schedule(
+def _loop_options(pipeline: Pipeline, config: TrainConfig, progress: Listener | None) -> LoopOptions:
+    return LoopOptions(
         evaluate=lambda: _judge(
             pipeline, config, config.eval_episodes, "evaluation", stochastic=config.eval_stochastic
         ),

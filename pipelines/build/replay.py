@@ -35,7 +35,7 @@ def make_buffer(
     if config.replay_storage != "transitions":
         return _make_image_replay(config, env, keys, seeds, device)
     size = config.buffer_size * transition_bytes(env, keys)
-    frames = " or --replay-storage frames" if can_keep_frames(env) else ""
+    frames = " or --replay-storage frames" if can_keep_images(env) else ""
     way_out = f"take a smaller --buffer-size{frames}"
     check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device, way_out)
     storage = LazyTensorStorage(config.buffer_size, device=device)
@@ -47,7 +47,7 @@ def _make_image_replay(
 ) -> ImageReplay:
     spec, on_disk = env.observation_spec["observation"], config.replay_storage == "frames-on-disk"
     shape = spec.shape[len(env.batch_size) :]
-    if not can_keep_frames(env):
+    if not can_keep_images(env):
         raise ConfigError(
             f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these are "
             f"{list(shape)} of {spec.dtype}; --replay-storage transitions keeps any"
@@ -72,7 +72,7 @@ def _make_image_replay(
         raise ConfigError(f"buffer_size is {config.buffer_size}: {error}") from error
 
 
-def can_keep_frames(env: EnvBase) -> bool:
+def can_keep_images(env: EnvBase) -> bool:
     """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`, channels first."""
     spec = env.observation_spec["observation"]
     shape = spec.shape[len(env.batch_size) :]

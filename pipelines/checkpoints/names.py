@@ -10,8 +10,8 @@ from rlpipe.errors import CheckpointError
 FOLDER, MANIFEST = "checkpoints", "checkpoint.json"
 """The folder of a run's checkpoints, and the file in each that describes it."""
 _CHECKPOINT = re.compile(r"frames-(\d+)")
-BEST = re.compile(r"best-(\d+)(?:-\d+)?")
-"""The name of the checkpoint of a run's best evaluation."""
+BEST_CHECKPOINT = re.compile(r"best-(\d+)(?:-\d+)?")
+"""Matches the name of the checkpoint of a run's best evaluation."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -31,7 +31,7 @@ def check_name(checkpoint: Path, frames: object) -> None:
     Raises:
         CheckpointError: it has another name.
     """
-    named = _CHECKPOINT.fullmatch(checkpoint.name) or BEST.fullmatch(checkpoint.name)
+    named = _CHECKPOINT.fullmatch(checkpoint.name) or BEST_CHECKPOINT.fullmatch(checkpoint.name)
     if named is None or type(frames) is not int or int(named[1]) != frames:
         raise CheckpointError(f"checkpoint {checkpoint} was renamed: it is one of frame {frames!r}")
 

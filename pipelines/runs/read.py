@@ -14,7 +14,7 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
-from rlpipe.pipelines.checkpoints.names import BEST, FOLDER, checkpoints, frames_of
+from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoints, frames_of
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of
 
@@ -144,7 +144,12 @@ def read_best(folder: Path) -> Best | None:
     try:
         marked = json.loads(read_plain(folder / layout.BEST, _LARGEST_BEST))
         frames, score, name = marked["frames"], marked["mean"], marked["checkpoint"]
-        known = type(frames) is int and type(score) in (int, float) and math.isfinite(score) and BEST.fullmatch(name)
+        known = (
+            type(frames) is int
+            and type(score) in (int, float)
+            and math.isfinite(score)
+            and BEST_CHECKPOINT.fullmatch(name)
+        )
     except DAMAGE:
         return None
     path = folder / FOLDER / str(name)

@@ -34,7 +34,7 @@ _SMALLER_BATCH = "--num-envs or --rollout-steps"
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LoopOptions:
     """What `train` does besides collecting and learning, and when; the fields are its arguments."""
 
     evaluate: Callable[[], Evaluation] | None = None
@@ -82,27 +82,27 @@ def train(
         ValueError: checkpoints are asked for, and there is no run.
     """
     stopping = stopping or StoppingRule()
-    return run_loop(pipeline, run, Schedule(evaluate, eval_every, checkpoint_every, log_every, stopping, progress))
+    return run_loop(pipeline, run, LoopOptions(evaluate, eval_every, checkpoint_every, log_every, stopping, progress))
 
 
 def run_loop(
-    pipeline: Pipeline, run: Run | None, schedule: Schedule, interruption: Interruption | None = None
+    pipeline: Pipeline, run: Run | None, options: LoopOptions, interruption: Interruption | None = None
 ) -> Result:
     """As `train`, and end at a signal.
 
     Args:
         pipeline: what to train.
         run: the folder to write into.
-        schedule: what else to do, and when.
+        options: what else to do, and when.
         interruption: entered already; a signal is then followed by a last checkpoint.
 
     Raises:
         InterruptedRunError: after the checkpoint of an `interruption`.
     """
     check_main_guard()
-    if run is None and schedule.checkpoint_every is not None:
+    if run is None and options.checkpoint_every is not None:
         raise ValueError("checkpoints are written into a run, and there is none; pass a Run")
-    loop = _Loop(pipeline, run, schedule)
+    loop = _Loop(pipeline, run, options)
     with explained(run), contextlib.ExitStack() as stack:
         loop.begin(stack)
         batches = iter(pipeline.collector)
@@ -119,10 +119,10 @@ def run_loop(
 class _Loop:
     """What `train` keeps from one batch to the next, and its steps."""
 
-    def __init__(self, pipeline: Pipeline, run: Run | None, schedule: Schedule) -> None:
-        self.pipeline, self.run, self.schedule, self.stopping = pipeline, run, schedule, schedule.stopping
+    def __init__(self, pipeline: Pipeline, run: Run | None, options: LoopOptions) -> None:
+        self.pipeline, self.run, self.options, self.stopping = pipeline, run, options, options.stopping
         self.result, self.line, self.before = Result(), Line(), 0
-        self.reporter, self.episodes = Reporter(schedule.progress), EpisodeCounter(pipeline.collector)
+        self.reporter, self.episodes = Reporter(options.progress), EpisodeCounter(pipeline.collector)
         own = {"progress": self.result, "line": self.line, "stopping": self.stopping, "global_random": GlobalRandom()}
         self.state = _add_own(pipeline.state, own, saved=run is not None)
         limit = getattr(pipeline.collector, "total_frames", None)
@@ -130,7 +130,7 @@ class _Loop:
 
     def begin(self, stack: contextlib.ExitStack) -> None:
         """Restore a run that is resumed, until `stack` closes, and report the start."""
-        if self.pipeline.environments is not None and self.schedule.checkpoint_every is not None:
+        if self.pipeline.environments is not None and self.options.checkpoint_every is not None:
             self.pipeline.environments.note_actions()
         if self.run is not None:
             before = GlobalRandom().state_dict()
@@ -159,7 +159,7 @@ class _Loop:
             return False
         ended = self.episodes.count(batch)
         self.before, self.result.frames = self.result.frames, self.result.frames + frames_of(batch)
-        saving = environments is not None and self.due(self.schedule.checkpoint_every)
+        saving = environments is not None and self.due(self.options.checkpoint_every)
         if environments is not None and saving:
             environments.cut(batch)
         learned = self.learn(batch, started)
@@ -171,7 +171,7 @@ class _Loop:
             num_envs = batch.numel() // batch.shape[-1]
             if self.before < _PATIENCE * num_envs <= self.result.frames:
                 _warn_of_no_updates(self.result, "training has made")
-        if self.due(self.schedule.log_every):
+        if self.due(self.options.log_every):
             self.log()
         return True
 
@@ -215,9 +215,9 @@ class _Loop:
 
     def do_what_is_due(self) -> None:
         """Evaluate and checkpoint if the batch passed a multiple of their intervals; raise what the listener raised."""
-        if self.schedule.evaluate is not None and self.due(self.schedule.eval_every):
-            self.evaluate(self.schedule.evaluate)
-        if self.due(self.schedule.checkpoint_every):
+        if self.options.evaluate is not None and self.due(self.options.eval_every):
+            self.evaluate(self.options.evaluate)
+        if self.due(self.options.checkpoint_every):
             self.checkpoint()
         self.raise_listeners()
 

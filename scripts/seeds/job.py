@@ -96,7 +96,7 @@ class Job:
         return session.run(None if self.weights is None else Path(self.weights))
 
 
-class Reporter:
+class ProgressSender:
     """Sends a run's progress a few times per second, however many batches there are.
 
     Args:
@@ -127,7 +127,7 @@ class Reporter:
 
 
 def progress_of(message: Message) -> Progress:
-    """The progress in the message of a `Reporter`."""
+    """The progress in the message of a `ProgressSender`."""
     from rlpipe.pipelines.progress import Evaluation, Progress
 
     fields = dict(message["progress"])
@@ -156,10 +156,10 @@ def main() -> None:
     def send(message: Message) -> None:
         _write_all(stdout_copy, json.dumps(message).encode() + b"\n")
 
-    def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[Reporter]:
+    def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[ProgressSender]:
         _stop_but_once(interruption)
         send({"folder": str(folder)})
-        return contextlib.nullcontext(Reporter(send, job.config["curve_window"]))
+        return contextlib.nullcontext(ProgressSender(send, job.config["curve_window"]))
 
     send(job.train(display))
 

@@ -78,8 +78,8 @@ class Seed:
 
 
 @dataclass
-class Seeds:
-    """All seeds, in order.
+class SeedTable:
+    """The table of all seeds, in order.
 
     Args:
         title: recipe and environment.
@@ -145,7 +145,7 @@ class LiveTable(NoTable):
         console: where to draw.
     """
 
-    def __init__(self, seeds: Seeds, console: Console) -> None:
+    def __init__(self, seeds: SeedTable, console: Console) -> None:
         from rich.live import Live
 
         self._seeds, self._console, self._next, self._failed = seeds, console, 0.0, False
@@ -199,7 +199,7 @@ class PlainTable(NoTable):
         seeds: what to show.
     """
 
-    def __init__(self, seeds: Seeds) -> None:
+    def __init__(self, seeds: SeedTable) -> None:
         self._seeds, self._next, self._last = seeds, time.monotonic() + _LINE_EVERY, ""
 
     def report(self, seed: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
 from rlpipe.pipelines.config.groups import split_address
-from rlpipe.scripts.seeds.job import Job, Message, Reporter
+from rlpipe.scripts.seeds.job import Job, Message, ProgressSender
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.training.signals import Interruption
@@ -140,7 +140,7 @@ def train_job(described: dict[str, Any], mailbox: Any) -> Message:
 
     job = Job(**described)
 
-    def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[Reporter]:
+    def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[ProgressSender]:
         interruption.announce = lambda _: None
         ray.get(mailbox.put.remote(job.seed, {"folder": str(folder)}))
 
@@ -148,7 +148,7 @@ def train_job(described: dict[str, Any], mailbox: Any) -> Message:
             if ray.get(mailbox.put.remote(job.seed, message)) and interruption.signal is None:
                 interruption.signal = signal.SIGTERM
 
-        return contextlib.nullcontext(Reporter(send, job.config["curve_window"]))
+        return contextlib.nullcontext(ProgressSender(send, job.config["curve_window"]))
 
     ray.get(mailbox.put.remote(job.seed, {"begun": socket.gethostname()}))
     return job.train(display)

@@ -19,7 +19,7 @@ from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.live_view import history
 from rlpipe.scripts.display.progress_bar import can_draw
 from rlpipe.scripts.display.run_stats import RunStats
-from rlpipe.scripts.seeds.progress_table import LiveTable, NoTable, PlainTable, Seed, Seeds, write_line
+from rlpipe.scripts.seeds.progress_table import LiveTable, NoTable, PlainTable, Seed, SeedTable, write_line
 from rlpipe.scripts.seeds.results import Jobs, describe
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _Training:
         self._jobs, self._engine, self._interruption = jobs, engine, interruption
         self._waiting, self._stopping, self._first_refusal = deque(jobs.seeds), False, ""
         config, recipe = jobs.config, jobs.recipe.name
-        self._seeds = Seeds(f"{recipe} on {config.env_id}", {seed: _unknown(config, seed) for seed in jobs.seeds})
+        self._seeds = SeedTable(f"{recipe} on {config.env_id}", {seed: _unknown(config, seed) for seed in jobs.seeds})
         self._table = NoTable() if options.quiet else PlainTable(self._seeds)
         if can_draw() and not options.quiet:
             from rich.console import Console

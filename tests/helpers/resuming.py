@@ -18,7 +18,7 @@ from rlpipe.pipelines.config.train import config_from_json
 from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import Seeds
-from rlpipe.pipelines.training.loop import Schedule, run_loop
+from rlpipe.pipelines.training.loop import LoopOptions, run_loop
 from rlpipe.pipelines.training.signals import Interruption
 
 _RUN = {"checkpoint_every": 1000, "eval_every": 700, "eval_episodes": 2, "log_every": 300, "max_episode_steps": 60}
@@ -169,14 +169,14 @@ def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None,
             stack.enter_context(patch(place, killed_at(number, original)))
         if during is not None:
             during(pipeline)
-        schedule = Schedule(
+        options = LoopOptions(
             evaluate=inner,
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
             stopping=config.stopping,
             log_every=config.log_every,
         )
-        result = run_loop(pipeline, run, schedule, interruption)
+        result = run_loop(pipeline, run, options, interruption)
         run.log_evaluation(result.frames, judge(3), seconds=result.seconds, final=True)
         return result
 

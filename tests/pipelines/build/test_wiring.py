@@ -9,7 +9,7 @@ from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learni
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.config.groups import LivesConfig, OptimizerConfig
 
-# fields of the loop around a pipeline: test_loop.py, test_stopping.py and tests/scripts have these
+# fields of the loop around a pipeline: tested in test_loop.py, test_stopping.py and tests/scripts
 LOOP = {
     "total_episodes",
     "stop_at_return",
@@ -29,7 +29,7 @@ LOOP = {
     "gif",
     "threads",
     "device",
-    # give the same run by another way: test_envs.py, test_recording.py, test_processes.py, test_frame_replay.py
+    # give the same run in another way: test_stepping.py, test_recorder.py, test_processes.py, test_image_buffer.py
     "backend",
     "compile",
     "cuda_graphs",
@@ -37,7 +37,7 @@ LOOP = {
     "num_collectors",
     "asynchronous",
     "replay_storage",
-    # test_pixels.py
+    # test_pixel_observation.py
     "from_pixels",
     # where Ray places collectors: tests/pipelines/collectors/test_ray.py
     "ray_address",

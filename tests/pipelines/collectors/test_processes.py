@@ -46,11 +46,11 @@ def _no_process_is_left():
 def test_one_collector_gives_the_same_run_as_none(algorithm, kind, tmp_path):
     config = make_config(algorithm, kind)
     go(tmp_path / "local", algorithm, config)
-    go(tmp_path / "fleet", algorithm, replace(config, collector="processes"))
-    local, fleet = fingerprint(tmp_path / "local"), fingerprint(tmp_path / "fleet")
+    go(tmp_path / "processes", algorithm, replace(config, collector="processes"))
+    local, multi = fingerprint(tmp_path / "local"), fingerprint(tmp_path / "processes")
     # a list of them there
-    local.pop("environments"), fleet.pop("environments")
-    assert fleet == local
+    local.pop("environments"), multi.pop("environments")
+    assert multi == local
 
 
 def test_two_collectors_go_on_to_the_bit_after_one_was_killed(tmp_path):

@@ -80,11 +80,11 @@ def test_one_collector_gives_the_same_run_as_none(algorithm, kind, tmp_path):
     config = make_config(algorithm, kind, total_frames=2000)
     go(tmp_path / "local", algorithm, config)
     go(tmp_path / "ray", algorithm, replace(config, collector="ray"))
-    local, fleet = fingerprint(tmp_path / "local"), fingerprint(tmp_path / "ray")
+    local, on_ray = fingerprint(tmp_path / "local"), fingerprint(tmp_path / "ray")
     # which holds a list of them there, and the moving mean of the time they wait
     for name in ("environments", "line"):
-        local.pop(name), fleet.pop(name)
-    assert fleet == local
+        local.pop(name), on_ray.pop(name)
+    assert on_ray == local
 
 
 def test_two_collectors_go_on_to_the_bit(tmp_path):

@@ -23,8 +23,8 @@ from rlpipe.scripts.cli.seeds import read_seeds, spell
 from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.display.run_stats import RunStats
 from rlpipe.scripts.main import run
-from rlpipe.scripts.seeds.job import Reporter, progress_of
-from rlpipe.scripts.seeds.progress_table import LiveTable, PlainTable, Seed, Seeds
+from rlpipe.scripts.seeds.job import ProgressSender, progress_of
+from rlpipe.scripts.seeds.progress_table import LiveTable, PlainTable, Seed, SeedTable
 from rlpipe.scripts.seeds.results import Jobs
 from rlpipe.scripts.seeds.train_seeds import read_jobs
 
@@ -366,7 +366,7 @@ def test_jobs():
 
 def test_progress_comes_through_whole_but_not_too_often():
     told = []
-    report = Reporter(told.append, window=3)
+    report = ProgressSender(told.append, window=3)
     report(Progress("starting", 0))
     for index in range(1, 6):
         report(Progress("training", 10 * index, 5, index, 1.0, {"loss_td": 1.0}, (float(index),), (index,)))
@@ -390,7 +390,7 @@ def some_seeds(number=9):
     known[3].stats.add(Progress("evaluated", 1500, evaluation=Evaluation((1234.5,), (3,))), 0.0)
     known[3].stats.add(Progress("training", 2000, 1, 1, 4.0), 0.0)
     known[4].stats.add(Progress("evaluating", 2000, final=True), 0.0)
-    return Seeds("ppo on \x1b[2JCartPole-v1", known, began=time.monotonic())
+    return SeedTable("ppo on \x1b[2JCartPole-v1", known, began=time.monotonic())
 
 
 def drawn(seeds, width, height):

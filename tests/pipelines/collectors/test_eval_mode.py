@@ -1,4 +1,4 @@
-"""What evaluations, films, checks and whole runs leave as it was: modes, counters, generators, settings."""
+"""Evaluations, films, checks and whole runs leave modes, counters, generators and settings unchanged."""
 
 import random
 
