@@ -158,7 +158,7 @@ def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int,
         state: what a checkpoint holds.
         folder: of the run.
         total_frames: of the run.
-        every: frames between two checkpoints.
+        every: frames from one checkpoint to the next.
 
     Raises:
         ConfigError: there is no room for one checkpoint. If there is no room for three, the two newest and the next
