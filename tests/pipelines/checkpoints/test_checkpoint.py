@@ -393,7 +393,7 @@ def test_checkpoints_of_other_runs(made, folder, capsys, other, caplog):
         code, error = error_of(command, capsys)
         assert code == 2
         assert copy.name in error
-        assert "is of a run of another algorithm or config" in error
+        assert "belongs to another run: its algorithm or config differs" in error
     before = newest_checkpoint(made / "run")
     for own in checkpoints(folder)[1:]:
         shutil.rmtree(own)
