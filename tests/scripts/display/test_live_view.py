@@ -282,7 +282,9 @@ def test_a_view_that_breaks_ends_in_one_line_and_not_the_run(monkeypatch, where)
     assert interruption.announce == usual_way
     assert told_later == ["a signal came"]
     assert sys.stderr is screen
-    assert screen.getvalue().count("progress display stopped (ZeroDivisionError: of all things); the run continues\n") == 1
+    assert (
+        screen.getvalue().count("progress display stopped (ZeroDivisionError: of all things); the run continues\n") == 1
+    )
     assert "Traceback" not in screen.getvalue()
 
 
