@@ -76,11 +76,6 @@ def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> P
     The networks start with the weights of the algorithm's own `build`. Exploration draws from PyTorch's global
     generator, as TorchRL's parts do; it is seeded here.
 
-    Args:
-        algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: of that algorithm.
-        kind: how its environments are stepped; `None` for the fastest way.
-
     Raises:
         ConfigError: TorchRL's parts do not support the config.
     """
@@ -89,7 +84,14 @@ def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> P
     collector = stock_collector(
         parts.env, parts.policy, frames_per_batch=parts.frames, total_frames=whole_batches(config.total_frames, config)
     )
-    return Pipeline(collector, _scheduled(learn, parts.schedule), parts.policy, {"loss": parts.loss})
+
+    def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
+        scalars = learn(batch)
+        if parts.schedule is not None and scalars["updates"]:
+            parts.schedule.step()
+        return scalars
+
+    return Pipeline(collector, learn_and_step, parts.policy, {"loss": parts.loss})
 
 
 def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: StockKind | None = None) -> Parts:
@@ -146,9 +148,8 @@ def _actor_critic_parts(algorithm: str, config: Any, env: EnvBase, frames: int, 
 
 
 def _replay(config: Any, parts: Parts) -> Update:
-    assert parts.explorer is not None
-    explorer = parts.explorer
-    ahead = look_ahead(config)
+    explorer, ahead = parts.explorer, look_ahead(config)
+    assert explorer is not None
     buffer = ReplayBuffer(storage=LazyTensorStorage(config.buffer_size), batch_size=config.minibatch_size)
     update = stock_update(parts.loss, parts.optimizer, max_norm=config.max_grad_norm, target=parts.target)
 
@@ -241,19 +242,6 @@ class _WithoutCritic(nn.Module):
 def _mean(terms: Sequence[TensorDictBase]) -> TensorDictBase:
     mean: TensorDictBase = torch.stack(list(terms)).mean(0) if terms else TensorDict()
     return mean.set("updates", torch.tensor(len(terms)))
-
-
-def _scheduled(learn: Update, schedule: LRScheduler | None) -> Update:
-    if schedule is None:
-        return learn
-
-    def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
-        scalars = learn(batch)
-        if scalars["updates"]:
-            schedule.step()
-        return scalars
-
-    return learn_and_step
 
 
 def whole_batches(frames: int, config: Any) -> int:

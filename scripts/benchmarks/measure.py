@@ -6,20 +6,12 @@ import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 REFERENCE = "rlpipe"
 """The arm that the others are divided by."""
-
-
-class InterruptedMeasurement(KeyboardInterrupt):
-    """Ctrl-C during a benchmark; `rows` holds the completed cases."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        super().__init__()
-        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,9 @@ class Row:
     def medians(self) -> dict[str, float]:
         """The median of each arm that has samples."""
         return {arm: statistics.median(samples) for arm, samples in self.samples.items() if samples}
+
+    def __str__(self) -> str:
+        return f"{self.case}: {', '.join(f'{arm} {median:.4g}' for arm, median in self.medians.items())} {self.unit}"
 
     def ratio(self, arm: str) -> Spread | None:
         """`arm` divided by rlpipe, paired by repetition; `None` for rlpipe itself, or without rlpipe."""
@@ -90,26 +85,11 @@ def interleave(arms: Mapping[str, Callable[[], object]], *, repeats: int, warmup
         with _frozen_heap():
             for _ in range(repeats):
                 for name, call in arms.items():
-                    seconds[name].append(_time(call))
+                    gc.collect()
+                    start = time.perf_counter()
+                    call()
+                    seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def gather(rows: Iterable[Row], progress: Callable[[str], None]) -> list[Row]:
-    """Collect the rows of a generator that measures; `progress` gets a line after each.
-
-    Raises:
-        InterruptedMeasurement: Ctrl-C; holds the rows so far.
-    """
-    done: list[Row] = []
-    try:
-        for row in rows:
-            done.append(row)
-            progress(
-                f"{row.case}: {', '.join(f'{arm} {median:.4g}' for arm, median in row.medians.items())} {row.unit}"
-            )
-    except KeyboardInterrupt:
-        raise InterruptedMeasurement(done) from None
-    return done
 
 
 def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
@@ -120,13 +100,6 @@ def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
             call()
 
     return repeat
-
-
-def _time(call: Callable[[], object]) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 @contextlib.contextmanager

@@ -54,12 +54,7 @@ def prepare(path: Path) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None:
-    """Write the JSON to `path` and the plot beside it.
-
-    Args:
-        path: a path that `prepare` accepted.
-        rows: at least one.
-        described: the first entries of the JSON: what was run.
+    """Write the JSON, which begins with what `described` holds, to `path`, and the plot of at least one row beside it.
 
     Raises:
         ConfigError: a file of that name exists by now, or cannot be written.

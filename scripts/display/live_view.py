@@ -32,12 +32,8 @@ _LONGEST_EPISODE = 2**53
 class Watch:
     """Draws the view in place, from its own thread; the training loop only queues what is new.
 
-    The cursor stays visible, because a second Ctrl-C ends the process without restoring the terminal.
-
-    Args:
-        stats: the statistics of the run.
-        console: where to draw.
-        announce: prints a line if the view has failed.
+    The cursor stays visible, because a second Ctrl-C ends the process without restoring the terminal. If the view has
+    failed, `announce` prints lines.
     """
 
     def __init__(self, stats: RunStats, console: Console, announce: Callable[[str], None]) -> None:

@@ -93,19 +93,32 @@ class RunStats:
     def _add_new(self, progress: Progress) -> None:
         self._recent.extend(zip(progress.returns, progress.lengths, strict=True))
         if progress.stage == "training":
-            shown = {key: value for key, value in progress.scalars.items() if key not in _SHOWN_SEPARATELY}
             # a scalar missing from this report keeps its last value
-            self.scalars.update(shown)
+            self.scalars |= {key: value for key, value in progress.scalars.items() if key not in _SHOWN_SEPARATELY}
             if self._recent:
                 self.returns.add(progress.frames, self.mean_return)
         if progress.evaluation is not None:
             self.last, self.last_is_final = (progress.frames, progress.evaluation), progress.final
-            mean = progress.evaluation.mean
             # the final evaluation has other, and more, episodes
             if not progress.final:
+                mean = progress.evaluation.mean
                 self.evaluations.add(progress.frames, mean)
-            if not progress.final and (self.best is None or not mean <= self.best[1]):
-                self.best = progress.frames, mean
+                if self.best is None or not mean <= self.best[1]:
+                    self.best = progress.frames, mean
+
+    @property
+    def stage(self) -> str:
+        """What the run is doing, while it has not ended."""
+        if self.now is None or self.now.stage == "starting":
+            return "starting"
+        if self.now.stage == "evaluating":
+            return "final evaluation" if self.now.final else "evaluating"
+        return "training"
+
+    @property
+    def frames(self) -> int:
+        """Number of frames so far."""
+        return self.now.frames if self.now else 0
 
     @property
     def recent_episodes(self) -> int:

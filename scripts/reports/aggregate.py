@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlpipe.scripts.reports.groups import WITHOUT_EFFECT, Row
+from rlpipe.pipelines.runs.origin import Origin
+from rlpipe.scripts.reports.groups import WITHOUT_EFFECT, Row, grouped
 from rlpipe.scripts.reports.plain import json_number, text
-from rlpipe.scripts.reports.run_results import FinishedRun
-from rlpipe.scripts.reports.statistics import stratified_interquartile_mean
+from rlpipe.scripts.reports.statistics import interquartile_mean
 
 _OF_ENVIRONMENT = {"env_id", "eval_env_id"}
 
@@ -22,16 +22,13 @@ def across_environments(rows: Sequence[Row]) -> dict[str, Any] | None:
     Returns:
         The environments and a line for each setting; `None` unless two settings share two environments.
     """
-    settings: list[tuple[Any, dict[str, Row]]] = []
-    for row in rows:
-        what = _setting(row)
-        same = (found for key, found in settings if key == what and _first(found).origin.is_like(row.runs[0].origin))
-        known = next(same, None)
-        if known is None:
-            settings.append((what, {row.env_id: row}))
-        else:
-            known.setdefault(row.env_id, row)
-    several = [found for _, found in settings if len(found) > 1]
+    several = []
+    for group in grouped(rows, _settings):
+        found: dict[str, Row] = {}
+        for row in group:
+            found.setdefault(row.env_id, row)
+        if len(found) > 1:
+            several.append(found)
     if len(several) < 2:
         return None
     shared = [env_id for env_id in several[0] if all(env_id in found for found in several)]
@@ -45,14 +42,10 @@ def across_environments(rows: Sequence[Row]) -> dict[str, Any] | None:
     return {"environments": list(map(text, ranges)), "lines": [_line(found, ranges) for found in several]}
 
 
-def _setting(row: Row) -> Any:
+def _settings(row: Row) -> tuple[Any, Origin]:
     run = row.runs[0]
     config = {key: value for key, value in run.config.items() if key not in _OF_ENVIRONMENT | WITHOUT_EFFECT}
-    return run.recipe, run.algorithm, config
-
-
-def _first(found: dict[str, Row]) -> FinishedRun:
-    return next(iter(found.values())).runs[0]
+    return (run.recipe, run.algorithm, config), run.origin
 
 
 def _line(found: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:
@@ -60,7 +53,7 @@ def _line(found: dict[str, Row], ranges: dict[str, tuple[float, float]]) -> dict
         [(run.score - lowest) / (highest - lowest) for run in found[env_id].runs]
         for env_id, (lowest, highest) in ranges.items()
     ]
-    iqm, low, high = map(json_number, stratified_interquartile_mean(strata))
+    iqm, low, high = map(json_number, interquartile_mean(*strata))
     # the shortest label does not name the environment
     label = min((row.label for row in found.values()), key=len)
     return {"label": text(label), "runs": sum(map(len, strata)), "iqm": iqm, "low": low, "high": high}

@@ -27,14 +27,9 @@ _MOST_POSITIONS = 200
 
 
 def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
-    """Everything that the page shows of the runs.
+    """Everything that the page shows of the runs, with the GIFs that fit, as `page.js` reads it.
 
-    Args:
-        survey: the runs.
-        gifs: collects the GIFs that fit.
-
-    Returns:
-        The data that `page.js` reads. Runs and groups are numbered in order; statistics are over the seeds of a group.
+    Runs and groups are numbered in order; statistics are over the seeds of a group.
     """
     runs = [run for row in survey.rows for run in row.runs]
     numbers = {run.folder: index for index, run in enumerate(runs)}

@@ -66,7 +66,21 @@ class Job:
     def train(self, display: Display) -> Message:
         """Train in this process, and return the last message; `display` is that of a `Session`."""
         try:
-            return {"finished": self._train(display)}
+            from rlpipe.pipelines.algorithms.recipes import config_class
+            from rlpipe.pipelines.config.train import config_from_json
+            from rlpipe.pipelines.session import Session
+
+            session = Session(
+                self.recipe,
+                self.algorithm,
+                config_from_json(config_class(self.algorithm), self.config),
+                Path(self.folder),
+                numbered=self.numbered,
+                start_from=self.start_from,
+                display=display,
+                loggers=tuple(self.loggers),
+            )
+            return {"finished": session.run(None if self.weights is None else Path(self.weights))}
         except InterruptedRunError as error:
             return {"interrupted": str(error)}
         except RlpipeError as error:
@@ -78,31 +92,9 @@ class Job:
             traceback.print_exc()
             return {"failed": f"{type(error).__name__}: {error}".rstrip(": ")}
 
-    def _train(self, display: Display) -> dict[str, Any]:
-        from rlpipe.pipelines.algorithms.recipes import config_class
-        from rlpipe.pipelines.config.train import config_from_json
-        from rlpipe.pipelines.session import Session
-
-        session = Session(
-            self.recipe,
-            self.algorithm,
-            config_from_json(config_class(self.algorithm), self.config),
-            Path(self.folder),
-            numbered=self.numbered,
-            start_from=self.start_from,
-            display=display,
-            loggers=tuple(self.loggers),
-        )
-        return session.run(None if self.weights is None else Path(self.weights))
-
 
 class Reporter:
-    """Sends a run's progress a few times per second, however many batches there are.
-
-    Args:
-        send: sends a message.
-        window: maximum number of episodes in a message; the latest ones are kept.
-    """
+    """Sends a run's progress a few times per second, with at most the latest `window` episodes in a message."""
 
     def __init__(self, send: Callable[[Message], None], window: int) -> None:
         self._send, self._window, self._next = send, window, 0.0

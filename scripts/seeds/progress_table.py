@@ -31,13 +31,7 @@ _URGENT = ("failed", "stopped", "", "finished", "waiting")
 
 @dataclass
 class Seed:
-    """The run of a seed.
-
-    Args:
-        stats: statistics of its training.
-        ended: `finished`, `failed` or `stopped`, or empty before its end.
-        begun: whether it has started.
-    """
+    """The run of a seed; `ended` is `finished`, `failed` or `stopped`, or empty before its end."""
 
     stats: RunStats
     ended: str = ""
@@ -46,19 +40,7 @@ class Seed:
     @property
     def state(self) -> str:
         """What the run is doing."""
-        latest = self.stats.now
-        if self.ended or not self.begun:
-            return self.ended or "waiting"
-        if latest is None or latest.stage == "starting":
-            return "starting"
-        if latest.stage == "evaluating":
-            return "final evaluation" if latest.final else "evaluating"
-        return "training"
-
-    @property
-    def frames(self) -> int:
-        """Number of frames so far."""
-        return self.stats.now.frames if self.stats.now else 0
+        return self.ended or (self.stats.stage if self.begun else "waiting")
 
     def cells(self, seed: int) -> tuple[str, ...]:
         """The cells of the seed's line in the table."""
@@ -68,8 +50,8 @@ class Seed:
         return (
             str(seed),
             self.state,
-            f"{self.frames:,}" if self.begun else "",
-            share(self.frames, stats.total_frames) if self.begun else "",
+            f"{stats.frames:,}" if self.begun else "",
+            share(stats.frames, stats.total_frames) if self.begun else "",
             rate(speed) if speed is not None else "",
             clock(stats.left) if runs else "",
             format_return(stats.mean_return) if stats.recent_episodes else "",
@@ -79,13 +61,7 @@ class Seed:
 
 @dataclass
 class Seeds:
-    """All seeds, in order.
-
-    Args:
-        title: recipe and environment.
-        all: the run of each seed.
-        began: start time on the monotonic clock.
-    """
+    """All seeds, in order; the title names recipe and environment."""
 
     title: str
     all: Mapping[int, Seed]
@@ -138,12 +114,7 @@ class NoTable:
 
 
 class LiveTable(NoTable):
-    """A table that is drawn in place, at most a few times per second.
-
-    Args:
-        seeds: what to show.
-        console: where to draw.
-    """
+    """A table that is drawn in place, at most a few times per second."""
 
     def __init__(self, seeds: Seeds, console: Console) -> None:
         from rich.live import Live
@@ -193,11 +164,7 @@ class LiveTable(NoTable):
 
 
 class PlainTable(NoTable):
-    """Prints a line when a seed starts or ends, and every few seconds a line about those that run.
-
-    Args:
-        seeds: what to show.
-    """
+    """Prints a line when a seed starts or ends, and every few seconds a line about those that run."""
 
     def __init__(self, seeds: Seeds) -> None:
         self._seeds, self._next, self._last = seeds, time.monotonic() + _LINE_EVERY, ""
@@ -206,7 +173,7 @@ class PlainTable(NoTable):
         known = self._seeds.all[seed]
         found = known.stats.last
         result = f", evaluation {format_return(found[1].mean)}" if found and known.ended else ""
-        frames = f" at frame {known.frames:,}" if known.ended else ""
+        frames = f" at frame {known.stats.frames:,}" if known.ended else ""
         where = printable(str(known.stats.folder))
         write_line(f"{self._seeds.title}: seed {seed} {known.ended or 'started'}{frames}{result}, {where}")
 
@@ -215,7 +182,7 @@ class PlainTable(NoTable):
             return
         self._next = time.monotonic() + _LINE_EVERY
         running = [
-            f"seed {seed} {known.state}, {known.frames:,} of {known.stats.total_frames:,} frames"
+            f"seed {seed} {known.state}, {known.stats.frames:,} of {known.stats.total_frames:,} frames"
             for seed, known in self._seeds.all.items()
             if known.begun and not known.ended
         ]

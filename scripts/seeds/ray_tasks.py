@@ -48,14 +48,9 @@ class Mailbox:
 class RayTasks:
     """Trains jobs as Ray tasks, each in a new process with as many CPUs as its run needs.
 
-    With `device="cuda"` a task gets a GPU too. Ray decides where and when tasks run. The folder of a run is made on the
-    machine of its task.
-
-    Args:
-        address: of a cluster, `HOST:PORT`; by default the variable `RAY_ADDRESS`. Without either, Ray is started on
-            this machine, and stopped by `close`.
-        threads: number of threads of each run, in all its processes.
-        device: of each run.
+    A run needs `threads` in all its processes; with `device="cuda"` its task gets a GPU too. Ray decides where and when
+    tasks run. The folder of a run is made on the machine of its task. The `address` is that of a cluster, `HOST:PORT`;
+    by default the variable `RAY_ADDRESS`. Without either, Ray is started on this machine, and stopped by `close`.
 
     Raises:
         ConfigError: Ray is not installed, the cluster does not answer, or no machine in it is large enough.
