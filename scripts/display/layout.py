@@ -56,12 +56,7 @@ class View:
         return Group(*lines[: min(height, len(lines) - len(gap))])
 
     def _title(self, width: int, now: float) -> Text:
-        stats = self._stats
-        doing = stats.ended or self._doing(now)
-        title = _line((printable(stats.title), "bold"))
-        title.truncate(max(1, width - len(doing) - len(_NEXT)))
-        title.pad_right(max(0, width - title.cell_len - len(doing)))
-        return title.append(doing, "yellow")
+        return header(self._stats.title, self._stats.ended or self._doing(now), width, len(_NEXT))
 
     def _folder(self, width: int) -> Text:
         """The run folder; the end of the path is kept, because it tells runs apart."""
@@ -127,6 +122,14 @@ class View:
             return []
         values = resample(points, width, self._stats.frames)
         return [_line((line, colour)) for line in sparkline(values, rows, self._marks)]
+
+
+def header(left: str, right: str, width: int, gap: int) -> Text:
+    """A line with `left` in bold, cut to leave a gap, and `right` at the end."""
+    title = _line((printable(left), "bold"))
+    title.truncate(max(1, width - len(right) - gap))
+    title.pad_right(max(0, width - title.cell_len - len(right)))
+    return title.append(right, "yellow")
 
 
 def _table(facts: Sequence[Fact], width: int, height: int) -> list[Text]:

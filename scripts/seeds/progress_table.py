@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rlpipe.formatting import rate, share
 from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.display.layout import header
 from rlpipe.scripts.display.live_view import report_failure
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
@@ -26,7 +27,7 @@ _GAP = 2
 _PER_SECOND = 5
 _LINE_EVERY = 5.0
 _COLOURS = {"finished": "green", "failed": "red", "stopped": "yellow", "waiting": "dim"}
-_URGENT = ("failed", "stopped", "", "finished", "waiting")
+_URGENT = ("failed", "stopped", "running", "finished", "waiting")
 
 
 @dataclass
@@ -38,14 +39,18 @@ class Seed:
     begun: bool = False
 
     @property
+    def phase(self) -> str:
+        """How the run ended, `running` or `waiting`."""
+        return self.ended or ("running" if self.begun else "waiting")
+
+    @property
     def state(self) -> str:
         """What the run is doing."""
-        return self.ended or (self.stats.stage if self.begun else "waiting")
+        return self.stats.stage if self.phase == "running" else self.phase
 
     def cells(self, seed: int) -> tuple[str, ...]:
         """The cells of the seed's line in the table."""
-        stats, runs = self.stats, self.begun and not self.ended
-        speed = stats.speed.now
+        stats, speed = self.stats, self.stats.speed.now
         found = None if stats.last is None else summary_of(stats.last[1])
         return (
             str(seed),
@@ -53,7 +58,7 @@ class Seed:
             f"{stats.frames:,}" if self.begun else "",
             share(stats.frames, stats.total_frames) if self.begun else "",
             rate(speed) if speed is not None else "",
-            clock(stats.left) if runs else "",
+            clock(stats.left) if self.phase == "running" else "",
             format_return(stats.mean_return) if stats.recent_episodes else "",
             f"{found['mean']} +- {found['std']}" if found else "",
         )
@@ -69,7 +74,7 @@ class Seeds:
 
     def counts(self) -> str:
         """Number of seeds in each state."""
-        states = Counter("running" if each.begun and not each.ended else each.state for each in self.all.values())
+        states = Counter(each.phase for each in self.all.values())
         order = ("finished", "failed", "stopped", "running", "waiting")
         return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
@@ -81,7 +86,7 @@ class Seeds:
         cells = {seed: self.all[seed].cells(seed) for seed in shown}
         columns = _fitting([_COLUMNS, *cells.values()], width)
         right = f"{self.counts()}  {clock(time.monotonic() - self.began)}"
-        lines = [_ends(printable(self.title), right, width), _laid_out(_COLUMNS, columns, "dim")]
+        lines = [header(self.title, right, width, _GAP), _laid_out(_COLUMNS, columns, "dim")]
         lines += [_laid_out(row, columns, _COLOURS.get(self.all[seed].state, "")) for seed, row in cells.items()]
         if hidden := len(self.all) - len(shown):
             lines.append(Text(f"and {hidden} more seeds, which do not fit here", "dim"))
@@ -91,7 +96,7 @@ class Seeds:
 
     def _chosen(self, room: int) -> list[int]:
         """The seeds to show, in order; failed and running ones take precedence over finished and waiting ones."""
-        ranked = sorted(self.all, key=lambda seed: _URGENT.index(_rank(self.all[seed])))
+        ranked = sorted(self.all, key=lambda seed: _URGENT.index(self.all[seed].phase))
         kept = set(ranked[:room])
         return [seed for seed in self.all if seed in kept]
 
@@ -184,7 +189,7 @@ class PlainTable(NoTable):
         running = [
             f"seed {seed} {known.state}, {known.stats.frames:,} of {known.stats.total_frames:,} frames"
             for seed, known in self._seeds.all.items()
-            if known.begun and not known.ended
+            if known.phase == "running"
         ]
         text = f"{self._seeds.title}: {'; '.join([self._seeds.counts(), *running])}"
         if text != self._last:
@@ -196,10 +201,6 @@ def write_line(text: str) -> None:
     """Print a line on stderr; errors are ignored."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
-
-
-def _rank(seed: Seed) -> str:
-    return seed.ended or ("" if seed.begun else "waiting")
 
 
 def _fitting(rows: Sequence[Sequence[str]], width: int) -> dict[int, int]:
@@ -217,12 +218,3 @@ def _laid_out(row: Sequence[str], columns: Mapping[int, int], style: str) -> Tex
     # words are aligned left, numbers right
     cells = [row[index].ljust(size) if index == 1 else row[index].rjust(size) for index, size in columns.items()]
     return Text((" " * _GAP).join(cells), style)
-
-
-def _ends(left: str, right: str, width: int) -> Text:
-    from rich.text import Text
-
-    title = Text(left, "bold")
-    title.truncate(max(1, width - len(right) - _GAP))
-    title.pad_right(max(0, width - title.cell_len - len(right)))
-    return title.append(right, "yellow")
