@@ -97,9 +97,8 @@ def stock_network(network: nn.Module) -> nn.Module:
 def stock_actor(network: nn.Module, spec: TensorSpec) -> ProbabilisticActor:
     """A stochastic policy that writes `action` and `action_log_prob`.
 
-    Args:
-        network: from observations to logits `[*B, A]`, or for Box actions to mean and standard deviation `[*B, 2 D]`.
-        spec: the environment's `action_spec`; Discrete as TorchRL's `Categorical`, or a bounded Box of vectors.
+    The outputs of `network` are logits `[*B, A]` for Discrete actions, as TorchRL's `Categorical`, or means and
+    standard deviations `[*B, 2 D]` for a bounded Box of vectors.
     """
     network = stock_network(network)
     if isinstance(spec, Categorical):

@@ -40,11 +40,11 @@ def run(*, against: Sequence[str], quick: bool, seeds: Sequence[int], **_: Any) 
         yield from measure(algorithm, "sb3" in against, repeats=2 if quick else 7, seed=seeds[0])
 
 
-def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int, changes: dict[str, Any] | None = None) -> list[Row]:
-    """The three rows of recipe `ppo/atari` or `dqn/atari`; `changes` to its config are added to `CHANGES`."""
+def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int) -> list[Row]:
+    """The three rows of recipe `ppo/atari` or `dqn/atari`."""
     recipe = find_recipe(f"{algorithm}/atari")
-    config: Any = dataclasses.replace(recipe.config(), seed=seed, **CHANGES[algorithm], **(changes or {}))
-    frames, batches = config.num_envs * config.rollout_steps, BATCHES[algorithm]
+    config: Any = dataclasses.replace(recipe.config(), seed=seed, **CHANGES[algorithm])
+    frames, batches = config.frames_per_batch, BATCHES[algorithm]
     with contextlib.ExitStack() as stack, one_thread():
         arms = dict(_arms(algorithm, config, sb3, stack))
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
@@ -106,7 +106,7 @@ def _ours(algorithm: str, config: Any, stack: contextlib.ExitStack) -> Arm:
     def collect() -> None:
         held[:] = [next(batches)]
 
-    for _ in range(getattr(config, "warmup_frames", 0) // (config.num_envs * config.rollout_steps)):
+    for _ in range(getattr(config, "warmup_frames", 0) // config.frames_per_batch):
         collect()
         pipeline.learn(held[0])
     return collect, lambda: pipeline.learn(held[0])

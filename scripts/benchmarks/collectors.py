@@ -30,22 +30,15 @@ BATCHES = 4
 """Number of batches in a repetition."""
 
 
-def run(
-    *,
-    quick: bool,
-    seeds: Sequence[int],
-    environments: Sequence[str] = ENVIRONMENTS,
-    kinds: Sequence[str] = tuple(KINDS),
-    **_: Any,
-) -> Iterator[Row]:
+def run(*, quick: bool, seeds: Sequence[int], **_: Any) -> Iterator[Row]:
     """Measure batches of recipe `ppo`, 64 steps of 16 environments, collected in this and in other processes.
 
     The arms are rlpipe's own kinds of collectors. Environments of MuJoCo and collectors on Ray are left out if these
     are not installed. With `quick` there are 3 repetitions in place of 15.
     """
     has_ray, has_mujoco = (importlib.util.find_spec(name) is not None for name in ("ray", "mujoco"))
-    there = [kind for kind in kinds if has_ray or not kind.endswith("Ray")]
-    for env_id in environments:
+    there = [kind for kind in KINDS if has_ray or not kind.endswith("Ray")]
+    for env_id in ENVIRONMENTS:
         if has_mujoco or "Pendulum" not in env_id:
             yield from measure(env_id, there, repeats=3 if quick else 15, seed=seeds[0])
 

@@ -69,26 +69,25 @@ def interleave(arms: Mapping[str, Callable[[], object]], *, repeats: int, warmup
     PyTorch uses one thread. Objects from before the first repetition are hidden from the garbage collector, and each
     repetition starts with nothing to collect, so that an arm pays only for its own garbage.
 
-    Args:
-        arms: the functions to time, by name.
-        repeats: number of timed calls of each arm.
-        warmup: number of untimed calls of each arm before them.
-
     Returns:
-        Seconds of each call, by arm, in the order of repetitions.
+        Seconds of each timed call, by arm, in the order of repetitions; there are `warmup` untimed ones before.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     with one_thread():
         for _ in range(warmup):
             for call in arms.values():
                 call()
-        with _frozen_heap():
+        gc.collect()
+        gc.freeze()
+        try:
             for _ in range(repeats):
                 for name, call in arms.items():
                     gc.collect()
                     start = time.perf_counter()
                     call()
                     seconds[name].append(time.perf_counter() - start)
+        finally:
+            gc.unfreeze()
     return seconds
 
 
@@ -113,13 +112,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _frozen_heap() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

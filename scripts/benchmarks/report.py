@@ -86,13 +86,12 @@ def machine() -> dict[str, Any]:
 
 def as_json(row: Row) -> dict[str, Any]:
     """A row as in the JSON file: every sample, in the order of repetitions, medians and ratios."""
-    ratios = {arm: ratio for arm in row.samples if (ratio := row.ratio(arm)) is not None}
     return {
         "case": row.case,
         "unit": row.unit,
         "samples": row.samples,
         "medians": row.medians,
-        "ratios": {arm: dataclasses.asdict(ratio) for arm, ratio in ratios.items()},
+        "ratios": {arm: dataclasses.asdict(ratio) for arm in row.samples if (ratio := row.ratio(arm)) is not None},
         "extra": row.extra,
     }
 

@@ -31,13 +31,8 @@ def parse(
 ) -> T:
     """Parse `arguments` into a dataclass; `--help` prints the help and exits.
 
-    Args:
-        kind: a dataclass. If it has a field `config`, which is a dataclass too, the fields of that are options as well.
-        arguments: of the command line.
-        prog: the command, for the help.
-        description: the first paragraph of the help.
-        default: holds the default values.
-        owners: names the algorithms that have an option which `kind` does not have.
+    If the dataclass has a field `config`, which is a dataclass too, the fields of that are options as well; `default`
+    then holds their default values. `owners` names the algorithms that have an option which `kind` does not have.
 
     Raises:
         ConfigError: an option is unknown, or a value cannot be read.

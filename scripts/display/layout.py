@@ -133,7 +133,7 @@ def header(left: str, right: str, width: int, gap: int) -> Text:
 
 
 def _table(facts: Sequence[Fact], width: int, height: int) -> list[Text]:
-    """RunStats in columns, or on as few lines as possible if the terminal has few rows."""
+    """Facts in columns, or on as few lines as possible if the terminal has few rows."""
     if height < 24 or not facts:
         return _flow(facts, width)
     labels, values = (max(map(len, column)) for column in zip(*facts, strict=True))

@@ -15,7 +15,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.formatting import duration, figure, rate, statistics
 from rlpipe.pipelines.runs.layout import CURVE
 from rlpipe.scripts.display.live_view import history, report_failure, watching
-from rlpipe.scripts.display.run_stats import RunStats, clock, describe_evaluation, format_return
+from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
@@ -55,7 +55,7 @@ class ProgressBar:
         self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar on the screen, and end its line."""
+        """End the bar's line."""
         self._bar.close()
 
 
@@ -80,8 +80,9 @@ class PlainLines:
     def _tell(self, progress: Progress) -> None:
         self._stats.add(progress, self._now())
         if progress.evaluation is not None:
-            kind = "final evaluation" if progress.final else "evaluation"
-            self._print(f"{kind} {describe_evaluation(progress.frames, progress.evaluation)}")
+            kind, found = "final evaluation" if progress.final else "evaluation", summary_of(progress.evaluation)
+            what = f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']})"
+            self._print(f"{kind} {what} at frame {progress.frames:,}")
         self._new = self._new or progress.stage == "training"
         if progress.stage == "training" and self._now() >= self._next:
             self._print_progress()

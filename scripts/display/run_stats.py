@@ -51,13 +51,8 @@ class Speed:
 class RunStats:
     """Everything that is shown of a run.
 
-    Args:
-        title: recipe, environment and seed.
-        folder: the run folder.
-        total_frames: the frame at which the run ends, unless it stops before.
-        window: number of episodes in the mean return.
-        began: start time, on the clock of `add`.
-        past: reads the progress of a resumed run from its folder, up to a frame.
+    `window` is the number of episodes in the mean return, `began` the start time on the clock of `add`; `past` reads
+    the progress of a resumed run from its folder, up to a frame.
     """
 
     title: str
@@ -164,9 +159,3 @@ def summary_of(evaluation: Evaluation) -> dict[str, str]:
     # infinite returns have no standard deviation
     with np.errstate(invalid="ignore", over="ignore"):
         return statistics(evaluation.summary(), ",")
-
-
-def describe_evaluation(frames: int, evaluation: Evaluation) -> str:
-    """Format an evaluation: mean, standard deviation, range and frame."""
-    found = summary_of(evaluation)
-    return f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']}) at frame {frames:,}"

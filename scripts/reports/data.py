@@ -6,6 +6,7 @@ Texts come from run folders and may be anything, so each is cut to one short lin
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.origin import Origin
+from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.reports.gifs import Gifs
 from rlpipe.scripts.reports.groups import WITHOUT_EFFECT, Row, Survey, grouped, over_seeds
-from rlpipe.scripts.reports.plain import json_number, text
 from rlpipe.scripts.reports.run_results import FinishedRun
 from rlpipe.scripts.reports.statistics import (
     BAND_RESAMPLES,
@@ -31,6 +32,7 @@ from rlpipe.scripts.reports.statistics import (
 _OF_ENVIRONMENT = {"env_id", "eval_env_id"}
 _MOST_FIELDS = 300
 _MOST_POSITIONS = 200
+_LONGEST = 300
 
 
 def make_data(survey: Survey, gifs: Gifs) -> dict[str, Any]:
@@ -204,3 +206,22 @@ def _fields(described: Sequence[Mapping[tuple[str, str], str]]) -> list[dict[str
         }
         for section, name in fields
     ]
+
+
+def text(value: Any, longest: int = _LONGEST) -> str:
+    """A value from a run folder as one line of at most `longest` characters."""
+    line = printable(str(value))
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def json_number(value: Any) -> float | int | None:
+    """A number for JSON and JavaScript, with eight digits; `None` if it is missing, infinite or NaN."""
+    if value is None:
+        return None
+    try:
+        close = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(close):
+        return None
+    return int(close) if close.is_integer() and abs(close) < 2**53 else float(f"{close:.8g}")

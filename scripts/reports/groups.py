@@ -33,23 +33,16 @@ WITHOUT_EFFECT = {"seed", "gif"}
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ only in the seed and in whether an episode was recorded, and that have the same origin.
-
-    Args:
-        recipe: name of the recipe.
-        label: the recipe, the options that differ from its defaults, and what else tells the row from others.
-        env_id: the environment.
-        runs: one for each seed, in the order of seeds.
-        iqm: interquartile mean of the runs' scores.
-        low: lower end of its 95 % interval; `None` for a single seed.
-        high: upper end of the interval; `None` for a single seed.
-    """
+    """Runs that differ only in the seed and in whether an episode was recorded, and that have the same origin."""
 
     recipe: str
     label: str
+    """The recipe, the options that differ from its defaults, and what else tells the row from others."""
     env_id: str
     runs: tuple[FinishedRun, ...]
+    """One for each seed, in the order of seeds."""
     iqm: float
+    """Interquartile mean of the runs' scores; `low` and `high` end its 95 % interval, `None` for a single seed."""
     low: float | None
     high: float | None
 

@@ -50,11 +50,8 @@ def interquartile_mean(*strata: Sequence[float]) -> Estimate:
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Probability that a seed of the first group ends above one of the second, over all pairs; a tie counts half.
 
-    This is the Mann-Whitney U statistic divided by the number of pairs. Each group is a stratum.
-
-    Args:
-        first: `[seeds]`.
-        second: `[other seeds]`; if either has one seed, there is no interval.
+    This is the Mann-Whitney U statistic divided by the number of pairs. Each group, `[seeds]`, is a stratum; if either
+    has one seed, there is no interval.
     """
     above, below = np.asarray(first, dtype=float)[:, None], np.asarray(second, dtype=float)
     wins = (above > below) + 0.5 * (above == below)

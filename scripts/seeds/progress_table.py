@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlpipe.formatting import rate, share
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.layout import header
-from rlpipe.scripts.display.live_view import report_failure
+from rlpipe.scripts.display.live_view import InPlace
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
@@ -118,15 +118,12 @@ class NoTable:
         """Show the progress for the last time."""
 
 
-class LiveTable(NoTable):
+class LiveTable(InPlace, NoTable):
     """A table that is drawn in place, at most a few times per second."""
 
     def __init__(self, seeds: Seeds, console: Console) -> None:
-        from rich.live import Live
-
-        self._seeds, self._console, self._next, self._failed = seeds, console, 0.0, False
-        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
-        self._notes: deque[str] = deque()
+        super().__init__(console)
+        self._seeds, self._next = seeds, 0.0
         self._safely(self._begin)
 
     def announce(self, text: str) -> None:
@@ -137,35 +134,12 @@ class LiveTable(NoTable):
         if not last and not self._notes and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 1.0 / _PER_SECOND
-        self._safely(self._redraw)
+        self._safely(lambda: self._show(self._seeds.render, soft_wrap=True))
 
     def close(self) -> None:
         """Draw the table a last time, and leave it on the screen."""
         self.draw(last=True)
         self._safely(self._live.stop)
-
-    def _begin(self) -> None:
-        self._live.start()
-        # a second Ctrl-C ends the process without restoring the terminal
-        self._console.show_cursor(True)
-
-    def _redraw(self) -> None:
-        while self._notes:
-            self._console.print(self._notes.popleft(), markup=False, highlight=False, soft_wrap=True)
-        size = self._console.size
-        self._live.update(self._seeds.render(size.width, size.height), refresh=True)
-
-    def _safely(self, act: Callable[[], None]) -> None:
-        """Call `act`; a failure to draw must not stop the runs."""
-        if self._failed:
-            return
-        try:
-            act()
-        except Exception as error:
-            self._failed = True
-            with contextlib.suppress(Exception):
-                self._live.stop()
-            report_failure(error)
 
 
 class PlainTable(NoTable):

@@ -33,15 +33,8 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
     rows = [("seed", "return", "frames", "seconds", "run")]
     for seed, summary in finished.items():
         found = statistics(summary["evaluation"], " ")
-        rows.append(
-            (
-                str(seed),
-                f"{found['mean']} +- {found['std']}",
-                f"{summary['frames']:,}",
-                duration(summary["seconds"]),
-                printable(summary["run"]),
-            )
-        )
+        score, frames = f"{found['mean']} +- {found['std']}", f"{summary['frames']:,}"
+        rows.append((str(seed), score, frames, duration(summary["seconds"]), printable(summary["run"])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{first['recipe']} on {first['env_id']}{where}, {len(finished)} seed{'s' * (len(finished) > 1)}"]
     lines += [
