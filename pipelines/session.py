@@ -29,12 +29,11 @@ from rlpipe.pipelines.progress import Evaluation, Listener, Progress, Reporter
 from rlpipe.pipelines.render.player import Player, record
 from rlpipe.pipelines.replay.state import check_checkpoints
 from rlpipe.pipelines.runs import layout
-from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.runs.new_folder import claimed, default_folder
 from rlpipe.pipelines.runs.origin import digest_of_checkpoint
 from rlpipe.pipelines.runs.read import read_best
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.failures import explained
 from rlpipe.pipelines.training.loop import Schedule, run_loop

@@ -46,11 +46,7 @@ def claimed(folder: Path, *, numbered: bool = False) -> Iterator[Path]:
 
 
 def make_run_folder(folder: Path, *, claimed: bool) -> None:
-    """Make a run folder, and one for checkpoints in it.
-
-    Args:
-        folder: to make.
-        claimed: it was made before, for this run, and is empty.
+    """Make a run folder, unless it was claimed for this run, and one for checkpoints in it.
 
     Raises:
         ConfigError: it exists already, or cannot be made.

@@ -54,7 +54,11 @@ class Origin:
         Whole numbers among the arguments may be seeds of any kind, and are ignored.
         """
         mine, theirs = (
-            (each.start or _normal(each.start_from), each.prolonged, each.built, each.program, _blurred(each.arguments))
+            (
+                each.start or (each.start_from and os.path.normpath(each.start_from)),
+                (each.prolonged, each.built, each.program),
+                [_WHOLE.sub("N", argument) for argument in each.arguments],
+            )
             for each in (self, other)
         )
         return mine == theirs
@@ -81,12 +85,11 @@ class Origin:
         said = [
             f"{name} {self.built.get(name)}" for name, values in built.items() if any(v != values[0] for v in values)
         ]
-        for what, values in (
-            ("start", [each.start for each in others]),
-            ("program", [each.program for each in others]),
-        ):
-            if len(set(values)) > 1:
-                said.append(f"{what} {(getattr(self, what) or 'unknown')[:7]}")
+        said += [
+            f"{what} {(getattr(self, what) or 'unknown')[:7]}"
+            for what in ("start", "program")
+            if len({getattr(each, what) for each in others}) > 1
+        ]
         return ", ".join(said[:4]) or " ".join(self.arguments) or "other arguments"
 
 
@@ -113,15 +116,12 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """The origin of a run that is resumed.
+    """The entries of `config.json` that a resumed run keeps.
 
     Args:
         before: its `config.json` until now.
         now: the `config.json` of a new run.
         frames: of the checkpoint that it is resumed from.
-
-    Returns:
-        The entries of `config.json`.
     """
     if not frames:
         # it starts again
@@ -212,11 +212,3 @@ def _digest(parts: Sequence[bytes]) -> str:
     for part in parts:
         whole.update(len(part).to_bytes(8, "little") + part)
     return whole.hexdigest()[:16]
-
-
-def _blurred(arguments: Sequence[str]) -> list[str]:
-    return [_WHOLE.sub("N", each) for each in arguments]
-
-
-def _normal(path: str | None) -> str | None:
-    return None if path is None else os.path.normpath(path)
