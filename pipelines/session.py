@@ -75,10 +75,7 @@ class Session:
     loggers: tuple[Kind, ...] = DEFAULT
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
-        """Train, evaluate, and return the summary.
-
-        Args:
-            weights: a checkpoint of another run to take the weights from.
+        """Train, from the weights of another run's checkpoint if one is given, evaluate, and return the summary.
 
         Raises:
             InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.

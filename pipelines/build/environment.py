@@ -37,12 +37,7 @@ _OFF = 1e-4
 
 
 def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
-    """Make the training environment with the transforms of the config.
-
-    Args:
-        config: environment, reward shaping and normalisation.
-        seeds: of the run.
-        last: the algorithm's transforms, applied after these.
+    """Make the training environment with the transforms of the config, and the algorithm's `last`, after these.
 
     Raises:
         ConfigError: the environment is not available, or a transform does not fit it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -99,7 +99,9 @@ class Player:
             stack.callback(env.close)
             append_frozen(env, self.transforms, self.policy)
             kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
-            with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
+            seed, policy = self.seed, self.policy
+            seeded = Seeds(seed).torch_seeded("global") if policy is None else evaluating(policy, seed)
+            with seeded, set_exploration_type(kind), torch.inference_mode():
                 return self._play(env, Camera.of(env, self.env_config.env_id), show, chosen)
 
     def _play(
@@ -133,12 +135,6 @@ class Player:
             return env.rand_action(now)
         device = next((parameter.device for parameter in self.policy.parameters()), torch.device("cpu"))
         return self.policy(now.to(device)).to("cpu")
-
-
-@contextlib.contextmanager
-def _seeded(policy: TensorDictModuleBase | None, seed: int) -> Iterator[None]:
-    with Seeds(seed).torch_seeded("global") if policy is None else evaluating(policy, seed):
-        yield
 
 
 class Screen(Protocol):

@@ -143,10 +143,7 @@ def describe_program(folder: Path) -> dict[str, Any]:
     """The program that this process runs: a digest of its source, and its arguments.
 
     Its source is the main script, and what was imported from the script's folder and below. In a notebook, or under
-    another program such as pytest, it has none.
-
-    Args:
-        folder: of the run; as an argument of the program, it makes no difference.
+    another program such as pytest, it has none. The run's folder, as an argument, makes no difference.
     """
     main = _source_of(sys.modules.get("__main__"))
     if main is None:
@@ -159,12 +156,7 @@ def describe_program(folder: Path) -> dict[str, Any]:
 
 
 def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
-    """Numbers and words in optimisers, networks, losses and the collector, such as `optimizer.lr`.
-
-    Args:
-        parts: a pipeline's state, before training.
-        collector: of the pipeline.
-    """
+    """Numbers and words in a pipeline's state (optimisers, networks, losses) and collector, such as `optimizer.lr`."""
     found = {"collector.frames_per_batch": getattr(collector, "frames_per_batch", None)}
     for name, part in parts.items():
         if hasattr(part, "param_groups"):

@@ -97,10 +97,6 @@ class Run:
     def checkpoint(self, frames: int, state: Mapping[str, Any]) -> Path:
         """Write a checkpoint named after the frames trained so far, unless it exists; the two newest are kept.
 
-        Args:
-            frames: trained so far.
-            state: objects by name.
-
         Raises:
             TrainingError: it cannot be written; names the last good one.
         """
@@ -115,12 +111,8 @@ class Run:
     def keep_best(self, frames: int, state: Mapping[str, Any], score: float) -> None:
         """Keep an agent to load, `RUN@best`, if its score is better than all before; of equal ones, the first stays.
 
-        It is a checkpoint of the modules in `state`, and is removed when a better one has been written.
-
-        Args:
-            frames: trained so far.
-            state: objects by name, `policy` among them.
-            score: to compare by, such as an evaluation's mean return.
+        It is a checkpoint of the modules in `state`, and is removed when a better one has been written. A score is, for
+        example, an evaluation's mean return.
 
         Raises:
             TrainingError: as for `checkpoint`.

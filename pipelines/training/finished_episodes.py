@@ -40,9 +40,6 @@ class EpisodeCounter:
 
     If the environment has no `episode_reward` or `step_count`, they are summed here from batch to batch, by TorchRL's
     trajectory ids or, without them, by an environment's place in the batch.
-
-    Args:
-        collector: yields the batches.
     """
 
     def __init__(self, collector: Iterable[TensorDictBase]) -> None:
