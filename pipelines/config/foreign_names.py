@@ -179,7 +179,7 @@ class _Options:
             return self._fill(_ABSENT[theirs]) if self._trains else ""
         target, remark = _CHANGED.get(theirs, (_RENAMED.get(theirs, ""), ""))
         ours = target.split("|") if target else []
-        here = next((each for each in ours if not self.names.isdisjoint(_both(each.split()[0]))), None)
+        here = next((each for each in ours if self.names & {(name := each.split()[0]), f"no-{name}"}), None)
         if here is None:
             return self._missing(ours[0].split()[0]) if ours and self._trains else ""
         if (name := here.split()[0]) not in self.names:
@@ -203,10 +203,6 @@ class _Options:
 
     def _fill(self, text: str) -> str:
         return re.sub(r"\{([a-z-]+)\}", lambda found: self.spell(found[1]), text)
-
-
-def _both(name: str) -> tuple[str, str]:
-    return name, f"no-{name}"
 
 
 def _dashed(name: str) -> str:
