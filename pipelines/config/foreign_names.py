@@ -179,7 +179,7 @@ class _Options:
             return self._fill(_ABSENT[theirs]) if self._trains else ""
         target, remark = _CHANGED.get(theirs, (_RENAMED.get(theirs, ""), ""))
         ours = target.split("|") if target else []
-        here = next((each for each in ours if self.names & {(name := each.split()[0]), f"no-{name}"}), None)
+        here = next((each for each in ours if self.names & {each.split()[0], f"no-{each.split()[0]}"}), None)
         if here is None:
             return self._missing(ours[0].split()[0]) if ours and self._trains else ""
         if (name := here.split()[0]) not in self.names:
