@@ -53,12 +53,9 @@ class Session:
     """A run to start or to resume.
 
     Args:
-        recipe: its name.
         algorithm: the module in `rlpipe.pipelines.algorithms` that builds it.
-        config: of the run.
         folder: of the run; a new one is made before anything else.
         numbered: if the folder exists, make the next free one, with a number after its name.
-        resume: continue the run in the folder.
         start_from: the run or checkpoint whose weights it begins with, as the user named it.
         display: shows the progress; by default nothing does.
         loggers: where metrics go besides the journals.

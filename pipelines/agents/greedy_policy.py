@@ -121,11 +121,7 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, 
 def check_action(greedy: GreedyPolicy, action: Tensor, expected: Tensor, scores: Tensor | None) -> float:
     """How far actions are from the expected ones; 0 for a Discrete action that is the same, or tied with it.
 
-    Args:
-        greedy: the policy of both.
-        action: as the environment takes it.
-        expected: as the policy gives it.
-        scores: of all Discrete actions.
+    An action is as the environment takes it, an expected one as the policy gives it; scores are of Discrete actions.
 
     Raises:
         RlpipeError: they are too far.

@@ -189,9 +189,7 @@ def make_control(
 ) -> Pipeline:
     """Build a method that learns action values; it acts epsilon-greedily, and breaks ties at random while exploring.
 
-    Args:
-        config: the environment and the exploration.
-        make_rule: from a table and the policy over it to the rule; one with a `state_dict` is part of checkpoints.
+    `make_rule` goes from a table and the policy over it to the rule; one with a `state_dict` is part of checkpoints.
 
     Raises:
         ConfigError: the environment is not available, or its spaces are not Discrete.

@@ -116,12 +116,9 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """The entries of `config.json` that a resumed run keeps.
+    """The entries of `config.json` of a run that is resumed from a checkpoint of so many frames.
 
-    Args:
-        before: its `config.json` until now.
-        now: the `config.json` of a new run.
-        frames: of the checkpoint that it is resumed from.
+    `before` is its content until now, and `now` that of a new run.
     """
     if not frames:
         # it starts again

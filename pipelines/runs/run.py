@@ -176,7 +176,6 @@ class BuiltFrom:
 
     Args:
         algorithm: the module in `rlpipe.pipelines.algorithms` that builds it.
-        config: its Config.
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         start_from: the run or checkpoint whose weights the run begins with, as the user named it.
         start_digest: of that checkpoint.

@@ -18,11 +18,7 @@ from rlpipe.pipelines.runs.versions import versions
 
 
 class RunFiles:
-    """A run folder, locked and open for writing.
-
-    Args:
-        folder: of the run.
-        described: the content of `config.json` of a new run; `None` for one that is resumed.
+    """A run folder, locked and open for writing; of a new run `described` is written to `config.json`.
 
     Raises:
         ConfigError: another process holds the lock.

@@ -70,10 +70,6 @@ class Loggers:
 
     The ids by which W&B and MLflow know the run are kept in `loggers.json`, to resume it.
 
-    Args:
-        kinds: which.
-        logged: the run.
-
     Raises:
         ConfigError: one cannot be opened.
         TrainingError: nothing can be written into the run folder.
