@@ -49,9 +49,13 @@ def check_fields(config: Any) -> None:
     """
     cls: Any = type(config)
     for name, hint in _hints(cls).items():
-        _check_type(name, getattr(config, name), hint)
+        value = getattr(config, name)
+        if not _matches(value, hint):
+            listed = get_origin(hint) is Literal
+            expected = f"allowed are {', '.join(get_args(hint))}" if listed else f"expected {_words(hint)}"
+            raise ConfigError(f"{name} is {_shown(value)}; {expected}")
         # whole numbers would become tensors of another type
-        object.__setattr__(config, name, _converted(getattr(config, name), hint))
+        object.__setattr__(config, name, _converted(value, hint))
     for each in dataclasses.fields(config):
         _check_bounds(each.name, getattr(config, each.name), _bounds(cls, each.name))
 
@@ -65,13 +69,6 @@ def _bounds(cls: type, name: str) -> Mapping[str, float | None]:
     """The bounds of a field: its own, or those of the field that it overrides with another default."""
     fields = (vars(each).get("__dataclass_fields__", {}).get(name) for each in cls.__mro__)
     return next((field.metadata for field in fields if field is not None and field.metadata), {})
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    if not _matches(value, hint):
-        if get_origin(hint) is Literal:
-            raise ConfigError(f"{name} is {_shown(value)}; allowed are {', '.join(get_args(hint))}")
-        raise ConfigError(f"{name} is {_shown(value)}; expected {_words(hint)}")
 
 
 def _matches(value: Any, hint: Any) -> bool:

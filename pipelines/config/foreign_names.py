@@ -156,7 +156,8 @@ def explain(
     if python and bare in _OF_THE_COMMAND:
         return f"only the command has it, rlpipe train --{bare}"
     if others := owners(bare):
-        return f"only {_listed(others)} {'has' if len(others) == 1 else 'have'} it"
+        listed = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
+        return f"only {listed} {'has' if len(others) == 1 else 'have'} it"
     if near := nearest(name, say.names) or nearest(bare, say.names):
         return f"did you mean {say.spell(near)}?"
     if near := nearest(bare, [theirs for theirs in _ALL if len(theirs) > 2 and say.about(theirs)]):
@@ -207,7 +208,3 @@ class _Options:
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -132,12 +132,7 @@ class _Loop:
             if self.result.frames:
                 # what the process draws after training is no part of the run
                 stack.callback(GlobalRandom().load_state_dict, before)
-                if self.pipeline.environments is None:
-                    _LOG.warning(
-                        "rlpipe: a checkpoint holds no environments of this collector: the run continues in fresh "
-                        "ones, with other results; those of SyncDataCollector are saved, with transforms that change "
-                        "each step by itself"
-                    )
+                _warn_of_fresh_environments(self.pipeline)
             else:
                 self.run.note_built(self.pipeline.state, self.pipeline.collector)
         self.episodes.begin()
@@ -277,6 +272,14 @@ def _add_own(state: Mapping[str, Any], own: Mapping[str, Any], *, saved: bool) -
             raise ValueError("the pipeline's state has no 'policy', without which a checkpoint is of no use")
         check_savable(whole)
     return whole
+
+
+def _warn_of_fresh_environments(pipeline: Pipeline) -> None:
+    if pipeline.environments is None:
+        _LOG.warning(
+            "rlpipe: a checkpoint holds no environments of this collector: the run continues in fresh ones, with other "
+            "results; those of SyncDataCollector are saved, with transforms that change each step by itself"
+        )
 
 
 def _warn_of_no_updates(result: Result, what: str) -> None:
