@@ -100,8 +100,7 @@ def _write_torch(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> 
     torch.export.save(_program(greedy), file, extra_files={"rlpipe.json": json.dumps(metadata)})
     path.write_bytes(file.getvalue())
     with path.open("rb") as stream:
-        read: Act = torch.export.load(stream).module()
-    return read
+        return torch.export.load(stream).module()
 
 
 def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:

@@ -88,7 +88,7 @@ def _make_distributed(
     makers = shares(config.env, env, config.num_collectors)
     # a simulator may not allow one more copy
     env.close()
-    fleet: BaseCollector = kind(
+    return kind(
         makers,
         policy,
         **on_ray,
@@ -99,4 +99,3 @@ def _make_distributed(
         device=config.device,
         threads=config.threads,
     )
-    return fleet

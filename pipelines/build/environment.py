@@ -129,8 +129,7 @@ def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor
             raise ConfigError(f"normalize_frames is given, and {config.env_id!r} has images, which the network divides")
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
-        seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
-        return seen
+        return rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
     finally:
         env.close()
 

@@ -217,7 +217,6 @@ def _check_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
                 f"{values.get(name)!r}"
             )
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+        return dict(json.loads(json.dumps(values, allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"settings must be JSON values (numbers, text, lists, None): {error}") from error
-    return plain
