@@ -261,6 +261,8 @@ def _become(command: dict, files: list[int], path: list[str]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # the process to fork from may have been started where Ctrl-C was held back
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if command["session"]:
         os.setsid()
     os.chdir(command["cwd"])

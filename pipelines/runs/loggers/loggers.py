@@ -11,17 +11,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
-from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.mlflow import MLflowLog
 from rlpipe.pipelines.runs.loggers.tensorboard import TensorBoardLog
 from rlpipe.pipelines.runs.loggers.wandb import WandbLog
 from rlpipe.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from rlpipe.pipelines.progress import Evaluation
 
 Kind = Literal["tensorboard", "wandb", "mlflow"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

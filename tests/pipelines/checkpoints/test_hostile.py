@@ -289,7 +289,7 @@ def test_links_in_the_run(folder, tell, name):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
 def test_journals_with_a_second_name(folder, tell, name):
     os.link(folder / name, "mine")
-    refused(tell, folder, ["resume"], "is a link to a file elsewhere")
+    refused(tell, folder, ["resume"], "is a link to another file")
 
 
 @pytest.mark.parametrize("name", ["curve.png", "config.json", "versions.json", "resumes.jsonl", "agent.gif"])

@@ -225,10 +225,12 @@ def none_left(workers):
 
 
 MAKE = """
-import sys
+import signal, sys
 import fragile, numpy
 from rlpipe.pipelines.envs.backends.async_workers import WorkerVectorEnv
 if __name__ == "__main__":
+    # which whoever started the tests may ignore, as a shell does for what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         env = WorkerVectorEnv([fragile.Fragile] * 2, context=sys.argv[1])
         env.reset()
