@@ -111,8 +111,10 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
         raise ValueError(f"it is {_shown(rows)}, expected a dict")
     flat: dict[tuple[str, ...], Any] = {}
     for key, each in rows.items():
-        nested = isinstance(each, dict) and each
-        flat |= {(key, name): below for name, below in each.items()} if nested else {(key,): each}
+        if isinstance(each, dict) and each:
+            flat.update({(key, name): below for name, below in each.items()})
+        else:
+            flat[(key,)] = each
     expected = {key if isinstance(key, tuple) else (key,): kind for key, kind in kinds.items()}
     if set(flat) != set(expected):
         raise ValueError(f"{where} has the entries {sorted(flat)}, expected {sorted(expected)}")
