@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,3 +98,15 @@ def sent(batch: TensorDict, device: torch.device) -> TensorDict:
     for key, value in zip(keys, moved([batch.get(key) for key in keys], device), strict=True):
         there.set(key, value)
     return there
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`.
+
+    Raises:
+        ConfigError: the address has another form.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or re.search(r"[\s/@]", host):
+        raise ConfigError(f"ray_address is {address!r}; expected HOST:PORT, as `ray start --head` prints it")
+    return host.strip("[]"), int(port)

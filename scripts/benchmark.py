@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import multiprocessing
 import random
 import secrets
 import shlex
@@ -132,8 +133,11 @@ def _measure_and_write(path: Path, described: dict[str, Any], more: dict[str, An
     try:
         rows = _measure(described["benchmark"], arms, described["quick"], described["seeds"], **more)
     except InterruptedMeasurement as stopped:
+        # processes of environments may not have started far enough to be closed
+        for process in multiprocessing.active_children():
+            process.terminate()
         if not stopped.rows:
-            raise
+            raise InterruptedRunError("interrupted; nothing was measured yet") from None
         write(path, stopped.rows, {**described, "interrupted": True})
         raise InterruptedRunError(f"interrupted; what was measured so far is in {path}") from None
     write(path, rows, {**described, "interrupted": False})

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.checkpoints.checkpoint import identity, save_checkpoint
-from rlpipe.pipelines.checkpoints.names import checkpoint_path
+from rlpipe.pipelines.checkpoints.names import checkpoint_path, newest_checkpoint
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
@@ -94,8 +94,10 @@ class Run:
         self._log(evaluation_scalars(evaluation, final=final), frames)
         self._finished = self._finished or final
 
-    def checkpoint(self, frames: int, state: Mapping[str, Any]) -> Path:
+    def checkpoint(self, frames: int, state: Mapping[str, Any], *, score: float | None = None) -> Path:
         """Write a checkpoint named after the frames trained so far, unless it exists; the two newest are kept.
+
+        With the score of an evaluation at this frame, keep the agent as well, see `keep_best`.
 
         Raises:
             TrainingError: it cannot be written; names the last good one.
@@ -106,7 +108,13 @@ class Run:
                 lengths = {name: journal.sync() for name, journal in self._files.journals.items()}
                 save_checkpoint(path, state, {"frames": frames, "lengths": lengths, "run": self._identity})
                 remove_old(self.folder)
+        if score is not None:
+            self.keep_best(frames, state, score)
         return path
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that this run has written."""
+        return newest_checkpoint(self.folder)
 
     def keep_best(self, frames: int, state: Mapping[str, Any], score: float) -> None:
         """Keep an agent to load, `RUN@best`, if its score is better than all before; of equal ones, the first stays.

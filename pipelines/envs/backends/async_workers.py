@@ -21,8 +21,8 @@ from rlpipe.pipelines.child_processes import NO_GUARD, check_main_guard, interru
 from rlpipe.warn_once import each_once, notice, send_to
 
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
-_CLOSING_SECONDS, _CLOSING_SECONDS_AFTER_FAILURE = 60.0, 5.0
-"""How long workers may take to close their environments, before they are killed."""
+_CLOSING_SECONDS = 5.0
+"""How long workers may take to close their environments after another has failed, before they are killed."""
 _NOTICE = "notice"
 
 
@@ -166,12 +166,13 @@ class WorkerVectorEnv(AsyncVectorEnv):
 
     def _ask_to_close(self, started: list[Any]) -> None:
         healthy = all(process.is_alive() for process in started)
-        until = time.monotonic() + (_CLOSING_SECONDS if healthy else _CLOSING_SECONDS_AFTER_FAILURE)
+        until = time.monotonic() + _CLOSING_SECONDS
         for pipe in self.parent_pipes:
             with contextlib.suppress(OSError):
                 pipe.send(("close", None))
         for process in started:
-            process.join(max(0.0, until - time.monotonic()))
+            # an environment may write a log or a video when it is closed
+            process.join(None if healthy else max(0.0, until - time.monotonic()))
 
     def _show_notices(self) -> None:
         with each_once():
