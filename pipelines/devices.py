@@ -27,13 +27,7 @@ Execution = Literal["eager", "recorded", "compiled", "graphed"]
 
 
 def check_memory(what: str, needed: int, device: torch.device, advice: str = "") -> None:
-    """Refuse what is larger than a device's memory, before it is allocated.
-
-    Args:
-        what: the field with its value, and what needs the memory.
-        needed: bytes.
-        device: where.
-        advice: what to do, if the field does not say it.
+    """Refuse what needs more bytes than a device has memory, before they are allocated.
 
     Raises:
         ConfigError: there is less memory, free or not.
@@ -45,13 +39,7 @@ def check_memory(what: str, needed: int, device: torch.device, advice: str = "")
 
 
 def check_disk(what: str, needed: int, folder: Path, advice: str) -> None:
-    """Refuse what is larger than the free space of a disk.
-
-    Args:
-        what: needs the space.
-        needed: bytes.
-        folder: on the disk; it need not exist yet.
-        advice: what to do.
+    """Refuse what needs more bytes than are free on the disk of a folder, which need not exist yet.
 
     Raises:
         ConfigError: there is less space.
@@ -71,11 +59,7 @@ def _memory(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def gpu_memory_for(what: str, smaller: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the GPU into one that says what needed the memory, and what to lower.
-
-    Args:
-        what: needs the memory.
-        smaller: the options to lower.
+    """Turn an out-of-memory error of the GPU into one that says what needed the memory, and which options to lower.
 
     Raises:
         GPUMemoryError: the GPU ran out of memory.

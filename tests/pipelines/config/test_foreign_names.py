@@ -15,7 +15,7 @@ from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run
 from rlpipe.spelling import nearest
 
-THEIRS = [*(name for names in RENAMED.values() for name in names.split()), *CHANGED, *ABSENT]
+THEIRS = [*(name for names in RENAMED.values() for name in names.split()), *" ".join([*CHANGED, *ABSENT]).split()]
 ONE_OF_EACH = {recipe.algorithm: recipe for recipe in RECIPES.values()}.values()
 
 
