@@ -55,19 +55,16 @@ class ImageStore(ImageRing):
         after = batch.get("next").copy()
         # time first, as the lean collector has them in memory
         root, last = batch.get("observation").transpose(0, 1), after.get("observation").transpose(0, 1)
-        self._check(root)
-        first = self._first_stream(batch)
-        root_numbers, last_numbers = self._take_in(root, last, first)
-        for place, numbers in ((batch := batch.copy(), root_numbers), (after, last_numbers)):
-            place.set("observation", torch.from_numpy(numbers).transpose(0, 1).contiguous().to(root.device))
-        return batch.set("next", after)
-
-    def _check(self, root: Tensor) -> None:
         if root.dtype is not torch.uint8 or tuple(root.shape[2:]) != self.shape:
             raise ConfigError(
                 f"replay of images is for observations of {list(self.shape)}, uint8; got {list(root.shape[2:])}, "
                 f"{root.dtype}"
             )
+        first = self._first_stream(batch)
+        root_numbers, last_numbers = self._take_in(root, last, first)
+        for place, numbers in ((batch := batch.copy(), root_numbers), (after, last_numbers)):
+            place.set("observation", torch.from_numpy(numbers).transpose(0, 1).contiguous().to(root.device))
+        return batch.set("next", after)
 
     def _first_stream(self, batch: TensorDictBase) -> int:
         """The stream of the batch's first row; makes room for all its rows."""
@@ -123,11 +120,7 @@ class ImageStore(ImageRing):
         return {"written": self.written, "tails": torch.from_numpy(self._tails)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`; the pieces are loaded after it.
-
-        Raises:
-            ValueError: the state is of other images.
-        """
+        """Continue from a `state_dict`, before the pieces are loaded; one of other images is a `ValueError`."""
         check_like({"written": 0, "tails": None}, {**state, "tails": None})
         written, tails = state["written"], state["tails"]
         if not 0 <= written <= _MOST_WRITTEN:
