@@ -79,7 +79,7 @@ class RemoteCollectors:
         """Call a method of the `WorkerCollector`s, all at the same time.
 
         Args:
-            method: its name.
+            method: its name, which may be of one of their attributes: `environments.kind`.
             arguments: for each collector, a tuple.
             workers: indices of the collectors; by default all.
 
@@ -158,32 +158,26 @@ class RemoteCollectors:
 class RemoteEnvState:
     """The environments of collectors in other processes, as a component of checkpoints: see `LocalEnvState`.
 
-    Asynchronous collectors never pause, so checkpoints do not hold their environments: a resumed run begins new
-    episodes, with seeds derived from the frames collected.
-
-    Args:
-        collectors: whose environments.
+    Asynchronous collectors never pause, so checkpoints do not hold their environments, and nothing is done to them: a
+    resumed run begins new episodes, with seeds derived from the frames collected.
     """
 
     def __init__(self, collectors: RemoteCollectors) -> None:
         self._collectors, self._is_asynchronous = collectors, collectors.asynchronous
-        self.kind: str = "synchronised" if collectors.asynchronous else collectors.call("kind")[0]
+        self.kind: str = "synchronised" if collectors.asynchronous else collectors.call("environments.kind")[0]
         self.captured = self.kind == "captured"
 
     def note_actions(self) -> None:
-        """See `LocalEnvState`; nothing to do for asynchronous collectors."""
         if not self._is_asynchronous:
-            self._collectors.call("note_actions")
+            self._collectors.call("environments.note_actions")
 
     def cut(self, batch: TensorDictBase) -> None:
-        """See `LocalEnvState`; nothing to do for asynchronous collectors."""
         if not self.captured and not self._is_asynchronous:
             cut(batch)
 
     def synchronise(self, frames: int | None) -> None:
-        """See `LocalEnvState`; nothing to do for asynchronous collectors."""
         if not self.captured and not self._is_asynchronous:
-            self._collectors.call("synchronise", frames)
+            self._collectors.call("environments.synchronise", frames)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -192,11 +186,7 @@ class RemoteEnvState:
         return {"kind": self.kind, "frames": frames, "iterations": iterations, "collectors": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            ValueError: the state is of other collectors.
-        """
+        """Continue from a `state_dict`; one of other collectors is a `ValueError`."""
         self._collectors.position = position_in(state, self.kind)
         if self._is_asynchronous:
             if state["frames"]:
