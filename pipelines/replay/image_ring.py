@@ -62,23 +62,15 @@ class ImageRing:
         self.ring[begin : begin + len(images)] = images[:until_end]
         self.ring[: max(0, len(images) - until_end)] = images[until_end:]
 
-    def stacks(self, numbers: Tensor, device: torch.device | None = None) -> Tensor:
-        """The pixels of images that are kept.
-
-        Args:
-            numbers: of the images, any shape.
-            device: where the pixels go; by default where `numbers` are. To another device each image is copied once.
-
-        Returns:
-            `[*numbers.shape, H, W]`, uint8.
-        """
-        device = numbers.device if device is None else device
+    def stacks(self, numbers: Tensor) -> Tensor:
+        """The pixels of images that are kept, uint8 `[*numbers.shape, H, W]`, on the device of `numbers`."""
         slots = numbers.reshape(-1) % self.capacity
-        if device == self.ring.device:
-            found = self.ring.index_select(0, slots.to(device))
+        if numbers.device == self.ring.device:
+            found = self.ring.index_select(0, slots)
         else:
+            # each image is copied once
             once, places = torch.unique(slots.to(self.ring.device), return_inverse=True)
-            found = self.ring.index_select(0, once).to(device).index_select(0, places.to(device))
+            found = self.ring.index_select(0, once).to(numbers.device).index_select(0, places.to(numbers.device))
         return found.reshape(*numbers.shape, *self.image_shape)
 
     def pieces(self) -> dict[str, Piece]:

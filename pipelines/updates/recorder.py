@@ -176,13 +176,13 @@ class _Recorder:
         self._warn(reason)
 
     def _record(self, signature: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
-        before, around = _leaves(minibatch), _surroundings(minibatch)
+        before, around = dict(minibatch.items(True, True)), _surroundings(minibatch)
         with Tape() as tape:
             gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
         self._credit -= _PRICE
         if len(tape.operations) > _MOST_OPERATIONS:
             return gradient, terms
-        after = _leaves(minibatch)
+        after = dict(minibatch.items(True, True))
         written = {key: each for key, each in after.items() if before.get(key) is not each}
         used = [each is not None for each in gradient]
         outputs = [*[each for each in gradient if each is not None], *terms.values(), *written.values()]
@@ -286,7 +286,3 @@ def _surroundings(batch: TensorDictBase) -> tuple[Any, ...]:
     """What a minibatch holds besides its tensors."""
     keys = batch.keys(True, True, is_leaf=is_leaf_nontensor)
     return batch.batch_size, batch.is_locked, set(keys) - set(batch.keys(True, True))
-
-
-def _leaves(batch: TensorDictBase) -> dict[NestedKey, Tensor]:
-    return dict(batch.items(True, True))
