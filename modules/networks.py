@@ -106,7 +106,9 @@ def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None
     """
     if isinstance(spec, Composite):
         keys = sorted(map(str, spec.keys()))
-        raise ValueError(f"encoder needs the spec of one entry, got {keys}; pass observation_spec['observation']")
+        raise ValueError(
+            f"encoder needs the spec of one entry, got that of {keys}; pass observation_spec['observation']"
+        )
     if isinstance(spec, Categorical):
         if scale is not None:
             raise ValueError("scale is for Box observations; this one is Discrete")
