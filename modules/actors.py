@@ -225,11 +225,7 @@ def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tenso
 
 
 class Critic(TensorModule):
-    """State value: writes `state_value` `[*B, 1]`.
-
-    Args:
-        network: observation to `[*B, 1]`.
-    """
+    """State value: writes `state_value` `[*B, 1]`, which `network` gives for an observation."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -45,12 +45,7 @@ class TensorModule(TensorDictModuleBase):
         return inputs
 
     def through(self, network: nn.Module, observation: Tensor, beside: str = "") -> Tensor:
-        """Run `network` on the observation.
-
-        Args:
-            network: one of this module's.
-            observation: its input.
-            beside: names what the input holds beside the observation, for the message.
+        """Run a network of this module on the observation, and what the input holds `beside` it.
 
         Raises:
             ValueError: the network cannot take it; names the shape and dtype.

@@ -39,13 +39,8 @@ class ActionValueTable(_Table):
 class PreferenceTable(_Table):
     """Preferences of a softmax policy, Sutton and Barto 2018, section 13.1: states `[*B]` to logits `[*B, A]`, float64.
 
-    `pi(a|s) = softmax(beta * theta(s, .))_a`.
-
-    Args:
-        states: number of states.
-        actions: number of actions.
-        initial: preference of every action.
-        beta: inverse temperature; higher is greedier.
+    `pi(a|s) = softmax(beta * theta(s, .))_a`, where `beta` is the inverse temperature: higher is greedier. Preferences
+    are `initial` at first.
     """
 
     def __init__(self, states: int, actions: int, initial: float = 1.0, beta: float = 1.0) -> None:

@@ -66,7 +66,6 @@ class LocalEnvState:
         self._collector.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
         frames, iterations = self._collector.position
         state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": self._env.root}
         if self.captured:

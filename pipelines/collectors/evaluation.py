@@ -195,7 +195,6 @@ class EpisodeRecorder:
         self._env.successes.start()
 
     def advance(self, action: np.ndarray) -> Arrays:
-        """Step the environment."""
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
         self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})

@@ -76,15 +76,12 @@ class RemoteCollectors:
         self.successes = []
 
     def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
-        """Call a method of the `WorkerCollector`s, all at the same time.
+        """Call a method of the `WorkerCollector`s, all at the same time; returns what each returned.
 
         Args:
             method: its name, which may be of one of their attributes: `environments.kind`.
             arguments: for each collector, a tuple.
             workers: indices of the collectors; by default all.
-
-        Returns:
-            What each returned.
         """
         raise NotImplementedError
 
@@ -132,14 +129,11 @@ class RemoteCollectors:
         return RemoteEnvState(self)
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Of the last batch.
+        """Of the last batch, of which collecting and learning took `seconds`.
 
-        Args:
-            seconds: that collecting it and learning from it took.
-
-        Returns:
-            `collectors_waiting`, the share of these seconds in which a collector waited, the mean over collectors; or
-            `staleness`, how many batches the learner had learned from since it sent the policy that collected this one.
+        `collectors_waiting` is the share of these seconds in which a collector waited, the mean over collectors. Of
+        asynchronous ones there is `staleness`: how many batches the learner had learned from since it sent the policy
+        that collected this one.
         """
         if self.asynchronous:
             return {"staleness": float(self._staleness)}
@@ -180,7 +174,6 @@ class RemoteEnvState:
             self._collectors.call("environments.synchronise", frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
         frames, iterations = self._collectors.position
         states = [] if self._is_asynchronous else self._collectors.call("capture")
         return {"kind": self.kind, "frames": frames, "iterations": iterations, "collectors": states}

@@ -51,7 +51,6 @@ class ImageRing:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of an image."""
         return math.prod(self.image_shape)
 
     def add(self, images: Tensor, count: int) -> None:

@@ -39,15 +39,12 @@ class ImageStore(ImageRing):
         self._tails = np.empty((0, self.shape[0]), np.int64)
 
     def number(self, batch: TensorDictBase) -> TensorDictBase:
-        """Keep a batch's images; returns a copy of the batch with their numbers in place of the pixels.
+        """Keep a batch's images; returns a copy of the batch with their numbers, int64 `[num_envs, T, C]`, instead.
 
         Args:
             batch: `[num_envs, T]`, with `observation` and `("next", "observation")` `[num_envs, T, C, H, W]`, uint8. A
                 row is the same environment in every batch; in batches with `("collector", "worker")` (int64, one number
                 throughout), in every batch of that worker.
-
-        Returns:
-            The batch with both entries as `[num_envs, T, C]`, int64.
 
         Raises:
             ConfigError: the observations are no stacks of images.
