@@ -114,11 +114,7 @@ def _check_same(address: str | None) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Refuse an address at which Ray does not answer in time.
-
-    Raises:
-        ConfigError: it does not; says why.
-    """
+    """Refuse an address at which Ray does not answer in time, by a `ConfigError` that says why."""
     started = time.monotonic()
     host, port = split_address(address)
     try:
@@ -152,11 +148,7 @@ def _use_token() -> bool:
 
 
 def _probe(address: str, seconds: float) -> str:
-    """What Ray prints if it cannot connect to a cluster; empty if it can.
-
-    Raises:
-        ConfigError: it takes longer than `seconds`.
-    """
+    """What Ray prints if it cannot connect to a cluster; empty if it can. Taking longer is a `ConfigError`."""
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE, address],
