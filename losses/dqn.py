@@ -59,8 +59,7 @@ class DQNLoss(LossModule):
         self.in_keys = ["action", *keys, *nested([*keys, "reward", "discount" if n_step else "terminated"])]
         self.out_keys = ["loss_td", "td_error", "q_mean"]
         if prioritized:
-            self.in_keys = [*self.in_keys, "priority_weight"]
-            self.out_keys = [*self.out_keys, "priority"]
+            self.in_keys, self.out_keys = [*self.in_keys, "priority_weight"], [*self.out_keys, "priority"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
         action_value = self._action_value(self.q_network, batch)

@@ -25,29 +25,17 @@ def q_learning_target(
 
     Without `selector`, S is `next_action_value` itself: the maximum of Mnih et al. 2015, Algorithm 1. With the online
     network's values as `selector` and the target network's as `next_action_value` it is Double DQN, van Hasselt et al.
-    2016, equation 4.
-
-    Args:
-        reward: `[*B]`.
-        discount: `[*B]`.
-        next_action_value: values of the next state, `[*B, A]`.
-        selector: values that choose the next action, `[*B, A]`.
+    2016, equation 4. Values are `[*B, A]`, the rest `[*B]`.
     """
     if selector is None:
-        next_value = next_action_value.amax(-1)
-    else:
-        next_value = chosen_value(next_action_value, selector.argmax(-1))
-    return reward + discount * next_value
+        return reward + discount * next_action_value.amax(-1)
+    return reward + discount * chosen_value(next_action_value, selector.argmax(-1))
 
 
 def sarsa_target(reward: Tensor, discount: Tensor, next_action_value: Tensor, next_action: Tensor) -> Tensor:
     """SARSA target `[*B]`, `r + discount * Q(s', a')`, Sutton and Barto 2018, equation 6.7.
 
-    Args:
-        reward: `[*B]`.
-        discount: `[*B]`.
-        next_action_value: values of the next state, `[*B, A]`.
-        next_action: the action taken there, integers `[*B]`.
+    `next_action_value` is `[*B, A]`, the rest `[*B]`; `next_action` are integers.
     """
     return reward + discount * chosen_value(next_action_value, next_action)
 
@@ -60,10 +48,7 @@ def chosen_value(action_value: Tensor, action: Tensor) -> Tensor:
 def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
     """Temporal-difference error `[*B]`, `target - Q(s, a)`, Sutton and Barto 2018, equation 6.5.
 
-    Args:
-        action_value: `[*B, A]`.
-        action: integers, `[*B]`.
-        target: `[*B]`.
+    `action_value` is `[*B, A]`, `target` and the integer `action` `[*B]`.
     """
     return target - chosen_value(action_value, action)
 
@@ -92,15 +77,10 @@ def categorical_projection(probability: Tensor, reward: Tensor, discount: Tensor
 
 
 def regression(prediction: Tensor, target: Tensor, kind: Regression = "mse") -> Tensor:
-    """Distance of a prediction from its target, element by element, `[*B]`.
+    """Distance of a prediction from its target, both `[*B]`, element by element, `[*B]`.
 
     `mse` is `(target - prediction)^2`; `smooth_l1` is the Huber function with threshold 1, `0.5 e^2` for `|e| < 1` and
     `|e| - 0.5` beyond (Huber 1964; the error clipping of Mnih et al. 2015). Both as PyTorch defines them.
-
-    Args:
-        prediction: `[*B]`.
-        target: `[*B]`.
-        kind: `"mse"` or `"smooth_l1"`.
 
     Raises:
         ValueError: for any other `kind`.
@@ -127,7 +107,7 @@ def value_loss(
     Args:
         value: `[*B]`.
         target: `[*B]`.
-        kind: `"mse"` or `"smooth_l1"`.
+        kind: see `regression`.
         old_value: value at collection, `[*B]`; needed when `clip` is given.
         clip: largest step of the value that lowers the loss, in units of return.
 
@@ -201,22 +181,15 @@ def reward_to_go(reward: Tensor, discount: Tensor, done: Tensor) -> Tensor:
     """Discounted return-to-go, `[*B, T]`, Sutton and Barto 2018, equation 3.9.
 
     `G_t = r_t + discount_t * (1 - done_t) * G_{t+1}`. No bootstrap: an episode that the rollout cuts off counts only to
-    the cut.
-
-    Args:
-        reward: `[*B, T]`.
-        discount: `[*B, T]`.
-        done: where an episode ends, `[*B, T]`, bool.
+    the cut. All are `[*B, T]`; `done`, bool, is where an episode ends.
     """
     return _suffix_sums(reward, discount * (~done))
 
 
 def policy_gradient(log_prob: Tensor, weight: Tensor) -> Tensor:
-    """Score-function loss `[*B]`, `-log pi(a|s) * weight`, Williams 1992; `weight` is a constant to the gradient.
+    """Score-function loss `[*B]`, `-log pi(a|s) * weight`, Williams 1992.
 
-    Args:
-        log_prob: `[*B]`.
-        weight: return or advantage, `[*B]`.
+    `weight` `[*B]` is a return or an advantage, and a constant to the gradient; `log_prob` is `[*B]`.
     """
     return -log_prob * weight.detach()
 
@@ -224,12 +197,8 @@ def policy_gradient(log_prob: Tensor, weight: Tensor) -> Tensor:
 def surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
     """The importance-weighted surrogate as a loss, `[*B]`, Schulman et al. 2017, equation 6 (negated).
 
-    `-ratio * A` with `ratio = exp(log_prob - old_log_prob)`.
-
-    Args:
-        log_prob: under the policy that learns, `[*B]`.
-        old_log_prob: under the policy that collected, `[*B]`.
-        advantage: `[*B]`.
+    `-ratio * A` with `ratio = exp(log_prob - old_log_prob)`, the policy that learns by the one that collected. All are
+    `[*B]`.
     """
     return -(log_prob - old_log_prob).exp() * advantage
 
@@ -237,13 +206,8 @@ def surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tens
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's clipped surrogate as a loss, `[*B]`, Schulman et al. 2017, equation 7 (negated).
 
-    `-min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A)` with `ratio = exp(log_prob - old_log_prob)`.
-
-    Args:
-        log_prob: under the policy that learns, `[*B]`.
-        old_log_prob: under the policy that collected, `[*B]`.
-        advantage: `[*B]`.
-        clip: the paper's epsilon.
+    `-min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A)`, where `clip` is the paper's epsilon; ratio and shapes are
+    those of `surrogate`.
     """
     ratio = (log_prob - old_log_prob).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
@@ -253,10 +217,7 @@ def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """Estimate of `KL(old || new)` for each sample, `[*B]`: k3 of Schulman 2020, "Approximating KL divergence".
 
     `(ratio - 1) - log ratio` with `ratio = pi_new / pi_old`: unbiased under the old policy and never negative.
-
-    Args:
-        log_prob: `[*B]`.
-        old_log_prob: `[*B]`.
+    Both are `[*B]`.
     """
     log_ratio = log_prob - old_log_prob
     return log_ratio.expm1() - log_ratio

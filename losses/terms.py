@@ -74,11 +74,7 @@ def standardized(x: Tensor) -> Tensor:
 
 
 def read(batch: TensorDictBase, key: NestedKey) -> Tensor:
-    """Read `key`.
-
-    Raises:
-        KeyError: the batch has no such key; names those that it has.
-    """
+    """Read `key`; if the batch does not have it, a `KeyError` names those that it has."""
     value = batch.get(key, None)
     if value is None:
         # dots, because KeyError escapes the quotes of tuples
@@ -88,12 +84,7 @@ def read(batch: TensorDictBase, key: NestedKey) -> Tensor:
 
 
 def column(batch: TensorDictBase, key: NestedKey) -> Tensor:
-    """Read `key`, `[*B, 1]` in a batch of shape `[*B]`, and return it as `[*B]`.
-
-    Raises:
-        KeyError: the batch has no such key.
-        ValueError: the key has another shape.
-    """
+    """Read `key`, `[*B, 1]` in a batch of shape `[*B]`, and return it as `[*B]`; raises the errors of `scalar`."""
     value = read(batch, key)
     if value.shape != (*batch.batch_size, 1):
         raise ValueError(
@@ -104,12 +95,7 @@ def column(batch: TensorDictBase, key: NestedKey) -> Tensor:
 
 
 def scalar(batch: TensorDictBase, key: NestedKey) -> Tensor:
-    """Read `key`, `[*B]` in a batch of shape `[*B]`.
-
-    Raises:
-        KeyError: the batch has no such key.
-        ValueError: the key has another shape.
-    """
+    """Read `key`, `[*B]` in a batch of shape `[*B]`; without the key a `KeyError`, of another shape a `ValueError`."""
     value = read(batch, key)
     if value.shape != batch.batch_size:
         raise ValueError(
@@ -119,12 +105,7 @@ def scalar(batch: TensorDictBase, key: NestedKey) -> Tensor:
 
 
 def discrete_action(batch: TensorDictBase, key: NestedKey = "action") -> Tensor:
-    """Read an integer action `[*B]`.
-
-    Raises:
-        KeyError: the batch has no such key.
-        ValueError: the action is one-hot, or of another shape or dtype.
-    """
+    """Read an integer action `[*B]`, as `scalar`; one that is one-hot, or of another dtype, is a `ValueError`."""
     action = read(batch, key)
     if action.dtype != torch.int64 or action.shape != batch.batch_size:
         raise ValueError(
@@ -136,11 +117,7 @@ def discrete_action(batch: TensorDictBase, key: NestedKey = "action") -> Tensor:
 
 
 def observed(batch: TensorDictBase, module: TensorDictModuleBase) -> TensorDictBase:
-    """Select the entries that a module reads.
-
-    Raises:
-        KeyError: the batch lacks one.
-    """
+    """Select the entries that a module reads; a `KeyError` names one that the batch lacks."""
     for key in module.in_keys:
         read(batch, key)
     return batch.select(*module.in_keys)

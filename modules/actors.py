@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +15,6 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from rlpipe.modules.base import FINE, TensorModule, needs_discrete
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal, quadrature
-
-
-class _Drawable(Protocol):
-    @property
-    def mode(self) -> Tensor: ...
-    def draw(self, generator: torch.Generator | None = None) -> Tensor: ...
-    def log_prob(self, value: Tensor) -> Tensor: ...
 
 
 def exploring() -> bool:
@@ -41,11 +33,7 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def one_an_action(module: nn.Module, scores: Tensor, actions: int) -> Tensor:
-    """Check that `scores` `[*B, A]` has one number an action, and return it.
-
-    Raises:
-        ValueError: it has more or fewer.
-    """
+    """Check that `scores` `[*B, A]` has one number an action, and return it; else raise a `ValueError`."""
     if scores.shape[-1] != actions:
         raise ValueError(
             f"the network of {type(module).__name__} gives {scores.shape[-1]} numbers, "
@@ -97,7 +85,7 @@ class QActor(TensorModule):
 class _StochasticActor(TensorModule):
     """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode."""
 
-    distribution: Callable[..., _Drawable]
+    distribution: Callable[..., Categorical | TanhNormal]
     """From the entries of `in_keys` to the action distribution; each subclass defines it."""
 
     def __init__(self, network: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -112,7 +100,7 @@ class _StochasticActor(TensorModule):
         action = distribution.draw(self.generator) if exploring() else distribution.mode
         return action, distribution.log_prob(action)
 
-    def get_dist(self, tensordict: TensorDictBase) -> _Drawable:
+    def get_dist(self, tensordict: TensorDictBase) -> Categorical | TanhNormal:
         """The action distribution for a batch of observations; the name is TorchRL's."""
         return self.distribution(*self.read(tensordict))
 
@@ -237,11 +225,7 @@ def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tenso
 
 
 class Critic(TensorModule):
-    """State value: writes `state_value` `[*B, 1]`.
-
-    Args:
-        network: observation to `[*B, 1]`.
-    """
+    """State value: writes `state_value` `[*B, 1]`, which `network` gives for an observation."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -281,11 +265,7 @@ class ActionValueCritic(TensorModule):
         self.network = network
 
     def compute(self, observation: Tensor, action: Tensor) -> tuple[Tensor]:
-        """Compute `Q(s, a)`.
-
-        Raises:
-            ValueError: the action does not have the spec's shape, or the network cannot take the input.
-        """
+        """Compute `Q(s, a)`; an action that does not have the spec's shape is a `ValueError`."""
         batch = action.shape[: action.ndim - len(self.shape)]
         if action.shape[len(batch) :] != self.shape or observation.shape[:-1] != batch:
             raise ValueError(

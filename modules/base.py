@@ -36,11 +36,7 @@ class TensorModule(TensorDictModuleBase):
         return tensordict
 
     def read(self, tensordict: TensorDictBase) -> list[Tensor]:
-        """The entries of `in_keys`, in their order.
-
-        Raises:
-            KeyError: one is missing.
-        """
+        """The entries of `in_keys`, in their order; a `KeyError` names one that is missing."""
         inputs = [tensordict.get(key, None) for key in self.in_keys]
         for key, value in zip(self.in_keys, inputs, strict=True):
             if value is None:
@@ -49,12 +45,7 @@ class TensorModule(TensorDictModuleBase):
         return inputs
 
     def through(self, network: nn.Module, observation: Tensor, beside: str = "") -> Tensor:
-        """Run `network` on the observation.
-
-        Args:
-            network: one of this module's.
-            observation: its input.
-            beside: names what the input holds beside the observation, for the message.
+        """Run a network of this module on the observation, and what the input holds `beside` it.
 
         Raises:
             ValueError: the network cannot take it; names the shape and dtype.
@@ -74,11 +65,7 @@ class TensorModule(TensorDictModuleBase):
 
 
 def needs_discrete(module: nn.Module, spec: TensorSpec, instead: str) -> int:
-    """The number of actions of `spec`, which must be Discrete for `module`.
-
-    Raises:
-        ValueError: it is not; `instead` says what to use for Box actions.
-    """
+    """The number of actions of `spec`; if it is not Discrete, a `ValueError` says what `module` needs `instead`."""
     if isinstance(spec, Categorical):
         return int(spec.space.n)
     name, hint = type(spec).__name__, "pass env.action_spec of an environment of make_env"
@@ -96,9 +83,6 @@ def tensor_modules(policy: nn.Module) -> Sequence[TensorModule] | None:
     for each in [policy, *modules]:
         if each._forward_hooks or each._forward_pre_hooks or "forward" in vars(each):
             return None
-    plain = [module for module in modules if isinstance(module, TensorModule) and _is_plain(type(module))]
-    return plain if len(plain) == len(modules) else None
-
-
-def _is_plain(kind: type[TensorModule]) -> bool:
-    return kind.forward is TensorModule.forward and kind.__call__ is TensorModule.__call__
+    plain = [each for each in modules if isinstance(each, TensorModule)]
+    calls = {(type(each).forward, type(each).__call__) for each in plain}
+    return plain if len(plain) == len(modules) and calls <= {(TensorModule.forward, TensorModule.__call__)} else None

@@ -158,14 +158,7 @@ class BoxNormal(TanhNormal):
 
     Between two finite bounds it is a `TanhNormal`. Above a lower bound the action is `low + softplus(u)`, below an
     upper one `high - softplus(u)`, and without bounds `u`. Where the bounds are equal, the action is that number, and
-    the log-probability and the entropy are those of the other dimensions.
-
-    Args:
-        mean: of `u`, `[*B, *D]`.
-        std: of `u`, positive, `[*B, *D]`.
-        low: lower bounds of the action, `[*D]`, the shape of one action.
-        high: upper bounds, `[*D]`.
-        quadrature: see `TanhNormal`.
+    the log-probability and the entropy are those of the other dimensions. Arguments are those of `TanhNormal`.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor, quadrature: Tensor | None = None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -14,11 +15,8 @@ from torchrl.data import TensorSpec
 from rlpipe.modules.actors import exploring, only_allowed
 from rlpipe.modules.base import TensorModule, needs_discrete
 
-
-class Schedule(Protocol):
-    """A number as a function of the frames and the finished episodes so far."""
-
-    def __call__(self, frames: int, episodes: int) -> float: ...
+Schedule = Callable[[int, int], float]
+"""A number as a function of the frames and the finished episodes so far."""
 
 
 @dataclass(frozen=True)

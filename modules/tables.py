@@ -11,7 +11,7 @@ class _Table(nn.Module):
 
     values: Tensor
 
-    def __init__(self, states: int, actions: int, initial: float) -> None:
+    def __init__(self, states: int, actions: int, initial: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("values", torch.full((states, actions), initial, dtype=torch.float64))
 
@@ -20,11 +20,7 @@ class _Table(nn.Module):
         self.values.index_put_((state, action), step.to(self.values.dtype), accumulate=True)
 
     def rows(self, state: Tensor) -> Tensor:
-        """The rows of `state`, integers `[*B]`.
-
-        Raises:
-            ValueError: the states are not integers.
-        """
+        """The rows of `state`, integers `[*B]`; any other type is a `ValueError`."""
         if state.is_floating_point():
             raise ValueError(
                 f"a table needs Discrete observations, got dtype {state.dtype} and shape {list(state.shape)}; "
@@ -34,16 +30,7 @@ class _Table(nn.Module):
 
 
 class ActionValueTable(_Table):
-    """`Q(s, a)`: states `[*B]` to action values `[*B, A]`, float64.
-
-    Args:
-        states: number of states.
-        actions: number of actions.
-        initial: value of every entry.
-    """
-
-    def __init__(self, states: int, actions: int, initial: float = 0.0) -> None:
-        super().__init__(states, actions, initial)
+    """`Q(s, a)`: states `[*B]` to action values `[*B, A]`, float64, which are `initial` at first."""
 
     def forward(self, state: Tensor) -> Tensor:
         return self.rows(state)
@@ -52,13 +39,8 @@ class ActionValueTable(_Table):
 class PreferenceTable(_Table):
     """Preferences of a softmax policy, Sutton and Barto 2018, section 13.1: states `[*B]` to logits `[*B, A]`, float64.
 
-    `pi(a|s) = softmax(beta * theta(s, .))_a`.
-
-    Args:
-        states: number of states.
-        actions: number of actions.
-        initial: preference of every action.
-        beta: inverse temperature; higher is greedier.
+    `pi(a|s) = softmax(beta * theta(s, .))_a`, where `beta` is the inverse temperature: higher is greedier. Preferences
+    are `initial` at first.
     """
 
     def __init__(self, states: int, actions: int, initial: float = 1.0, beta: float = 1.0) -> None:

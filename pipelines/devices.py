@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,13 +27,7 @@ Execution = Literal["eager", "recorded", "compiled", "graphed"]
 
 
 def check_memory(what: str, needed: int, device: torch.device, advice: str = "") -> None:
-    """Refuse what is larger than a device's memory, before it is allocated.
-
-    Args:
-        what: the field with its value, and what needs the memory.
-        needed: bytes.
-        device: where.
-        advice: what to do, if the field does not say it.
+    """Refuse what needs more bytes than a device has memory, before they are allocated.
 
     Raises:
         ConfigError: there is less memory, free or not.
@@ -44,13 +39,7 @@ def check_memory(what: str, needed: int, device: torch.device, advice: str = "")
 
 
 def check_disk(what: str, needed: int, folder: Path, advice: str) -> None:
-    """Refuse what is larger than the free space of a disk.
-
-    Args:
-        what: needs the space.
-        needed: bytes.
-        folder: on the disk; it need not exist yet.
-        advice: what to do.
+    """Refuse what needs more bytes than are free on the disk of a folder, which need not exist yet.
 
     Raises:
         ConfigError: there is less space.
@@ -70,11 +59,7 @@ def _memory(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def gpu_memory_for(what: str, smaller: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the GPU into one that says what needed the memory, and what to lower.
-
-    Args:
-        what: needs the memory.
-        smaller: the options to lower.
+    """Turn an out-of-memory error of the GPU into one that says what needed the memory, and which options to lower.
 
     Raises:
         GPUMemoryError: the GPU ran out of memory.
@@ -113,3 +98,15 @@ def sent(batch: TensorDict, device: torch.device) -> TensorDict:
     for key, value in zip(keys, moved([batch.get(key) for key in keys], device), strict=True):
         there.set(key, value)
     return there
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`.
+
+    Raises:
+        ConfigError: the address has another form.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or re.search(r"[\s/@]", host):
+        raise ConfigError(f"ray_address is {address!r}; expected HOST:PORT, as `ray start --head` prints it")
+    return host.strip("[]"), int(port)

@@ -64,9 +64,6 @@ class Reporter:
     """Calls a listener, and keeps what it raises until a checkpoint has been written.
 
     A listener that raised something is not called again.
-
-    Args:
-        listener: to call, if there is one.
     """
 
     def __init__(self, listener: Listener | None) -> None:

@@ -81,8 +81,7 @@ class GlobalRandom:
     def kept(self, seed: int | None = None) -> Iterator[None]:
         """Restore the generators at the end of the block, and PyTorch's threads, default type and determinism.
 
-        Args:
-            seed: for the generators within the block; by default they stay as they are.
+        Within the block they are seeded if there is a `seed`.
         """
         state, first = self.state_dict(), torch.initial_seed()
         threads, dtype = torch.get_num_threads(), torch.get_default_dtype()

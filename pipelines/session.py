@@ -29,12 +29,11 @@ from rlpipe.pipelines.progress import Evaluation, Listener, Progress, Reporter
 from rlpipe.pipelines.render.player import Player, record
 from rlpipe.pipelines.replay.state import check_checkpoints
 from rlpipe.pipelines.runs import layout
-from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.runs.new_folder import claimed, default_folder
 from rlpipe.pipelines.runs.origin import digest_of_checkpoint
 from rlpipe.pipelines.runs.read import read_best
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.failures import explained
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop
@@ -54,12 +53,9 @@ class Session:
     """A run to start or to resume.
 
     Args:
-        recipe: its name.
         algorithm: the module in `rlpipe.pipelines.algorithms` that builds it.
-        config: of the run.
         folder: of the run; a new one is made before anything else.
         numbered: if the folder exists, make the next free one, with a number after its name.
-        resume: continue the run in the folder.
         start_from: the run or checkpoint whose weights it begins with, as the user named it.
         display: shows the progress; by default nothing does.
         loggers: where metrics go besides the journals.
@@ -76,10 +72,7 @@ class Session:
     loggers: tuple[Kind, ...] = DEFAULT
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
-        """Train, evaluate, and return the summary.
-
-        Args:
-            weights: a checkpoint of another run to take the weights from.
+        """Train, from the weights of another run's checkpoint if one is given, evaluate, and return the summary.
 
         Raises:
             InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.

@@ -35,41 +35,25 @@ if TYPE_CHECKING:
 if not Path(__file__).with_name("losses").exists():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
-_HOMES = {
-    "GAE": "rlpipe.losses",
-    "MLP": "rlpipe.modules",
-    "CategoricalActor": "rlpipe.modules",
-    "ClipPPOLoss": "rlpipe.losses",
-    "ConfigError": "rlpipe.errors",
-    "Critic": "rlpipe.modules",
-    "DQNLoss": "rlpipe.losses",
-    "EnvConfig": "rlpipe.pipelines.envs",
-    "EpsilonGreedy": "rlpipe.modules",
-    "Evaluation": "rlpipe.pipelines.progress",
-    "GaussianActor": "rlpipe.modules",
-    "Pipeline": "rlpipe.pipelines.pipeline",
-    "PrioritizedSampler": "rlpipe.pipelines.replay.prioritized",
-    "Progress": "rlpipe.pipelines.progress",
-    "QActor": "rlpipe.modules",
-    "ReplayState": "rlpipe.pipelines.replay.state",
-    "RlpipeError": "rlpipe.errors",
-    "Run": "rlpipe.pipelines.runs.run",
-    "Seeds": "rlpipe.pipelines.seeding",
-    "StopTraining": "rlpipe.pipelines.progress",
-    "StoppingRule": "rlpipe.pipelines.stopping",
-    "SyncDataCollector": "rlpipe.pipelines.collectors.collector",
-    "TargetUpdate": "rlpipe.losses",
-    "VectorEnv": "rlpipe.pipelines.envs",
-    "evaluate": "rlpipe.pipelines.collectors.evaluation",
-    "find_recipe": "rlpipe.pipelines.algorithms.recipes",
-    "gradient_step": "rlpipe.pipelines.updates.update",
-    "make_env": "rlpipe.pipelines.envs",
-    "off_policy": "rlpipe.pipelines.updates.update",
-    "on_policy": "rlpipe.pipelines.updates.update",
-    "once": "rlpipe.pipelines.updates.update",
-    "run_recipe": "rlpipe.pipelines.session",
-    "train": "rlpipe.pipelines.training.loop",
-    "trained": "rlpipe.pipelines.agents.load",
+_NAMES = {
+    "rlpipe.errors": "ConfigError RlpipeError",
+    "rlpipe.losses": "ClipPPOLoss DQNLoss GAE TargetUpdate",
+    "rlpipe.modules": "CategoricalActor Critic EpsilonGreedy GaussianActor MLP QActor",
+    "rlpipe.pipelines.agents.load": "trained",
+    "rlpipe.pipelines.algorithms.recipes": "find_recipe",
+    "rlpipe.pipelines.collectors.collector": "SyncDataCollector",
+    "rlpipe.pipelines.collectors.evaluation": "evaluate",
+    "rlpipe.pipelines.envs": "EnvConfig VectorEnv make_env",
+    "rlpipe.pipelines.pipeline": "Pipeline",
+    "rlpipe.pipelines.progress": "Evaluation Progress StopTraining",
+    "rlpipe.pipelines.replay.prioritized": "PrioritizedSampler",
+    "rlpipe.pipelines.replay.state": "ReplayState",
+    "rlpipe.pipelines.runs.run": "Run",
+    "rlpipe.pipelines.seeding": "Seeds",
+    "rlpipe.pipelines.session": "run_recipe",
+    "rlpipe.pipelines.stopping": "StoppingRule",
+    "rlpipe.pipelines.training.loop": "train",
+    "rlpipe.pipelines.updates.update": "gradient_step off_policy on_policy once",
 }
 
 __all__ = [
@@ -110,7 +94,7 @@ __all__ = [
     "trained",
 ]
 
-__getattr__ = loader(__name__, _HOMES)
+__getattr__ = loader(__name__, {name: home for home, names in _NAMES.items() for name in names.split()})
 
 
 def __dir__() -> list[str]:

@@ -56,10 +56,5 @@ def first_line(error: BaseException) -> str:
 
 
 def exists_already(what: str, path: Path | str) -> ConfigError:
-    """The error for an output that exists.
-
-    Args:
-        what: the option that names it, such as `out` or `run-dir`.
-        path: of the output.
-    """
+    """The error for an output that exists; `what` is the option that names it, such as `out` or `run-dir`."""
     return ConfigError(f"{what} {path} exists already; nothing was overwritten, name a new one")

@@ -8,12 +8,7 @@ from typing import Any
 
 
 def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` for a package.
-
-    Args:
-        package: its `__name__`.
-        homes: the module of each public name.
-    """
+    """The `__getattr__` for a package, from its `__name__` and the module of each public name."""
 
     def load(name: str) -> Any:
         if name not in homes:

@@ -12,11 +12,7 @@ from rlpipe.errors import ConfigError, first_line
 
 
 def import_module(module: str, option: str) -> ModuleType:
-    """Import a module.
-
-    Args:
-        module: its name.
-        option: that named it, with its value, for messages.
+    """Import a module that an option, with its value, has named.
 
     Raises:
         ConfigError: there is no such module, or importing it fails.

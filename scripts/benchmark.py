@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import json
 import logging
+import multiprocessing
 import random
 import secrets
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
-from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row
+from rlpipe.scripts.benchmarks.measure import Row
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.seeds import read_seeds
 from rlpipe.scripts.main import run
@@ -127,15 +129,23 @@ def _measure_and_write(path: Path, described: dict[str, Any], more: dict[str, An
 
     if "seed_of_seeds" in described:
         drawn = f"{', '.join(map(str, described['seeds']))}; drawn from --seed-of-seeds {described['seed_of_seeds']}"
-        print(f"rlpipe: solve: seeds {drawn}", file=sys.stderr)
+        _say("solve", f"seeds {drawn}")
     arms = [each.replace("-", " ") for each in described["against"]]
+    rows: list[Row] = []
     try:
-        rows = _measure(described["benchmark"], arms, described["quick"], described["seeds"], **more)
-    except InterruptedMeasurement as stopped:
-        if not stopped.rows:
-            raise
-        write(path, stopped.rows, {**described, "interrupted": True})
+        for row in _measure(described["benchmark"], arms, described["quick"], described["seeds"], **more):
+            rows.append(row)
+            _say(described["benchmark"], str(row))
+    except KeyboardInterrupt:
+        # processes of environments may not have started far enough to be closed
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if not rows:
+            raise InterruptedRunError("interrupted; nothing was measured yet") from None
+        write(path, rows, {**described, "interrupted": True})
         raise InterruptedRunError(f"interrupted; what was measured so far is in {path}") from None
+    if not rows:
+        raise ConfigError(f"{described['benchmark']} had nothing to measure; see the lines above")
     write(path, rows, {**described, "interrupted": False})
     return describe(rows)
 
@@ -151,11 +161,6 @@ def read_names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
         if word not in allowed:
             raise ConfigError(f"{option} has {word!r}; {did_you_mean(word, allowed)}")
     return [name for name in allowed if name in words]
-
-
-def draw_seeds(source: int, number: int) -> list[int]:
-    """Draw `number` different seeds; the same `source` gives the same seeds."""
-    return random.Random(source).sample(range(2**31), number)
 
 
 def _read_solve(options: SolveOptions) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _find_seeds(options: Options) -> tuple[list[int], dict[str, int]]:
         # environments of Stable-Baselines3 take seeds of 32 bits
         return read_seeds(options.seeds, at_most=2**32 - 1), {}
     source = secrets.randbelow(2**31) if options.seed_of_seeds is None else options.seed_of_seeds
-    return draw_seeds(source, 1 if options.quick else SEEDS), {"seed_of_seeds": source}
+    return random.Random(source).sample(range(2**31), 1 if options.quick else SEEDS), {"seed_of_seeds": source}
 
 
 def _available(against: list[str], *, asked: bool) -> list[str]:
@@ -190,21 +195,19 @@ def _available(against: list[str], *, asked: bool) -> list[str]:
     return [name for name in against if name != "sb3"]
 
 
-def _measure(name: str, against: Sequence[str], quick: bool, seeds: Sequence[int], **more: Any) -> list[Row]:
+def _measure(name: str, against: Sequence[str], quick: bool, seeds: Sequence[int], **more: Any) -> Iterator[Row]:
     module = importlib.import_module(f"rlpipe.scripts.benchmarks.{name}")
     # importing TorchRL sets the level of its log, and not every benchmark has imported it yet
     importlib.import_module("torchrl")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    rows: list[Row] = module.run(
-        against=against,
-        quick=quick,
-        seeds=seeds,
-        progress=lambda line: print(f"rlpipe: {name}: {line}", file=sys.stderr, flush=True),
-        **more,
+    rows: Iterator[Row] = module.run(
+        against=against, quick=quick, seeds=seeds, progress=functools.partial(_say, name), **more
     )
-    if not rows:
-        raise ConfigError(f"{name} had nothing to measure; see the lines above")
     return rows
+
+
+def _say(name: str, line: str) -> None:
+    print(f"rlpipe: {name}: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,8 @@ def _format(options: Options) -> Format:
 
 
 def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> Path:
-    frames = frames_of(checkpoint)
     recipe, seed = (_plain(str(each)) for each in (described["recipe"], described["config"].get("seed", 0)))
-    return Path(f"{recipe}-{seed}-{frames}{suffix}")
+    return Path(f"{recipe}-{seed}-{frames_of(checkpoint)}{suffix}")
 
 
 def _plain(text: str) -> str:

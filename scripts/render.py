@@ -24,7 +24,7 @@ from rlpipe.scripts.main import run
 from rlpipe.user_modules import import_module
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.render.player import Moment, Player, Recording
+    from rlpipe.pipelines.render.player import Moment, Player
     from rlpipe.scripts.display.window import Window
 
 USAGE = """rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
@@ -165,11 +165,10 @@ def _film(
             size=options.size,
             progress=progress,
         )
-    return {**who, "stochastic": options.stochastic, "seed": player.seed, **_summary(made, out)}
-
-
-def _summary(made: Recording, out: Path | None) -> dict[str, Any]:
     return {
+        **who,
+        "stochastic": options.stochastic,
+        "seed": player.seed,
         "out": None if out is None else str(out),
         "bytes": None if out is None else out.stat().st_size,
         "frames": made.images,

@@ -34,11 +34,6 @@ Act = Callable[..., Tensor]
 def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
     """Write a file, load it, compare it with the policy, and only then give it its name.
 
-    Args:
-        agent: loaded from its run.
-        kind: of the file.
-        out: the file, which must not exist.
-
     Returns:
         What was written: `path`, `format`, `bytes`, `inputs` and `outputs` (name, shape and dtype of each), `checked`
         (the number of observations) and `apart` (the largest difference of an action).
@@ -105,8 +100,7 @@ def _write_torch(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> 
     torch.export.save(_program(greedy), file, extra_files={"rlpipe.json": json.dumps(metadata)})
     path.write_bytes(file.getvalue())
     with path.open("rb") as stream:
-        read: Act = torch.export.load(stream).module()
-    return read
+        return torch.export.load(stream).module()
 
 
 def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:

@@ -37,9 +37,6 @@ class GreedyPolicy(nn.Module):
     actions start where their space does, and Box actions have its type and bounds. The parts are shared with the run's
     policy.
 
-    Args:
-        agent: loaded from its run.
-
     Raises:
         ConfigError: the policy or a transform of its observation cannot be exported.
     """
@@ -83,18 +80,15 @@ class GreedyPolicy(nn.Module):
         if isinstance(self.spec, Categorical):
             start, states = self.observation_start, int(self.spec.space.n)
             observation = torch.randint(start, start + states, (batch,))
-        elif self.spec.dtype.is_floating_point:
-            low, high = self.spec.space.low, self.spec.space.high
-            # around the allowed number nearest to 0, because bounds may be infinite or huge
-            middle = torch.zeros_like(low).clamp(low, high)
-            low, high = (middle - _WIDEST).clamp_min(low), (middle + _WIDEST).clamp_max(high)
-            observation = low + (high - low) * torch.rand(batch, *self.spec.shape, dtype=self.spec.dtype)
         else:
-            low, high = self.spec.space.low.long(), self.spec.space.high.long()
-            middle = torch.zeros_like(low).clamp(low, high)
-            low, high = (middle - _MOST).clamp_min(low), (middle + _MOST).clamp_max(high)
-            share = torch.rand(batch, *self.spec.shape, dtype=torch.float64)
-            observation = (low + (share * (high - low + 1)).long()).to(self.spec.dtype)
+            real = self.spec.dtype.is_floating_point
+            low, high = ((each if real else each.long()) for each in (self.spec.space.low, self.spec.space.high))
+            # around the allowed number nearest to 0, because bounds may be infinite or huge
+            middle, reach = torch.zeros_like(low).clamp(low, high), _WIDEST if real else _MOST
+            low, high = (middle - reach).clamp_min(low), (middle + reach).clamp_max(high)
+            share = torch.rand(batch, *self.spec.shape, dtype=self.spec.dtype if real else torch.float64)
+            steps = (high - low) * share if real else (share * (high - low + 1)).long()
+            observation = (low + steps).to(self.spec.dtype)
         if self.actions is None or not self.masked:
             return (observation,)
         return observation, torch.rand(batch, self.actions) < 0.7
@@ -127,11 +121,7 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, 
 def check_action(greedy: GreedyPolicy, action: Tensor, expected: Tensor, scores: Tensor | None) -> float:
     """How far actions are from the expected ones; 0 for a Discrete action that is the same, or tied with it.
 
-    Args:
-        greedy: the policy of both.
-        action: as the environment takes it.
-        expected: as the policy gives it.
-        scores: of all Discrete actions.
+    An action is as the environment takes it, an expected one as the policy gives it; scores are of Discrete actions.
 
     Raises:
         RlpipeError: they are too far.

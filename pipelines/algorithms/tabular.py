@@ -158,22 +158,20 @@ class ChangeMeter:
             # a new mask is no change
             self._last[state] = self._now()[state]
 
-    def change(self) -> Tensor:
-        """The sum of absolute differences from the last call."""
-        now = self._now()
-        change, self._last = (now - self._last).abs().sum(), now
-        return change
-
     def _now(self) -> Tensor:
         return self._outcome(only_allowed(self._table(self._states), self._allowed))
 
     def report(self, scalars: TensorDictBase) -> TensorDictBase:
-        """Add `change` to a batch's scalars unless it is 0: an episode without reward does not mean convergence."""
-        change = self.change()
+        """Add `change`, the sum of absolute differences from the last call, to a batch's scalars.
+
+        It is left out if it is 0: an episode without reward does not mean convergence.
+        """
+        now = self._now()
+        change, self._last = (now - self._last).abs().sum(), now
         return scalars.set("change", change) if change else scalars
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next `change` compares with."""
+        """What the next change is measured from."""
         return {"allowed": self._allowed, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -191,9 +189,7 @@ def make_control(
 ) -> Pipeline:
     """Build a method that learns action values; it acts epsilon-greedily, and breaks ties at random while exploring.
 
-    Args:
-        config: the environment and the exploration.
-        make_rule: from a table and the policy over it to the rule; one with a `state_dict` is part of checkpoints.
+    `make_rule` goes from a table and the policy over it to the rule; one with a `state_dict` is part of checkpoints.
 
     Raises:
         ConfigError: the environment is not available, or its spaces are not Discrete.

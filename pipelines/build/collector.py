@@ -54,7 +54,7 @@ def make_collector(
     check_memory(f"{steps}, a batch of which takes", size, where)
     total_frames = -(-config.total_frames // frames_per_batch) * frames_per_batch
     if config.collector != "local":
-        return _make_multi_collector(config, env, policy, frames_per_batch, total_frames)
+        return _make_distributed(config, env, policy, frames_per_batch, total_frames)
     device = {} if where.type == "cpu" else {"policy_device": where, "env_device": "cpu", "storing_device": where}
     return SyncDataCollector(
         env,
@@ -69,7 +69,7 @@ def make_collector(
     )
 
 
-def _make_multi_collector(
+def _make_distributed(
     config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int, total_frames: int
 ) -> BaseCollector:
     on_ray: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def _make_multi_collector(
     makers = shares(config.env, env, config.num_collectors)
     # a simulator may not allow one more copy
     env.close()
-    collector: BaseCollector = kind(
+    return kind(
         makers,
         policy,
         **on_ray,
@@ -98,4 +98,3 @@ def _make_multi_collector(
         device=config.device,
         threads=config.threads,
     )
-    return collector

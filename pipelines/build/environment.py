@@ -37,12 +37,7 @@ _OFF = 1e-4
 
 
 def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
-    """Make the training environment with the transforms of the config.
-
-    Args:
-        config: environment, reward shaping and normalisation.
-        seeds: of the run.
-        last: the algorithm's transforms, applied after these.
+    """Make the training environment with the transforms of the config, and the algorithm's `last`, after these.
 
     Raises:
         ConfigError: the environment is not available, or a transform does not fit it.
@@ -63,11 +58,15 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
         # if other processes collect, this one only gives specs and transforms
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
         env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
-    try:
-        _check_eval_env(config, env, eval_spaces)
-    except ConfigError:
+    spaces = _spaces_of(env)
+    # the policy must fit both
+    if eval_spaces is not None and eval_spaces != spaces:
         env.close()
-        raise
+        raise ConfigError(
+            f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
+            f"actions there are {eval_spaces[0]} and {eval_spaces[1]}, here {spaces[0]} and {spaces[1]}; "
+            "--eval-env-id none evaluates where it trains"
+        )
     return env
 
 
@@ -89,25 +88,13 @@ def _eval_spaces(config: TrainConfig) -> Spaces | None:
     with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
         if config.from_pixels:
             check_drawable(config.eval_env, "--from-pixels")
-        return _spaces_of(make_env(replace(config.eval_env, num_envs=1, backend="auto")), close=True)
+        with contextlib.closing(make_env(replace(config.eval_env, num_envs=1, backend="auto"))) as env:
+            return _spaces_of(env)
 
 
-def _spaces_of(env: TransformedEnv, *, close: bool = False) -> Spaces:
+def _spaces_of(env: TransformedEnv) -> Spaces:
     envs = env.base_env.envs
-    if close:
-        env.close()
     return envs.single_observation_space, envs.single_action_space
-
-
-def _check_eval_env(config: TrainConfig, env: TransformedEnv, eval_spaces: Spaces | None) -> None:
-    """Check that the policy fits the evaluation environment."""
-    spaces = _spaces_of(env)
-    if eval_spaces is not None and eval_spaces != spaces:
-        raise ConfigError(
-            f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
-            f"actions there are {eval_spaces[0]} and {eval_spaces[1]}, here {spaces[0]} and {spaces[1]}; "
-            "--eval-env-id none evaluates where it trains"
-        )
 
 
 def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
@@ -144,8 +131,7 @@ def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor
             )
         with seeds.torch_seeded("normalization"):
             rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
-        seen: Tensor = rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
-        return seen
+        return rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
     finally:
         env.close()
 

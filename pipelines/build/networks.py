@@ -41,12 +41,8 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
     """Make the layers from an observation `[*B, ...]` to the last hidden features, `[*B, config.hidden[-1]]`.
 
     Images (see `CNN`) of 36 pixels a side or more pass the convolutions of the DQN papers before the hidden layers;
-    with `hidden` 512 that is the papers' network. Smaller images of bytes are scaled and flattened.
-
-    Args:
-        config: of the network.
-        env: gives the observations.
-        shared: whether several networks begin with it; a loss then computes the features of an image once.
+    with `hidden` 512 that is the papers' network. Smaller images of bytes are scaled and flattened. If several networks
+    begin with it (`shared`), a loss computes the features of an image once.
 
     Raises:
         ConfigError: `observation_scale` does not fit the observation, or the observation is empty.

@@ -18,14 +18,7 @@ from rlpipe.pipelines.pipeline import Update
 def make_optimizer(
     config: OptimizerConfig, parameters: Iterable[nn.Parameter], batches: int, frames_per_batch: int
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
-    """The optimiser, and the schedule, which steps once a collected batch.
-
-    Args:
-        config: the kind, the learning rate and its schedule.
-        parameters: to learn.
-        batches: collected batches until a falling learning rate reaches 0.
-        frames_per_batch: frames of each.
-    """
+    """The optimiser, and the schedule, which steps once a collected batch; a falling rate reaches 0 after `batches`."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     optimizer = kind(parameters, lr=config.lr, eps=config.adam_eps, amsgrad=config.amsgrad, fused=True)
     if config.lr_schedule == "linear":

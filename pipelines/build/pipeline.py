@@ -34,15 +34,8 @@ def make_pipeline(
 ) -> Pipeline:
     """Put a collector in front of `learn`, and name what a checkpoint holds.
 
-    A checkpoint holds the policy, the random streams, the observation statistics if any, and `parts`.
-
-    Args:
-        config: of the collector.
-        env: to collect from.
-        policy: to collect with.
-        learn: from a collected batch to detached scalars.
-        seeds: the random streams.
-        parts: everything else that changes in training, by name; those that are `None` are left out.
+    A checkpoint holds the policy, the random streams, the observation statistics if any, and `parts`: everything else
+    that changes in training, by name. Those that are `None` are left out.
 
     Raises:
         ConfigError: a batch does not fit into memory, or a collector cannot be started.

@@ -20,14 +20,9 @@ from rlpipe.pipelines.seeding import Seeds
 def make_buffer(
     config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
 ) -> ReplayBuffer:
-    """The replay buffer, empty; an `ImageReplay` if the config keeps frames.
+    """The replay buffer, empty, of these entries of a transition; an `ImageReplay` if the config keeps frames.
 
-    Args:
-        config: size and storage.
-        env: whose transitions it keeps; one of several collectors' has fewer environments than `config.num_envs`.
-        keys: stored entries of a transition.
-        seeds: for drawing minibatches.
-        device: of the minibatches.
+    `env`, one of several collectors', may have fewer environments than `config.num_envs`.
 
     Raises:
         ConfigError: there is no room for it, or it keeps frames and the observations are not stacks of frames.

@@ -37,12 +37,8 @@ _NAME = re.compile("[a-z][a-z0-9_]*")
 def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint of every object in `state`, each with `state_dict` and `load_state_dict`.
 
-    It has another name until everything is on the disk, so that a folder of this name is always complete.
-
-    Args:
-        path: the folder to make; it must not exist.
-        state: objects by name.
-        metadata: JSON values.
+    It has another name until everything is on the disk, so that a folder of this name is always complete. The metadata
+    are JSON values.
 
     Raises:
         CheckpointError: `path` exists already, a name is no plain word, or a state holds what JSON and tensors cannot.
@@ -78,18 +74,10 @@ def check_savable(state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection[str] | None = None) -> dict[str, Any]:
-    """Verify a checkpoint, then load it into the objects of `state`.
+    """Verify a checkpoint, then load it into the objects of `state`: all, or those that `components` names.
 
     Every file must be there, of its size, and no other. If `components` are named, only their content is verified,
-    because a replay buffer may be thousands of times as large as a policy.
-
-    Args:
-        path: a folder that `save_checkpoint` wrote.
-        state: objects by name.
-        components: the names to load; all of `state` by default.
-
-    Returns:
-        The metadata.
+    because a replay buffer may be thousands of times as large as a policy. Returns the metadata.
 
     Raises:
         CheckpointError: it is no checkpoint, a file is missing, added or changed, or a component does not fit.
@@ -168,11 +156,7 @@ def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(path: Path, run: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run, or one that was renamed.
-
-    Args:
-        path: of the checkpoint.
-        run: its `identity`.
+    """Refuse a checkpoint of another run than that of an `identity`, or one that was renamed.
 
     Raises:
         CheckpointError: it is one, or damaged.

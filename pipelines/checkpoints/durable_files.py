@@ -63,11 +63,7 @@ def replace_synced(path: Path, text: str) -> None:
 
 
 def publish(stage: Path, path: Path) -> None:
-    """Give a complete file its name, unless the name exists.
-
-    Args:
-        stage: the file, in the same folder.
-        path: its name.
+    """Give a complete file its name in the same folder, unless the name exists.
 
     Raises:
         ConfigError: the name exists; the stage is left where it is.

@@ -107,7 +107,14 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
     Raises:
         ValueError: names the first.
     """
-    flat = {(*under, key): each for under, key, each in _columns(rows)}
+    if not isinstance(rows, dict):
+        raise ValueError(f"it is {_shown(rows)}, expected a dict")
+    flat: dict[tuple[str, ...], Any] = {}
+    for key, each in rows.items():
+        if isinstance(each, dict) and each:
+            flat.update({(key, name): below for name, below in each.items()})
+        else:
+            flat[(key,)] = each
     expected = {key if isinstance(key, tuple) else (key,): kind for key, kind in kinds.items()}
     if set(flat) != set(expected):
         raise ValueError(f"{where} has the entries {sorted(flat)}, expected {sorted(expected)}")
@@ -122,16 +129,6 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
             raise ValueError(f"{where} has {key} as {_shown(flat[key])}, expected {wanted}")
         if below is not None and not ((flat[key] >= 0) & (flat[key] < below)).all():
             raise ValueError(f"{where} has {key} that is not in the range from 0 to {below - 1}")
-
-
-def _columns(rows: Any) -> list[tuple[tuple[str, ...], str, Any]]:
-    if not isinstance(rows, dict):
-        raise ValueError(f"it is {_shown(rows)}, expected a dict")
-    found: list[tuple[tuple[str, ...], str, Any]] = []
-    for key, each in rows.items():
-        inner = each if isinstance(each, dict) else {}
-        found += [((key,), name, below) for name, below in inner.items()] if inner else [((), key, each)]
-    return found
 
 
 def _named(state: Any) -> str:

@@ -118,7 +118,21 @@ class SyncDataCollector(Collector):
 
     def is_lean(self) -> bool:
         """Whether the lean path supports the environment, the policy and the options."""
-        return _is_lean(self)
+        env, policy = self.env, self.policy
+        return (
+            isinstance(env, TransformedEnv)
+            and isinstance(env.base_env, VectorEnv)
+            and all(_is_pointwise(transform, env) for transform in env.transform)
+            and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
+            and not any(isinstance(key, tuple) for key in policy.out_keys)
+            and not (self.compiled_policy or self.cudagraphed_policy)
+            and self.replay_buffer is None
+            and self.interruptor is None
+            # TorchRL's multi-process collectors say -1 for none
+            and (self.init_random_frames or 0) <= 0
+            and not (self.reset_at_each_iter or self.set_truncated)
+            and not (self.return_same_td or self._compact_next_keys)
+        )
 
     @property
     def _away(self) -> torch.device | None:
@@ -158,24 +172,6 @@ class SyncDataCollector(Collector):
             written = _stack_tensors(decisions, self.policy.in_keys) | written
         stored = sent(batch.exclude(*written), self.storing_device)
         return stored.update({key: value.to(self.storing_device) for key, value in written.items()})
-
-
-def _is_lean(collector: SyncDataCollector) -> bool:
-    env, policy = collector.env, collector.policy
-    return (
-        isinstance(env, TransformedEnv)
-        and isinstance(env.base_env, VectorEnv)
-        and all(_is_pointwise(transform, env) for transform in env.transform)
-        and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
-        and not any(isinstance(key, tuple) for key in policy.out_keys)
-        and not (collector.compiled_policy or collector.cudagraphed_policy)
-        and collector.replay_buffer is None
-        and collector.interruptor is None
-        # TorchRL's multi-process collectors say -1 for none
-        and (collector.init_random_frames or 0) <= 0
-        and not (collector.reset_at_each_iter or collector.set_truncated)
-        and not (collector.return_same_td or collector._compact_next_keys)
-    )
 
 
 def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:

@@ -27,9 +27,6 @@ class LocalEnvState:
     their episodes in the batch, and after it, `synchronise` resets them, with seeds derived from their first seed and
     the frames collected. Any other checkpoint, such as at Ctrl-C, is restored by repeating the actions since the last
     planned one, if they were recorded; else, or if that gives other observations, new episodes begin.
-
-    Args:
-        collector: a lean `SyncDataCollector`.
     """
 
     def __init__(self, collector: Any) -> None:
@@ -69,7 +66,6 @@ class LocalEnvState:
         self._collector.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
         frames, iterations = self._collector.position
         state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": self._env.root}
         if self.captured:
@@ -78,11 +74,7 @@ class LocalEnvState:
         return {**state, "synchronised": self._synchronised, "actions": actions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            ValueError: the state is of other environments.
-        """
+        """Continue from a `state_dict`; one of other environments is a `ValueError`."""
         self._collector.position = position_in(state, self.kind)
         if self.captured:
             self._env.set_state(state["envs"])
@@ -123,11 +115,7 @@ def cut(batch: TensorDictBase) -> None:
 
 
 def position_in(state: dict[str, Any], kind: str) -> tuple[int, int]:
-    """The frames and batches that a state counts.
-
-    Raises:
-        ValueError: they are no whole numbers, or the environments were saved in another way than `kind`.
-    """
+    """The frames and batches that a state counts; a `ValueError` if it is no such state, or not of this `kind`."""
     if state["kind"] != kind:
         raise ValueError(f"environments were {state['kind']}, and are {kind} now")
     frames, iterations = state["frames"], state["iterations"]

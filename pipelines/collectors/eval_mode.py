@@ -67,7 +67,6 @@ class _State:
         self._contents = [(each, each.detach().clone()) for each in held if isinstance(each, Tensor)]
 
     def restore(self) -> None:
-        """Restore the module."""
         if self._is_lazy:
             return
         own = vars(self._module)

@@ -114,15 +114,9 @@ def _warn_once(what: str, env_id: object, words: str) -> None:
 
 
 def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int = 1) -> int:
-    """How many environments an evaluation may open.
+    """How many environments an evaluation may open: as many as `asked`, which must be 1 or more, else `MAX_ENVS`.
 
-    Args:
-        env_config: the environment.
-        asked: the answer, if not `None`.
-        otherwise: the answer where it is not known that any number can be open at once.
-
-    Raises:
-        ConfigError: `asked` is less than 1.
+    But `otherwise` if `asked` is `None` and it is not known that any number can be open at once.
     """
     if asked is not None and asked < 1:
         raise ConfigError(f"num_envs is {asked}; allowed is 1 or more")
@@ -201,7 +195,6 @@ class EpisodeRecorder:
         self._env.successes.start()
 
     def advance(self, action: np.ndarray) -> Arrays:
-        """Step the environment."""
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
         self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})

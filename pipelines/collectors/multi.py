@@ -76,15 +76,12 @@ class RemoteCollectors:
         self.successes = []
 
     def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
-        """Call a method of the `WorkerCollector`s, all at the same time.
+        """Call a method of the `WorkerCollector`s, all at the same time; returns what each returned.
 
         Args:
-            method: its name.
+            method: its name, which may be of one of their attributes: `environments.kind`.
             arguments: for each collector, a tuple.
             workers: indices of the collectors; by default all.
-
-        Returns:
-            What each returned.
         """
         raise NotImplementedError
 
@@ -132,14 +129,11 @@ class RemoteCollectors:
         return RemoteEnvState(self)
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Of the last batch.
+        """Of the last batch, of which collecting and learning took `seconds`.
 
-        Args:
-            seconds: that collecting it and learning from it took.
-
-        Returns:
-            `collectors_waiting`, the share of these seconds in which a collector waited, the mean over collectors; or
-            `staleness`, how many batches the learner had learned from since it sent the policy that collected this one.
+        `collectors_waiting` is the share of these seconds in which a collector waited, the mean over collectors. Of
+        asynchronous ones there is `staleness`: how many batches the learner had learned from since it sent the policy
+        that collected this one.
         """
         if self.asynchronous:
             return {"staleness": float(self._staleness)}
@@ -158,45 +152,34 @@ class RemoteCollectors:
 class RemoteEnvState:
     """The environments of collectors in other processes, as a component of checkpoints: see `LocalEnvState`.
 
-    Asynchronous collectors never pause, so checkpoints do not hold their environments: a resumed run begins new
-    episodes, with seeds derived from the frames collected.
-
-    Args:
-        collectors: whose environments.
+    Asynchronous collectors never pause, so checkpoints do not hold their environments, and nothing is done to them: a
+    resumed run begins new episodes, with seeds derived from the frames collected.
     """
 
     def __init__(self, collectors: RemoteCollectors) -> None:
         self._collectors, self._is_asynchronous = collectors, collectors.asynchronous
-        self.kind: str = "synchronised" if collectors.asynchronous else collectors.call("kind")[0]
+        self.kind: str = "synchronised" if collectors.asynchronous else collectors.call("environments.kind")[0]
         self.captured = self.kind == "captured"
 
     def note_actions(self) -> None:
-        """See `LocalEnvState`; nothing to do for asynchronous collectors."""
         if not self._is_asynchronous:
-            self._collectors.call("note_actions")
+            self._collectors.call("environments.note_actions")
 
     def cut(self, batch: TensorDictBase) -> None:
-        """See `LocalEnvState`; nothing to do for asynchronous collectors."""
         if not self.captured and not self._is_asynchronous:
             cut(batch)
 
     def synchronise(self, frames: int | None) -> None:
-        """See `LocalEnvState`; nothing to do for asynchronous collectors."""
         if not self.captured and not self._is_asynchronous:
-            self._collectors.call("synchronise", frames)
+            self._collectors.call("environments.synchronise", frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
         frames, iterations = self._collectors.position
         states = [] if self._is_asynchronous else self._collectors.call("capture")
         return {"kind": self.kind, "frames": frames, "iterations": iterations, "collectors": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            ValueError: the state is of other collectors.
-        """
+        """Continue from a `state_dict`; one of other collectors is a `ValueError`."""
         self._collectors.position = position_in(state, self.kind)
         if self._is_asynchronous:
             if state["frames"]:

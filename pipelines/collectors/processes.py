@@ -27,12 +27,7 @@ _LOST = (RuntimeError, EOFError, BrokenPipeError, ConnectionResetError, ValueErr
 
 
 class _Worker(WorkerCollector):
-    """A `WorkerCollector` that sends its error through a queue, and ends its process without a traceback.
-
-    Args:
-        failures: the queue, of a collector's index and its error.
-        seeds: of the global generators of all workers.
-    """
+    """A `WorkerCollector` that puts its index and error into `failures`, and ends its process without a traceback."""
 
     def __init__(self, *arguments: Any, failures: Any, seeds: Sequence[int | None], **options: Any) -> None:
         if options["worker_idx"]:
@@ -42,7 +37,6 @@ class _Worker(WorkerCollector):
         self._failures = failures
 
     def iterator(self) -> Iterator[TensorDictBase]:
-        """Yield batch after batch."""
         try:
             yield from super().iterator()
         except Exception as error:  # the learner's process reports it
@@ -98,11 +92,7 @@ class _Processes(RemoteCollectors):
             torch.set_num_threads(before)
 
     def iterator(self) -> Iterator[TensorDictBase]:
-        """Yield batch after batch, `[num_envs, T]`; each from one collector, if asynchronous.
-
-        Raises:
-            TrainingError: a collector failed or died.
-        """
+        """Yield batch after batch, `[num_envs, T]`; each from one collector, if asynchronous."""
         try:
             for batch in super().iterator():  # type: ignore[misc]
                 yield self._note_batch(batch)
@@ -110,7 +100,6 @@ class _Processes(RemoteCollectors):
             raise self._explained(error) from error
 
     def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
-        """See `RemoteCollectors`."""
         chosen = range(self.num_collectors) if workers is None else workers
         try:
             for index, argument in zip(chosen, arguments, strict=True):

@@ -44,7 +44,7 @@ class _RayActors(RemoteCollectors):
     def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
         """See `RemoteCollectors`; a collector that is lost is replaced, and called again."""
         chosen = range(self.num_collectors) if workers is None else workers
-        self._records_actions |= method == "note_actions"
+        self._records_actions |= method == "environments.note_actions"
         asked = [self._ask(index, method, each) for index, each in zip(chosen, arguments, strict=True)]
         return [self._answer(index, method, *each) for index, *each in zip(chosen, arguments, asked, strict=True)]
 
@@ -66,24 +66,17 @@ class _RayActors(RemoteCollectors):
 
     def _replace_lost(self, error: Exception) -> None:
         """Replace every collector that no longer answers."""
-        self._count_loss(error)
-        for index in range(self.num_collectors):
-            try:
-                ray.get(self._ask(index, "kind", ()))
-            except RayError as lost:
-                self._replace(index, lost)
-
-    def _count_loss(self, error: Exception) -> None:
         self._losses += 1
         if self._losses > MOST_LOSSES:
             raise TrainingError(f"collectors were lost {self._losses} times in a row: {why_lost(error)}") from error
+        for index in range(self.num_collectors):
+            try:
+                ray.get(self._ask(index, "environments.kind", ()))
+            except RayError as lost:
+                self._replace(index, lost)
 
     def _replace(self, index: int, error: Exception) -> None:
-        """Replace a lost collector by a new one, with new episodes.
-
-        Raises:
-            TrainingError: Ray cannot start one.
-        """
+        """Replace a lost collector by a new one, with new episodes; a `TrainingError` if Ray cannot start one."""
         who, why = f"collector {index} of {self.num_collectors}", why_lost(error)
         _LOG.warning("rlpipe: %s was lost (%s); starting another one in its place, with fresh episodes", who, why)
         until = time.monotonic() + START_SECONDS
@@ -118,7 +111,8 @@ class _RayActors(RemoteCollectors):
 
     def _prepare_again(self, index: int, seconds: float) -> None:
         now = (self.collected_frames,)
-        calls = [("note_actions", ())] * self._records_actions + [("restart", now), ("synchronise", now)]
+        noted = [("environments.note_actions", ())] * self._records_actions
+        calls = [*noted, ("restart", now), ("environments.synchronise", now)]
         ray.get([self._ask(index, method, each) for method, each in calls], timeout=seconds)
 
 
@@ -158,7 +152,7 @@ class _RayCollectors(_RayActors):
                     weight_sync_schemes={},
                 )
                 self._weight_sync_initialized = True
-                self.call("kind")
+                self.call("environments.kind")
         except BaseException:
             self._disconnect()
             raise

@@ -23,6 +23,7 @@ from ray._private.ray_logging import stdout_deduplicator
 from torchrl._comm.ray_runtime import _RayRuntimeLease
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.devices import split_address
 
 CONNECT_SECONDS = 20
 """How long a cluster may take to answer."""
@@ -38,13 +39,14 @@ class RayConnection:
 
     Args:
         address: `HOST:PORT` of a cluster's head; by default Ray is started on this machine.
-        cpus: for Ray on this machine, how many to divide among actors; there may be fewer cores.
+        cpus: for Ray on this machine, how many to divide among actors; there may be fewer cores. By default its own
+            number, and Ray then keeps its logs where it always does.
 
     Raises:
         ConfigError: the cluster does not answer within `CONNECT_SECONDS`.
     """
 
-    def __init__(self, address: str | None, cpus: int) -> None:
+    def __init__(self, address: str | None, cpus: int | None = None) -> None:
         self.is_open, self._folder = True, ""
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
         if ray.is_initialized():
@@ -56,9 +58,11 @@ class RayConnection:
         else:
             _silence()
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # in other folders, the paths of its sockets may be longer than the system allows
-            self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
-            options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": self._folder}
+            options |= {"address": "local", "include_dashboard": False}
+            if cpus is not None:
+                # in other folders, the paths of its sockets may be longer than the system allows
+                self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+                options |= {"num_cpus": cpus, "_temp_dir": self._folder}
         try:
             with _keep_sigterm():
                 self._lease = _RayRuntimeLease.acquire(options)
@@ -110,15 +114,11 @@ def _check_same(address: str | None) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Refuse an address at which Ray does not answer in time.
-
-    Raises:
-        ConfigError: it does not; says why.
-    """
+    """Refuse an address at which Ray does not answer in time, by a `ConfigError` that says why."""
     started = time.monotonic()
-    host, _, port = address.rpartition(":")
+    host, port = split_address(address)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except TimeoutError as error:
         raise ConfigError(
             f"ray_address is {address}, which does not answer: given up after {CONNECT_SECONDS} s; is the host "
@@ -148,11 +148,7 @@ def _use_token() -> bool:
 
 
 def _probe(address: str, seconds: float) -> str:
-    """What Ray prints if it cannot connect to a cluster; empty if it can.
-
-    Raises:
-        ConfigError: it takes longer than `seconds`.
-    """
+    """What Ray prints if it cannot connect to a cluster; empty if it can. Taking longer is a `ConfigError`."""
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE, address],

@@ -36,11 +36,7 @@ class Resources:
 
 
 class Places:
-    """Reserved places for collectors, spread over Ray's machines.
-
-    Args:
-        count: of collectors.
-        resources: of each.
+    """Reserved places for `count` collectors, spread over Ray's machines.
 
     Raises:
         ConfigError: Ray has less than that, or it stays in use for more than `START_SECONDS`.

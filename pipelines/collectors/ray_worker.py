@@ -20,15 +20,7 @@ WORKER = ("collector", "worker")
 
 
 class RayWorker(WorkerCollector):
-    """A `WorkerCollector` in an actor of Ray.
-
-    Args:
-        create_env_fn: makes the environment.
-        index: of the collector.
-        count: of collectors.
-        threads: of PyTorch.
-        options: of `WorkerCollector`.
-    """
+    """A `WorkerCollector` in an actor of Ray, the one of `index` among `count`, with `threads` of PyTorch."""
 
     def __init__(self, create_env_fn: Any, *, index: int, count: int, threads: int, **options: Any) -> None:
         torch.set_num_threads(threads)
@@ -50,7 +42,7 @@ class RayWorker(WorkerCollector):
 
     def obey(self, method: str, *arguments: Any) -> Any:
         """Call a method with copies of the arguments, because Ray's are read-only."""
-        return getattr(self, method)(*copy.deepcopy(arguments))
+        return self.cascade_execute(method, *copy.deepcopy(arguments))
 
 
 def worker_options(setup: WorkerSetup) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
-from torchrl.envs import EnvBase, Transform, TransformedEnv, VecNorm, VecNormV2
+from torchrl.envs import EnvBase, TransformedEnv, VecNorm, VecNormV2
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
@@ -29,11 +30,7 @@ Payload = dict[str, Any]
 class WorkerCollector(SyncDataCollector):
     """The collector in a worker process: TorchRL makes it there, and the learner calls it between two batches.
 
-    Args:
-        create_env_fn: makes the environment.
-        policy: `None`; `policy_factory` makes it.
-        seed: seeds the process's global generators.
-        options: TorchRL's.
+    TorchRL's `policy_factory` makes the policy; `seed` is of the process's global generators.
     """
 
     def __init__(self, create_env_fn: Any, policy: Any = None, *, seed: int | None = None, **options: Any) -> None:
@@ -44,7 +41,7 @@ class WorkerCollector(SyncDataCollector):
         super().__init__(create_env_fn, policy, **options)
         if not self.is_lean():
             raise ConfigError("collectors in other processes take environments of make_env and transforms of each step")
-        self._env_state = LocalEnvState(self)
+        self.environments = LocalEnvState(self)
         self._busy_seconds = 0.0
 
     def iterator(self) -> Iterator[TensorDictBase]:
@@ -72,18 +69,6 @@ class WorkerCollector(SyncDataCollector):
         successes = [success for _, _, success in self.env.base_env.successes.take()]
         return {"busy": self._busy_seconds, "successes": successes, "streams": get_streams(self.policy)}
 
-    def kind(self) -> str:
-        """How checkpoints keep the environments, see `LocalEnvState`."""
-        return self._env_state.kind
-
-    def note_actions(self) -> None:
-        """See `LocalEnvState`."""
-        self._env_state.note_actions()
-
-    def synchronise(self, frames: int | None) -> None:
-        """See `LocalEnvState`."""
-        self._env_state.synchronise(frames)
-
     def restart(self, frames: int) -> None:
         """Reset environments and generators, by seeds derived from their first ones and a frame count."""
         self.env.base_env.seeds.derive(frames)
@@ -94,26 +79,20 @@ class WorkerCollector(SyncDataCollector):
     def capture(self) -> dict[str, Any]:
         """Environments and random generators, for a checkpoint."""
         return {
-            "environments": self._env_state.state_dict(),
+            "environments": self.environments.state_dict(),
             "streams": get_streams(self.policy),
             "global_random": GlobalRandom().state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `capture`."""
-        self._env_state.load_state_dict(state["environments"])
+        self.environments.load_state_dict(state["environments"])
         set_streams(self.policy, state["streams"])
         GlobalRandom().load_state_dict(state["global_random"])
 
 
 def make_payload(policy: nn.Module, transforms: nn.Module, streams: list[np.ndarray] | None) -> Payload:
-    """What a worker needs to act as `policy` does now.
-
-    Args:
-        policy: the learner's.
-        transforms: of its environment.
-        streams: states for the policy's generators, see `get_streams`; `None` leaves them.
-    """
+    """What a worker needs to act as `policy` does now; if `streams` is `None`, its generators stay as they are."""
     return {"policy": arrays_of(policy), "transforms": arrays_of(transforms), "streams": streams}
 
 
@@ -151,10 +130,6 @@ class PolicyCopy:
     """Makes the policy of a collector: on the CPU, with its own random generators.
 
     The first collector draws what the learner would, so a single collector acts as one in this process does.
-
-    Args:
-        policy: the learner's.
-        index: of the collector.
     """
 
     def __init__(self, policy: nn.Module, index: int) -> None:
@@ -167,24 +142,6 @@ class PolicyCopy:
             for generator in generators_of(self._policy):
                 generator.manual_seed(spawned(generator.initial_seed(), _BY_COLLECTOR, self._index))
         return self._policy
-
-
-class EnvCopy:
-    """Makes the environments of a collector: its share of the run's environments, with their own seeds.
-
-    Args:
-        config: of the share.
-        seed: of the run's environments; the first collector uses it as it is.
-        transforms: of the run.
-        index: of the collector.
-    """
-
-    def __init__(self, config: EnvConfig, seed: int | None, transforms: Iterable[Transform], index: int) -> None:
-        self._config, self.transforms = config, [transform.clone() for transform in transforms]
-        self._seed = seed if seed is None or not index else spawned(seed, _BY_COLLECTOR, index)
-
-    def __call__(self) -> EnvBase:
-        return make_env(self._config, seed=self._seed, transforms=self.transforms)
 
 
 def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Callable[[], EnvBase]]:
@@ -204,5 +161,11 @@ def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Call
                 f"{type(each).__name__} would have other statistics in each collector process; collect in one process, "
                 "or use ObservationNorm"
             )
-    share = replace(config, num_envs=config.num_envs // collectors)
-    return [EnvCopy(share, env.base_env.seeds.first, env.transform, index) for index in range(collectors)]
+    share, seed = replace(config, num_envs=config.num_envs // collectors), env.base_env.seeds.first
+    makers: list[Callable[[], EnvBase]] = []
+    for index in range(collectors):
+        # the first collector uses the run's seed as it is
+        own = seed if seed is None or not index else spawned(seed, _BY_COLLECTOR, index)
+        transforms = [transform.clone() for transform in env.transform]
+        makers.append(functools.partial(make_env, share, seed=own, transforms=transforms))
+    return makers

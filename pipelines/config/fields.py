@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -49,9 +49,13 @@ def check_fields(config: Any) -> None:
     """
     cls: Any = type(config)
     for name, hint in _hints(cls).items():
-        _check_type(name, getattr(config, name), hint)
+        value = getattr(config, name)
+        if not _matches(value, hint):
+            listed = get_origin(hint) is Literal
+            expected = f"allowed are {', '.join(get_args(hint))}" if listed else f"expected {_words(hint)}"
+            raise ConfigError(f"{name} is {_shown(value)}; {expected}")
         # whole numbers would become tensors of another type
-        object.__setattr__(config, name, _converted(getattr(config, name), hint))
+        object.__setattr__(config, name, _converted(value, hint))
     for each in dataclasses.fields(config):
         _check_bounds(each.name, getattr(config, each.name), _bounds(cls, each.name))
 
@@ -67,13 +71,6 @@ def _bounds(cls: type, name: str) -> Mapping[str, float | None]:
     return next((field.metadata for field in fields if field is not None and field.metadata), {})
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    if not _matches(value, hint):
-        if get_origin(hint) is Literal:
-            raise ConfigError(f"{name} is {_shown(value)}; allowed are {', '.join(get_args(hint))}")
-        raise ConfigError(f"{name} is {_shown(value)}; expected {_words(hint)}")
-
-
 def _matches(value: Any, hint: Any) -> bool:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -84,18 +81,10 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(item, args[0]) for item in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        # a whole number larger than any float
-        return False
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -50,18 +50,17 @@ RENAMED: dict[str, str] = {
 CHANGED: dict[str, tuple[str, str]] = {
     "num-minibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / num-minibatches"),
     "nminibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / nminibatches"),
-    "num-iterations": ("total-frames", "iterations * {num-envs} * {rollout-steps}"),
-    "num-updates": ("total-frames", "iterations * {num-envs} * {rollout-steps}"),
-    "train-freq": ("rollout-steps", "steps of each environment between two updates"),
-    "train-frequency": ("rollout-steps", "steps of each environment between two updates"),
+    "num-iterations num-updates": ("total-frames", "iterations * {num-envs} * {rollout-steps}"),
+    "train-freq train-frequency": ("rollout-steps", "steps of each environment between two updates"),
     "gradient-steps": ("updates", "after each batch of {num-envs} * {rollout-steps} frames"),
     "anneal-lr": ("lr-schedule linear", "or constant"),
     "clip-vloss": ("value-clip", "a distance in units of return; none is off"),
     "exploration-fraction": ("epsilon-frames", "in frames: the fraction times {total-frames}"),
-    "epsilon-decay": ("epsilon-frames", "frames to {epsilon-end}; {epsilon-schedule} has other ways down"),
-    "eps-decay": ("epsilon-frames", "frames to {epsilon-end}; {epsilon-schedule} has other ways down"),
-    "target-update-interval": ("target-every", "in gradient steps, not in frames; {tau} 1 copies"),
-    "target-network-frequency": ("target-every", "in gradient steps, not in frames; {tau} 1 copies"),
+    "epsilon-decay eps-decay": ("epsilon-frames", "frames to {epsilon-end}; {epsilon-schedule} has other ways down"),
+    "target-update-interval target-network-frequency": (
+        "target-every",
+        "in gradient steps, not in frames; {tau} 1 copies",
+    ),
     "polyak": ("tau", "1 - polyak"),
     "optimize-memory-usage": ("replay-storage frames", "for stacked pixels"),
     "weight-decay": ("optimizer adamw", "with a decay of 0.01"),
@@ -70,86 +69,51 @@ CHANGED: dict[str, tuple[str, str]] = {
     "policy-kwargs": ("hidden", "beside {activation}, {initialization} and {layer-norm}"),
     "normalize": ("normalize-frames 1000", "observations only, from this many random frames before training"),
     "norm-obs": ("normalize-frames 1000", "from this many random frames before training"),
-    "clip-reward": ("reward-shaping clip", ""),
-    "clip-rewards": ("reward-shaping clip", ""),
+    "clip-reward clip-rewards": ("reward-shaping clip", ""),
     "gym-packages": ("env-id", "with the module in front of it: module:Env-v0"),
     "vec-env": ("backend", "auto for dummy, async for subproc"),
-    "num-workers": ("num-collectors", "with {collector} processes"),
-    "num-cpu": ("num-collectors", "with {collector} processes"),
-    "cuda": ("device cuda", "or cpu, the default"),
-    "num-gpus": ("device cuda", "or cpu, the default"),
-    "use-cuda": ("device cuda", "or cpu, the default"),
+    "num-workers num-cpu": ("num-collectors", "with {collector} processes"),
+    "cuda num-gpus use-cuda": ("device cuda", "or cpu, the default"),
     "eval-freq": ("eval-every", "in frames of all environments together"),
-    "save-freq": ("checkpoint-every", "in frames of all environments together"),
-    "checkpoint-freq": ("checkpoint-every", "in frames of all environments together"),
-    "log-interval": ("log-every", "in frames of all environments together"),
-    "log-freq": ("log-every", "in frames of all environments together"),
-    "track": ("logger wandb", ""),
-    "use-wandb": ("logger wandb", ""),
-    "tensorboard-log": ("logger tensorboard", "the default; it writes into the run folder"),
-    "tensorboard": ("logger tensorboard", "the default; it writes into the run folder"),
-    "-tb": ("logger tensorboard", "the default; it writes into the run folder"),
-    "capture-video": ("gif", "an episode after training; rlpipe render draws more"),
-    "record-video": ("gif", "an episode after training; rlpipe render draws more"),
+    "save-freq checkpoint-freq": ("checkpoint-every", "in frames of all environments together"),
+    "log-interval log-freq": ("log-every", "in frames of all environments together"),
+    "track use-wandb": ("logger wandb", ""),
+    "tensorboard-log tensorboard -tb": ("logger tensorboard", "the default; it writes into the run folder"),
+    "capture-video record-video": ("gif", "an episode after training; rlpipe render draws more"),
     "verbose": ("quiet", "and --watch"),
-    "progress": ("quiet", "which hides the bar that is shown by default"),
-    "progress-bar": ("quiet", "which hides the bar that is shown by default"),
-    "-P": ("quiet", "which hides the bar that is shown by default"),
+    "progress progress-bar -P": ("quiet", "which hides the bar that is shown by default"),
     "deterministic": ("eval-stochastic|stochastic", "the other way round: greedy is the default"),
     "n-jobs": ("jobs", "beside --seeds"),
 }
 """Options that work differently here: ours, with its value where that is fixed, and the difference."""
 
 _OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
-_EACH = "each hyperparameter has its own option"
-_NO_UPLOAD = "nothing is uploaded; rlpipe export writes the policy of a run"
 _REGISTERED = "register the environment with its arguments and wrappers under a new id, with gymnasium.register"
 ABSENT: dict[str, str] = {
     "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
-    "use-sde": "there is no state-dependent exploration (gSDE)",
-    "sde-sample-freq": "there is no state-dependent exploration (gSDE)",
+    "use-sde sde-sample-freq": "there is no state-dependent exploration (gSDE)",
     "policy": "layers or convolutions follow from the observation",
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
     "algo": "the recipe comes before the options: rlpipe train ppo",
-    "hyperparams": _EACH,
-    "hyperparameters": _EACH,
-    "params": _EACH,
-    "conf-file": _EACH,
-    "yaml-file": _EACH,
-    "config": _EACH,
-    "env-kwargs": _REGISTERED,
-    "eval-env-kwargs": _REGISTERED,
-    "env-wrapper": _REGISTERED,
-    "vec-env-wrapper": _REGISTERED,
-    "frame-stack": "{from-pixels} stacks four images; for other observations register a wrapped environment",
-    "n-stack": "{from-pixels} stacks four images; for other observations register a wrapped environment",
+    "hyperparams hyperparameters params conf-file yaml-file config": "each hyperparameter has its own option",
+    "env-kwargs eval-env-kwargs env-wrapper vec-env-wrapper": _REGISTERED,
+    "frame-stack n-stack": "{from-pixels} stacks four images; for other observations register a wrapped environment",
     "norm-reward": "rewards are not normalised; {reward-shaping} clip clips them",
     "reward-scale": "rewards are not scaled; {reward-shaping} clip clips them",
     "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
     "noisy-net": "examples/noisy_dqn.py has it",
-    "n-eval-envs": "an evaluation chooses the number of environments itself",
-    "num-eval-envs": "an evaluation chooses the number of environments itself",
+    "n-eval-envs num-eval-envs": "an evaluation chooses the number of environments itself",
     "save-replay-buffer": "checkpoints hold the replay buffer",
     "save-model": "every run keeps checkpoints; rlpipe export writes the policy of a run",
-    "upload-model": _NO_UPLOAD,
-    "hf-entity": _NO_UPLOAD,
+    "upload-model hf-entity": "nothing is uploaded; rlpipe export writes the policy of a run",
     "torch-deterministic": "on the CPU the same seed and versions give the same run to the bit",
     "uuid": "run folders get unique names by default",
-    "wandb-project-name": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
-    "wandb-project": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
+    "wandb-project-name wandb-project": "the environment variable WANDB_PROJECT names it, with {logger} wandb",
     "wandb-entity": "the environment variable WANDB_ENTITY names it, with {logger} wandb",
     "wandb-tags": "the environment variable WANDB_TAGS names them, with {logger} wandb",
-    "optimize": _OPTUNA,
-    "optimize-hyperparameters": _OPTUNA,
-    "n-trials": _OPTUNA,
-    "n-startup-trials": _OPTUNA,
-    "sampler": _OPTUNA,
-    "pruner": _OPTUNA,
-    "study-name": _OPTUNA,
-    "storage": _OPTUNA,
+    "optimize optimize-hyperparameters n-trials n-startup-trials sampler pruner study-name storage": _OPTUNA,
     "callback": "run_recipe calls the function progress with every event",
-    "render": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
-    "render-mode": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
+    "render render-mode": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
 }
 """Options that do not exist here, and what to use instead."""
 
@@ -160,7 +124,9 @@ _OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
 _IN_PYTHON = {"run-dir": "folder", "logger": "loggers"}
 """Options of `rlpipe train` that `run_recipe` has under another name."""
 _RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
-_ALL = (*_RENAMED, *CHANGED, *ABSENT)
+_CHANGED = {theirs: how for names, how in CHANGED.items() for theirs in names.split()}
+_ABSENT = {theirs: why for names, why in ABSENT.items() for theirs in names.split()}
+_ALL = (*_RENAMED, *_CHANGED, *_ABSENT)
 
 
 def explain(
@@ -190,7 +156,8 @@ def explain(
     if python and bare in _OF_THE_COMMAND:
         return f"only the command has it, rlpipe train --{bare}"
     if others := owners(bare):
-        return f"only {_listed(others)} {'has' if len(others) == 1 else 'have'} it"
+        listed = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
+        return f"only {listed} {'has' if len(others) == 1 else 'have'} it"
     if near := nearest(name, say.names) or nearest(bare, say.names):
         return f"did you mean {say.spell(near)}?"
     if near := nearest(bare, [theirs for theirs in _ALL if len(theirs) > 2 and say.about(theirs)]):
@@ -209,11 +176,11 @@ class _Options:
         """Describe our counterpart of another library's option; empty if it is unknown."""
         if f"no-{theirs}" in self.names:
             return f"it is on here; {self.spell(f'no-{theirs}')} switches it off"
-        if theirs in ABSENT:
-            return self._fill(ABSENT[theirs]) if self._trains else ""
-        target, remark = CHANGED.get(theirs, (_RENAMED.get(theirs, ""), ""))
+        if theirs in _ABSENT:
+            return self._fill(_ABSENT[theirs]) if self._trains else ""
+        target, remark = _CHANGED.get(theirs, (_RENAMED.get(theirs, ""), ""))
         ours = target.split("|") if target else []
-        here = next((each for each in ours if not self.names.isdisjoint(_both(each.split()[0]))), None)
+        here = next((each for each in ours if self.names & {each.split()[0], f"no-{each.split()[0]}"}), None)
         if here is None:
             return self._missing(ours[0].split()[0]) if ours and self._trains else ""
         if (name := here.split()[0]) not in self.names:
@@ -239,13 +206,5 @@ class _Options:
         return re.sub(r"\{([a-z-]+)\}", lambda found: self.spell(found[1]), text)
 
 
-def _both(name: str) -> tuple[str, str]:
-    return name, f"no-{name}"
-
-
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

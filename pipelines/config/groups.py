@@ -5,7 +5,6 @@ A Config that needs another default overrides the field in one line, `lr: float 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -14,7 +13,7 @@ from rlpipe.losses.functional import Regression
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.config.fields import LARGEST, MANY, number
-from rlpipe.pipelines.devices import Execution
+from rlpipe.pipelines.devices import Execution, split_address
 from rlpipe.pipelines.envs.backends.choice import Backend
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.reward_shaping import RewardShaping
@@ -57,18 +56,6 @@ class RayConfig:
             amount = getattr(self, name)
             if amount > 1 and amount % 1:
                 raise ConfigError(f"{name} is {amount}; allowed are numbers up to 1, and above 1 only whole numbers")
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`.
-
-    Raises:
-        ConfigError: the address has another form.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or re.search(r"[\s/@]", host):
-        raise ConfigError(f"ray_address is {address!r}; expected HOST:PORT, as `ray start --head` prints it")
-    return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from rlpipe.pipelines.config.groups import (
     RayConfig,
     StoppingConfig,
 )
-from rlpipe.pipelines.envs.backends.choice import Backend
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.runs.curve import WINDOW
 from rlpipe.pipelines.runs.read import completed
@@ -65,7 +64,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_sizes(self.num_envs, getattr(self, "rollout_steps", 1), self.backend)
+        self._check_sizes()
         self._check_collection()
         _check_pixels(self)
         if self.eval_every is None and self.stop_at_return is not None:
@@ -74,8 +73,24 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
                 "none; set eval_every to a number of frames"
             )
         if isinstance(self, OptimizerConfig) and self.cuda_graphs:
-            _check_graphs(self.device, self.compile)
+            if self.device != "cuda":
+                raise ConfigError(f"cuda_graphs is True, which needs device to be 'cuda'; it is {self.device!r}")
+            if self.compile:
+                raise ConfigError("cuda_graphs is True, which needs compile to be False; choose one of the two")
         self.validate()
+
+    def _check_sizes(self) -> None:
+        num_envs, steps = self.num_envs, getattr(self, "rollout_steps", 1)
+        if self.backend == "async" and num_envs > MOST_PROCESSES:
+            raise ConfigError(
+                f"num_envs is {num_envs}; allowed is at most {MOST_PROCESSES} with backend 'async', which starts a "
+                "process for each"
+            )
+        if num_envs * steps > MOST_FRAMES:
+            raise ConfigError(
+                f"rollout_steps is {steps}; allowed is at most {MOST_FRAMES // num_envs} with num_envs {num_envs}, so "
+                f"that a batch has at most {MOST_FRAMES} frames"
+            )
 
     def _check_collection(self) -> None:
         if self.collector == "local":
@@ -86,7 +101,17 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
                         "collector to 'processes'"
                     )
         self.check_ray(self.collector)
-        check_divisible(self.num_envs, self.num_collectors)
+        collectors, num_envs = self.num_collectors, self.num_envs
+        if collectors > num_envs:
+            raise ConfigError(
+                f"num_collectors is {collectors} with num_envs {num_envs}; each collector needs an environment: "
+                f"allowed is at most {num_envs}"
+            )
+        if num_envs % collectors:
+            raise ConfigError(
+                f"num_collectors is {collectors}, and num_envs {num_envs} cannot be divided among them; with num_envs "
+                f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
+            )
         if self.asynchronous and not self.is_off_policy():
             raise ConfigError(
                 "asynchronous is True, with which batches come from older policies; this algorithm learns from its "
@@ -141,24 +166,6 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
     return cls(**read)
 
 
-def check_divisible(num_envs: int, collectors: int) -> None:
-    """Check that environments can be divided among collectors.
-
-    Raises:
-        ConfigError: they cannot; suggests numbers that can.
-    """
-    if collectors > num_envs:
-        raise ConfigError(
-            f"num_collectors is {collectors} with num_envs {num_envs}; each collector needs an environment: allowed "
-            f"is at most {num_envs}"
-        )
-    if num_envs % collectors:
-        raise ConfigError(
-            f"num_collectors is {collectors}, and num_envs {num_envs} cannot be divided among them; with num_envs "
-            f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
-        )
-
-
 def _check_pixels(config: TrainConfig) -> None:
     if not config.from_pixels:
         return
@@ -168,23 +175,3 @@ def _check_pixels(config: TrainConfig) -> None:
         raise ConfigError("normalize_frames is given, but the network divides pixels by 255 itself; leave it out")
     # its constructor refuses some backends
     _ = config.env
-
-
-def _check_graphs(device: str, compiled: bool) -> None:
-    if device != "cuda":
-        raise ConfigError(f"cuda_graphs is True, which needs device to be 'cuda'; it is {device!r}")
-    if compiled:
-        raise ConfigError("cuda_graphs is True, which needs compile to be False; choose one of the two")
-
-
-def _check_sizes(num_envs: int, rollout_steps: int, backend: Backend) -> None:
-    if backend == "async" and num_envs > MOST_PROCESSES:
-        raise ConfigError(
-            f"num_envs is {num_envs}; allowed is at most {MOST_PROCESSES} with backend 'async', which starts a process "
-            "for each"
-        )
-    if num_envs * rollout_steps > MOST_FRAMES:
-        raise ConfigError(
-            f"rollout_steps is {rollout_steps}; allowed is at most {MOST_FRAMES // num_envs} with num_envs "
-            f"{num_envs}, so that a batch has at most {MOST_FRAMES} frames"
-        )

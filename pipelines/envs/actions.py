@@ -26,9 +26,6 @@ class ActionCast:
     for the first to `high` for the last, so that all are equally likely under a uniform draw; integers stay as they
     are.
 
-    Args:
-        space: of one environment.
-
     Raises:
         ConfigError: the space is neither a Box nor Discrete.
     """
@@ -51,11 +48,7 @@ class ActionCast:
             self._parts = np.asarray((width + 1) / np.where(width == 0, 1, width)).astype(np.float64)
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
-        """Cast actions `[num_envs, *action]` of any type; returns a new array of the same shape.
-
-        Raises:
-            TrainingError: an action for a Box of integers is NaN.
-        """
+        """Cast actions `[num_envs, *action]`, in a new array; a NaN for a Box of integers is a `TrainingError`."""
         if self._discrete:
             return (action + self.start).astype(self.dtype, copy=False)
         if self._whole and action.dtype != self.dtype:
@@ -103,7 +96,6 @@ class UnboundedEnv(TransformedEnv):
     """
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        """Draw uniformly between bounds, else as the class says."""
         drawn: TensorDictBase = super().rand_action(tensordict)
         action, (low, high) = drawn.get("action"), self.action_spec.space
         normal = torch.randn(action.shape, dtype=action.dtype)

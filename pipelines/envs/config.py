@@ -47,6 +47,4 @@ class EnvConfig:
         if type(self.from_pixels) is not bool:
             raise ConfigError(f"from_pixels is {self.from_pixels!r}; allowed are True and False")
         if self.from_pixels and self.backend in WITHOUT_IMAGES:
-            raise ConfigError(
-                f"from_pixels is True, and backend {self.backend!r} draws nothing; backend 'sync' and 'async' do"
-            )
+            raise ConfigError(f"from_pixels is True, and backend {self.backend!r} draws nothing; 'sync' and 'async' do")

@@ -73,11 +73,7 @@ def append_frozen(
 
 
 def check_steps(transforms: Iterable[Transform]) -> None:
-    """Refuse transforms that step environments themselves.
-
-    Raises:
-        ConfigError: one does.
-    """
+    """Refuse transforms that step environments themselves, by a `ConfigError`."""
     for each in each_of(transforms):
         if isinstance(each, NoopResetEnv) or (isinstance(each, FrameSkipTransform) and each.frame_skip > 1):
             raise ConfigError(

@@ -68,11 +68,7 @@ def make_env(
 
 
 def check_is_config(config: object) -> None:
-    """Refuse what is not a config, such as an id.
-
-    Raises:
-        TypeError: it is not an `EnvConfig`.
-    """
+    """Refuse what is not an `EnvConfig`, such as an id, by a `TypeError`."""
     if not isinstance(config, EnvConfig):
         raise TypeError(f"got {config!r}, expected an EnvConfig, such as EnvConfig('CartPole-v1')")
 

@@ -58,11 +58,7 @@ class Camera(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
-    """Check that an environment renders images, by rendering one.
-
-    Args:
-        env_config: the environment; one copy of it is opened, and closed again.
-        what: what needs the images, for messages.
+    """Check that an environment renders images, which `what` needs, by opening one, rendering it, and closing it.
 
     Raises:
         ConfigError: it has no render mode for images, or this machine cannot render them.
@@ -81,11 +77,7 @@ def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
 
 
 def make_drawn(env_config: EnvConfig, *, seed: int | None, num_envs: int = 1, what: str = "a GIF") -> TransformedEnv:
-    """An environment with render mode `rgb_array`; `what` says in messages what needs it.
-
-    Raises:
-        ConfigError: it has no such render mode.
-    """
+    """An environment with render mode `rgb_array`; a `ConfigError` says that it has none, and that `what` needs it."""
     drawn = replace(env_config, num_envs=num_envs, backend="sync")
     check_modes(drawn.env_id, metadata(drawn), what)
     choose_drivers()

@@ -8,19 +8,13 @@ import numpy as np
 class ResetSeeds:
     """Gives the next reset its seeds, if it is to have any: an independent one for each environment.
 
-    Args:
-        first: seed of the first reset; `None` leaves it to the environments.
-        num_envs: how many environments step together.
-        takes_list: whether the vector environment takes a seed for each, or one for all.
+    Without a `first` seed, the first reset has none either. With `takes_list`, the vector environment takes a seed for
+    each.
     """
 
     def __init__(self, first: int | None, num_envs: int, *, takes_list: bool) -> None:
         self.first = self._next = first
         self._num_envs, self._takes_list, self._offset = num_envs, takes_list, 0
-
-    def set_first(self, seed: int | None) -> None:
-        """Make `seed` that of the first reset, and of the next one."""
-        self.first = self._next = seed
 
     def offset(self, index: int) -> None:
         """Seed the next reset as the environments from `index` on of a larger number, with the same first seed.

@@ -44,12 +44,7 @@ def clip(after: TensorDictBase) -> Tensor:
 
 
 def make_shaping(kind: RewardShaping, steps: int) -> Callable[[TensorDictBase], Tensor] | None:
-    """A shaping by its name; `None` for the environment's own reward.
-
-    Args:
-        kind: which.
-        steps: that an episode must last (`outcome`, `fall`).
-    """
+    """A shaping by its name; `None` for the environment's own reward. `steps` is how long an episode must last."""
     functions: dict[RewardShaping, Callable[[TensorDictBase], Tensor] | None] = {
         "none": None,
         "balance": balance,

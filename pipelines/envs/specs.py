@@ -16,11 +16,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def entries_of(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
-    """The spaces of an observation's entries, by key.
-
-    Raises:
-        ConfigError: a Dict of other keys, or a mask that does not fit the actions.
-    """
+    """The spaces of an observation's entries, by key; other keys, or a mask that does not fit, are a `ConfigError`."""
     if not isinstance(space, Dict):
         return {"observation": space}
     if "observation" not in space.spaces or not set(space) <= set(OBSERVED):

@@ -91,10 +91,8 @@ class BinObservation(ObservationTransform):
             raise ConfigError(
                 f"bins run from {tuple(low)} to {tuple(high)}; each upper limit must be above its lower one"
             )
-        if bins ** len(low) > _MAX_INDEX:
-            raise ConfigError(
-                f"{bins} bins of {len(low)} features are {float(bins) ** len(low):.0e} states; take fewer"
-            )
+        if (states := bins ** len(low)) > _MAX_INDEX:
+            raise ConfigError(f"{bins} bins of {len(low)} features are {float(states):.0e} states; take fewer")
         self.bins = bins
         self.register_buffer("low", torch.tensor(low, dtype=torch.float64))
         self.register_buffer("width", (torch.tensor(high, dtype=torch.float64) - self.low) / bins)
@@ -127,11 +125,8 @@ class BinObservation(ObservationTransform):
 class Standardize(ObservationNorm):
     """TorchRL's `ObservationNorm` computed in float64, for observations that lose their digits in float32.
 
-    An observation of float64 stays float64; any other, including integers, becomes float32.
-
-    Args:
-        mean: of each feature, float64.
-        std: of each feature, float64.
+    An observation of float64 stays float64; any other, including integers, becomes float32. `mean` and `std` are
+    float64, one number a feature.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:

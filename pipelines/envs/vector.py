@@ -166,7 +166,8 @@ class VectorEnv(EnvBase):
         return as_tensordict(self.restart(None if mask is None else mask.cpu().numpy().reshape(-1)))
 
     def _set_seed(self, seed: int | None) -> None:
-        self.seeds.set_first(seed)
+        self.seeds.first = seed
+        self.seeds.derive(None)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the vector environment, and with it its processes; a failure is only shown as a notice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -67,15 +68,10 @@ class Caption:
         return next((font for font in fonts if font.getlength(text) <= width - _MARGIN), _font(_SMALLEST_FONT))
 
 
-_FONTS: dict[int, Any] = {}
-
-
+@functools.cache
 def _font(size: int) -> Any:
     """Matplotlib's font, whose digits have one width, so that changing numbers do not move."""
+    import matplotlib  # noqa: PLC0415 - only needed here
     from PIL import ImageFont  # noqa: PLC0415 - only needed here
 
-    if size not in _FONTS:
-        import matplotlib  # noqa: PLC0415 - only needed here
-
-        _FONTS[size] = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-    return _FONTS[size]
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

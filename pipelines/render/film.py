@@ -28,10 +28,7 @@ class Film(Protocol):
         """Show an image, uint8 `[height, width, 3]`, of the size of the first one, for `ticks` ticks of the rate."""
 
     def close(self) -> None:
-        """Write what is left."""
-
-    def check(self) -> None:
-        """Raise OSError unless the whole film is in its file."""
+        """Write what is left; raises OSError unless the whole film is in its file."""
 
 
 def check_movie(path: Path) -> None:
@@ -76,7 +73,6 @@ def new_movie(path: Path, size: tuple[int, int], rate: float) -> Iterator[Film]:
                 film.close()
             raise
         film.close()
-        film.check()
         publish(stage, path)
     except OSError as error:
         raise RlpipeError(f"{path} cannot be written: {error.strerror or 'ffmpeg failed'}") from error
@@ -110,10 +106,6 @@ class _Gif:
     def close(self) -> None:
         with self._stream:
             self._write(b";")
-
-    def check(self) -> None:
-        # each write raises its error
-        pass
 
     def _write(self, *parts: bytes) -> None:
         self._stream.write(b"".join(parts))
@@ -175,11 +167,9 @@ class _Mp4:
             self._images += 1
 
     def close(self) -> None:
-        self._writer.close()
-
-    def check(self) -> None:
         import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
+        self._writer.close()
         # ffmpeg does not report errors while it ends the file
         try:
             images, _ = imageio_ffmpeg.count_frames_and_secs(str(self._path))

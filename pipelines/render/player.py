@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -99,7 +99,9 @@ class Player:
             stack.callback(env.close)
             append_frozen(env, self.transforms, self.policy)
             kind = ExplorationType.RANDOM if self.stochastic else ExplorationType.DETERMINISTIC
-            with _seeded(self.policy, self.seed), set_exploration_type(kind), torch.inference_mode():
+            seed, policy = self.seed, self.policy
+            seeded = Seeds(seed).torch_seeded("global") if policy is None else evaluating(policy, seed)
+            with seeded, set_exploration_type(kind), torch.inference_mode():
                 return self._play(env, Camera.of(env, self.env_config.env_id), show, chosen)
 
     def _play(
@@ -133,12 +135,6 @@ class Player:
             return env.rand_action(now)
         device = next((parameter.device for parameter in self.policy.parameters()), torch.device("cpu"))
         return self.policy(now.to(device)).to("cpu")
-
-
-@contextlib.contextmanager
-def _seeded(policy: TensorDictModuleBase | None, seed: int) -> Iterator[None]:
-    with Seeds(seed).torch_seeded("global") if policy is None else evaluating(policy, seed):
-        yield
 
 
 class Screen(Protocol):
@@ -188,68 +184,58 @@ def record(
     # a quotient of floats would lose steps by rounding
     pace = Fraction(rate) / Fraction(fps)
     with contextlib.ExitStack() as stack:
-        cutter = _Cutter(player, path, screen, _Look(rate, hold, size), stack, progress)
+        cutter = _Cutter(player, path, screen, rate, hold, size, stack, progress)
         episodes = player.play(cutter.show, lambda step: int(step * pace) > int((step - 1) * pace))
     return Recording(cutter.images, cutter.size, rate, episodes)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How a film is shown: ticks a second, seconds for the end of an episode, and the longest side."""
+@dataclass
+class _Cutter:
+    """Makes a film of moments, see `record`; its file is opened with the first one, which has its size."""
 
+    player: Player
+    path: Path | None
+    screen: Screen | None
     rate: float
     hold: float
     longest_side: int
-
-
-class _Cutter:
-    """Makes a film of moments; its file is opened with the first one, which has its size."""
-
-    def __init__(
-        self,
-        player: Player,
-        path: Path | None,
-        screen: Screen | None,
-        look: _Look,
-        stack: contextlib.ExitStack,
-        progress: Callable[[Moment], None],
-    ) -> None:
-        self._player, self._path, self._screen, self._stack = player, path, screen, stack
-        self._look, self._progress = look, progress
-        self._caption: Caption | None = None
-        self._film: Film | None = None
-        self._shape: tuple[int, ...] = ()
-        self.images, self.size = 0, (0, 0)
+    stack: contextlib.ExitStack
+    progress: Callable[[Moment], None]
+    images: int = 0
+    size: tuple[int, int] = (0, 0)
+    caption: Caption | None = None
+    film: Film | None = None
+    shape: tuple[int, ...] = ()
 
     def show(self, moment: Moment) -> bool:
         """Add a moment; returns False once neither a file nor a screen takes more."""
-        if self._caption is None:
+        if self.caption is None:
             self._begin(moment)
-        assert self._caption is not None
-        if moment.image.shape != self._shape:
+        assert self.caption is not None
+        if moment.image.shape != self.shape:
             raise ConfigError(
-                f"env-id {self._player.env_config.env_id!r} draws images of several sizes: {list(self._shape)}, and "
+                f"env-id {self.player.env_config.env_id!r} draws images of several sizes: {list(self.shape)}, and "
                 f"{list(moment.image.shape)} at step {moment.step}"
             )
-        image = self._caption.draw(moment.image, self._texts(moment))
-        ticks = 1 + (round(self._look.hold * self._look.rate) if moment.last else 0)
+        image = self.caption.draw(moment.image, self._texts(moment))
+        ticks = 1 + (round(self.hold * self.rate) if moment.last else 0)
         self.images += 1
-        if self._film is not None:
-            self._film.add(image, ticks)
-        self._progress(moment)
-        watched = self._screen is not None and self._screen.show(image, ticks / self._look.rate)
-        return watched or self._film is not None
+        if self.film is not None:
+            self.film.add(image, ticks)
+        self.progress(moment)
+        watched = self.screen is not None and self.screen.show(image, ticks / self.rate)
+        return watched or self.film is not None
 
     def _begin(self, moment: Moment) -> None:
-        steps = min(self._player.max_steps, self._player.env_config.max_episode_steps or self._player.max_steps)
-        widest = self._texts(replace(moment, episode=self._player.episodes, step=steps, earned=-88_888.8))
-        self._shape = moment.image.shape
-        self._caption = Caption((self._shape[0], self._shape[1]), widest, self._look.longest_side)
-        self.size = self._caption.size
-        if self._path is not None:
-            self._film = self._stack.enter_context(new_movie(self._path, self.size, self._look.rate))
+        steps = min(self.player.max_steps, self.player.env_config.max_episode_steps or self.player.max_steps)
+        widest = self._texts(replace(moment, episode=self.player.episodes, step=steps, earned=-88_888.8))
+        self.shape = moment.image.shape
+        self.caption = Caption((self.shape[0], self.shape[1]), widest, self.longest_side)
+        self.size = self.caption.size
+        if self.path is not None:
+            self.film = self.stack.enter_context(new_movie(self.path, self.size, self.rate))
 
     def _texts(self, moment: Moment) -> tuple[str, ...]:
         texts = (f"return {figure(moment.earned)}", f"step {moment.step}")
-        several = self._player.episodes > 1
-        return (*texts, f"episode {moment.episode} of {self._player.episodes}") if several else texts
+        several = self.player.episodes > 1
+        return (*texts, f"episode {moment.episode} of {self.player.episodes}") if several else texts

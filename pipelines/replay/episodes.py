@@ -35,11 +35,7 @@ class EpisodeBuffer:
         self._unfinished: list[list[TensorDictBase]] = []
 
     def extend(self, batch: TensorDictBase) -> list[TensorDictBase]:
-        """Add a batch.
-
-        Returns:
-            The episodes that ended in it, each `[steps]`, in the order in which they ended.
-        """
+        """Add a batch; returns the episodes that ended in it, each `[steps]`, in the order in which they ended."""
         batch = batch.select(*self.keys)
         if not self._unfinished:
             self._unfinished = [[] for _ in range(len(batch))]

@@ -89,12 +89,7 @@ class ImageReplay(ReplayBuffer):
 
 
 class _KeptSampler(RandomSampler):
-    """Draws uniformly among the transitions whose images are kept.
-
-    Args:
-        images: the store.
-        capacity: transitions.
-    """
+    """Draws uniformly among the transitions whose images are kept."""
 
     def __init__(self, images: ImageStore, capacity: int) -> None:
         self._images, self._oldest = images, torch.zeros(capacity, dtype=torch.int64)
@@ -135,7 +130,6 @@ class _Stack(Transform):
         self._images = images
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Replace the numbers of both observations."""
         numbers = torch.stack([tensordict.get(key) for key in STACKS])
         for key, stacks in zip(STACKS, self._images.stacks(numbers), strict=True):
             tensordict.set(key, stacks)

@@ -42,7 +42,7 @@ class ImageRing:
     ) -> None:
         self.capacity, self.image_shape, self.written = capacity, tuple(shape), 0
         image = torch.zeros(self.image_shape, dtype=torch.uint8, device="cpu" if on_disk else device)
-        self.ring = _map_file(capacity, image) if on_disk else _allocate(capacity, image)
+        self.ring = _map_file(capacity, image) if on_disk else _whole(LazyTensorStorage(capacity, device=device), image)
 
     @property
     def oldest(self) -> int:
@@ -51,13 +51,7 @@ class ImageRing:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of an image."""
         return math.prod(self.image_shape)
-
-    @property
-    def filled(self) -> int:
-        """How many images are kept."""
-        return min(self.written, self.capacity)
 
     def add(self, images: Tensor, count: int) -> None:
         """Add `count` images, of which `images` `[n, H, W]` are the last: all, or as many as there is room for."""
@@ -67,23 +61,15 @@ class ImageRing:
         self.ring[begin : begin + len(images)] = images[:until_end]
         self.ring[: max(0, len(images) - until_end)] = images[until_end:]
 
-    def stacks(self, numbers: Tensor, device: torch.device | None = None) -> Tensor:
-        """The pixels of images that are kept.
-
-        Args:
-            numbers: of the images, any shape.
-            device: where the pixels go; by default where `numbers` are. To another device each image is copied once.
-
-        Returns:
-            `[*numbers.shape, H, W]`, uint8.
-        """
-        device = numbers.device if device is None else device
+    def stacks(self, numbers: Tensor) -> Tensor:
+        """The pixels of images that are kept, uint8 `[*numbers.shape, H, W]`, on the device of `numbers`."""
         slots = numbers.reshape(-1) % self.capacity
-        if device == self.ring.device:
-            found = self.ring.index_select(0, slots.to(device))
+        if numbers.device == self.ring.device:
+            found = self.ring.index_select(0, slots)
         else:
+            # each image is copied once
             once, places = torch.unique(slots.to(self.ring.device), return_inverse=True)
-            found = self.ring.index_select(0, once).to(device).index_select(0, places.to(device))
+            found = self.ring.index_select(0, once).to(numbers.device).index_select(0, places.to(numbers.device))
         return found.reshape(*numbers.shape, *self.image_shape)
 
     def pieces(self) -> dict[str, Piece]:
@@ -98,12 +84,7 @@ class ImageRing:
 
 
 class Piece:
-    """Neighbouring places of an `ImageRing` as a component of checkpoints; its file is reused until one is overwritten.
-
-    Args:
-        ring: whose places.
-        places: of the ring.
-    """
+    """Neighbouring places of an `ImageRing` in checkpoints; their file is reused until one of them is overwritten."""
 
     def __init__(self, ring: ImageRing, places: slice) -> None:
         self._ring, self._places = ring, places
@@ -130,25 +111,17 @@ class Piece:
     @property
     def _images(self) -> Tensor:
         begin = self._places.start
-        return self._ring.ring[begin : max(begin, min(self._places.stop, self._ring.filled))]
+        return self._ring.ring[begin : max(begin, min(self._places.stop, self._ring.written))]
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; the tensor is a view of the ring."""
         return {"frames": self._images if len(self._images) else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the images, after the ring's state.
-
-        Raises:
-            ValueError: they have another shape or type, or another number of images.
-        """
+        """Load the images, after the ring's state; others than `state_dict` has are a `ValueError`."""
         check_like(self.state_dict(), state)
         if state["frames"] is not None:
             self._images.copy_(state["frames"])
-
-
-def _allocate(capacity: int, image: Tensor) -> Tensor:
-    return _whole(LazyTensorStorage(capacity, device=image.device), image)
 
 
 def _whole(storage: LazyTensorStorage, image: Tensor) -> Tensor:

@@ -39,15 +39,12 @@ class ImageStore(ImageRing):
         self._tails = np.empty((0, self.shape[0]), np.int64)
 
     def number(self, batch: TensorDictBase) -> TensorDictBase:
-        """Keep a batch's images; returns a copy of the batch with their numbers in place of the pixels.
+        """Keep a batch's images; returns a copy of the batch with their numbers, int64 `[num_envs, T, C]`, instead.
 
         Args:
             batch: `[num_envs, T]`, with `observation` and `("next", "observation")` `[num_envs, T, C, H, W]`, uint8. A
                 row is the same environment in every batch; in batches with `("collector", "worker")` (int64, one number
                 throughout), in every batch of that worker.
-
-        Returns:
-            The batch with both entries as `[num_envs, T, C]`, int64.
 
         Raises:
             ConfigError: the observations are no stacks of images.
@@ -55,19 +52,16 @@ class ImageStore(ImageRing):
         after = batch.get("next").copy()
         # time first, as the lean collector has them in memory
         root, last = batch.get("observation").transpose(0, 1), after.get("observation").transpose(0, 1)
-        self._check(root)
-        first = self._first_stream(batch)
-        root_numbers, last_numbers = self._take_in(root, last, first)
-        for place, numbers in ((batch := batch.copy(), root_numbers), (after, last_numbers)):
-            place.set("observation", torch.from_numpy(numbers).transpose(0, 1).contiguous().to(root.device))
-        return batch.set("next", after)
-
-    def _check(self, root: Tensor) -> None:
         if root.dtype is not torch.uint8 or tuple(root.shape[2:]) != self.shape:
             raise ConfigError(
                 f"replay of images is for observations of {list(self.shape)}, uint8; got {list(root.shape[2:])}, "
                 f"{root.dtype}"
             )
+        first = self._first_stream(batch)
+        root_numbers, last_numbers = self._take_in(root, last, first)
+        for place, numbers in ((batch := batch.copy(), root_numbers), (after, last_numbers)):
+            place.set("observation", torch.from_numpy(numbers).transpose(0, 1).contiguous().to(root.device))
+        return batch.set("next", after)
 
     def _first_stream(self, batch: TensorDictBase) -> int:
         """The stream of the batch's first row; makes room for all its rows."""
@@ -123,11 +117,7 @@ class ImageStore(ImageRing):
         return {"written": self.written, "tails": torch.from_numpy(self._tails)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`; the pieces are loaded after it.
-
-        Raises:
-            ValueError: the state is of other images.
-        """
+        """Continue from a `state_dict`, before the pieces are loaded; one of other images is a `ValueError`."""
         check_like({"written": 0, "tails": None}, {**state, "tails": None})
         written, tails = state["written"], state["tails"]
         if not 0 <= written <= _MOST_WRITTEN:

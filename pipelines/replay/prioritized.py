@@ -76,17 +76,11 @@ class PrioritizedSampler(Sampler):
         where = device_of(storage)
         return torch.from_numpy(index).to(where), {"priority_weight": torch.from_numpy(weight).float().to(where)}
 
-    def add(self, index: int | Tensor) -> None:
-        """Give a new transition the largest priority."""
-        self.extend(index)
-
-    def extend(self, index: int | Tensor) -> None:
+    def extend(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
         """Give new transitions the largest priority."""
         self._raised[_on_host(index)] = (self._largest + self.eps) ** self.alpha
 
-    def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
-        """Give transitions that were overwritten the largest priority."""
-        self.extend(index)
+    add = mark_update = extend
 
     def update_priority(self, index: int | Tensor, priority: float | Tensor, *, storage: Storage | None = None) -> None:
         """Set the priority of the transitions at `index` `[B]`; if one occurs twice, the last counts.
@@ -112,11 +106,7 @@ class PrioritizedSampler(Sampler):
         return {"alpha": self.alpha, "beta": self.beta, "largest": self._largest, "raised": self._raised}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            ValueError: it is of another capacity, or has numbers that are no priorities.
-        """
+        """Continue from a `state_dict`; another capacity, or numbers that are no priorities, are a `ValueError`."""
         check_like(self.state_dict(), state, "priorities")
         numbers = np.array([state["alpha"], state["beta"], state["largest"]])
         if not all(np.isfinite(each).all() and (each >= 0).all() for each in (numbers, state["raised"])):
@@ -128,9 +118,7 @@ class PrioritizedSampler(Sampler):
         """Not offered: `ReplayState` holds the priorities."""
         raise NotImplementedError("put the buffer into a checkpoint by rlpipe's ReplayState")
 
-    def loads(self, path: str | Path) -> None:
-        """Not offered: `ReplayState` holds the priorities."""
-        raise NotImplementedError("put the buffer into a checkpoint by rlpipe's ReplayState")
+    loads = dumps
 
 
 def _on_host(index: int | Tensor) -> np.ndarray:

@@ -37,9 +37,7 @@ class ReplayState:
 
     def __init__(self, buffer: ReplayBuffer, kinds: Mapping[Any, Kind] | None = None) -> None:
         if isinstance(buffer.sampler, StockPrioritizedSampler):
-            raise ValueError(
-                "no checkpoint holds the priorities of TorchRL's sampler; rlpipe's PrioritizedSampler has them"
-            )
+            raise ValueError("no checkpoint holds the priorities of TorchRL's sampler; use rlpipe's PrioritizedSampler")
         self.buffer, self._kinds = buffer, kinds
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,11 +54,7 @@ class ReplayState:
         return {"priorities": sampler.state_dict()} if isinstance(sampler, PrioritizedSampler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            ValueError: it does not fit the buffer's size, its kinds of transitions, or whether it has priorities.
-        """
+        """Continue from a `state_dict`; one that does not fit the buffer is a `ValueError`."""
         self.buffer.empty()
         own = {"held", "writer", *self._priorities()}
         if set(state) != own:
@@ -104,9 +98,7 @@ def transition_bytes(env: EnvBase, keys: Iterable[NestedKey]) -> int:
 class ImageReplayState(ReplayState):
     """An `ImageReplay` as a component of checkpoints, without the pixels: those are in `buffer.images.pieces()`.
 
-    Args:
-        buffer: whose state.
-        kinds: of a transition's entries, with observations of pixels.
+    `kinds` are of transitions with observations of pixels.
     """
 
     def __init__(self, buffer: ImageReplay, kinds: Mapping[Any, Kind] | None = None) -> None:
@@ -118,11 +110,7 @@ class ImageReplayState(ReplayState):
         return {**super().state_dict(), "frames": self.buffer.images.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`; the pieces are loaded after it.
-
-        Raises:
-            ValueError: it is of another buffer, or has numbers of images that do not exist.
-        """
+        """Continue from a `state_dict`, before the pieces are loaded; one of another buffer is a `ValueError`."""
         if "frames" not in state:
             raise ValueError(f"the state has {sorted(state)}, expected frames as well")
         super().load_state_dict({name: part for name, part in state.items() if name != "frames"})
@@ -140,25 +128,14 @@ class ImageReplayState(ReplayState):
 
 
 def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:
-    """A replay buffer as components of checkpoints, by name.
-
-    Args:
-        buffer: plain, or of images.
-        kinds: of a transition's entries, with observations of pixels if it has any.
-    """
+    """A replay buffer as components of checkpoints, by name; `kinds` are of transitions with observations of pixels."""
     if isinstance(buffer, ImageReplay):
         return {"replay": ImageReplayState(buffer, kinds), **buffer.images.pieces()}
     return {"replay": ReplayState(buffer, kinds)}
 
 
 def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int, every: int | None) -> None:
-    """Check, before a run begins, that there is room for the images in its checkpoints.
-
-    Args:
-        state: what a checkpoint holds.
-        folder: of the run.
-        total_frames: of the run.
-        every: frames from one checkpoint to the next.
+    """Check, before a run begins, that there is room for the images in its checkpoints; `every` is in frames.
 
     Raises:
         ConfigError: there is no room for one checkpoint. If there is no room for three, the two newest and the next

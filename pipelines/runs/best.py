@@ -21,14 +21,8 @@ KEPT = 2
 def keep_best(folder: Path, frames: int, state: Mapping[str, Any], score: float, run: Mapping[str, Any]) -> None:
     """Write a checkpoint of what acts and mark it, if `score` is better than all before.
 
-    At any moment, a complete one is marked: the last one is removed after the next one is marked.
-
-    Args:
-        folder: of the run.
-        frames: trained so far.
-        state: objects by name; of them, the modules are kept.
-        score: to compare by; NaN and infinite ones are never better.
-        run: identity of the run.
+    At any moment, a complete one is marked: the last one is removed after the next one is marked. NaN and infinite
+    scores are never better.
     """
     before = read_best(folder)
     if not math.isfinite(score) or (before is not None and score <= before.score):
@@ -37,7 +31,9 @@ def keep_best(folder: Path, frames: int, state: Mapping[str, Any], score: float,
     _remove_others(folder, before)
     # the marked one may have this name, by another evaluation at this frame
     path = free_name(folder / FOLDER / f"best-{frames:012d}")
-    save_checkpoint(path, _what_acts(state), {"frames": frames, "score": score, "run": run})
+    # policy, networks of the loss, observation statistics: no optimiser, replay buffer, environment or counter
+    acting = {name: part for name, part in state.items() if name == "policy" or isinstance(part, nn.Module)}
+    save_checkpoint(path, acting, {"frames": frames, "score": score, "run": run})
     best = Best(frames, score, path)
     mark_best(folder, best)
     _remove_others(folder, best)
@@ -60,8 +56,3 @@ def _remove_others(folder: Path, best: Best | None) -> None:
     for path in (folder / FOLDER).glob("best-*"):
         if best is None or path != best.path:
             remove_checkpoint(path)
-
-
-def _what_acts(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Policy, networks of the loss, observation statistics: no optimiser, replay buffer, environment or counter."""
-    return {name: part for name, part in state.items() if name == "policy" or isinstance(part, nn.Module)}

@@ -24,12 +24,7 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw_curve(folder: Path, window: int) -> Path:
-    """Draw a run folder's `curve.png` from its `metrics.jsonl` and `evaluations.jsonl`.
-
-    Args:
-        folder: of the run.
-        window: episodes in the moving mean.
-    """
+    """Draw a run folder's `curve.png` from its journals, with the moving mean of `window` episodes."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
     described = json.loads((folder / layout.CONFIG).read_text())
@@ -49,11 +44,8 @@ def draw_curve(folder: Path, window: int) -> Path:
         style: dict[str, Any] = {"fmt": "o", "color": "tab:orange", "capsize": 3, "label": "evaluation (10 to 90 %)"}
         axes.errorbar(points[:, 0], points[:, 1], yerr=errors, **style)
     config = described["config"]
-    axes.set(
-        title=literal(f"{described['recipe']} on {config['env_id']}, seed {config['seed']}"),
-        xlabel="frames",
-        ylabel="return",
-    )
+    title = literal(f"{described['recipe']} on {config['env_id']}, seed {config['seed']}")
+    axes.set(title=title, xlabel="frames", ylabel="return")
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
     if episodes or evaluations:

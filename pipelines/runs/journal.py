@@ -22,10 +22,7 @@ def _is_row(row: Any) -> bool:
 
 
 class Journal:
-    """A file of JSON lines, written at its end.
-
-    Args:
-        path: the file; it is made if it is missing.
+    """A file of JSON lines, written at its end; it is made if it is missing.
 
     Raises:
         CheckpointError: it is a symbolic link, or has a second name, whose file would change as well.

@@ -22,14 +22,10 @@ def default_folder(recipe: str, seed: int) -> Path:
 
 @contextlib.contextmanager
 def claimed(folder: Path, *, numbered: bool = False) -> Iterator[Path]:
-    """Make a new run folder; it is removed at the end of the block if it is still empty.
+    """Make a new run folder, and those above it; it is removed at the end of the block if it is still empty.
 
-    Args:
-        folder: to make, with the folders above it.
-        numbered: if it exists, make the next free one of `<folder>-2`, `<folder>-3` and so on.
-
-    Yields:
-        The folder that was made; no other process or thread has the same one.
+    If it exists and `numbered` is set, make the next free one of `<folder>-2`, `<folder>-3` and so on. Yields the one
+    that was made; no other process or thread has the same one.
 
     Raises:
         ConfigError: it exists already, or cannot be made.
@@ -46,11 +42,7 @@ def claimed(folder: Path, *, numbered: bool = False) -> Iterator[Path]:
 
 
 def make_run_folder(folder: Path, *, claimed: bool) -> None:
-    """Make a run folder, and one for checkpoints in it.
-
-    Args:
-        folder: to make.
-        claimed: it was made before, for this run, and is empty.
+    """Make a run folder, unless it was claimed for this run, and one for checkpoints in it.
 
     Raises:
         ConfigError: it exists already, or cannot be made.

@@ -54,7 +54,11 @@ class Origin:
         Whole numbers among the arguments may be seeds of any kind, and are ignored.
         """
         mine, theirs = (
-            (each.start or _normal(each.start_from), each.prolonged, each.built, each.program, _blurred(each.arguments))
+            (
+                each.start or (each.start_from and os.path.normpath(each.start_from)),
+                (each.prolonged, each.built, each.program),
+                [_WHOLE.sub("N", argument) for argument in each.arguments],
+            )
             for each in (self, other)
         )
         return mine == theirs
@@ -81,12 +85,11 @@ class Origin:
         said = [
             f"{name} {self.built.get(name)}" for name, values in built.items() if any(v != values[0] for v in values)
         ]
-        for what, values in (
-            ("start", [each.start for each in others]),
-            ("program", [each.program for each in others]),
-        ):
-            if len(set(values)) > 1:
-                said.append(f"{what} {(getattr(self, what) or 'unknown')[:7]}")
+        said += [
+            f"{what} {(getattr(self, what) or 'unknown')[:7]}"
+            for what in ("start", "program")
+            if len({getattr(each, what) for each in others}) > 1
+        ]
         return ", ".join(said[:4]) or " ".join(self.arguments) or "other arguments"
 
 
@@ -113,15 +116,9 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """The origin of a run that is resumed.
+    """The entries of `config.json` of a run that is resumed from a checkpoint of so many frames.
 
-    Args:
-        before: its `config.json` until now.
-        now: the `config.json` of a new run.
-        frames: of the checkpoint that it is resumed from.
-
-    Returns:
-        The entries of `config.json`.
+    `before` is its content until now, and `now` that of a new run.
     """
     if not frames:
         # it starts again
@@ -143,10 +140,7 @@ def describe_program(folder: Path) -> dict[str, Any]:
     """The program that this process runs: a digest of its source, and its arguments.
 
     Its source is the main script, and what was imported from the script's folder and below. In a notebook, or under
-    another program such as pytest, it has none.
-
-    Args:
-        folder: of the run; as an argument of the program, it makes no difference.
+    another program such as pytest, it has none. The run's folder, as an argument, makes no difference.
     """
     main = _source_of(sys.modules.get("__main__"))
     if main is None:
@@ -159,12 +153,7 @@ def describe_program(folder: Path) -> dict[str, Any]:
 
 
 def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
-    """Numbers and words in optimisers, networks, losses and the collector, such as `optimizer.lr`.
-
-    Args:
-        parts: a pipeline's state, before training.
-        collector: of the pipeline.
-    """
+    """Numbers and words in a pipeline's state (optimisers, networks, losses) and collector, such as `optimizer.lr`."""
     found = {"collector.frames_per_batch": getattr(collector, "frames_per_batch", None)}
     for name, part in parts.items():
         if hasattr(part, "param_groups"):
@@ -212,11 +201,3 @@ def _digest(parts: Sequence[bytes]) -> str:
     for part in parts:
         whole.update(len(part).to_bytes(8, "little") + part)
     return whole.hexdigest()[:16]
-
-
-def _blurred(arguments: Sequence[str]) -> list[str]:
-    return [_WHOLE.sub("N", each) for each in arguments]
-
-
-def _normal(path: str | None) -> str | None:
-    return None if path is None else os.path.normpath(path)

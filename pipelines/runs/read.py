@@ -122,21 +122,17 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
-    for key in ("env_id", "eval_env_id"):
-        _check_module(described["config"].get(key), trusted, path)
+    for env_id in map(described["config"].get, ("env_id", "eval_env_id")):
+        # Gymnasium would import the module before the colon, and run its code
+        module = module_of(env_id)
+        if module and module not in {*trusted, *sys.modules}:
+            raise CheckpointError(
+                f"run {path} is one of {env_id!r}, and loading it runs the code of the module {module!r}; "
+                f"if you trust that, add --trust-module {module}"
+            )
     for name in filter(None, trusted):
         import_module(name, "trust-module")
     return dict(described)
-
-
-def _check_module(env_id: Any, trusted: Collection[str], path: Path) -> None:
-    """Refuse a module before the colon of an id that is not trusted: Gymnasium would import it, and run its code."""
-    module = module_of(env_id)
-    if module and module not in {*trusted, *sys.modules}:
-        raise CheckpointError(
-            f"run {path} is one of {env_id!r}, and loading it runs the code of the module {module!r}; "
-            f"if you trust that, add --trust-module {module}"
-        )
 
 
 def read_best(folder: Path) -> Best | None:

@@ -34,15 +34,7 @@ _LOG = logging.getLogger("rlpipe")
 def load_newest(files: RunFiles, described: Mapping[str, Any], state: Mapping[str, Any]) -> int:
     """Load a run's newest complete checkpoint, and remove what was written after it.
 
-    Checkpoints that are damaged are renamed. If the run has none at all, it starts again at frame 0.
-
-    Args:
-        files: of the run.
-        described: the content of its `config.json`.
-        state: objects by name.
-
-    Returns:
-        The frames of the checkpoint.
+    Checkpoints that are damaged are renamed. If the run has none, it starts again at frame 0. Returns the frames.
 
     Raises:
         CheckpointError: no checkpoint fits, and nothing was changed; or the run began with the weights of another one,
@@ -67,7 +59,8 @@ def load_newest(files: RunFiles, described: Mapping[str, Any], state: Mapping[st
     for path, failure in failures:
         path.rename(free_name(path.with_name(f"{path.name}.damaged")))
         _LOG.warning("rlpipe: %s; resuming from an older one", failure)
-    files.cut(metadata["lengths"])
+    for name, journal in files.journals.items():
+        journal.cut(metadata["lengths"][name])
     for left in (files.folder / FOLDER).glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
     return int(metadata["frames"])
@@ -80,18 +73,13 @@ def _load(path: Path, files: RunFiles, described: Mapping[str, Any], state: Mapp
     if more := sorted(set(read_manifest(path)["components"]) - set(state)):
         raise CheckpointError(f"checkpoint {path} has a component {more[0]!r}, which the pipeline's state lacks")
     metadata = load_checkpoint(path, state)
-    files.check(metadata["lengths"])
+    for name, journal in files.journals.items():
+        journal.check(metadata["lengths"][name])
     return metadata
 
 
 def continued_description(folder: Path, described: Mapping[str, Any], frames: int) -> dict[str, Any]:
-    """The content of `config.json` of a run that is resumed.
-
-    Args:
-        folder: of the run.
-        described: the content that a new run would have.
-        frames: of the checkpoint that was loaded.
-    """
+    """The content of `config.json` of a run that is resumed, from that of a new run and the checkpoint's frames."""
     before = _read(folder / layout.CONFIG)
     try:
         return {**described, **continued(before, described, frames)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,17 +11,16 @@ from typing import Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.checkpoints.checkpoint import identity, save_checkpoint
-from rlpipe.pipelines.checkpoints.names import checkpoint_path
+from rlpipe.pipelines.checkpoints.names import checkpoint_path, newest_checkpoint
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.best import keep_best, remove_old
 from rlpipe.pipelines.runs.curve import WINDOW, draw_curve
-from rlpipe.pipelines.runs.description import BuiltFrom, describe_run
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, Loggers, batch_scalars, evaluation_scalars
 from rlpipe.pipelines.runs.new_folder import make_run_folder
-from rlpipe.pipelines.runs.origin import find_built
+from rlpipe.pipelines.runs.origin import describe_program, find_built
 from rlpipe.pipelines.runs.read import check_plain
 from rlpipe.pipelines.runs.restore import continued_description, load_newest, note_resume
 from rlpipe.pipelines.runs.run_files import RunFiles
@@ -61,7 +62,7 @@ class Run:
         self._window = getattr(built_from and built_from.config, "curve_window", WINDOW)
         self._kinds, self._finished = tuple(loggers), False
         self._loggers: Loggers | None = None
-        self._described = describe_run(self.folder, recipe, settings, built_from, self._kinds)
+        self._described = _describe(self.folder, recipe, settings, built_from, self._kinds)
         self.start_from: str | None = self._described["start_from"]
         self._identity = identity(self._described["algorithm"], self._described["config"])
         if resume:
@@ -93,12 +94,10 @@ class Run:
         self._log(evaluation_scalars(evaluation, final=final), frames)
         self._finished = self._finished or final
 
-    def checkpoint(self, frames: int, state: Mapping[str, Any]) -> Path:
+    def checkpoint(self, frames: int, state: Mapping[str, Any], *, score: float | None = None) -> Path:
         """Write a checkpoint named after the frames trained so far, unless it exists; the two newest are kept.
 
-        Args:
-            frames: trained so far.
-            state: objects by name.
+        With the score of an evaluation at this frame, keep the agent as well, see `keep_best`.
 
         Raises:
             TrainingError: it cannot be written; names the last good one.
@@ -106,20 +105,22 @@ class Run:
         path = checkpoint_path(self.folder, frames)
         if not path.exists():
             with self._files.writing():
-                lengths = self._files.sync()
+                lengths = {name: journal.sync() for name, journal in self._files.journals.items()}
                 save_checkpoint(path, state, {"frames": frames, "lengths": lengths, "run": self._identity})
                 remove_old(self.folder)
+        if score is not None:
+            self.keep_best(frames, state, score)
         return path
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that this run has written."""
+        return newest_checkpoint(self.folder)
 
     def keep_best(self, frames: int, state: Mapping[str, Any], score: float) -> None:
         """Keep an agent to load, `RUN@best`, if its score is better than all before; of equal ones, the first stays.
 
-        It is a checkpoint of the modules in `state`, and is removed when a better one has been written.
-
-        Args:
-            frames: trained so far.
-            state: objects by name, `policy` among them.
-            score: to compare by, such as an evaluation's mean return.
+        It is a checkpoint of the modules in `state`, and is removed when a better one has been written. A score is, for
+        example, an evaluation's mean return.
 
         Raises:
             TrainingError: as for `checkpoint`.
@@ -175,3 +176,55 @@ class Run:
         if self._loggers is None:
             raise ConfigError(f"run {self.folder} was opened to resume it; call restore first")
         self._loggers.log(scalars, frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltFrom:
+    """What the run of a recipe is built from.
+
+    Args:
+        algorithm: the module in `rlpipe.pipelines.algorithms` that builds it.
+        environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
+        start_from: the run or checkpoint whose weights the run begins with, as the user named it.
+        start_digest: of that checkpoint.
+        claimed: the run's folder was made already, and is empty.
+    """
+
+    algorithm: str
+    config: Any
+    environments: str | None = None
+    start_from: str | None = None
+    start_digest: str | None = None
+    claimed: bool = False
+
+
+def _describe(
+    folder: Path, recipe: str, settings: Mapping[str, Any] | None, built_from: BuiltFrom | None, loggers: Sequence[str]
+) -> dict[str, Any]:
+    """The content of a run's `config.json`; without `built_from` it is a custom run."""
+    source = built_from or BuiltFrom(recipe, None)
+    return {
+        "recipe": recipe,
+        "algorithm": source.algorithm,
+        "config": _check_settings(settings) if built_from is None else dataclasses.asdict(source.config),
+        "start_from": source.start_from,
+        "start_digest": source.start_digest,
+        "program": describe_program(folder) if built_from is None else None,
+        "environments": source.environments,
+        "loggers": list(loggers),
+    }
+
+
+def _check_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of a custom run, in JSON form."""
+    values = dict(settings or {})
+    for name, kind in (("env_id", str), ("seed", int)):
+        if type(values.get(name)) is not kind:
+            raise ConfigError(
+                f"a custom run needs settings with env_id (text) and seed (a whole number); {name} is "
+                f"{values.get(name)!r}"
+            )
+    try:
+        return dict(json.loads(json.dumps(values, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"settings must be JSON values (numbers, text, lists, None): {error}") from error

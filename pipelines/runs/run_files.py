@@ -18,11 +18,7 @@ from rlpipe.pipelines.runs.versions import versions
 
 
 class RunFiles:
-    """A run folder, locked and open for writing.
-
-    Args:
-        folder: of the run.
-        described: the content of `config.json` of a new run; `None` for one that is resumed.
+    """A run folder, locked and open for writing; of a new run `described` is written to `config.json`.
 
     Raises:
         ConfigError: another process holds the lock.
@@ -37,7 +33,7 @@ class RunFiles:
             if described is not None:
                 self.write(layout.CONFIG, described)
                 self.write(layout.VERSIONS, versions())
-            self._journals = {
+            self.journals = {
                 name: opened.enter_context(contextlib.closing(Journal(folder / file)))
                 for name, file in (("metrics", layout.METRICS), ("evaluations", layout.EVALUATIONS))
             }
@@ -53,21 +49,7 @@ class RunFiles:
     def append(self, journal: str, line: Mapping[str, Any]) -> None:
         """Write a line of a journal, `metrics` or `evaluations`."""
         with self.writing():
-            self._journals[journal].append(line)
-
-    def sync(self) -> dict[str, int]:
-        """Wait until the journals are on the disk; returns their lengths in bytes, as a checkpoint keeps them."""
-        return {name: journal.sync() for name, journal in self._journals.items()}
-
-    def check(self, lengths: Mapping[str, int]) -> None:
-        """Refuse journals that do not hold what they did at a checkpoint, see `Journal.check`."""
-        for name, journal in self._journals.items():
-            journal.check(lengths[name])
-
-    def cut(self, lengths: Mapping[str, int]) -> None:
-        """Remove what was written to the journals after a checkpoint."""
-        for name, journal in self._journals.items():
-            journal.cut(lengths[name])
+            self.journals[journal].append(line)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -93,13 +75,8 @@ def naming_checkpoint(folder: Path | None) -> Iterator[None]:
     except PolicyDivergedError:
         raise
     except TrainingError as error:
-        if folder is not None:
-            error.checkpoint = _last_checkpoint(folder)
+        if folder is not None and (last := newest_checkpoint(folder)):
+            error.checkpoint = f"the last good checkpoint is {last}"
+        elif folder is not None:
+            error.checkpoint = "there is no checkpoint yet" if folder.is_dir() else "the run folder no longer exists"
         raise
-
-
-def _last_checkpoint(folder: Path) -> str:
-    if not folder.is_dir():
-        return "the run folder no longer exists"
-    last = newest_checkpoint(folder)
-    return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"

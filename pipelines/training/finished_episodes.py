@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -40,9 +40,6 @@ class EpisodeCounter:
 
     If the environment has no `episode_reward` or `step_count`, they are summed here from batch to batch, by TorchRL's
     trajectory ids or, without them, by an environment's place in the batch.
-
-    Args:
-        collector: yields the batches.
     """
 
     def __init__(self, collector: Iterable[TensorDictBase]) -> None:
@@ -152,12 +149,9 @@ def _per_step(batch: TensorDictBase, key: str) -> Tensor:
 def _has(batch: TensorDictBase, key: str, value: Any) -> str:
     if value is not None:
         return f"one of shape {list(value.shape)}"
-    found = [name for name in _names(batch) if str(name[-1]).endswith(key.rpartition("_")[2])]
+    names = (name for name in batch.keys(True, True) if isinstance(name, tuple) and name[0] == "next")
+    found = [name for name in names if str(name[-1]).endswith(key.rpartition("_")[2])]
     return f"none, but {', '.join(map(str, found))}" if found else "none"
-
-
-def _names(batch: TensorDictBase) -> Iterator[tuple[str, ...]]:
-    return (name for name in batch.keys(True, True) if isinstance(name, tuple) and name[0] == "next")
 
 
 def _rows(value: Tensor, rank: int) -> Tensor:

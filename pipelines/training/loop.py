@@ -88,13 +88,7 @@ def train(
 def run_loop(
     pipeline: Pipeline, run: Run | None, options: LoopOptions, interruption: Interruption | None = None
 ) -> Result:
-    """As `train`, and end at a signal.
-
-    Args:
-        pipeline: what to train.
-        run: the folder to write into.
-        options: what else to do, and when.
-        interruption: entered already; a signal is then followed by a last checkpoint.
+    """As `train`, and end with a last checkpoint at a signal that an entered `interruption` receives.
 
     Raises:
         InterruptedRunError: after the checkpoint of an `interruption`.

@@ -43,9 +43,7 @@ def graphed(function: Function, inputs: Sequence[Tensor], state: Sequence[Tensor
         # ending a failed capture raises another error
         if isinstance(error.__context__, torch.OutOfMemoryError):
             raise error.__context__ from None
-        raise TrainingError(
-            f"the update cannot be a CUDA graph: {first_line(error)}; go without --cuda-graphs"
-        ) from error
+        raise TrainingError(f"the update cannot be a CUDA graph: {first_line(error)}; omit --cuda-graphs") from error
 
     def launch(*others: Tensor) -> list[Tensor]:
         torch._foreach_copy_(fixed, list(others))

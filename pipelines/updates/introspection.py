@@ -35,6 +35,7 @@ _TYPES = (types.GenericAlias, types.UnionType, torch.finfo, torch.iinfo)
 _OTHERS = (slice, types.ModuleType, re.Pattern, logging.Logger, weakref.ref, torch.Generator, *_TYPES)
 FIXED = (*_OTHERS, *_LOCKS, *_DESCRIPTORS, *_BUILTIN)
 """Compared by identity. (What a `torch.Generator` draws is never recorded.)"""
+_HEAP_TYPE = 1 << 9
 _USUAL = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
 WRAPPERS = (staticmethod, classmethod, property)
 
@@ -97,9 +98,6 @@ def is_python(cls: type) -> bool:
     )
 
 
-_HEAP_TYPE = 1 << 9
-
-
 @functools.cache
 def _is_extension(module: str) -> bool:
     return module in sys.builtin_module_names or _file_of(module).endswith((".so", ".pyd"))
@@ -114,20 +112,11 @@ def slots_of(cls: type) -> list[str]:
     return [each for each in ([slots] if isinstance(slots, str) else slots) if not each.startswith("__")]
 
 
-def globals_of(code: types.CodeType) -> list[str]:
-    """Names of global variables that a function, and functions inside it, read."""
-    return _arguments_of(code, ("LOAD_GLOBAL", "LOAD_NAME"))
-
-
-def imports_of(code: types.CodeType) -> list[str]:
-    """Names of modules that a function, and functions inside it, import."""
-    return _arguments_of(code, ("IMPORT_NAME",))
-
-
 @functools.cache
-def _arguments_of(code: types.CodeType, operations: tuple[str, ...]) -> list[str]:
+def arguments_of(code: types.CodeType, *operations: str) -> list[str]:
+    """The arguments of bytecode operations, such as the names they load, in a function and functions inside it."""
     names = {each.argval for each in dis.get_instructions(code) if each.opname in operations}
-    inner = [_arguments_of(each, operations) for each in code.co_consts if isinstance(each, types.CodeType)]
+    inner = [arguments_of(each, *operations) for each in code.co_consts if isinstance(each, types.CodeType)]
     return sorted({*names, *chain.from_iterable(inner)})
 
 

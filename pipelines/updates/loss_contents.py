@@ -21,10 +21,9 @@ from rlpipe.pipelines.updates.introspection import (
     BOUND,
     FIXED,
     WRAPPERS,
+    arguments_of,
     content_of,
     getter,
-    globals_of,
-    imports_of,
     is_library,
     is_plain,
     is_python,
@@ -44,11 +43,7 @@ _IGNORED = {"_abc_impl", "_non_persistent_buffers_set", *(name for name in vars(
 
 
 class LossContents:
-    """The places where everything that `roots` hold is found: modules, containers, objects, functions and tensors.
-
-    Args:
-        roots: a loss, and what else its gradient is computed from.
-    """
+    """The places where everything that `roots` hold is found: modules, containers, objects, functions and tensors."""
 
     def __init__(self, roots: Sequence[object]) -> None:
         self.reason = ""
@@ -202,7 +197,7 @@ def _add_callable(contents: LossContents, function: Any, name: str) -> None:
     contents.add_dict(vars(function), name)
     contents.pending += [(each, name) for each in (function.__defaults__, function.__kwdefaults__)]
     scope = function.__globals__
-    names = globals_of(function.__code__)
+    names = arguments_of(function.__code__, "LOAD_GLOBAL", "LOAD_NAME")
     if {"globals", "eval", "exec"}.intersection(names):
         contents.refuse(f"{name} calls globals, eval or exec, which may read anything")
     read = [each for each in names if each in scope]
@@ -212,7 +207,7 @@ def _add_callable(contents: LossContents, function: Any, name: str) -> None:
     names = names_of(function.__code__)
     for module in (scope[each] for each in read if isinstance(scope[each], types.ModuleType)):
         _add_attributes(contents, module, names)
-    for module in imports_of(function.__code__):
+    for module in arguments_of(function.__code__, "IMPORT_NAME"):
         # `import a.b` gives the function `a`
         for each in {module, module.partition(".")[0]} & sys.modules.keys():
             _add_attributes(contents, sys.modules[each], names)

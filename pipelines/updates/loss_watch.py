@@ -19,9 +19,7 @@ _TENSOR_HOOKS = attrgetter("_backward_hooks")
 class LossWatch:
     """Compares everything that `roots` hold, see `LossContents`, with what it was.
 
-    Args:
-        roots: a loss, and what else its gradient is computed from.
-        addresses: also compare where tensors are in memory.
+    With `addresses`, also where tensors are in memory.
     """
 
     def __init__(self, roots: Sequence[object], addresses: bool = False) -> None:

@@ -82,23 +82,16 @@ def _differentiate(loss: nn.Module, parameters: Sequence[nn.Parameter], minibatc
 
 
 @dataclass
-class _Outputs:
-    """What a replay returns: gradients of the `used` parameters, the loss's entries, and entries for the minibatch."""
+class _Recording:
+    """A replay; it returns gradients of the `used` parameters, the loss's entries, and entries for the minibatch."""
 
     used: list[bool]
     names: list[str]
     written: list[NestedKey]
-
-
-@dataclass
-class _Recording:
-    """A replay, and what its outputs are."""
-
-    replay: Replay
-    outputs: _Outputs
-    overwrites: bool
+    replay: Replay = field(init=False)
+    overwrites: bool = False
     """Whether it changes the minibatch's tensors in place."""
-    exact: bool
+    exact: bool = False
     """Whether it gives autograd's bits, and runs on the CPU."""
     replays: int = 0
 
@@ -106,9 +99,9 @@ class _Recording:
         # TorchScript's own optimiser would merge matrix products, and round differently
         with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             computed = iter(self.replay(*entries))
-        gradient = [next(computed) if each else None for each in self.outputs.used]
-        terms = {name: next(computed) for name in self.outputs.names}
-        for key in self.outputs.written:
+        gradient = [next(computed) if each else None for each in self.used]
+        terms = {name: next(computed) for name in self.names}
+        for key in self.written:
             minibatch.set(key, next(computed))
         return gradient, terms
 
@@ -183,13 +176,13 @@ class _Recorder:
         self._warn(reason)
 
     def _record(self, signature: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
-        before, around = _leaves(minibatch), _surroundings(minibatch)
+        before, around = dict(minibatch.items(True, True)), _surroundings(minibatch)
         with Tape() as tape:
             gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
         self._credit -= _PRICE
         if len(tape.operations) > _MOST_OPERATIONS:
             return gradient, terms
-        after = _leaves(minibatch)
+        after = dict(minibatch.items(True, True))
         written = {key: each for key, each in after.items() if before.get(key) is not each}
         used = [each is not None for each in gradient]
         outputs = [*[each for each in gradient if each is not None], *terms.values(), *written.values()]
@@ -206,25 +199,20 @@ class _Recorder:
         elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs):
             self._warn("what it returns, or writes into the minibatch, is not all tensors without a graph")
         else:
-            self._keep(signature, tape, entries, outputs, _Outputs(used, list(terms), list(written)))
+            self._keep(signature, tape, entries, outputs, _Recording(used, list(terms), list(written)))
         return gradient, terms
 
     def _keep(
-        self,
-        signature: Hashable,
-        tape: Tape,
-        entries: Sequence[Tensor],
-        tensors: Sequence[Tensor],
-        outputs: _Outputs,
+        self, signature: Hashable, tape: Tape, entries: list[Tensor], outputs: list[Tensor], recording: _Recording
     ) -> None:
         tape.check({id(tensor) for tensor in [*entries, *self._watch.tensors]})
         overwritten = tape.writes_into(entries)
         if self.execution == "compiled":
             with _held([*self._watch.tensors, *overwritten]):
-                replay = compiled(tape, entries, tensors)
+                replay = compiled(tape, entries, outputs)
         else:
             try:
-                replay = script(tape, entries, tensors)
+                replay = script(tape, entries, outputs)
             except RuntimeError as error:
                 self._stop(f"TorchScript cannot express it: {first_line(error)}")
                 return
@@ -234,8 +222,8 @@ class _Recorder:
             state = {id(each): each for each in [*self.loss.buffers(), *tape.writes_into(self._watch.tensors)]}
             with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 replay = graphed(replay, entries, list(state.values()))
-        exact = self.execution == "recorded" and entries[0].device.type == "cpu"
-        recording = _Recording(replay, outputs, bool(overwritten), exact)
+        recording.replay, recording.overwrites = replay, bool(overwritten)
+        recording.exact = self.execution == "recorded" and entries[0].device.type == "cpu"
         self._recordings.append(recording)
         self._state.recordings[signature] = recording
 
@@ -257,7 +245,7 @@ class _Recorder:
         if replayed is None:
             return computed
         other = not _same(computed, replayed) or self._watch.state() != self._set_to
-        if other or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.outputs.written):
+        if other or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.written):
             self._stop(
                 "a recording of it went stale; it depends on what cannot be watched, such as a file, the clock, or "
                 "the attributes of an imported module"
@@ -298,7 +286,3 @@ def _surroundings(batch: TensorDictBase) -> tuple[Any, ...]:
     """What a minibatch holds besides its tensors."""
     keys = batch.keys(True, True, is_leaf=is_leaf_nontensor)
     return batch.batch_size, batch.is_locked, set(keys) - set(batch.keys(True, True))
-
-
-def _leaves(batch: TensorDictBase) -> dict[NestedKey, Tensor]:
-    return dict(batch.items(True, True))

@@ -88,11 +88,7 @@ class Tape(TorchDispatchMode):
         return [each for each in tensors if _memory(each) in written]
 
     def check(self, known: set[int]) -> None:
-        """Refuse a tensor that is neither `known`, nor made on the tape, nor a constant of the loss.
-
-        Raises:
-            ValueError: there is one; a replay would use its old value.
-        """
+        """Refuse, by a `ValueError`, a tensor not `known` nor made on the tape, whose old value a replay would use."""
         known = known | self.constants
         for _, args, kwargs, results in self.operations:
             for tensor in tree_leaves((args, kwargs)):
@@ -106,11 +102,7 @@ class Tape(TorchDispatchMode):
     def check_graph(self, overwritten: Sequence[Tensor]) -> None:
         """Refuse what a CUDA graph cannot do: copy between the host and the GPU, or write into the minibatch.
 
-        Args:
-            overwritten: entries of the minibatch that are changed in place.
-
-        Raises:
-            ValueError: there is one.
+        A `ValueError` names it; `overwritten` are the entries of the minibatch that are changed in place.
         """
         if overwritten:
             raise ValueError(

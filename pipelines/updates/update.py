@@ -173,9 +173,7 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
             "buffer holds"
         )
     if isinstance(buffer.sampler, PrioritizedSampler) and buffer.sampler.capacity < capacity:
-        raise ValueError(
-            f"the sampler is made for {buffer.sampler.capacity} transitions, and the buffer has {capacity}"
-        )
+        raise ValueError(f"the sampler is for {buffer.sampler.capacity} transitions, and the buffer has {capacity}")
     prioritized = isinstance(buffer.sampler, (PrioritizedSampler, StockPrioritizedSampler))
     if "priority_weight" in keys and not prioritized:
         raise ValueError(
@@ -199,11 +197,7 @@ def off_policy(buffer: ReplayBuffer, update: Update, *, updates: int, warmup: in
 
 
 def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
-    """One gradient step on a minibatch drawn by priority, which it updates; returns the other scalars.
-
-    Raises:
-        ValueError: the update returns no `priority`.
-    """
+    """One gradient step on a minibatch drawn by priority, which it updates; returns the other scalars."""
     minibatch, drawn = buffer.sample(return_info=True)
     scalars = update(minibatch.set("priority_weight", drawn["priority_weight"]))
     # TorchRL's losses write theirs into the minibatch

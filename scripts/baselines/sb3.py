@@ -61,13 +61,8 @@ def sb3_rollout(
 ) -> tuple[Callable[[], object], Callable[[], None]]:
     """Stable-Baselines3's collection of one PPO rollout, with its own policy and critic of two layers of 64.
 
-    It includes the values of all states and the advantages.
-
-    Args:
-        env_id: a Gymnasium id.
-        num_envs: number of environments, stepped one after the other.
-        steps: of each environment in a rollout; `num_envs * steps` is at least 2.
-        seed: of the environments and the policy.
+    It includes the values of all states and the advantages. `num_envs * steps`, the number of frames in a rollout, is
+    at least 2.
 
     Returns:
         A function that collects a rollout, and one that closes the environments.
@@ -138,12 +133,7 @@ def ppo_settings(config: Any) -> dict[str, Any]:
 def build_sb3(
     algorithm: str, seed: int, env_id: str = "CartPole-v1"
 ) -> tuple[Callable[[Check], None], Callable[[], None]]:
-    """Build a model and its environments with rl-zoo3's settings for CartPole-v1.
-
-    Args:
-        algorithm: `dqn`, `a2c` or `ppo`.
-        seed: of the environments, the networks and exploration.
-        env_id: a Gymnasium id.
+    """Build a model of `dqn`, `a2c` or `ppo` and its environments with rl-zoo3's settings for CartPole-v1.
 
     Returns:
         A function that trains until its `Check` returns True or the settings' number of frames is reached, and one
@@ -176,9 +166,8 @@ def sb3_policy(policy: Any) -> TensorDictModule:
 
 def _import() -> tuple[Any, Callable[..., Any]]:
     try:
-        return importlib.import_module("stable_baselines3"), importlib.import_module(
-            "stable_baselines3.common.env_util"
-        ).make_vec_env
+        sb3 = importlib.import_module("stable_baselines3")
+        return sb3, importlib.import_module("stable_baselines3.common.env_util").make_vec_env
     except ImportError as error:
         raise ConfigError(
             'Stable-Baselines3 is not installed; install it with pip install "rlpipe[benchmark]", or use '

@@ -23,13 +23,7 @@ Part = Callable[[], object]
 
 
 class SharedGames(VecEnv):
-    """rlpipe's games as a vector environment of Stable-Baselines3, with clipped rewards.
-
-    Args:
-        env_id: of a game.
-        num_envs: number of games that step together.
-        seed: of the games.
-    """
+    """rlpipe's games as a vector environment of Stable-Baselines3, with clipped rewards."""
 
     def __init__(self, env_id: str, num_envs: int, seed: int) -> None:
         self._games, self._seed = AtariGames(env_spec(env_id), num_envs), seed

@@ -64,7 +64,6 @@ class Parts:
     loss: LossModule
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
-    frames: int
     critic: TensorDictModuleBase | None = None
     explorer: EGreedyModule | None = None
     target: TargetNetUpdater | None = None
@@ -76,20 +75,20 @@ def build_stock(algorithm: str, config: Any, kind: StockKind | None = None) -> P
     The networks start with the weights of the algorithm's own `build`. Exploration draws from PyTorch's global
     generator, as TorchRL's parts do; it is seeded here.
 
-    Args:
-        algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: of that algorithm.
-        kind: how its environments are stepped; `None` for the fastest way.
-
     Raises:
         ConfigError: TorchRL's parts do not support the config.
     """
-    parts = make_parts(algorithm, config, kind=kind)
+    parts, frames = make_parts(algorithm, config, kind=kind), config.frames_per_batch
     learn = {"dqn": _replay, "reinforce": _episodes, "a2c": _rollouts, "ppo": _rollouts}[algorithm](config, parts)
-    collector = stock_collector(
-        parts.env, parts.policy, frames_per_batch=parts.frames, total_frames=whole_batches(config.total_frames, config)
-    )
-    return Pipeline(collector, _scheduled(learn, parts.schedule), parts.policy, {"loss": parts.loss})
+    collector = stock_collector(parts.env, parts.policy, frames_per_batch=frames, total_frames=config.batches * frames)
+
+    def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
+        scalars = learn(batch)
+        if parts.schedule is not None and scalars["updates"]:
+            parts.schedule.step()
+        return scalars
+
+    return Pipeline(collector, learn_and_step, parts.policy, {"loss": parts.loss})
 
 
 def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: StockKind | None = None) -> Parts:
@@ -102,14 +101,13 @@ def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: 
     torch.manual_seed(seeds.integer("exploration"))
     # the range that NumPy and Gymnasium accept
     env = stock_env(config.env_id, config.num_envs, seed=seeds.integer("environments") % 2**31, kind=kind)
-    frames = config.num_envs * config.rollout_steps
     with seeds.torch_seeded("initialization"):
         if algorithm == "dqn":
-            return _dqn_parts(config, env, frames)
-        return _actor_critic_parts(algorithm, config, env, frames, full_critic)
+            return _dqn_parts(config, env)
+        return _actor_critic_parts(algorithm, config, env, full_critic)
 
 
-def _dqn_parts(config: Any, env: EnvBase, frames: int) -> Parts:
+def _dqn_parts(config: Any, env: EnvBase) -> Parts:
     actor = stock_q_actor(make_q_actor(config, env).network, env.action_spec_unbatched)
     explorer = EGreedyModule(
         env.action_spec_unbatched,
@@ -118,14 +116,15 @@ def _dqn_parts(config: Any, env: EnvBase, frames: int) -> Parts:
         annealing_num_steps=config.epsilon_frames,
     )
     loss = stock_loss("dqn", config, actor)
-    learning = -(-config.total_frames // frames) - -(-config.warmup_frames // frames) + 1
+    frames = config.frames_per_batch
+    learning = config.batches - -(-config.warmup_frames // frames) + 1
     optimizer, schedule = make_optimizer(config, loss.parameters(), learning, frames)
     policy = TensorDictSequential(actor, explorer)
     target = stock_target(loss, config)
-    return Parts(env, policy, loss, optimizer, schedule, frames, explorer=explorer, target=target)
+    return Parts(env, policy, loss, optimizer, schedule, explorer=explorer, target=target)
 
 
-def _actor_critic_parts(algorithm: str, config: Any, env: EnvBase, frames: int, full_critic: bool) -> Parts:
+def _actor_critic_parts(algorithm: str, config: Any, env: EnvBase, full_critic: bool) -> Parts:
     if not isinstance(env.action_spec, Categorical) and not config.state_dependent_std:
         raise ConfigError("state_dependent_std is False; the TorchRL baseline supports only True for Box actions")
     trunk = make_trunk(config, env)
@@ -141,14 +140,13 @@ def _actor_critic_parts(algorithm: str, config: Any, env: EnvBase, frames: int, 
     actor, critic = stock_actor(network, env.action_spec), stock_critic(value)
     loss = stock_loss(algorithm, config, actor, critic)
     learns = actor if algorithm == "reinforce" and not full_critic else loss
-    optimizer, schedule = make_optimizer(config, learns.parameters(), -(-config.total_frames // frames), frames)
-    return Parts(env, actor, loss, optimizer, schedule, frames, critic=critic)
+    optimizer, schedule = make_optimizer(config, learns.parameters(), config.batches, config.frames_per_batch)
+    return Parts(env, actor, loss, optimizer, schedule, critic=critic)
 
 
 def _replay(config: Any, parts: Parts) -> Update:
-    assert parts.explorer is not None
-    explorer = parts.explorer
-    ahead = look_ahead(config)
+    explorer, ahead = parts.explorer, look_ahead(config)
+    assert explorer is not None
     buffer = ReplayBuffer(storage=LazyTensorStorage(config.buffer_size), batch_size=config.minibatch_size)
     update = stock_update(parts.loss, parts.optimizer, max_norm=config.max_grad_norm, target=parts.target)
 
@@ -173,14 +171,14 @@ def look_ahead(config: Any) -> MultiStep:
 def _rollouts(config: Any, parts: Parts) -> Update:
     """A2C and PPO: advantages once, then epochs of minibatches; A2C has a single epoch and minibatch."""
     advantage = make_gae(config, parts)
-    epochs, size = getattr(config, "epochs", 1), getattr(config, "minibatch_size", parts.frames)
-    buffer = epoch_buffer(parts, size)
+    epochs, buffer = getattr(config, "epochs", 1), epoch_buffer(config)
+    whole = getattr(config, "minibatch_size", config.frames_per_batch) == config.frames_per_batch
     update = stock_update(parts.loss, parts.optimizer, max_norm=config.max_grad_norm)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
         with torch.no_grad():
             batch = advantage(batch)
-        if size == parts.frames:
+        if whole:
             return _mean([update(batch.reshape(-1)) for _ in range(epochs)])
         buffer.extend(batch.reshape(-1))
         return _mean([update(minibatch) for _ in range(epochs) for minibatch in buffer])
@@ -201,9 +199,11 @@ def make_gae(config: Any, parts: Parts) -> GAE:
     )
 
 
-def epoch_buffer(parts: Parts, size: int) -> ReplayBuffer:
-    """A buffer for one batch, which yields minibatches of `size`."""
-    return ReplayBuffer(storage=LazyTensorStorage(parts.frames), sampler=SamplerWithoutReplacement(), batch_size=size)
+def epoch_buffer(config: Any) -> ReplayBuffer:
+    """A buffer for one batch, which yields minibatches; that of A2C is the whole batch."""
+    frames = config.frames_per_batch
+    size = getattr(config, "minibatch_size", frames)
+    return ReplayBuffer(storage=LazyTensorStorage(frames), sampler=SamplerWithoutReplacement(), batch_size=size)
 
 
 def _episodes(config: Any, parts: Parts) -> Update:
@@ -241,22 +241,3 @@ class _WithoutCritic(nn.Module):
 def _mean(terms: Sequence[TensorDictBase]) -> TensorDictBase:
     mean: TensorDictBase = torch.stack(list(terms)).mean(0) if terms else TensorDict()
     return mean.set("updates", torch.tensor(len(terms)))
-
-
-def _scheduled(learn: Update, schedule: LRScheduler | None) -> Update:
-    if schedule is None:
-        return learn
-
-    def learn_and_step(batch: TensorDictBase) -> TensorDictBase:
-        scalars = learn(batch)
-        if scalars["updates"]:
-            schedule.step()
-        return scalars
-
-    return learn_and_step
-
-
-def whole_batches(frames: int, config: Any) -> int:
-    """Round `frames` up to whole batches."""
-    batch = config.num_envs * config.rollout_steps
-    return -(-frames // batch) * batch

@@ -60,13 +60,7 @@ def fastest(num_envs: int) -> StockKind:
 
 
 def stock_env(env_id: str, num_envs: int, *, seed: int, kind: StockKind | None = None) -> TransformedEnv:
-    """Make TorchRL's own environment, which counts steps and sums rewards.
-
-    Args:
-        env_id: a Gymnasium id.
-        num_envs: number of environments that step together.
-        seed: of all of them.
-        kind: how they are stepped; `None` for the `fastest`.
+    """Make TorchRL's own environment, which counts steps and sums rewards; by default of the `fastest` kind.
 
     Raises:
         ValueError: `kind` is unknown.
@@ -103,9 +97,8 @@ def stock_network(network: nn.Module) -> nn.Module:
 def stock_actor(network: nn.Module, spec: TensorSpec) -> ProbabilisticActor:
     """A stochastic policy that writes `action` and `action_log_prob`.
 
-    Args:
-        network: from observations to logits `[*B, A]`, or for Box actions to mean and standard deviation `[*B, 2 D]`.
-        spec: the environment's `action_spec`; Discrete as TorchRL's `Categorical`, or a bounded Box of vectors.
+    The outputs of `network` are logits `[*B, A]` for Discrete actions, as TorchRL's `Categorical`, or means and
+    standard deviations `[*B, 2 D]` for a bounded Box of vectors.
     """
     network = stock_network(network)
     if isinstance(spec, Categorical):
@@ -148,14 +141,9 @@ def stock_collector(
     total_frames: int = -1,
     init_random_frames: int | None = None,
 ) -> Collector:
-    """TorchRL's collector over `env`: batches `[num_envs, T]`, or `[T]` for one `GymEnv`.
+    """TorchRL's collector over `env`, which its `shutdown` closes: batches `[num_envs, T]`, or `[T]` for one `GymEnv`.
 
-    Args:
-        env: the environment; the collector's `shutdown` closes it.
-        policy: the policy with its exploration.
-        frames_per_batch: number of frames of all environments together.
-        total_frames: number of frames after which it ends; -1 for never.
-        init_random_frames: number of frames of uniformly random actions at the start; by default none.
+    It starts with `init_random_frames` frames of uniformly random actions, and ends after `total_frames`; -1 for never.
     """
     return Collector(
         env,
@@ -174,11 +162,7 @@ def stock_loss(
 ) -> LossModule:
     """TorchRL's loss of an algorithm, with a Config's coefficients.
 
-    Args:
-        algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: of that algorithm.
-        actor: a `stock_q_actor` for DQN, otherwise a `stock_actor`.
-        critic: a `stock_critic`; not for DQN.
+    DQN takes a `stock_q_actor`, the other algorithms a `stock_actor` and a `stock_critic`.
     """
     if algorithm == "dqn":
         loss = DQNLoss(actor, loss_function=_DISTANCE[config.kind], delay_value=True, double_dqn=config.double)
@@ -216,14 +200,7 @@ def stock_update(
     max_norm: float | None,
     target: TargetNetUpdater | None = None,
 ) -> Update:
-    """One update as in TorchRL's own scripts: forward, backward, clip, optimiser, target network.
-
-    Args:
-        loss: a `stock_loss`.
-        optimizer: over its parameters.
-        max_norm: maximum norm of the gradient.
-        target: update of the target network, after the optimiser's step.
-    """
+    """One update as in TorchRL's own scripts: forward, backward, clip to `max_norm`, optimiser, target network."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def update(minibatch: TensorDictBase) -> TensorDictBase:

@@ -11,7 +11,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.trainers import LRSchedulerHook, Trainer
 from torchrl.trainers.algorithms import A2CTrainer, DQNTrainer, PPOTrainer, ReinforceTrainer
 
-from rlpipe.scripts.baselines.torchrl_loop import Parts, epoch_buffer, look_ahead, make_gae, make_parts, whole_batches
+from rlpipe.scripts.baselines.torchrl_loop import Parts, epoch_buffer, look_ahead, make_gae, make_parts
 from rlpipe.scripts.baselines.torchrl_parts import stock_collector
 
 
@@ -26,17 +26,15 @@ def build_trainer(algorithm: str, config: Any) -> tuple[Trainer, TensorDictModul
         ConfigError: TorchRL's parts do not support the config.
     """
     parts = make_parts(algorithm, config, full_critic=True)
-    warmup = whole_batches(config.warmup_frames, config) if algorithm == "dqn" else None
+    frames = config.frames_per_batch
+    total = config.batches * frames
+    warmup = -(-config.warmup_frames // frames) * frames if algorithm == "dqn" else None
     collector = stock_collector(
-        parts.env,
-        parts.policy,
-        frames_per_batch=parts.frames,
-        total_frames=whole_batches(config.total_frames, config),
-        init_random_frames=warmup,
+        parts.env, parts.policy, frames_per_batch=frames, total_frames=total, init_random_frames=warmup
     )
     shared = {
         "collector": collector,
-        "total_frames": whole_batches(config.total_frames, config),
+        "total_frames": total,
         "frame_skip": 1,
         "loss_module": parts.loss,
         "optimizer": parts.optimizer,
@@ -86,7 +84,7 @@ def _on_policy_trainer(algorithm: str, config: Any, parts: Parts, shared: dict[s
     return kind(
         optim_steps_per_batch=None,
         num_epochs=getattr(config, "epochs", 1),
-        replay_buffer=epoch_buffer(parts, getattr(config, "minibatch_size", parts.frames)),
+        replay_buffer=epoch_buffer(config),
         gae=make_gae(config, parts),
         lr_scheduler=parts.schedule,
         **shared,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
-from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread
+from rlpipe.scripts.benchmarks.measure import Row, interleave, one_thread
 
 Part = Callable[[], object]
 Arm = tuple[Part, Part]
@@ -26,46 +26,28 @@ BATCHES = {"ppo": 1, "dqn": 10}
 """Number of batches in a repetition."""
 
 
-def run(*, against: Sequence[str], quick: bool, seeds: Sequence[int], progress: Callable[[str], None]) -> list[Row]:
+def run(*, against: Sequence[str], quick: bool, seeds: Sequence[int], **_: Any) -> Iterator[Row]:
     """Measure milliseconds per batch of the recipes: to collect it, to learn from it, and both.
 
     Stable-Baselines3 has the same settings and network sizes. It runs on the same games of ALE's vector environment,
-    and also on those of its own wrappers if OpenCV is installed, which they need.
-
-    Args:
-        against: with or without `sb3`; there is no other arm.
-        quick: 2 repetitions in place of 7.
-        seeds: the first one is used.
-        progress: gets a line after each case.
+    and also on those of its own wrappers if OpenCV is installed, which they need. With `quick` there are 2 repetitions
+    in place of 7.
 
     Raises:
         ConfigError: ALE is not installed.
     """
-
-    def rows() -> Iterator[Row]:
-        for algorithm in CHANGES:
-            yield from measure(algorithm, "sb3" in against, repeats=2 if quick else 7, seed=seeds[0])
-
-    return gather(rows(), progress)
+    for algorithm in CHANGES:
+        yield from measure(algorithm, "sb3" in against, repeats=2 if quick else 7, seed=seeds[0])
 
 
-def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int, changes: dict[str, Any] | None = None) -> list[Row]:
-    """The three rows of one recipe.
-
-    Args:
-        algorithm: `ppo` or `dqn`.
-        sb3: measure Stable-Baselines3 as well.
-        repeats: number of repetitions of each arm.
-        seed: of games and networks.
-        changes: to the recipe's config, in addition to `CHANGES`.
-    """
+def measure(algorithm: str, sb3: bool, *, repeats: int, seed: int) -> list[Row]:
+    """The three rows of recipe `ppo/atari` or `dqn/atari`."""
     recipe = find_recipe(f"{algorithm}/atari")
-    config: Any = dataclasses.replace(recipe.config(), seed=seed, **CHANGES[algorithm], **(changes or {}))
-    frames, batches = config.num_envs * config.rollout_steps, BATCHES[algorithm]
-    times: dict[str, list[tuple[float, float]]]
+    config: Any = dataclasses.replace(recipe.config(), seed=seed, **CHANGES[algorithm])
+    frames, batches = config.frames_per_batch, BATCHES[algorithm]
     with contextlib.ExitStack() as stack, one_thread():
         arms = dict(_arms(algorithm, config, sb3, stack))
-        times = {name: [] for name in arms}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
         interleave({name: _timed(arm, batches, times[name]) for name, arm in arms.items()}, repeats=repeats)
     rows = []
     for part, seconds in (
@@ -124,7 +106,7 @@ def _ours(algorithm: str, config: Any, stack: contextlib.ExitStack) -> Arm:
     def collect() -> None:
         held[:] = [next(batches)]
 
-    for _ in range(getattr(config, "warmup_frames", 0) // (config.num_envs * config.rollout_steps)):
+    for _ in range(getattr(config, "warmup_frames", 0) // config.frames_per_batch):
         collect()
         pipeline.learn(held[0])
     return collect, lambda: pipeline.learn(held[0])

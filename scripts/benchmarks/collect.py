@@ -24,7 +24,7 @@ from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.baselines.sb3 import sb3_rollout
 from rlpipe.scripts.baselines.torchrl_parts import StockKind, fastest, stock_actor, stock_collector, stock_env
-from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, one_thread, repeated
+from rlpipe.scripts.benchmarks.measure import Row, interleave, one_thread, repeated
 
 Rollout = Callable[[], object]
 
@@ -35,13 +35,7 @@ SECONDS = 0.15
 
 @dataclass(frozen=True)
 class Case:
-    """The environments to collect from.
-
-    Args:
-        env_id: a Gymnasium id.
-        num_envs: number of environments that step together.
-        parallel: measure TorchRL's `ParallelEnv` too.
-    """
+    """The environments to collect from; with `parallel`, TorchRL's `ParallelEnv` is measured too."""
 
     env_id: str
     num_envs: int
@@ -80,46 +74,30 @@ def run(
     seeds: Sequence[int],
     progress: Callable[[str], None],
     cases: Sequence[Case] = CASES,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Measure microseconds per step of all environments together; every arm has the same network.
 
-    Args:
-        against: `torchrl`, `sb3`, both or neither.
-        quick: 3 repetitions in place of 9, cases of 256 environments and more without those arms, and no processes.
-        seeds: the first one is used.
-        progress: gets a line after each case, and for environments that are left out.
-        cases: the cases to measure.
+    With `quick` there are 3 repetitions in place of 9, cases of 256 environments and more have only rlpipe's own arms,
+    and there are no processes. `progress` gets a line for environments that are left out.
     """
-
-    def rows() -> Iterator[Row]:
-        missing: set[str] = set()
-        for case in cases:
-            if case.env_id in missing:
-                continue
-            try:
-                make_env(EnvConfig(case.env_id)).close()
-            except ConfigError as error:
-                missing.add(case.env_id)
-                progress(f"{case.env_id} is left out: {error}")
-                continue
-            left_out = quick and case.num_envs >= MANY
-            # to start eight processes would take longer than everything else
-            alike = replace(case, parallel=case.parallel and not quick)
-            yield measure(alike, [] if left_out else against, repeats=3 if quick else 9, seed=seeds[0])
-
-    return gather(rows(), progress)
+    missing: set[str] = set()
+    for case in cases:
+        if case.env_id in missing:
+            continue
+        try:
+            make_env(EnvConfig(case.env_id)).close()
+        except ConfigError as error:
+            missing.add(case.env_id)
+            progress(f"{case.env_id} is left out: {error}")
+            continue
+        left_out = quick and case.num_envs >= MANY
+        # to start eight processes would take longer than everything else
+        alike = replace(case, parallel=case.parallel and not quick)
+        yield measure(alike, [] if left_out else against, repeats=3 if quick else 9, seed=seeds[0])
 
 
 def measure(case: Case, against: Sequence[str], *, repeats: int, seed: int, only: Sequence[str] | None = None) -> Row:
-    """Measure one case; with `MANY` environments or more, a rollout of `SLOW` has only `FEW_STEPS` steps.
-
-    Args:
-        case: the environments.
-        against: `torchrl`, `sb3`, both or neither.
-        repeats: number of repetitions of each arm.
-        seed: of environments and networks.
-        only: names of the arms to measure; `None` for all.
-    """
+    """Measure one case; `only` names the arms to measure, `None` stands for all."""
     few = FEW_STEPS if case.num_envs >= MANY else case.steps
     steps: dict[str, int] = {}
     arms: dict[str, Rollout] = {}

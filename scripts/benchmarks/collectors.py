@@ -14,7 +14,7 @@ from rlpipe.pipelines.algorithms import ppo
 from rlpipe.pipelines.collectors.multi import RemoteCollectors
 from rlpipe.pipelines.collectors.worker import get_streams, make_payload
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, interleave
+from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, interleave
 
 ENVIRONMENTS = ("CartPole-v1", "InvertedDoublePendulum-v5")
 KINDS: dict[str, dict[str, Any]] = {
@@ -30,48 +30,30 @@ BATCHES = 4
 """Number of batches in a repetition."""
 
 
-def run(
-    *,
-    against: Sequence[str],
-    quick: bool,
-    seeds: Sequence[int],
-    progress: Callable[[str], None],
-    environments: Sequence[str] = ENVIRONMENTS,
-    kinds: Sequence[str] = tuple(KINDS),
-) -> list[Row]:
+def run(*, quick: bool, seeds: Sequence[int], **_: Any) -> Iterator[Row]:
     """Measure batches of recipe `ppo`, 64 steps of 16 environments, collected in this and in other processes.
 
-    Args:
-        against: ignored; the arms are rlpipe's own kinds of collectors.
-        quick: 3 repetitions in place of 15.
-        seeds: the first one is used.
-        progress: gets a line after each case.
-        environments: ids; those of MuJoCo are left out if it is not installed.
-        kinds: of `KINDS`; those on Ray are left out if it is not installed.
+    The arms are rlpipe's own kinds of collectors. Environments of MuJoCo and collectors on Ray are left out if these
+    are not installed. With `quick` there are 3 repetitions in place of 15.
     """
     has_ray, has_mujoco = (importlib.util.find_spec(name) is not None for name in ("ray", "mujoco"))
-    there = [kind for kind in kinds if has_ray or not kind.endswith("Ray")]
-    ids = [each for each in environments if has_mujoco or "Pendulum" not in each]
-
-    def rows() -> Iterator[Row]:
-        for env_id in ids:
+    there = [kind for kind in KINDS if has_ray or not kind.endswith("Ray")]
+    for env_id in ENVIRONMENTS:
+        if has_mujoco or "Pendulum" not in env_id:
             yield from measure(env_id, there, repeats=3 if quick else 15, seed=seeds[0])
-
-    return gather(rows(), progress)
 
 
 def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> Iterator[Row]:
     """The rows of one environment: collecting, collecting and learning, and the time to start.
 
-    Args:
-        env_id: of the environments.
-        kinds: of `KINDS`, with `REFERENCE`.
-        repeats: number of timed calls of each.
-        seed: of environments and networks.
+    `kinds` are some of `KINDS`, with `REFERENCE`.
     """
     with contextlib.ExitStack() as stack:
         if any(kind.endswith("Ray") for kind in kinds):
-            stack.callback(_start_ray().close)
+            from rlpipe.pipelines.collectors.ray_connection import RayConnection
+
+            # for both arms at once; a collector that waits needs no core
+            stack.callback(RayConnection(None, 3).close)
         pipelines: dict[str, Pipeline] = {}
         starts: dict[str, list[float]] = {}
         for kind in kinds:
@@ -101,13 +83,6 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
         yield Row(f"{env_id}: start", "s", starts, {"note": note} if note else {})
 
 
-def _start_ray() -> Any:
-    from rlpipe.pipelines.collectors.ray_connection import RayConnection
-
-    # for both arms at once; a collector that waits needs no core
-    return RayConnection(None, 3)
-
-
 def _sent(env_id: str, pipelines: dict[str, Pipeline], batches: dict[str, Any]) -> str:
     """The number of bytes of tensors sent to each collector and back from all of them."""
     for kind, pipeline in pipelines.items():
@@ -116,6 +91,6 @@ def _sent(env_id: str, pipelines: dict[str, Pipeline], batches: dict[str, Any]) 
             arrays = [*payload["policy"].values(), *payload["transforms"].values(), *(payload["streams"] or ())]
             there = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
             batch = next(batches[kind])
-            back = batch.bytes()
-            return f"{env_id}: a round of {batch.numel()} frames sends {there:,} bytes to each collector, {back:,} back"
+            sizes = f"{there:,} bytes to each collector, {batch.bytes():,} back"
+            return f"{env_id}: a round of {batch.numel()} frames sends {sizes}"
     return ""

@@ -6,20 +6,12 @@ import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 REFERENCE = "rlpipe"
 """The arm that the others are divided by."""
-
-
-class InterruptedMeasurement(KeyboardInterrupt):
-    """Ctrl-C during a benchmark; `rows` holds the completed cases."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        super().__init__()
-        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -53,6 +45,9 @@ class Row:
         """The median of each arm that has samples."""
         return {arm: statistics.median(samples) for arm, samples in self.samples.items() if samples}
 
+    def __str__(self) -> str:
+        return f"{self.case}: {', '.join(f'{arm} {median:.4g}' for arm, median in self.medians.items())} {self.unit}"
+
     def ratio(self, arm: str) -> Spread | None:
         """`arm` divided by rlpipe, paired by repetition; `None` for rlpipe itself, or without rlpipe."""
         pairs = zip(self.samples[arm], self.samples.get(REFERENCE, ()), strict=False)
@@ -74,42 +69,26 @@ def interleave(arms: Mapping[str, Callable[[], object]], *, repeats: int, warmup
     PyTorch uses one thread. Objects from before the first repetition are hidden from the garbage collector, and each
     repetition starts with nothing to collect, so that an arm pays only for its own garbage.
 
-    Args:
-        arms: the functions to time, by name.
-        repeats: number of timed calls of each arm.
-        warmup: number of untimed calls of each arm before them.
-
     Returns:
-        Seconds of each call, by arm, in the order of repetitions.
+        Seconds of each timed call, by arm, in the order of repetitions; there are `warmup` untimed ones before.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     with one_thread():
         for _ in range(warmup):
             for call in arms.values():
                 call()
-        with _frozen_heap():
+        gc.collect()
+        gc.freeze()
+        try:
             for _ in range(repeats):
                 for name, call in arms.items():
-                    seconds[name].append(_time(call))
+                    gc.collect()
+                    start = time.perf_counter()
+                    call()
+                    seconds[name].append(time.perf_counter() - start)
+        finally:
+            gc.unfreeze()
     return seconds
-
-
-def gather(rows: Iterable[Row], progress: Callable[[str], None]) -> list[Row]:
-    """Collect the rows of a generator that measures; `progress` gets a line after each.
-
-    Raises:
-        InterruptedMeasurement: Ctrl-C; holds the rows so far.
-    """
-    done: list[Row] = []
-    try:
-        for row in rows:
-            done.append(row)
-            progress(
-                f"{row.case}: {', '.join(f'{arm} {median:.4g}' for arm, median in row.medians.items())} {row.unit}"
-            )
-    except KeyboardInterrupt:
-        raise InterruptedMeasurement(done) from None
-    return done
 
 
 def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
@@ -120,13 +99,6 @@ def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
             call()
 
     return repeat
-
-
-def _time(call: Callable[[], object]) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 @contextlib.contextmanager
@@ -140,13 +112,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _frozen_heap() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

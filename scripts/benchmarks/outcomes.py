@@ -15,13 +15,7 @@ SOLVED = 475.0
 
 @dataclass(frozen=True)
 class Checked:
-    """One evaluation during training.
-
-    Args:
-        frames: number of frames before it.
-        seconds: of training before it, without evaluations.
-        mean: mean greedy return.
-    """
+    """One evaluation: frames and training seconds (without evaluations) before it, and the mean greedy return."""
 
     frames: int
     seconds: float
@@ -30,14 +24,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one run.
-
-    Args:
-        seed: of the run.
-        frames: total number of frames.
-        seconds: of training in total, without evaluations.
-        checks: its evaluations, in order.
-    """
+    """The outcome of one run: its frames and training seconds in total, and its evaluations in order."""
 
     seed: int
     frames: int

@@ -54,12 +54,7 @@ def prepare(path: Path) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], described: Mapping[str, Any]) -> None:
-    """Write the JSON to `path` and the plot beside it.
-
-    Args:
-        path: a path that `prepare` accepted.
-        rows: at least one.
-        described: the first entries of the JSON: what was run.
+    """Write the JSON, which begins with what `described` holds, to `path`, and the plot of at least one row beside it.
 
     Raises:
         ConfigError: a file of that name exists by now, or cannot be written.
@@ -91,13 +86,12 @@ def machine() -> dict[str, Any]:
 
 def as_json(row: Row) -> dict[str, Any]:
     """A row as in the JSON file: every sample, in the order of repetitions, medians and ratios."""
-    ratios = {arm: ratio for arm in row.samples if (ratio := row.ratio(arm)) is not None}
     return {
         "case": row.case,
         "unit": row.unit,
         "samples": row.samples,
         "medians": row.medians,
-        "ratios": {arm: dataclasses.asdict(ratio) for arm, ratio in ratios.items()},
+        "ratios": {arm: dataclasses.asdict(ratio) for arm in row.samples if (ratio := row.ratio(arm)) is not None},
         "extra": row.extra,
     }
 

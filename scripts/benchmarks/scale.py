@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -20,7 +20,7 @@ from rlpipe.losses import NStep
 from rlpipe.pipelines.algorithms import dqn
 from rlpipe.pipelines.algorithms.recipes import find_recipe
 from rlpipe.scripts.benchmarks.collect import Case, measure
-from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, one_thread
+from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, one_thread
 
 ENVIRONMENTS = (1, 4, 16, 64, 256, 1024, 4096)
 CAPACITIES = (10_000, 100_000, 1_000_000)
@@ -64,37 +64,25 @@ print(peak() if code == 0 else "failed")
 
 def run(
     *,
-    against: Sequence[str],
     quick: bool,
     seeds: Sequence[int],
-    progress: Callable[[str], None],
     environments: Sequence[int] = ENVIRONMENTS,
     capacities: Sequence[int] = CAPACITIES,
-) -> list[Row]:
+    **_: Any,
+) -> Iterator[Row]:
     """Measure collection by numbers of environments, replay buffers by capacity, and the memory of a training run.
 
-    Args:
-        against: ignored; only the memory of TorchRL's import is compared with.
-        quick: 1 repetition in place of 3.
-        seeds: the first one is used.
-        progress: gets a line after each case.
-        environments: numbers of CartPole-v1 environments.
-        capacities: sizes of the replay buffers, in transitions.
+    The environments are CartPole-v1. Only the memory of TorchRL's import is compared with. With `quick` there is 1
+    repetition in place of 3.
     """
     repeats = 1 if quick else 3
-
-    def rows() -> Iterator[Row]:
-        for number in environments:
-            yield measure(
-                Case("CartPole-v1", number), [], repeats=3 * repeats, seed=seeds[0], only=(REFERENCE, "floor")
-            )
-        for number in environments:
-            yield rollout_memory(number, repeats=repeats, seed=seeds[0])
-        for capacity in capacities:
-            yield from replay(capacity, repeats=repeats, seed=seeds[0])
-        yield training_memory(repeats=repeats, seed=seeds[0])
-
-    return gather(rows(), progress)
+    for number in environments:
+        yield measure(Case("CartPole-v1", number), [], repeats=3 * repeats, seed=seeds[0], only=(REFERENCE, "floor"))
+    for number in environments:
+        yield rollout_memory(number, repeats=repeats, seed=seeds[0])
+    for capacity in capacities:
+        yield from replay(capacity, repeats=repeats, seed=seeds[0])
+    yield training_memory(repeats=repeats, seed=seeds[0])
 
 
 def rollout_memory(num_envs: int, *, repeats: int, seed: int) -> Row:
@@ -104,8 +92,7 @@ def rollout_memory(num_envs: int, *, repeats: int, seed: int) -> Row:
     """
     samples = [_in_process(_ROLLOUTS, str(num_envs), str(seed)) for _ in range(repeats)]
     case = Case("CartPole-v1", num_envs)
-    extra = {"num_envs": num_envs, "steps": case.steps}
-    return Row(f"memory of {case}", "MB", {REFERENCE: samples}, extra)
+    return Row(f"memory of {case}", "MB", {REFERENCE: samples}, {"num_envs": num_envs, "steps": case.steps})
 
 
 def training_memory(*, repeats: int, seed: int) -> Row:
@@ -166,17 +153,12 @@ def _fill_and_sample(capacity: int, seed: int) -> dict[tuple[str, str], float]:
             buffer.sample()
         sampling = time.perf_counter() - start
     return {
-        ("storage", "MB"): _bytes(buffer) / MB,
+        ("storage", "MB"): buffer[:].bytes() / MB,
         ("filling", "us"): 1e6 * filling,
         ("median extend", "us"): 1e6 * statistics.median(extends),
         ("longest extend", "us"): 1e6 * max(extends),
         (f"sample of {len(buffer.sample())}", "us"): 1e6 * sampling / SAMPLES,
     }
-
-
-def _bytes(buffer: Any) -> int:
-    """The size of all tensors of a full buffer."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in buffer[:].values(True, True))
 
 
 def _in_process(code: str, *arguments: str) -> float:

@@ -20,7 +20,7 @@ from rlpipe.scripts.baselines.sb3 import ZOO, build_sb3
 from rlpipe.scripts.baselines.torchrl_loop import build_stock
 from rlpipe.scripts.baselines.torchrl_parts import StockKind
 from rlpipe.scripts.baselines.torchrl_trainer import build_trainer, stop_when
-from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, gather, one_thread
+from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, one_thread
 from rlpipe.scripts.benchmarks.outcomes import Checked, Outcome, to_rows
 
 BUDGETS = {"ppo": 50_000, "dqn": 50_000, "a2c": 100_000, "reinforce": 100_000}
@@ -31,13 +31,7 @@ _WARM_FRAMES = 1_500
 
 
 class Race:
-    """The evaluations of one run; its clock stops while they are made.
-
-    Args:
-        judge: computes the mean greedy return of a policy.
-        frames: number of frames after which training ends.
-        every: number of frames between evaluations.
-    """
+    """The evaluations of one run by `judge`, every so many frames; its clock stops while they are made."""
 
     def __init__(self, judge: Callable[[TensorDictModuleBase], float], *, frames: int, every: int = EVAL_EVERY) -> None:
         self.judge, self.budget, self.every = judge, frames, every
@@ -79,21 +73,15 @@ def run(
     progress: Callable[[str], None],
     algorithms: Sequence[str] = tuple(BUDGETS),
     frames: int | None = None,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Measure training until CartPole-v1 is solved and stays solved, and until the threshold is first touched.
 
     A run is solved from the first greedy evaluation with a mean return of `SOLVED` or more after which no later one
     within the budget is lower, so every run trains for its whole budget. All evaluations are made by rlpipe, with
     `EVAL_EPISODES` episodes from the same resets. rlpipe and TorchRL use the recipe's settings and schedules,
-    Stable-Baselines3 those of rl-zoo3. Construction is not timed.
-
-    Args:
-        against: what to compare with, by the names of `make_runners`.
-        quick: PPO only, one seed, half the frames, no trainer class.
-        seeds: every arm runs once with each, seed by seed.
-        progress: gets a line after each run and each algorithm.
-        algorithms: the algorithms to train.
-        frames: the budget of all; `None` for those of `BUDGETS`.
+    Stable-Baselines3 those of rl-zoo3. Construction is not timed. Every arm runs once with each seed, seed by seed;
+    `progress` gets a line after each run. With `quick`, only PPO is trained, with one seed and half the frames and
+    without the trainer class. `frames` is the budget of all runs, in place of `BUDGETS`.
 
     Raises:
         ConfigError: `sb3` is in `against` and not installed.
@@ -101,15 +89,11 @@ def run(
     if quick:
         algorithms, seeds, frames = algorithms[:1], seeds[:1], frames or BUDGETS[algorithms[0]] // 2
         against = [name for name in against if name != "torchrl trainer"]
-
-    def rows() -> Iterator[Row]:
+    with one_thread():
         for algorithm in algorithms:
             budget = frames or BUDGETS[algorithm]
             outcomes = race(algorithm, make_runners(algorithm, against), seeds, budget, progress)
             yield from to_rows(algorithm, outcomes, budget)
-
-    with one_thread():
-        return gather(rows(), progress)
 
 
 def make_runners(algorithm: str, against: Sequence[str]) -> dict[str, Runner]:

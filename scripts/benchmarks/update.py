@@ -29,7 +29,7 @@ from rlpipe.scripts.baselines.torchrl_parts import (
     stock_target,
     stock_update,
 )
-from rlpipe.scripts.benchmarks.measure import Row, gather, interleave, repeated
+from rlpipe.scripts.benchmarks.measure import Row, interleave, repeated
 
 MINIBATCHES = (64, 256, 2048)
 OBSERVATIONS, ACTIONS, HIDDEN = 4, 2, (64, 64)
@@ -54,12 +54,7 @@ CONFIGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One implementation of the update.
-
-    Args:
-        call: makes all updates of a repetition.
-        networks: the networks that it trains: the Q network, or policy and critic.
-    """
+    """One implementation: `call` makes all updates of a repetition, on the Q network or on policy and critic."""
 
     call: Callable[[], object]
     networks: tuple[nn.Module, ...]
@@ -70,44 +65,27 @@ def run(
     against: Sequence[str],
     quick: bool,
     seeds: Sequence[int],
-    progress: Callable[[str], None],
     minibatches: Sequence[int] = MINIBATCHES,
-) -> list[Row]:
+    **_: Any,
+) -> Iterator[Row]:
     """Measure milliseconds per update on one given minibatch; every arm does the same work.
 
-    Args:
-        against: `torchrl`, `sb3` (for PPO), both or neither.
-        quick: 5 repetitions in place of 15.
-        seeds: the first one is used.
-        progress: gets a line after each case.
-        minibatches: sizes of the minibatch.
+    Stable-Baselines3 is compared with for PPO alone. With `quick` there are 5 repetitions in place of 15.
     """
     repeats, updates = (5, 10) if quick else (15, 30)
-
-    def rows() -> Iterator[Row]:
-        for algorithm, config in CONFIGS.items():
-            for size in minibatches:
-                made = arms(algorithm, config, size, against=against, seed=seeds[0], updates=updates)
-                seconds = interleave({name: arm.call for name, arm in made.items()}, repeats=repeats, warmup=_WARM)
-                samples = {name: [1e3 * each / updates for each in values] for name, values in seconds.items()}
-                extra = {"algorithm": algorithm, "minibatch": size, "updates": updates}
-                yield Row(f"{algorithm}, minibatch {size}", "ms an update", samples, extra)
-
-    return gather(rows(), progress)
+    for algorithm, config in CONFIGS.items():
+        for size in minibatches:
+            made = arms(algorithm, config, size, against=against, seed=seeds[0], updates=updates)
+            seconds = interleave({name: arm.call for name, arm in made.items()}, repeats=repeats, warmup=_WARM)
+            samples = {name: [1e3 * each / updates for each in values] for name, values in seconds.items()}
+            extra = {"algorithm": algorithm, "minibatch": size, "updates": updates}
+            yield Row(f"{algorithm}, minibatch {size}", "ms an update", samples, extra)
 
 
 def arms(
     algorithm: str, config: Any, size: int, *, against: Sequence[str], seed: int, updates: int = 1
 ) -> dict[str, Arm]:
-    """Every arm by name; all start from the same weights and learn from the same minibatch.
-
-    Args:
-        algorithm: `dqn`, `reinforce`, `a2c` or `ppo`.
-        config: of that algorithm.
-        size: of the minibatch.
-        against: `torchrl`, `sb3`, both or neither.
-        seed: of the weights and the minibatch.
-        updates: number of updates in one call.
+    """Every arm by name, with `updates` updates in one call; all start from the same weights and minibatch.
 
     Raises:
         ConfigError: `sb3` is in `against` and not installed.
@@ -115,11 +93,9 @@ def arms(
     makers: dict[str, Callable[..., Callable[[], object]]] = {
         "rlpipe": _ours,
         EAGER: functools.partial(_ours, execution="eager"),
-        "torchrl": _stock,
+        **({"torchrl": _stock} if "torchrl" in against else {}),
         "plain": _plain,
     }
-    if "torchrl" not in against:
-        del makers["torchrl"]
     made = {}
     for name, make in makers.items():
         networks, minibatch = make_networks(algorithm, seed), make_minibatch(algorithm, size, seed)

@@ -31,21 +31,17 @@ def parse(
 ) -> T:
     """Parse `arguments` into a dataclass; `--help` prints the help and exits.
 
-    Args:
-        kind: a dataclass. If it has a field `config`, which is a dataclass too, the fields of that are options as well.
-        arguments: of the command line.
-        prog: the command, for the help.
-        description: the first paragraph of the help.
-        default: holds the default values.
-        owners: names the algorithms that have an option which `kind` does not have.
+    If the dataclass has a field `config`, which is a dataclass too, the fields of that are options as well; `default`
+    then holds their default values. `owners` names the algorithms that have an option which `kind` does not have.
 
     Raises:
         ConfigError: an option is unknown, or a value cannot be read.
     """
     import tyro
 
-    arguments = _spell_none(arguments, _optional(kind if default is None else default))
-    _check_names(arguments, _option_names(kind if default is None else default), owners)
+    known = _options(kind if default is None else default)
+    arguments = _spell_none(arguments, {name for name, optional in known.items() if optional})
+    _check_names(arguments, list(known), owners)
     complaint = io.StringIO()
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     extra: dict[str, Any] = {} if default is None else {"default": default}
@@ -81,13 +77,6 @@ R = TypeVar("R", bound=RunOptions)
 def parse_run(kind: type[R], arguments: Sequence[str], command: str, usage: str, description: str) -> tuple[Path, R]:
     """Parse the path of a run and the options after it; no argument or `--help` prints the usage and exits.
 
-    Args:
-        kind: a dataclass of the options.
-        arguments: of the command line.
-        command: its name.
-        usage: of the command, without `usage:`.
-        description: the first paragraph of the help.
-
     Raises:
         ConfigError: an option comes before the run; also see `parse`.
     """
@@ -115,28 +104,21 @@ def check_limits(options: Any, **limits: tuple[float, float]) -> None:
         raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
 
 
-def _option_names(holder: Any) -> list[str]:
-    """All options of a dataclass and of its `config` field; an option that is on by default is called `no-...`."""
-    names: list[str] = []
+def _options(holder: Any) -> dict[str, bool]:
+    """All options of a dataclass and of its `config` field, and whether they accept None.
+
+    An option that is on by default is called `no-...`.
+    """
+    options: dict[str, bool] = {}
+    hints = get_type_hints(holder if isinstance(holder, type) else type(holder))
     for field in dataclasses.fields(holder):
         default = getattr(holder, field.name, field.default)
         if field.name == "config":
-            names += _option_names(default)
+            options |= _options(default)
         else:
-            names.append(("no-" if default is True else "") + field.name.replace("_", "-"))
-    return names
-
-
-def _optional(holder: Any) -> set[str]:
-    """The options of a dataclass and of its `config` field that accept None."""
-    names: set[str] = set()
-    hints = get_type_hints(holder if isinstance(holder, type) else type(holder))
-    for field in dataclasses.fields(holder):
-        if field.name == "config":
-            names |= _optional(getattr(holder, field.name))
-        elif type(None) in get_args(hints[field.name]):
-            names.add(field.name.replace("_", "-"))
-    return names
+            name = ("no-" if default is True else "") + field.name.replace("_", "-")
+            options[name] = type(None) in get_args(hints[field.name])
+    return options
 
 
 def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:

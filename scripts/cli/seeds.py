@@ -14,12 +14,8 @@ MOST_SEEDS = 1_000
 def read_seeds(text: str, at_most: int = 2**63 - 1) -> list[int]:
     """Read numbers and ranges, separated by commas, in the order given.
 
-    Args:
-        text: the value of `--seeds`.
-        at_most: the largest seed allowed.
-
     Raises:
-        ConfigError: `text` cannot be read, repeats a seed, or holds too many or too large ones.
+        ConfigError: `text` cannot be read, repeats a seed, or holds more than `MOST_SEEDS` or one above `at_most`.
     """
     seeds: list[int] = []
     for part in text.split(","):

@@ -66,12 +66,9 @@ def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Path | None:
         CheckpointError: there is no such run, or it is damaged.
         ConfigError: it is a run of another algorithm, or its networks have another shape or meaning.
     """
-    path = options.start_from
-    return None if path is None else _check_weights(path, recipe, options.config)
-
-
-def _check_weights(path: Path, recipe: Recipe, config: TrainConfig) -> Path:
-    """The checkpoint of a run; checks that its networks fit `config`."""
+    path, config = options.start_from, options.config
+    if path is None:
+        return None
     # the user named the environment to train on, so its module is trusted
     try:
         described, checkpoint = read_run(path, [module_of(config.env_id)])

@@ -22,12 +22,7 @@ Fact = tuple[str, str]
 
 
 class View:
-    """Lays out the statistics of a run for a terminal.
-
-    Args:
-        stats: what to show.
-        ascii_only: use ASCII characters only.
-    """
+    """Lays out the statistics of a run for a terminal, which may only show ASCII characters."""
 
     def __init__(self, stats: RunStats, *, ascii_only: bool = False) -> None:
         self._stats, self._marks = stats, ASCII if ascii_only else BLOCKS
@@ -61,12 +56,7 @@ class View:
         return Group(*lines[: min(height, len(lines) - len(gap))])
 
     def _title(self, width: int, now: float) -> Text:
-        stats = self._stats
-        doing = stats.ended or self._doing(now)
-        title = _line((printable(stats.title), "bold"))
-        title.truncate(max(1, width - len(doing) - len(_NEXT)))
-        title.pad_right(max(0, width - title.cell_len - len(doing)))
-        return title.append(doing, "yellow")
+        return header(self._stats.title, self._stats.ended or self._doing(now), width, len(_NEXT))
 
     def _folder(self, width: int) -> Text:
         """The run folder; the end of the path is kept, because it tells runs apart."""
@@ -79,25 +69,22 @@ class View:
         return _line(("run ", "dim"), shown)
 
     def _doing(self, now: float) -> str:
-        latest = self._stats.now
-        if latest is None or latest.stage == "starting":
-            return "starting"
-        if latest.stage == "evaluating":
-            return f"{'final evaluation' if latest.final else 'evaluating'} {clock(now - self._stats.since)}"
-        return "finished" if latest.final else "training"
+        latest, stage = self._stats.now, self._stats.stage
+        if latest is not None and latest.stage == "evaluating":
+            return f"{stage} {clock(now - self._stats.since)}"
+        return "finished" if latest is not None and latest.final and stage == "training" else stage
 
     def _bar(self, width: int) -> Text:
-        frames = self._stats.now.frames if self._stats.now else 0
-        done = min(width * frames // self._stats.total_frames, width)
+        done = min(width * self._stats.frames // self._stats.total_frames, width)
         full, empty = ("#", "-") if self._marks == ASCII else ("━", "─")
         return _line((full * done, "green"), (empty * (width - done), "dim"))
 
     def _counts(self, now: float) -> list[Fact]:
         stats, latest = self._stats, self._stats.now
-        frames, episodes, updates = (latest.frames, latest.episodes, latest.updates) if latest else (0, 0, 0)
+        episodes, updates = (latest.episodes, latest.updates) if latest else (0, 0)
         speed = stats.speed.now
         return [
-            ("frames", f"{frames:,} of {stats.total_frames:,} ({share(frames, stats.total_frames)})"),
+            ("frames", f"{stats.frames:,} of {stats.total_frames:,} ({share(stats.frames, stats.total_frames)})"),
             ("a second", "-" if speed is None else rate(speed)),
             ("elapsed", clock(now - stats.began)),
             ("left", clock(0.0 if stats.ended == "finished" else stats.left)),
@@ -129,16 +116,24 @@ class View:
         ]
 
     def _curve(self, series: Series, width: int, rows: int, colour: str) -> list[Text]:
-        until = self._stats.now.frames if self._stats.now else 0
         points = series.points()
         rows = min(rows, 1) if self._marks == ASCII else rows
         if not points:
             return []
-        return [_line((line, colour)) for line in sparkline(resample(points, width, until), rows, self._marks)]
+        values = resample(points, width, self._stats.frames)
+        return [_line((line, colour)) for line in sparkline(values, rows, self._marks)]
+
+
+def header(left: str, right: str, width: int, gap: int) -> Text:
+    """A line with `left` in bold, cut to leave a gap, and `right` at the end."""
+    title = _line((printable(left), "bold"))
+    title.truncate(max(1, width - len(right) - gap))
+    title.pad_right(max(0, width - title.cell_len - len(right)))
+    return title.append(right, "yellow")
 
 
 def _table(facts: Sequence[Fact], width: int, height: int) -> list[Text]:
-    """RunStats in columns, or on as few lines as possible if the terminal has few rows."""
+    """Facts in columns, or on as few lines as possible if the terminal has few rows."""
     if height < 24 or not facts:
         return _flow(facts, width)
     labels, values = (max(map(len, column)) for column in zip(*facts, strict=True))

@@ -19,7 +19,7 @@ from rlpipe.scripts.display.layout import View
 from rlpipe.scripts.display.run_stats import RunStats
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from rlpipe.pipelines.progress import Progress
     from rlpipe.pipelines.training.signals import Interruption
@@ -29,26 +29,54 @@ PER_SECOND = 5
 _LONGEST_EPISODE = 2**53
 
 
-class Watch:
-    """Draws the view in place, from its own thread; the training loop only queues what is new.
+class InPlace:
+    """Draws in place, and prints notes above; a failure to draw must not stop the run.
 
     The cursor stays visible, because a second Ctrl-C ends the process without restoring the terminal.
+    """
 
-    Args:
-        stats: the statistics of the run.
-        console: where to draw.
-        announce: prints a line if the view has failed.
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._console, self._failed = console, False
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
+        self._notes: deque[str] = deque()
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        """Call `act`, unless drawing has failed before."""
+        if self._failed:
+            return
+        try:
+            act()
+        except Exception as error:
+            self._failed = True
+            with contextlib.suppress(Exception):
+                self._live.stop()
+            report_failure(error)
+
+    def _begin(self) -> None:
+        self._live.start()
+        self._console.show_cursor(True)
+
+    def _show(self, render: Callable[[int, int], RenderableType], *, soft_wrap: bool) -> None:
+        while self._notes:
+            self._console.print(self._notes.popleft(), markup=False, highlight=False, soft_wrap=soft_wrap)
+        size = self._console.size
+        self._live.update(render(size.width, size.height), refresh=True)
+
+
+class Watch(InPlace):
+    """Draws the view from its own thread; the training loop only queues what is new.
+
+    If the view has failed, `announce` prints lines.
     """
 
     def __init__(self, stats: RunStats, console: Console, announce: Callable[[str], None]) -> None:
-        from rich.live import Live
-
-        self._stats, self._console, self._announce = stats, console, announce
+        super().__init__(console)
+        self._stats, self._announce = stats, announce
         self._view = View(stats, ascii_only=not console.encoding.lower().startswith("utf"))
-        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
         self._news: deque[Progress] = deque()
-        self._notes: deque[str] = deque()
-        self._over, self._failed = threading.Event(), False
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._redraw, name="rlpipe watch", daemon=True)
 
     def __call__(self, progress: Progress) -> None:
@@ -65,51 +93,32 @@ class Watch:
 
     def start(self) -> None:
         """Draw the view, and start to redraw it."""
-        try:
-            self._live.start()
-            self._console.show_cursor(True)
-            self._thread.start()
-        except Exception as error:
-            self._give_up(error)
+        self._safely(self._begin)
+        self._safely(self._thread.start)
 
     def stop(self, how: str) -> None:
         """Draw the view a last time, with how the run ended, and leave it on the screen."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
-        if self._failed:
-            return
-        try:
-            self._stats.ended = how
-            self._draw()
-            self._live.stop()
-        except Exception as error:
-            self._give_up(error)
+        self._stats.ended = how
+        self._safely(self._draw)
+        self._safely(self._live.stop)
 
     def _redraw(self) -> None:
-        try:
-            while not self._over.wait(1.0 / PER_SECOND):
-                self._draw()
-        except Exception as error:
-            self._give_up(error)
+        while not self._failed and not self._over.wait(1.0 / PER_SECOND):
+            self._safely(self._draw)
 
-    def _give_up(self, error: Exception) -> None:
-        """End the view, but not the run: a failure to draw must not stop training."""
-        self._failed = True
-        with contextlib.suppress(Exception):
-            self._live.stop()
-        report_failure(error)
-        while self._notes:
+    def _safely(self, act: Callable[[], None]) -> None:
+        super()._safely(act)
+        while self._failed and self._notes:
             with contextlib.suppress(OSError):
                 self._announce(self._notes.popleft())
 
     def _draw(self) -> None:
         while self._news:
             self._stats.add(self._news.popleft(), time.monotonic())
-        while self._notes:
-            self._console.print(self._notes.popleft(), markup=False, highlight=False)
-        size = self._console.size
-        self._live.update(self._view.render(size.width, size.height, time.monotonic()), refresh=True)
+        self._show(lambda width, height: self._view.render(width, height, time.monotonic()), soft_wrap=False)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.formatting import duration, figure, rate, statistics
 from rlpipe.pipelines.runs.layout import CURVE
 from rlpipe.scripts.display.live_view import history, report_failure, watching
-from rlpipe.scripts.display.run_stats import RunStats, clock, describe_evaluation, format_return
+from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
@@ -28,13 +28,7 @@ _LINE_EVERY = 5.0
 
 
 class ProgressBar:
-    """A tqdm bar on stderr: frames per second, latest return, last evaluation, epsilon or KL.
-
-    Args:
-        name: label of the bar.
-        total_frames: frames of a full bar.
-        quiet: show nothing.
-    """
+    """A tqdm bar on stderr: frames per second, latest return, last evaluation, epsilon or KL."""
 
     def __init__(self, name: str, total_frames: int, *, quiet: bool) -> None:
         from tqdm import tqdm
@@ -61,18 +55,12 @@ class ProgressBar:
         self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar on the screen, and end its line."""
+        """End the bar's line."""
         self._bar.close()
 
 
 class PlainLines:
-    """Prints a line every few seconds and one per evaluation, for output that is not a terminal.
-
-    Args:
-        name: start of each line.
-        stats: the statistics of the run.
-        now: the clock, in seconds.
-    """
+    """Prints a line every few seconds and one per evaluation, for output that is not a terminal."""
 
     def __init__(self, name: str, stats: RunStats, now: Callable[[], float] = time.monotonic) -> None:
         self._name, self._stats, self._now = name, stats, now
@@ -92,8 +80,9 @@ class PlainLines:
     def _tell(self, progress: Progress) -> None:
         self._stats.add(progress, self._now())
         if progress.evaluation is not None:
-            kind = "final evaluation" if progress.final else "evaluation"
-            self._print(f"{kind} {describe_evaluation(progress.frames, progress.evaluation)}")
+            kind, found = "final evaluation" if progress.final else "evaluation", summary_of(progress.evaluation)
+            what = f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']})"
+            self._print(f"{kind} {what} at frame {progress.frames:,}")
         self._new = self._new or progress.stage == "training"
         if progress.stage == "training" and self._now() >= self._next:
             self._print_progress()
@@ -105,15 +94,12 @@ class PlainLines:
                 self._print_progress(over=True)
 
     def _print_progress(self, *, over: bool = False) -> None:
-        stats, latest = self._stats, self._stats.now
-        if latest is None:
-            return
-        speed = stats.speed.now
+        stats, speed = self._stats, self._stats.speed.now
         mean = f"return {format_return(stats.mean_return)}" if stats.recent_episodes else "no episode has ended yet"
         speed_and_time = "" if speed is None else f", {rate(speed)} frames a second"
         # a stopping rule may have ended the run early
         speed_and_time += "" if speed is None or over else f", {clock(stats.left)} left"
-        self._print(f"{latest.frames:,} of {stats.total_frames:,} frames, {mean}{speed_and_time}")
+        self._print(f"{stats.frames:,} of {stats.total_frames:,} frames, {mean}{speed_and_time}")
         self._next, self._new = self._now() + _LINE_EVERY, False
 
     def _print(self, text: str) -> None:
@@ -121,13 +107,9 @@ class PlainLines:
 
 
 def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Display:
-    """Make the progress display that a `Session` takes.
+    """Make the progress display that a `Session` takes: a bar, or with `quiet` nothing.
 
-    Args:
-        recipe: name of the recipe.
-        config: of the run.
-        watch: show a live view in place of the bar, or plain lines if stderr is not a terminal.
-        quiet: show nothing.
+    With `watch` it is a live view, or plain lines if stderr is not a terminal.
 
     Raises:
         ConfigError: both `watch` and `quiet` are set.

@@ -51,13 +51,8 @@ class Speed:
 class RunStats:
     """Everything that is shown of a run.
 
-    Args:
-        title: recipe, environment and seed.
-        folder: the run folder.
-        total_frames: the frame at which the run ends, unless it stops before.
-        window: number of episodes in the mean return.
-        began: start time, on the clock of `add`.
-        past: reads the progress of a resumed run from its folder, up to a frame.
+    `window` is the number of episodes in the mean return, `began` the start time on the clock of `add`; `past` reads
+    the progress of a resumed run from its folder, up to a frame.
     """
 
     title: str
@@ -93,19 +88,32 @@ class RunStats:
     def _add_new(self, progress: Progress) -> None:
         self._recent.extend(zip(progress.returns, progress.lengths, strict=True))
         if progress.stage == "training":
-            shown = {key: value for key, value in progress.scalars.items() if key not in _SHOWN_SEPARATELY}
             # a scalar missing from this report keeps its last value
-            self.scalars.update(shown)
+            self.scalars |= {key: value for key, value in progress.scalars.items() if key not in _SHOWN_SEPARATELY}
             if self._recent:
                 self.returns.add(progress.frames, self.mean_return)
         if progress.evaluation is not None:
             self.last, self.last_is_final = (progress.frames, progress.evaluation), progress.final
-            mean = progress.evaluation.mean
             # the final evaluation has other, and more, episodes
             if not progress.final:
+                mean = progress.evaluation.mean
                 self.evaluations.add(progress.frames, mean)
-            if not progress.final and (self.best is None or not mean <= self.best[1]):
-                self.best = progress.frames, mean
+                if self.best is None or not mean <= self.best[1]:
+                    self.best = progress.frames, mean
+
+    @property
+    def stage(self) -> str:
+        """What the run is doing, while it has not ended."""
+        if self.now is None or self.now.stage == "starting":
+            return "starting"
+        if self.now.stage == "evaluating":
+            return "final evaluation" if self.now.final else "evaluating"
+        return "training"
+
+    @property
+    def frames(self) -> int:
+        """Number of frames so far."""
+        return self.now.frames if self.now else 0
 
     @property
     def recent_episodes(self) -> int:
@@ -151,9 +159,3 @@ def summary_of(evaluation: Evaluation) -> dict[str, str]:
     # infinite returns have no standard deviation
     with np.errstate(invalid="ignore", over="ignore"):
         return statistics(evaluation.summary(), ",")
-
-
-def describe_evaluation(frames: int, evaluation: Evaluation) -> str:
-    """Format an evaluation: mean, standard deviation, range and frame."""
-    found = summary_of(evaluation)
-    return f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']}) at frame {frames:,}"

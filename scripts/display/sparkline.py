@@ -14,11 +14,7 @@ Point = tuple[int, float]
 
 
 class Series:
-    """Values against frames in bounded memory: when there are too many points, pairs of neighbours are averaged.
-
-    Args:
-        at_most: maximum number of points, even.
-    """
+    """Values against frames in bounded memory: pairs of neighbours are averaged when there are too many points."""
 
     def __init__(self, at_most: int = 512) -> None:
         self._at_most, self._stride = at_most, 1
@@ -77,13 +73,8 @@ def resample(points: Sequence[Point], width: int, until: int) -> list[float]:
 def sparkline(values: Sequence[float], rows: int = 1, marks: str = BLOCKS) -> list[str]:
     """Draw one column per value, in `rows` times eight levels, and return the rows from top to bottom.
 
-    The lowest value gets the lowest mark and the highest value the highest; if all are equal, the middle one. A value
-    that is not finite gets no mark.
-
-    Args:
-        values: one per column.
-        rows: height of the curve.
-        marks: the marks of the eight levels.
+    The lowest value gets the lowest of the `marks` and the highest value the highest; if all are equal, the middle one.
+    A value that is not finite gets no mark.
     """
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)

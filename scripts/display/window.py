@@ -18,9 +18,6 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 class Window:
     """Shows images, each for a given time, until the window is closed.
 
-    Args:
-        title: title of the window.
-
     Raises:
         ConfigError: no display is available.
     """

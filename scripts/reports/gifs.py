@@ -17,12 +17,7 @@ _WIDEST = 4_096
 
 
 class Gifs:
-    """Collects the `agent.gif` of run folders, as far as they fit.
-
-    Args:
-        largest: maximum size of one, in bytes.
-        together: maximum size of all, in bytes.
-    """
+    """Collects the `agent.gif` of run folders, as far as they fit into a number of bytes for each and for all."""
 
     def __init__(self, largest: int = LARGEST, together: int = LARGEST_TOGETHER) -> None:
         self.taken: dict[Path, str] = {}

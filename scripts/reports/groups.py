@@ -9,10 +9,10 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,12 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
 from rlpipe.pipelines.runs import layout
+from rlpipe.pipelines.runs.origin import Origin
 from rlpipe.pipelines.runs.read import completed
 from rlpipe.scripts.reports.run_results import FinishedRun, UnfinishedRun, read_finished, read_unfinished
 from rlpipe.scripts.reports.statistics import interquartile_mean
 
+T = TypeVar("T")
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
 WITHOUT_EFFECT = {"seed", "gif"}
 """Config fields in which the runs of a group may differ."""
@@ -31,40 +33,30 @@ WITHOUT_EFFECT = {"seed", "gif"}
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ only in the seed and in whether an episode was recorded, and that have the same origin.
-
-    Args:
-        recipe: name of the recipe.
-        label: the recipe, the options that differ from its defaults, and what else tells the row from others.
-        env_id: the environment.
-        runs: one for each seed, in the order of seeds.
-        iqm: interquartile mean of the runs' scores.
-        low: lower end of its 95 % interval; `None` for a single seed.
-        high: upper end of the interval; `None` for a single seed.
-    """
+    """Runs that differ only in the seed and in whether an episode was recorded, and that have the same origin."""
 
     recipe: str
     label: str
+    """The recipe, the options that differ from its defaults, and what else tells the row from others."""
     env_id: str
     runs: tuple[FinishedRun, ...]
+    """One for each seed, in the order of seeds."""
     iqm: float
+    """Interquartile mean of the runs' scores; `low` and `high` end its 95 % interval, `None` for a single seed."""
     low: float | None
     high: float | None
 
 
 @dataclass(frozen=True)
 class Survey:
-    """All runs below some paths.
-
-    Args:
-        rows: one for each group of finished runs, in the order of `RECIPES` and then of labels.
-        unfinished: the other runs that can be read, in the order of their folders.
-        notes: what was left out, and other remarks for the user.
-    """
+    """All runs below some paths."""
 
     rows: list[Row]
+    """One for each group of finished runs, in the order of `RECIPES` and then of labels."""
     unfinished: list[UnfinishedRun]
+    """The other runs that can be read, in the order of their folders."""
     notes: list[str]
+    """What was left out, and other remarks for the user."""
 
 
 def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
@@ -83,14 +75,14 @@ def collect(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
 def survey(paths: Sequence[Path]) -> Survey:
     """Read all runs, and make a row for each group of finished ones; of several runs of a seed the newest counts.
 
-    Args:
-        paths: run folders, or folders that contain run folders at any depth.
-
     Raises:
         ConfigError: a path is not a folder, or there is no run.
     """
-    finished, unfinished, notes = _read_all(find_runs(paths))
-    chosen = [_newest_of_each_seed(group) for group in _grouped(finished)]
+    read = [(folder, _read(folder)) for folder in find_runs(paths)]
+    finished = [run for _, run in read if isinstance(run, FinishedRun)]
+    unfinished = [run for _, run in read if isinstance(run, UnfinishedRun)]
+    notes = _note("left out, damaged", [folder for folder, run in read if run is None])
+    chosen = [_newest_of_each_seed(group) for group in grouped(finished, lambda run: (_settings(run), run.origin))]
     kept = {run.folder for group in chosen for run in group}
     older = [run.folder for run in finished if run.folder not in kept]
     notes += _note("left out for a newer run of the same seed", older)
@@ -98,8 +90,8 @@ def survey(paths: Sequence[Path]) -> Survey:
     foreign = [run.folder for row in rows for run in row.runs if _options(run) is None]
     notes += _note("shown without options, because this version does not know the recipe or its settings", foreign)
     notes += [note for row in rows for note in (*_notes_of_versions(row), *_notes_of_arguments(row))]
-    order = list(RECIPES)
-    rows.sort(key=lambda row: (_position(order, row.recipe), row.recipe, row.label))
+    ranks = {recipe: rank for rank, recipe in enumerate(RECIPES)}
+    rows.sort(key=lambda row: (ranks.get(row.recipe, len(ranks)), row.recipe, row.label))
     return Survey(rows, unfinished, notes)
 
 
@@ -146,21 +138,6 @@ def over_seeds(runs: Sequence[FinishedRun], column: int) -> tuple[np.ndarray, np
     return positions, np.array([np.interp(positions, run.curve[:, column], run.curve[:, 2]) for run in runs])
 
 
-def _read_all(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[UnfinishedRun], list[str]]:
-    finished: list[FinishedRun] = []
-    unfinished: list[UnfinishedRun] = []
-    damaged: list[Path] = []
-    for folder in folders:
-        run = _read(folder)
-        if isinstance(run, FinishedRun):
-            finished.append(run)
-        elif run is not None:
-            unfinished.append(run)
-        else:
-            damaged.append(folder)
-    return finished, unfinished, _note("left out, damaged", damaged)
-
-
 def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
     """Read a run; `None` if it is damaged."""
     for read in (read_finished, read_unfinished):
@@ -170,18 +147,22 @@ def _read(folder: Path) -> FinishedRun | UnfinishedRun | None:
     return None
 
 
-def _grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
-    """Group by equality, not by hash or text: a config holds lists, and 1 equals 1.0."""
-    groups: list[tuple[Any, list[FinishedRun]]] = []
-    for run in runs:
-        config = {name: value for name, value in completed(run.config).items() if name not in WITHOUT_EFFECT}
-        what = (run.recipe, run.algorithm, config)
-        group = next((group for key, group in groups if key == what and group[0].origin.is_like(run.origin)), None)
+def grouped(items: Iterable[T], of: Callable[[T], tuple[Any, Origin]]) -> list[list[T]]:
+    """Group by the settings and the origin that `of` returns; settings by equality, because a config holds lists."""
+    groups: list[tuple[Any, Origin, list[T]]] = []
+    for item in items:
+        what, origin = of(item)
+        group = next((group for key, other, group in groups if key == what and other.is_like(origin)), None)
         if group is None:
-            groups.append((what, [run]))
+            groups.append((what, origin, [item]))
         else:
-            group.append(run)
-    return [group for _, group in groups]
+            group.append(item)
+    return [group for _, _, group in groups]
+
+
+def _settings(run: FinishedRun) -> Any:
+    config = {name: value for name, value in completed(run.config).items() if name not in WITHOUT_EFFECT}
+    return run.recipe, run.algorithm, config
 
 
 def _newest_of_each_seed(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -261,10 +242,6 @@ def _option(name: str, value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     words = [str(each).removesuffix(".0") if isinstance(each, float) else str(each) for each in values]
     return shlex.join([f"--{name}", *words])
-
-
-def _position(order: Sequence[str], recipe: str) -> int:
-    return order.index(recipe) if recipe in order else len(order)
 
 
 def _note(what: str, folders: Sequence[Path]) -> list[str]:

@@ -18,12 +18,7 @@ SCRIPTS = ("numbers.js", "tables.js", "curves.js", "page.js")
 
 
 def make_page(data: Mapping[str, Any], plotly: str) -> str:
-    """Fill in `page.html`.
-
-    Args:
-        data: the result of `make_data`, and `title`, `command`, `date` and `version`.
-        plotly: the source of plotly.js.
-    """
+    """Fill in `page.html` from the result of `make_data`, a title, command, date and version, and plotly's source."""
     scripts = [_script(plotly), _script("\n".join(map(_read, SCRIPTS)))]
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     return Template(_read("page.html")).substitute(

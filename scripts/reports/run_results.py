@@ -23,20 +23,11 @@ _LARGEST_NUMBER = 1e100
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has its final evaluation.
+    """A run that has its final evaluation, whose mean return is its `score`.
 
-    Args:
-        folder: the run folder.
-        recipe: name of the recipe.
-        algorithm: name of the module in `rlpipe.pipelines.algorithms`.
-        config: its Config in JSON, without the seed.
-        seed: of the run.
-        frames: number of frames trained for.
-        seconds: of training.
-        score: mean return of the final evaluation.
-        curve: `[evaluations, 3]`: frames, training seconds and mean return of each evaluation, in the order of frames.
-        origin: what distinguishes the run beside its config.
-        versions: of Python, the packages and the source.
+    `config` is in JSON, without the seed; `origin` is what distinguishes the run beside it. `curve` `[evaluations, 3]`
+    holds frames, training seconds and mean return of each evaluation, in the order of frames. `versions` are those of
+    Python, the packages and the source.
     """
 
     folder: Path
@@ -108,14 +99,8 @@ def _read_versions(folder: Path) -> dict[str, str]:
 class UnfinishedRun:
     """A run that has no final evaluation.
 
-    Args:
-        folder: the run folder.
-        recipe: name of the recipe.
-        env_id: the environment.
-        seed: of the run.
-        frames: number of frames trained for, as far as they were written.
-        total_frames: the number that it was started with; `None` if its config does not say.
-        state: `running`, or `stopped` and the frame to resume from.
+    `frames` are those that were written, `total_frames` is `None` if the config does not say it, and `state` is
+    `running`, or `stopped` and the frame to resume from.
     """
 
     folder: Path

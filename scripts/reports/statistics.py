@@ -24,22 +24,14 @@ _CUT = 0.25
 _ENDS = (2.5, 97.5)
 
 
-def interquartile_mean(scores: Sequence[float]) -> Estimate:
-    """Interquartile mean of the seeds of one environment, and its interval.
+def interquartile_mean(*strata: Sequence[float]) -> Estimate:
+    """Interquartile mean of all scores of one or several environments, and its interval.
 
     SciPy trims whole scores: with fewer than four scores it trims none, and the result is the mean.
 
     Args:
-        scores: `[seeds]`.
-    """
-    return stratified_interquartile_mean([scores])
-
-
-def stratified_interquartile_mean(strata: Sequence[Sequence[float]]) -> Estimate:
-    """Interquartile mean of all scores of several environments, and its interval.
-
-    Args:
-        strata: the normalised scores of each environment, `[seeds]` each; the numbers of seeds may differ.
+        strata: the scores of each environment, `[seeds]` each, and normalised if there are several environments; the
+            numbers of seeds may differ.
     """
     scores = np.concatenate([np.asarray(stratum, dtype=float) for stratum in strata])
     single = all(len(stratum) == 1 for stratum in strata)
@@ -58,11 +50,8 @@ def stratified_interquartile_mean(strata: Sequence[Sequence[float]]) -> Estimate
 def probability_of_improvement(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Probability that a seed of the first group ends above one of the second, over all pairs; a tie counts half.
 
-    This is the Mann-Whitney U statistic divided by the number of pairs. Each group is a stratum.
-
-    Args:
-        first: `[seeds]`.
-        second: `[other seeds]`; if either has one seed, there is no interval.
+    This is the Mann-Whitney U statistic divided by the number of pairs. Each group, `[seeds]`, is a stratum; if either
+    has one seed, there is no interval.
     """
     above, below = np.asarray(first, dtype=float)[:, None], np.asarray(second, dtype=float)
     wins = (above > below) + 0.5 * (above == below)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +39,8 @@ _EVERY = 0.2
 class Job:
     """A run to train, in JSON values.
 
-    Args:
-        recipe: name of the recipe.
-        algorithm: name of the module in `rlpipe.pipelines.algorithms`.
-        config: of the run, seed included.
-        folder: the new run folder.
-        numbered: if the folder exists, add a number to its name.
-        weights: checkpoint of another run to start with.
-        start_from: the same, as the user named it.
-        loggers: where metrics go beside the run folder.
+    `weights` is a checkpoint of another run to start with, `start_from` the same as the user named it. With `numbered`,
+    a number is added to the folder's name if it exists.
     """
 
     recipe: str
@@ -66,7 +60,21 @@ class Job:
     def train(self, display: Display) -> Message:
         """Train in this process, and return the last message; `display` is that of a `Session`."""
         try:
-            return {"finished": self._train(display)}
+            from rlpipe.pipelines.algorithms.recipes import config_class
+            from rlpipe.pipelines.config.train import config_from_json
+            from rlpipe.pipelines.session import Session
+
+            session = Session(
+                self.recipe,
+                self.algorithm,
+                config_from_json(config_class(self.algorithm), self.config),
+                Path(self.folder),
+                numbered=self.numbered,
+                start_from=self.start_from,
+                display=display,
+                loggers=tuple(self.loggers),
+            )
+            return {"finished": session.run(None if self.weights is None else Path(self.weights))}
         except InterruptedRunError as error:
             return {"interrupted": str(error)}
         except RlpipeError as error:
@@ -78,40 +86,17 @@ class Job:
             traceback.print_exc()
             return {"failed": f"{type(error).__name__}: {error}".rstrip(": ")}
 
-    def _train(self, display: Display) -> dict[str, Any]:
-        from rlpipe.pipelines.algorithms.recipes import config_class
-        from rlpipe.pipelines.config.train import config_from_json
-        from rlpipe.pipelines.session import Session
-
-        session = Session(
-            self.recipe,
-            self.algorithm,
-            config_from_json(config_class(self.algorithm), self.config),
-            Path(self.folder),
-            numbered=self.numbered,
-            start_from=self.start_from,
-            display=display,
-            loggers=tuple(self.loggers),
-        )
-        return session.run(None if self.weights is None else Path(self.weights))
-
 
 class ProgressSender:
-    """Sends a run's progress a few times per second, however many batches there are.
-
-    Args:
-        send: sends a message.
-        window: maximum number of episodes in a message; the latest ones are kept.
-    """
+    """Sends a run's progress a few times per second, with at most the latest `window` episodes in a message."""
 
     def __init__(self, send: Callable[[Message], None], window: int) -> None:
-        self._send, self._window, self._next = send, window, 0.0
-        self._episodes: list[tuple[float, int]] = []
+        self._send, self._next = send, 0.0
+        self._episodes: deque[tuple[float, int]] = deque(maxlen=window)
 
     def __call__(self, progress: Progress) -> None:
         """Send the progress, or keep its episodes for the next message."""
-        self._episodes += zip(progress.returns, progress.lengths, strict=True)
-        del self._episodes[: -self._window]
+        self._episodes.extend(zip(progress.returns, progress.lengths, strict=True))
         now = time.monotonic()
         if progress.stage == "training" and now < self._next:
             return
@@ -122,7 +107,7 @@ class ProgressSender:
             returns=[value for value, _ in self._episodes],
             lengths=[length for _, length in self._episodes],
         )
-        self._episodes = []
+        self._episodes.clear()
         self._send({"progress": dataclasses.asdict(report)})
 
 

@@ -22,10 +22,8 @@ _DRAIN = 2.0
 class Processes:
     """Trains jobs, each in a new Python process.
 
-    Use it from the main thread: on Linux a process ends with the thread that started it.
-
-    Args:
-        at_once: maximum number of jobs at the same time.
+    Use it from the main thread: on Linux a process ends with the thread that started it. At most `at_once` jobs run at
+    the same time.
     """
 
     def __init__(self, at_once: int) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlpipe.formatting import rate, share
 from rlpipe.scripts.cli.text import printable
-from rlpipe.scripts.display.live_view import report_failure
+from rlpipe.scripts.display.layout import header
+from rlpipe.scripts.display.live_view import InPlace
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
@@ -26,52 +27,38 @@ _GAP = 2
 _PER_SECOND = 5
 _LINE_EVERY = 5.0
 _COLOURS = {"finished": "green", "failed": "red", "stopped": "yellow", "waiting": "dim"}
-_URGENT = ("failed", "stopped", "", "finished", "waiting")
+_URGENT = ("failed", "stopped", "running", "finished", "waiting")
 
 
 @dataclass
 class Seed:
-    """The run of a seed.
-
-    Args:
-        stats: statistics of its training.
-        ended: `finished`, `failed` or `stopped`, or empty before its end.
-        begun: whether it has started.
-    """
+    """The run of a seed; `ended` is `finished`, `failed` or `stopped`, or empty before its end."""
 
     stats: RunStats
     ended: str = ""
     begun: bool = False
 
     @property
-    def state(self) -> str:
-        """What the run is doing."""
-        latest = self.stats.now
-        if self.ended or not self.begun:
-            return self.ended or "waiting"
-        if latest is None or latest.stage == "starting":
-            return "starting"
-        if latest.stage == "evaluating":
-            return "final evaluation" if latest.final else "evaluating"
-        return "training"
+    def phase(self) -> str:
+        """How the run ended, `running` or `waiting`."""
+        return self.ended or ("running" if self.begun else "waiting")
 
     @property
-    def frames(self) -> int:
-        """Number of frames so far."""
-        return self.stats.now.frames if self.stats.now else 0
+    def state(self) -> str:
+        """What the run is doing."""
+        return self.stats.stage if self.phase == "running" else self.phase
 
     def cells(self, seed: int) -> tuple[str, ...]:
         """The cells of the seed's line in the table."""
-        stats, runs = self.stats, self.begun and not self.ended
-        speed = stats.speed.now
+        stats, speed = self.stats, self.stats.speed.now
         found = None if stats.last is None else summary_of(stats.last[1])
         return (
             str(seed),
             self.state,
-            f"{self.frames:,}" if self.begun else "",
-            share(self.frames, stats.total_frames) if self.begun else "",
+            f"{stats.frames:,}" if self.begun else "",
+            share(stats.frames, stats.total_frames) if self.begun else "",
             rate(speed) if speed is not None else "",
-            clock(stats.left) if runs else "",
+            clock(stats.left) if self.phase == "running" else "",
             format_return(stats.mean_return) if stats.recent_episodes else "",
             f"{found['mean']} +- {found['std']}" if found else "",
         )
@@ -79,13 +66,7 @@ class Seed:
 
 @dataclass
 class SeedTable:
-    """The table of all seeds, in order.
-
-    Args:
-        title: recipe and environment.
-        all: the run of each seed.
-        began: start time on the monotonic clock.
-    """
+    """The table of all seeds, in order; the title names recipe and environment."""
 
     title: str
     all: Mapping[int, Seed]
@@ -93,7 +74,7 @@ class SeedTable:
 
     def counts(self) -> str:
         """Number of seeds in each state."""
-        states = Counter("running" if each.begun and not each.ended else each.state for each in self.all.values())
+        states = Counter(each.phase for each in self.all.values())
         order = ("finished", "failed", "stopped", "running", "waiting")
         return ", ".join(f"{states[state]} {state}" for state in order if states[state])
 
@@ -105,7 +86,7 @@ class SeedTable:
         cells = {seed: self.all[seed].cells(seed) for seed in shown}
         columns = _fitting([_COLUMNS, *cells.values()], width)
         right = f"{self.counts()}  {clock(time.monotonic() - self.began)}"
-        lines = [_ends(printable(self.title), right, width), _laid_out(_COLUMNS, columns, "dim")]
+        lines = [header(self.title, right, width, _GAP), _laid_out(_COLUMNS, columns, "dim")]
         lines += [_laid_out(row, columns, _COLOURS.get(self.all[seed].state, "")) for seed, row in cells.items()]
         if hidden := len(self.all) - len(shown):
             lines.append(Text(f"and {hidden} more seeds, which do not fit here", "dim"))
@@ -115,7 +96,7 @@ class SeedTable:
 
     def _chosen(self, room: int) -> list[int]:
         """The seeds to show, in order; failed and running ones take precedence over finished and waiting ones."""
-        ranked = sorted(self.all, key=lambda seed: _URGENT.index(_rank(self.all[seed])))
+        ranked = sorted(self.all, key=lambda seed: _URGENT.index(self.all[seed].phase))
         kept = set(ranked[:room])
         return [seed for seed in self.all if seed in kept]
 
@@ -137,20 +118,12 @@ class NoTable:
         """Show the progress for the last time."""
 
 
-class LiveTable(NoTable):
-    """A table that is drawn in place, at most a few times per second.
-
-    Args:
-        seeds: what to show.
-        console: where to draw.
-    """
+class LiveTable(InPlace, NoTable):
+    """A table that is drawn in place, at most a few times per second."""
 
     def __init__(self, seeds: SeedTable, console: Console) -> None:
-        from rich.live import Live
-
-        self._seeds, self._console, self._next, self._failed = seeds, console, 0.0, False
-        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, vertical_overflow="crop")
-        self._notes: deque[str] = deque()
+        super().__init__(console)
+        self._seeds, self._next = seeds, 0.0
         self._safely(self._begin)
 
     def announce(self, text: str) -> None:
@@ -161,43 +134,16 @@ class LiveTable(NoTable):
         if not last and not self._notes and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 1.0 / _PER_SECOND
-        self._safely(self._redraw)
+        self._safely(lambda: self._show(self._seeds.render, soft_wrap=True))
 
     def close(self) -> None:
         """Draw the table a last time, and leave it on the screen."""
         self.draw(last=True)
         self._safely(self._live.stop)
 
-    def _begin(self) -> None:
-        self._live.start()
-        # a second Ctrl-C ends the process without restoring the terminal
-        self._console.show_cursor(True)
-
-    def _redraw(self) -> None:
-        while self._notes:
-            self._console.print(self._notes.popleft(), markup=False, highlight=False, soft_wrap=True)
-        size = self._console.size
-        self._live.update(self._seeds.render(size.width, size.height), refresh=True)
-
-    def _safely(self, act: Callable[[], None]) -> None:
-        """Call `act`; a failure to draw must not stop the runs."""
-        if self._failed:
-            return
-        try:
-            act()
-        except Exception as error:
-            self._failed = True
-            with contextlib.suppress(Exception):
-                self._live.stop()
-            report_failure(error)
-
 
 class PlainTable(NoTable):
-    """Prints a line when a seed starts or ends, and every few seconds a line about those that run.
-
-    Args:
-        seeds: what to show.
-    """
+    """Prints a line when a seed starts or ends, and every few seconds a line about those that run."""
 
     def __init__(self, seeds: SeedTable) -> None:
         self._seeds, self._next, self._last = seeds, time.monotonic() + _LINE_EVERY, ""
@@ -206,7 +152,7 @@ class PlainTable(NoTable):
         known = self._seeds.all[seed]
         found = known.stats.last
         result = f", evaluation {format_return(found[1].mean)}" if found and known.ended else ""
-        frames = f" at frame {known.frames:,}" if known.ended else ""
+        frames = f" at frame {known.stats.frames:,}" if known.ended else ""
         where = printable(str(known.stats.folder))
         write_line(f"{self._seeds.title}: seed {seed} {known.ended or 'started'}{frames}{result}, {where}")
 
@@ -215,9 +161,9 @@ class PlainTable(NoTable):
             return
         self._next = time.monotonic() + _LINE_EVERY
         running = [
-            f"seed {seed} {known.state}, {known.frames:,} of {known.stats.total_frames:,} frames"
+            f"seed {seed} {known.state}, {known.stats.frames:,} of {known.stats.total_frames:,} frames"
             for seed, known in self._seeds.all.items()
-            if known.begun and not known.ended
+            if known.phase == "running"
         ]
         text = f"{self._seeds.title}: {'; '.join([self._seeds.counts(), *running])}"
         if text != self._last:
@@ -229,10 +175,6 @@ def write_line(text: str) -> None:
     """Print a line on stderr; errors are ignored."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
-
-
-def _rank(seed: Seed) -> str:
-    return seed.ended or ("" if seed.begun else "waiting")
 
 
 def _fitting(rows: Sequence[Sequence[str]], width: int) -> dict[int, int]:
@@ -250,12 +192,3 @@ def _laid_out(row: Sequence[str], columns: Mapping[int, int], style: str) -> Tex
     # words are aligned left, numbers right
     cells = [row[index].ljust(size) if index == 1 else row[index].rjust(size) for index, size in columns.items()]
     return Text((" " * _GAP).join(cells), style)
-
-
-def _ends(left: str, right: str, width: int) -> Text:
-    from rich.text import Text
-
-    title = Text(left, "bold")
-    title.truncate(max(1, width - len(right) - _GAP))
-    title.pad_right(max(0, width - title.cell_len - len(right)))
-    return title.append(right, "yellow")

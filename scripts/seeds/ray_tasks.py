@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
-from rlpipe.pipelines.config.groups import split_address
+from rlpipe.pipelines.devices import split_address
 from rlpipe.scripts.seeds.job import Job, Message, ProgressSender
 
 if TYPE_CHECKING:
@@ -48,14 +48,9 @@ class Mailbox:
 class RayTasks:
     """Trains jobs as Ray tasks, each in a new process with as many CPUs as its run needs.
 
-    With `device="cuda"` a task gets a GPU too. Ray decides where and when tasks run. The folder of a run is made on the
-    machine of its task.
-
-    Args:
-        address: of a cluster, `HOST:PORT`; by default the variable `RAY_ADDRESS`. Without either, Ray is started on
-            this machine, and stopped by `close`.
-        threads: number of threads of each run, in all its processes.
-        device: of each run.
+    A run needs `threads` in all its processes; with `device="cuda"` its task gets a GPU too. Ray decides where and when
+    tasks run. The folder of a run is made on the machine of its task. The `address` is that of a cluster, `HOST:PORT`;
+    by default the variable `RAY_ADDRESS`. Without either, Ray is started on this machine, and stopped by `close`.
 
     Raises:
         ConfigError: Ray is not installed, the cluster does not answer, or no machine in it is large enough.
@@ -67,7 +62,7 @@ class RayTasks:
     def __init__(self, address: str | None, threads: int, device: str) -> None:
         self._opened = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
-            self._ray = _connect(address or os.environ.get("RAY_ADDRESS"), opened)
+            self._ray = _connect(address or _address_from_environment(), opened)
             needed: dict[str, float] = {"CPU": threads, **({"GPU": 1} if device == "cuda" else {})}
             _check_room(self._ray, needed)
             # a new process for each run; no retry after a crash, because the run folder exists already
@@ -154,24 +149,31 @@ def train_job(described: dict[str, Any], mailbox: Any) -> Message:
     return job.train(display)
 
 
+def _address_from_environment() -> str | None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        try:
+            split_address(address)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("ray_address", "the variable RAY_ADDRESS", 1)) from None
+    return address
+
+
 def _connect(address: str | None, opened: contextlib.ExitStack) -> Any:
     """Connect to Ray; `opened` closes the connection."""
     # no warning about GPUs in tasks without one
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
-        from ray._private.utils import get_num_cpus
     except ImportError as error:
         raise ConfigError(
             f'--jobs ray needs Ray, which is not installed: pip install "rlpipe[ray]" ({error})'
         ) from None
     from rlpipe.pipelines.collectors.ray_connection import RayConnection
 
-    if address is not None:
-        split_address(address)
     # Ray's threads print to stdout, where the summary belongs
     opened.enter_context(contextlib.redirect_stdout(io.StringIO()))
-    opened.callback(RayConnection(address, int(get_num_cpus())).close)
+    opened.callback(RayConnection(address).close)
     return ray
 
 

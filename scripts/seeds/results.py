@@ -33,15 +33,8 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
     rows = [("seed", "return", "frames", "seconds", "run")]
     for seed, summary in finished.items():
         found = statistics(summary["evaluation"], " ")
-        rows.append(
-            (
-                str(seed),
-                f"{found['mean']} +- {found['std']}",
-                f"{summary['frames']:,}",
-                duration(summary["seconds"]),
-                printable(summary["run"]),
-            )
-        )
+        score, frames = f"{found['mean']} +- {found['std']}", f"{summary['frames']:,}"
+        rows.append((str(seed), score, frames, duration(summary["seconds"]), printable(summary["run"])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{first['recipe']} on {first['env_id']}{where}, {len(finished)} seed{'s' * (len(finished) > 1)}"]
     lines += [
@@ -64,7 +57,7 @@ class Jobs:
         self.recipe, self.seeds, self.config = recipe, seeds, options.config
         self._options, self._weights = options, weights
         self._loggers = check_loggers(check_option(options.logger))
-        self._folders: dict[int, Path] = {}
+        self.folders: dict[int, Path] = {}
         self._hosts: dict[int, str] = {}
         self._made: set[int] = set()
         self.finished: dict[int, dict[str, Any]] = {}
@@ -76,7 +69,7 @@ class Jobs:
 
         parent, start_from = self._options.run_dir, self._options.start_from
         folder = default_folder(self.recipe.name, seed) if parent is None else parent / str(seed)
-        self._folders[seed] = folder
+        self.folders[seed] = folder
         return Job(
             self.recipe.name,
             self.recipe.algorithm,
@@ -88,24 +81,21 @@ class Jobs:
             loggers=self._loggers,
         )
 
-    def folder(self, seed: int) -> Path:
-        """The run folder of a seed."""
-        return self._folders[seed]
-
     def add(self, seed: int, message: Message) -> None:
         """Record where a job runs, its folder, or how it ended."""
         if message.get("begun"):
             self._hosts[seed] = message["begun"]
         elif "folder" in message:
             # a number may have been added to the name
-            self._folders[seed] = self._folders[seed].with_name(Path(message["folder"]).name)
+            self.folders[seed] = self.folders[seed].with_name(Path(message["folder"]).name)
             self._made.add(seed)
         elif "finished" in message:
             self.finished[seed] = {**message["finished"], "run": self._place(seed)}
         elif "failed" in message:
             self.failed[seed] = message["failed"]
         elif "died" in message:
-            on = f"; continue with: {self._resume(seed)}" if self._has_checkpoint(seed) else ""
+            saved = seed in self._made and newest_checkpoint(self.folders[seed]) is not None
+            on = f"; continue with: {self._resume(seed)}" if saved else ""
             self.failed[seed] = f"{message['died']}{on}"
 
     def how_to_continue(self, word: str) -> str:
@@ -161,21 +151,18 @@ class Jobs:
         }
 
     def _resume(self, seed: int) -> str:
-        folder = self._folders[seed]
+        folder = self.folders[seed]
         if self._is_here(seed):
             return f"rlpipe resume {shlex.quote(str(folder))}"
         return f"rlpipe resume {shlex.quote(str(folder.absolute()))}, on {self._hosts[seed]}"
 
-    def _has_checkpoint(self, seed: int) -> bool:
-        return seed in self._made and newest_checkpoint(self._folders[seed]) is not None
-
     def _place(self, seed: int) -> str:
         """The run folder, after the name of its machine if that is another one."""
-        folder = self._folders[seed]
+        folder = self.folders[seed]
         return str(folder) if self._is_here(seed) else f"{self._hosts[seed]}:{folder.absolute()}"
 
     def _is_here(self, seed: int) -> bool:
-        return seed in self._folders and (seed not in self._hosts or self._is_written(seed))
+        return seed in self.folders and (seed not in self._hosts or self._is_written(seed))
 
     def _is_written(self, seed: int) -> bool:
-        return seed in self._folders and (self._folders[seed] / CONFIG).is_file()
+        return seed in self.folders and (self.folders[seed] / CONFIG).is_file()

@@ -35,13 +35,7 @@ _POLL = 0.1
 
 
 def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str], weights: Path | None) -> int:
-    """Train all seeds and print their results; 1 if a seed failed.
-
-    Args:
-        recipe: to train with.
-        options: of `rlpipe train`, with `seeds` or `jobs` set.
-        arguments: of the command line.
-        weights: checkpoint to start with.
+    """Train all seeds, from the checkpoint `weights` if given, and print their results; 1 if a seed failed.
 
     Raises:
         ConfigError: options contradict each other, or no seed can be trained with them.
@@ -145,7 +139,7 @@ class _Training:
             if message["note"]:
                 self._table.announce(f"seed {seed}: {printable(message['note'])}")
         elif "folder" in message:
-            known.stats.folder = self._jobs.folder(seed)
+            known.stats.folder = self._jobs.folders[seed]
         elif "progress" in message:
             self._first_refusal = ""
             known.stats.add(progress_of(message), time.monotonic())

@@ -22,8 +22,7 @@ from rlpipe.pipelines.devices import moved, sent
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.render.player import Player
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
-from rlpipe.pipelines.runs.description import BuiltFrom
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
 from rlpipe.pipelines.training.loop import train

@@ -14,7 +14,7 @@ from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.scripts import benchmark
 from rlpipe.scripts.benchmarks import collect, scale, solve
 from rlpipe.scripts.benchmarks.collect import Case
-from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row
+from rlpipe.scripts.benchmarks.measure import Row
 from rlpipe.scripts.main import run
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_bad_options_in_one_line(capsys, measured, arguments, said):
 def test_progress_table_json_and_plot(capsys, measured):
     assert run(["benchmark", "collect", "--against", "sb3,torchrl", "--seeds", "7,1", "--quick"]) == 0
     captured = capsys.readouterr()
-    assert captured.err == "rlpipe: collect: one is done\n"
+    assert captured.err == f"rlpipe: collect: one is done\nrlpipe: collect: {ROW}\n"
     (arguments,) = measured
     assert arguments["against"] == ["torchrl", "sb3"]
     assert (arguments["seeds"], arguments["quick"]) == ([7, 1], True)
@@ -172,12 +172,13 @@ def test_without_stable_baselines3(capsys, measured, without_sb3):
 @pytest.mark.parametrize("rows", [[ROW], []])
 def test_an_interrupt_leaves_what_was_measured(capsys, monkeypatch, rows):
     def stop(**arguments):
-        raise InterruptedMeasurement(rows)
+        yield from rows
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(collect, "run", stop)
     assert run(["benchmark", "collect", "--out", "here.json"]) == 130
     captured = capsys.readouterr()
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert (captured.out, captured.err.count("\n")) == ("", 1 + len(rows))
     assert Path("here.json").exists() == Path("here.png").exists() == bool(rows)
     if rows:
         assert "what was measured so far is in here.json" in captured.err
@@ -221,7 +222,7 @@ def short(monkeypatch):
 def test_collect_measures_every_arm():
     cases = [Case("CartPole-v1", 1), Case("CartPole-v1", 3), Case("InvertedDoublePendulum-v5", 2)]
     others = ["torchrl", "sb3"] if importlib.util.find_spec("stable_baselines3") else ["torchrl"]
-    rows = collect.run(against=others, quick=True, seeds=[3], progress=lambda line: None, cases=cases)
+    rows = list(collect.run(against=others, quick=True, seeds=[3], progress=print, cases=cases))
     assert [row.case for row in rows] == [
         "CartPole-v1, 1 environment",
         "CartPole-v1, 3 environments",
@@ -241,7 +242,7 @@ def test_collect_measures_every_arm():
 def test_many_environments_leave_others_out_or_take_few_steps_where_they_are_slow(monkeypatch):
     monkeypatch.setattr(collect, "MANY", 2)
     case = Case("CartPole-v1", 2)
-    (quick,) = collect.run(against=["torchrl"], quick=True, seeds=[0], progress=lambda line: None, cases=[case])
+    (quick,) = collect.run(against=["torchrl"], quick=True, seeds=[0], progress=print, cases=[case])
     assert list(quick.samples) == ["rlpipe", "stock collector", "floor", "environment", "network"]
     assert "without the arms of other libraries" in quick.extra["note"]
     full = collect.measure(case, ["torchrl"], repeats=1, seed=0)
@@ -301,9 +302,7 @@ def test_scale_in_small(monkeypatch):
     # a training run and an import in processes of their own take many seconds
     monkeypatch.setattr(scale, "_TRAIN", "print(3.0)")
     monkeypatch.setattr(scale, "_IMPORT", "print(2.0)")
-    rows = scale.run(
-        against=[], quick=True, seeds=[1], progress=lambda line: None, environments=[2], capacities=[1_000]
-    )
+    rows = list(scale.run(quick=True, seeds=[1], environments=[2], capacities=[1_000]))
     assert [(row.case, row.unit) for row in rows] == [
         ("CartPole-v1, 2 environments", "us a vector step"),
         ("memory of CartPole-v1, 2 environments", "MB"),

@@ -16,8 +16,7 @@ import torch
 
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.algorithms.recipes import builder
-from rlpipe.pipelines.runs.description import BuiltFrom
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 
 TRANSITIONS = 1_000_000
 TIMES = 5

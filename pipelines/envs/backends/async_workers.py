@@ -21,8 +21,8 @@ from rlpipe.pipelines.child_processes import NO_GUARD, check_main_guard, interru
 from rlpipe.warn_once import each_once, notice, send_to
 
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
-_CLOSING_SECONDS, _CLOSING_SECONDS_AFTER_FAILURE = 60.0, 5.0
-"""How long workers may take to close their environments, before they are killed."""
+_CLOSING_SECONDS = 5.0
+"""How long workers may take to close their environments after another has failed, before they are killed."""
 _NOTICE = "notice"
 
 
@@ -68,12 +68,7 @@ def _worker(
 
 
 class WorkerVectorEnv(AsyncVectorEnv):
-    """Gymnasium's `AsyncVectorEnv`, where a worker that fails or dies raises one error that names it.
-
-    Args:
-        env_fns: functions that make one environment each.
-        spec: Gymnasium's spec of their id, for messages.
-        options: passed to `AsyncVectorEnv`.
+    """Gymnasium's `AsyncVectorEnv`, where a worker that fails or dies raises one error that names it, and `spec`.
 
     Raises:
         TrainingError: from here, `reset` or `step`, if a worker fails or dies, or the main script has no main guard.
@@ -129,19 +124,14 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         if all(successes):
             return
-        index, kind, message, _ = self._report()
+        index, kind, message, _ = self.error_queue.get()
+        while kind == _NOTICE:
+            notice(message)
+            index, kind, message, _ = self.error_queue.get()
         self._state, self._is_waiting = AsyncState.DEFAULT, False
         # `Checked` has put it in words already
         words = message if kind == TrainingError.__name__ else f"{kind}: {message}"
         raise TrainingError(f"worker {index} of {self.num_envs} failed {self._when()}; its last message: {words}")
-
-    def _report(self) -> tuple[int, str, str, str]:
-        """The next error in the queue; notices before it are shown."""
-        while True:
-            report: tuple[int, str, str, str] = self.error_queue.get()
-            if report[1] != _NOTICE:
-                return report
-            notice(report[2])
 
     def _when(self) -> str:
         name = "its environment" if self.spec is None else f"its environment {self.spec.id}"
@@ -166,12 +156,13 @@ class WorkerVectorEnv(AsyncVectorEnv):
 
     def _ask_to_close(self, started: list[Any]) -> None:
         healthy = all(process.is_alive() for process in started)
-        until = time.monotonic() + (_CLOSING_SECONDS if healthy else _CLOSING_SECONDS_AFTER_FAILURE)
+        until = time.monotonic() + _CLOSING_SECONDS
         for pipe in self.parent_pipes:
             with contextlib.suppress(OSError):
                 pipe.send(("close", None))
         for process in started:
-            process.join(max(0.0, until - time.monotonic()))
+            # an environment may write a log or a video when it is closed
+            process.join(None if healthy else max(0.0, until - time.monotonic()))
 
     def _show_notices(self) -> None:
         with each_once():

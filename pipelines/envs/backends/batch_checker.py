@@ -24,10 +24,7 @@ _FEW = 4096
 class BatchChecker:
     """Refuses arrays of the wrong shape or type, and numbers outside float32, in the step that returns them.
 
-    Args:
-        num_envs: how many environments step together.
-        env_id: their name in messages.
-        spaces: of the entries of one environment's observation.
+    `spaces` are those of the entries of one environment's observation.
     """
 
     def __init__(self, num_envs: int, env_id: str | None, spaces: dict[str, Space[Any]]) -> None:
@@ -42,11 +39,7 @@ class BatchChecker:
         self._steps += 1
 
     def check_step(self, observed: Arrays, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
-        """Check what a step returned, `[num_envs, ...]` each.
-
-        Raises:
-            TrainingError: an array does not fit, or an observation or a reward is NaN, infinite or beyond float32.
-        """
+        """Check what a step returned, `[num_envs, ...]` each; a `TrainingError` names the first fault."""
         state = observed["observation"]
         flags = (terminated.shape, terminated.dtype, truncated.shape, truncated.dtype)
         form = (state.shape, state.dtype, reward.shape, reward.dtype, flags)
@@ -67,11 +60,7 @@ class BatchChecker:
         return self._observation_norm(observation.ravel()) <= _LARGEST
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
-        """Check the last observations of the environments of `done`.
-
-        Raises:
-            TrainingError: one does not fit, or is NaN or infinite.
-        """
+        """Check the last observations of the environments of `done`; a `TrainingError` names the first fault."""
         for key, array in observed.items():
             self._check_form(key, array, self._spaces[key].shape, array.dtype, rows=int(done.sum()))
         state = observed["observation"]
@@ -79,11 +68,7 @@ class BatchChecker:
             self._refuse_first("observation", state, _fits(state), FINITE, indices=np.flatnonzero(done))
 
     def check_reset(self, observed: Arrays) -> None:
-        """Check what a reset returned.
-
-        Raises:
-            TrainingError: an array does not fit, or an observation is NaN or infinite.
-        """
+        """Check what a reset returned; a `TrainingError` names the first fault."""
         self._check_forms(observed, f"the reset after step {self._steps}")
         state = observed["observation"]
         restarted = np.ones(self._num_envs, dtype=bool)

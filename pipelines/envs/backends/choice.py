@@ -24,13 +24,7 @@ _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 
 
 def make_vector_env(config: EnvConfig, spec: EnvSpec, kwargs: dict[str, Any]) -> VectorEnv:
-    """The vector environment of a config's backend.
-
-    Args:
-        config: which environment, how many, and the backend.
-        spec: Gymnasium's, of the environment.
-        kwargs: for each environment.
-    """
+    """The vector environment of a config's backend, of environments made from `spec` and `kwargs`."""
     from rlpipe.pipelines.envs.backends.env_checker import make_checked
 
     make_one = functools.partial(make_checked, spec, kwargs, from_pixels=config.from_pixels)

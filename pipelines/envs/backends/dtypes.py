@@ -45,11 +45,7 @@ def readable(space: Space[Any]) -> Space[Any]:
 
 
 def cast(key: str, array: np.ndarray, own: np.dtype, read: np.dtype) -> np.ndarray:
-    """Cast an array that was returned for a space of type `own` to the type `read`.
-
-    Raises:
-        FaultError: it is of another kind, or a number is out of the range of `own`; names the first one.
-    """
+    """Cast an array that was returned for a space of type `own` to `read`; a `FaultError` says what does not fit."""
     if array.dtype == own and own == read:
         return array
     kinds = array.dtype.kind, own.kind

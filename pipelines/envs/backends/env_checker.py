@@ -79,12 +79,14 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         own = env.observation_space
         self.observation_space = space = readable(own)
         self._is_dict = isinstance(own, Dict)
-        self._spaces = _pairs(own, space)
+        # as the environment has them, and as they are read
+        self._spaces = {"observation": (own, space)}
+        if isinstance(own, Dict) and isinstance(space, Dict):
+            self._spaces = {key: (each, space[key]) for key, each in own.items()}
         # an array of this form needs no further check
         self._form = (space.shape, space.dtype)
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """See Gymnasium."""
         before, _users[id(self.unwrapped)] = _users.get(id(self.unwrapped)), self
         if before is not None and before is not self:
             before._is_lent = True
@@ -100,7 +102,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise self._error("reset", str(fault)) from None
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """See Gymnasium."""
         self._steps += 1
         if self._is_lent:
             raise self._error("step", _LENT)
@@ -147,13 +148,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             if key not in observation:
                 raise FaultError(f"the observation has no key {key!r}; it has {sorted(map(str, observation))}")
         return {key: _entry(key, observation[key], *spaces) for key, spaces in self._spaces.items()}
-
-
-def _pairs(own: Space[Any], read: Space[Any]) -> dict[str, tuple[Space[Any], Space[Any]]]:
-    """The spaces of an observation's entries, as the environment has them and as they are read."""
-    if isinstance(own, Dict) and isinstance(read, Dict):
-        return {key: (space, read[key]) for key, space in own.items()}
-    return {"observation": (own, read)}
 
 
 def _entry(key: str, value: Any, own: Space[Any], read: Space[Any]) -> Any:

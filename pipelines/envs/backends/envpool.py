@@ -47,7 +47,7 @@ class EnvPoolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
 
     Raises:
-        ConfigError: EnvPool is not installed, or has no environment that is known to equal this one.
+        ConfigError: EnvPool is not installed, or has no version known to match this one.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}

@@ -49,13 +49,11 @@ class PixelObservation(gym.Wrapper[Any, Any, Any, Any]):
         self.images = np.zeros(images.shape, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """See Gymnasium."""
         observation, info = self.env.reset(seed=seed, options=options)
         self.images = np.repeat(self._draw(), STACKED, axis=0)
         return self._observed(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """See Gymnasium."""
         observation, *rest = self.env.step(action)
         # a new array, because the old one may still be in use
         self.images = np.concatenate([self.images[1:], self._draw()])
@@ -98,11 +96,7 @@ def _overlaps(size: int, side: int, dtype: Any) -> Any:
 
 
 def check_image(image: Any) -> np.ndarray:
-    """Refuse what is not an image.
-
-    Raises:
-        RlpipeError: it is not uint8 `[height, width, 3]`.
-    """
+    """Return an image, uint8 `[height, width, 3]`; anything else is an `RlpipeError`."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -110,16 +104,7 @@ def check_image(image: Any) -> np.ndarray:
 
 
 def check_modes(env_id: object, metadata: Mapping[str, Any], who: str) -> None:
-    """Refuse an environment that renders no images.
-
-    Args:
-        env_id: its name in messages.
-        metadata: the environment's.
-        who: what needs the images, for messages.
-
-    Raises:
-        ConfigError: it has no render mode `rgb_array`.
-    """
+    """Refuse an environment without a render mode `rgb_array`, by a `ConfigError`; `who` needs the images."""
     modes = metadata.get("render_modes") or []
     if "rgb_array" not in modes:
         has = f"only {', '.join(modes)}" if modes else "no render mode at all"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
@@ -33,7 +32,7 @@ def can_capture(envs: VectorEnv) -> bool:
 def capture(envs: VectorEnv) -> dict[str, Any]:
     """The state of a vector environment for which `can_capture` holds, and which has been reset."""
     if _offers_state(envs):
-        return {"state": envs.get_state(), "random": _random_state(envs)}  # type: ignore[attr-defined]
+        return {"state": envs.get_state(), "random": dict(envs.np_random.bit_generator.state)}  # type: ignore[attr-defined]
     return {"each": [_capture_one(env) for env in envs.envs]}  # type: ignore[attr-defined]
 
 
@@ -41,7 +40,7 @@ def restore(envs: VectorEnv, state: dict[str, Any]) -> None:
     """Continue from a `capture`."""
     if _offers_state(envs):
         envs.set_state(state["state"])  # type: ignore[attr-defined]
-        _set_random_state(envs, state["random"])
+        envs.np_random.bit_generator.state = state["random"]
         return
     for env, own in zip(envs.envs, state["each"], strict=True):  # type: ignore[attr-defined]
         _restore_one(env, own)
@@ -68,11 +67,10 @@ def _can_capture_one(env: gym.Env[Any, Any]) -> bool:
 
 def _capture_one(env: gym.Env[Any, Any]) -> dict[str, Any]:
     wrappers, base = _layers(env)
-    elapsed = [each._elapsed_steps for each in wrappers if isinstance(each, TimeLimit)]
     return {
         "state": base.get_state(),  # type: ignore[attr-defined]
-        "random": _random_state(base),
-        "elapsed": elapsed,
+        "random": dict(base.np_random.bit_generator.state),
+        "elapsed": [each._elapsed_steps for each in wrappers if isinstance(each, TimeLimit)],
         "pictures": [each.images for each in wrappers if isinstance(each, PixelObservation)],
     }
 
@@ -87,13 +85,4 @@ def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         check_like(observer.images, pictures, "pictures")
         observer.images = pictures
     base.set_state(state["state"])  # type: ignore[attr-defined]
-    _set_random_state(base, state["random"])
-
-
-def _random_state(env: Any) -> dict[str, Any]:
-    return dict(env.np_random.bit_generator.state)
-
-
-def _set_random_state(env: Any, state: dict[str, Any]) -> None:
-    generator: np.random.Generator = env.np_random
-    generator.bit_generator.state = state
+    base.np_random.bit_generator.state = state["random"]

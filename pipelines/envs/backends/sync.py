@@ -27,12 +27,8 @@ class SyncEnvs(SyncVectorEnv):
     Each observation is copied at once, because environments reuse arrays, and may share them. The infos hold only
     `final_obs` and `final_info` of the episodes that ended.
 
-    Args:
-        env_fns: functions that make one environment each.
-        spec: Gymnasium's spec of their id, for messages.
-
     Raises:
-        ConfigError: two of them return the same environment.
+        ConfigError: two functions of `env_fns` return the same environment; names `spec`.
     """
 
     def __init__(self, env_fns: Sequence[Callable[[], Env]], spec: EnvSpec | None = None) -> None:
@@ -42,8 +38,7 @@ class SyncEnvs(SyncVectorEnv):
                 made.append(make())
                 if len({id(each.unwrapped) for each in made}) < len(made):
                     raise ConfigError(_twice(len(env_fns), spec))
-            makers = [functools.partial(_given, each) for each in made]
-            super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+            super().__init__([functools.partial(_given, each) for each in made], autoreset_mode=AutoresetMode.SAME_STEP)
         except BaseException:
             with each_once():
                 for each in made:
@@ -66,7 +61,6 @@ class SyncEnvs(SyncVectorEnv):
         return self._kept(), {}
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """See Gymnasium."""
         rewards: list[Any] = []
         flags: list[tuple[bool, bool]] = []
         infos: dict[str, Any] = {}
@@ -82,7 +76,6 @@ class SyncEnvs(SyncVectorEnv):
         return self._kept(), np.array(rewards, np.float64), terminations, truncations, infos
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment."""
         with each_once():
             super().close_extras(**kwargs)
 
@@ -111,12 +104,10 @@ class Copied(gym.Wrapper[Any, Any, Any, Any]):
     """Returns copies of observations, because environments reuse arrays, and may share them."""
 
     def reset(self, **options: Any) -> tuple[Observation, dict[str, Any]]:
-        """See Gymnasium."""
         observation, info = self.env.reset(**options)
         return copy.deepcopy(observation), info
 
     def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
-        """See Gymnasium."""
         observation, *rest = self.env.step(action)
         return copy.deepcopy(observation), *rest
 

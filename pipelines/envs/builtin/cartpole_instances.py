@@ -61,12 +61,6 @@ class InstanceCartPoleVector(SameStepCartPole):
     """`num_envs` of `InstanceCartPole` in one, each with its own pole, with same-step autoreset.
 
     Observations are float32 `[num_envs, 6]`. It does not render, because CartPole draws one length only.
-
-    Args:
-        num_envs: how many step together.
-        max_episode_steps: truncate episodes here.
-        held_out: as `InstanceCartPole`'s.
-        blind: as `InstanceCartPole`'s.
     """
 
     metadata = {**SameStepCartPole.metadata, "render_modes": []}

@@ -18,9 +18,6 @@ class Logged:
     """A run, as described to a logger.
 
     Args:
-        folder: of the run.
-        recipe: its name.
-        config: the Config's fields.
         resumed_at: frames of a run that is resumed.
         id: by which the logger knows a run that is resumed.
     """

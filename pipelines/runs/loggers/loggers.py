@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
@@ -31,13 +31,7 @@ DEFAULT: tuple[Kind, ...] = ("tensorboard",)
 
 _LOG = logging.getLogger("rlpipe")
 _LARGEST = 10_000
-
-
-class Logger(Protocol):
-    """Takes scalars by name, and an end."""
-
-    def log(self, scalars: Mapping[str, float], frames: int) -> None: ...
-    def close(self, *, finished: bool) -> None: ...
+Logger = TensorBoardLog | WandbLog | MLflowLog
 
 
 def check_loggers(kinds: Iterable[str]) -> tuple[Kind, ...]:
@@ -78,10 +72,6 @@ class Loggers:
 
     The ids by which W&B and MLflow know the run are kept in `loggers.json`, to resume it.
 
-    Args:
-        kinds: which.
-        logged: the run.
-
     Raises:
         ConfigError: one cannot be opened.
         TrainingError: nothing can be written into the run folder.
@@ -112,11 +102,9 @@ class Loggers:
             if kind == "tensorboard":
                 return TensorBoardLog(logged.folder, logged.hyperparameters(), logged.resumed_at)
             return WandbLog(logged) if kind == "wandb" else MLflowLog(logged)
-        except OSError as error:
-            if kind == "tensorboard":
-                raise TrainingError(f"{logged.folder / kind} cannot be written: {error.strerror}") from error
-            raise _unopened(kind, error) from error
         except Exception as error:
+            if kind == "tensorboard" and isinstance(error, OSError):
+                raise TrainingError(f"{logged.folder / kind} cannot be written: {error.strerror}") from error
             raise _unopened(kind, error) from error
 
     def log(self, scalars: Mapping[str, float], frames: int) -> None:

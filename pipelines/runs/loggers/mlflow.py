@@ -26,7 +26,8 @@ class MLflowLog:
             if logged.id is not None:
                 # the run that MLflow resumes, once
                 os.environ["MLFLOW_RUN_ID"] = logged.id
-            self._logger = MLFlowLogger(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), _tracking_uri())
+            where = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+            self._logger = MLFlowLogger(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), where)
         self._mlflow, self.id = mlflow, str(self._logger.experiment.info.run_id)
         try:
             if logged.id is None:
@@ -57,7 +58,3 @@ def _run_id_kept() -> Iterator[None]:
     finally:
         os.environ.pop("MLFLOW_RUN_ID", None)
         os.environ.update({} if before is None else {"MLFLOW_RUN_ID": before})
-
-
-def _tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")

@@ -12,12 +12,8 @@ class TensorBoardLog:
     """Writes scalars into `tensorboard/` of a run folder, through TorchRL's logger.
 
     The hyperparameters are those of TensorBoard's HParams page. Only a session's start and end are written, and no list
-    of hyperparameters and metrics: TensorBoard would use one run's list for all runs.
-
-    Args:
-        folder: of the run.
-        hyperparameters: of the run, by name.
-        resumed_at: frames of a run that is resumed; TensorBoard then drops events of later ones.
+    of hyperparameters and metrics: TensorBoard would use one run's list for all runs. Events of later frames than
+    `resumed_at` are dropped.
 
     Raises:
         OSError: the files cannot be written.

@@ -18,8 +18,7 @@ from rlpipe.pipelines.checkpoints import checkpoint
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from rlpipe.pipelines.checkpoints.encoding import decode, encode
 from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
-from rlpipe.pipelines.runs.description import BuiltFrom
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.scripts.main import run
 
 

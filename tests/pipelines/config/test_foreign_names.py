@@ -10,17 +10,17 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, owners_of
 from rlpipe.pipelines.config.foreign_names import ABSENT, CHANGED, RENAMED, explain
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.scripts.cli.options import _option_names
+from rlpipe.scripts.cli.options import _options
 from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run
 from rlpipe.spelling import nearest
 
-THEIRS = [*(name for names in RENAMED.values() for name in names.split()), *CHANGED, *ABSENT]
+THEIRS = [*(name for names in RENAMED.values() for name in names.split()), *" ".join([*CHANGED, *ABSENT]).split()]
 ONE_OF_EACH = {recipe.algorithm: recipe for recipe in RECIPES.values()}.values()
 
 
 def options_of(recipe):
-    return _option_names(Options(recipe.config()))
+    return list(_options(Options(recipe.config())))
 
 
 @pytest.mark.parametrize("recipe", ONE_OF_EACH, ids=lambda recipe: recipe.algorithm)

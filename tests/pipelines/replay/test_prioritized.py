@@ -221,7 +221,7 @@ def test_updates_and_warmup_that_cannot_be(size, numbers):
 
 def test_a_sampler_that_is_too_small_for_its_buffer():
     buffer = ReplayBuffer(storage=LazyTensorStorage(200), sampler=PrioritizedSampler(100), batch_size=8)
-    with pytest.raises(ValueError, match="the sampler is made for 100 transitions, and the buffer has 200"):
+    with pytest.raises(ValueError, match="the sampler is for 100 transitions, and the buffer has 200"):
         off_policy(buffer, lambda batch: batch, updates=1, warmup=0, keys=["x"])
 
 

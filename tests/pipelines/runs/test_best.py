@@ -15,8 +15,8 @@ from rlpipe import Run, evaluate, run_recipe, trained
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
-from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.read import read_best, read_run
+from rlpipe.pipelines.runs.run import BuiltFrom
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.scripts.main import run
 

@@ -15,12 +15,11 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import batch_scalars, check_loggers
 from rlpipe.pipelines.runs.loggers.mlflow import MLflowLog
 from rlpipe.pipelines.runs.loggers.tensorboard import TensorBoardLog
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
 

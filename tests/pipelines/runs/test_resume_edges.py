@@ -18,9 +18,8 @@ from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkp
 from rlpipe.pipelines.checkpoints.names import checkpoints, frames_of, newest_checkpoint
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.read import read_description
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.training.loop import train
 from rlpipe.pipelines.training.signals import Interruption

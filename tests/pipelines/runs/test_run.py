@@ -14,9 +14,8 @@ from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkp
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs.curve import moving_mean
-from rlpipe.pipelines.runs.description import BuiltFrom
 from rlpipe.pipelines.runs.read import read_run
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.runs.versions import versions
 from rlpipe.pipelines.seeding import Seeds
 

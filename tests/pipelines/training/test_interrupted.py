@@ -18,8 +18,7 @@ from rlpipe.errors import InterruptedRunError
 from rlpipe.pipelines.algorithms import a2c
 from rlpipe.pipelines.checkpoints.names import checkpoints, newest_checkpoint
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.runs.description import BuiltFrom
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.training.loop import train
 from rlpipe.pipelines.training.signals import Interruption
 

@@ -14,8 +14,7 @@ from rlpipe.pipelines.algorithms.recipes import RECIPES, find_recipe
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.runs.description import BuiltFrom
-from rlpipe.pipelines.runs.run import Run
+from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.stopping import StoppingRule
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
 from rlpipe.pipelines.training.loop import train

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlpipe.errors import ConfigError
-from rlpipe.scripts.benchmarks.measure import InterruptedMeasurement, Row, Spread, gather, interleave, spread
+from rlpipe.scripts.benchmarks.measure import Row, Spread, interleave, spread
 from rlpipe.scripts.benchmarks.report import default_path, describe, draw, prepare, write
 
 ROWS = [
@@ -108,18 +108,9 @@ def test_quartiles_by_hand():
     assert spread([7.0]) == Spread(7.0, 7.0, 7.0)
 
 
-def test_gather_tells_of_each_row_and_keeps_those_before_an_interrupt():
-    def rows():
-        yield ROWS[0]
-        yield ROWS[2]
-        raise KeyboardInterrupt
-
-    lines = []
-    with pytest.raises(InterruptedMeasurement) as stopped:
-        gather(rows(), lines.append)
-    assert stopped.value.rows == [ROWS[0], ROWS[2]]
-    assert lines == ["few: rlpipe 2, torchrl 5, sb3 0.02 us a step", "memory: rlpipe 0 MB"]
-    assert gather(iter(ROWS), lines.append) == ROWS
+def test_a_row_in_one_line():
+    assert str(ROWS[0]) == "few: rlpipe 2, torchrl 5, sb3 0.02 us a step"
+    assert str(ROWS[2]) == "memory: rlpipe 0 MB"
 
 
 def test_the_table_as_printed():

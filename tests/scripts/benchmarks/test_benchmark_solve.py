@@ -215,12 +215,12 @@ def test_quick_runs_ppo_on_one_seed_for_half_its_frames(monkeypatch):
     monkeypatch.setattr(solve, "greedy_mean", lambda policy: 500.0)
     monkeypatch.setattr(solve, "BUDGETS", {"ppo": 4_000, "dqn": 4_000})
     told = []
-    rows = run(against=["torchrl trainer"], quick=True, seeds=[2, 3], progress=told.append)
+    rows = list(run(against=["torchrl trainer"], quick=True, seeds=[2, 3], progress=told.append))
     assert [row.case for row in rows] == ["ppo, lasting", "ppo, first touch", "ppo, training"]
     assert list(rows[0].samples) == ["rlpipe"]
     (only,) = rows[0].extra["runs"]["rlpipe"]
     assert (only["seed"], only["frames"]) == (2, 2_048)
-    assert len(told) == 4
+    assert len(told) == 1
 
 
 def test_the_greedy_mean_of_a_policy_that_has_learned_nothing():

@@ -84,15 +84,13 @@ def test_minibatch_and_networks_come_from_the_seed():
 
 def test_run_measures_each_algorithm_and_minibatch(monkeypatch):
     monkeypatch.setattr("rlpipe.scripts.benchmarks.update.CONFIGS", {name: CONFIGS[name] for name in ("dqn", "ppo")})
-    told = []
-    rows = run(against=["torchrl"], quick=True, seeds=[0], progress=told.append, minibatches=[8, 16])
+    rows = list(run(against=["torchrl"], quick=True, seeds=[0], minibatches=[8, 16]))
     assert [row.case for row in rows] == [
         f"{algorithm}, minibatch {size}" for algorithm in ("dqn", "ppo") for size in (8, 16)
     ]
-    assert len(told) == 4
     for row in rows:
         assert set(row.samples) == {"rlpipe", EAGER, "torchrl", "plain"}
         assert {len(samples) for samples in row.samples.values()} == {5}
         assert all(sample > 0 for samples in row.samples.values() for sample in samples)
-    alone = run(against=[], quick=True, seeds=[0], progress=told.append, minibatches=[8])
-    assert set(alone[0].samples) == {"rlpipe", EAGER, "plain"}
+    alone = next(run(against=[], quick=True, seeds=[0], minibatches=[8]))
+    assert set(alone.samples) == {"rlpipe", EAGER, "plain"}

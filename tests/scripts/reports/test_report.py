@@ -15,11 +15,10 @@ from folders import write_run
 
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.scripts.main import run
-from rlpipe.scripts.reports.data import make_data
+from rlpipe.scripts.reports.data import json_number, make_data, text
 from rlpipe.scripts.reports.gifs import Gifs, read_gif
 from rlpipe.scripts.reports.groups import survey
 from rlpipe.scripts.reports.page import as_json
-from rlpipe.scripts.reports.plain import json_number, text
 
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -10,7 +10,6 @@ from rlpipe.scripts.reports.statistics import (
     interquartile_band,
     interquartile_mean,
     probability_of_improvement,
-    stratified_interquartile_mean,
 )
 
 
@@ -75,13 +74,13 @@ def test_the_interval_is_that_of_scipy():
 def test_seeds_are_drawn_within_their_environment():
     # were seeds drawn across, a resample could be all 0 or all 1
     strata = [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
-    assert stratified_interquartile_mean(strata) == (0.5, 0.5, 0.5)
+    assert interquartile_mean(*strata) == (0.5, 0.5, 0.5)
     # eight scores, two cut at each end: 0, 0, 0.5, 1
-    assert stratified_interquartile_mean([[0.0] * 4, [0.5, 1.0, 1.0, 1.0]])[0] == 0.375
-    assert stratified_interquartile_mean([[0.0], [1.0]]) == (0.5, None, None)
-    assert stratified_interquartile_mean([[2.0], [2.0]]) == (2.0, None, None)
+    assert interquartile_mean(*[[0.0] * 4, [0.5, 1.0, 1.0, 1.0]])[0] == 0.375
+    assert interquartile_mean(*[[0.0], [1.0]]) == (0.5, None, None)
+    assert interquartile_mean(*[[2.0], [2.0]]) == (2.0, None, None)
     # one seed on one environment never varies; the mean of two draws has a quarter at each end: means of 3 scores
-    assert stratified_interquartile_mean([[3.0], [0.0, 6.0]]) == pytest.approx((3.0, 1.0, 5.0))
+    assert interquartile_mean(*[[3.0], [0.0, 6.0]]) == pytest.approx((3.0, 1.0, 5.0))
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_a_ray_cluster_that_does_not_answer(monkeypatch):
     with pytest.raises(ConfigError, match=f"ray_address is 127.0.0.1:{port}, which cannot be reached"):
         RayTasks(f"127.0.0.1:{port}", 1, "cpu")
     monkeypatch.setenv("RAY_ADDRESS", "here")
-    with pytest.raises(ConfigError, match="ray_address is 'here'; expected HOST:PORT"):
+    with pytest.raises(ConfigError, match="the variable RAY_ADDRESS is 'here'; expected HOST:PORT"):
         RayTasks(None, 1, "cpu")
 
 
