@@ -155,7 +155,7 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     except SystemExit as error:
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {reason_of(error)}") from error
     except MemoryError as error:
-        raise ConfigError(f"num_envs is {config.num_envs}; there is not enough memory for so many") from error
+        raise ConfigError(f"num_envs is {config.num_envs}; there is not enough memory for that many") from error
     except RlpipeError:
         raise
     except Exception as error:
