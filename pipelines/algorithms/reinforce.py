@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from tensordict import TensorDictBase
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, functional
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
@@ -58,7 +59,7 @@ class Config(PolicyGradientConfig, TrainConfig):
         if limit is not None and self.frames_per_batch < limit:
             raise ConfigError(
                 f"a batch is {self.frames_per_batch} frames (num_envs * rollout_steps), fewer than an episode's {limit}"
-                f": REINFORCE learns from whole episodes; set rollout_steps to {-(-limit // self.num_envs)} or more"
+                f": REINFORCE learns from whole episodes; set rollout_steps to {ceil_div(limit, self.num_envs)} or more"
             )
 
 
