@@ -9,6 +9,7 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tensordict import TensorDictBase
@@ -86,7 +87,7 @@ def build(config: Config) -> Pipeline:
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     returns = ReturnToGo(critic, gamma=config.gamma)
-    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], lambda keys: transition_kinds(env, keys)
+    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], partial(transition_kinds, env)
     episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:
