@@ -18,6 +18,7 @@ from torch import nn
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import DQNLoss, NStep, TargetUpdate
 from rlpipe.losses.functional import Regression
@@ -120,7 +121,7 @@ def build(config: Config) -> Pipeline:
     if loss.target_network is not None:
         target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
     warmup = config.warmup_frames if config.replay else 1
-    learning_batches = config.batches - -(-warmup // config.frames_per_batch) + 1
+    learning_batches = config.batches - ceil_div(warmup, config.frames_per_batch) + 1
     optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), learning_batches, config.frames_per_batch)
     update = gradient_step(
         loss,

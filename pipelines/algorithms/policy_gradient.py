@@ -52,9 +52,9 @@ def build(config: Config) -> Pipeline:
         for step in steps_of(batch):
             meter.note(step)
         finished = episodes.extend(batch)
-        # take the gradients of all episodes before the table changes
-        for move in [policy_gradient(table, episode) for episode in finished]:
-            table.values += config.step_size * move
+        # theta <- theta + step_size * R / T * sum_t grad log pi(a_t|s_t), with every gradient of the same theta
+        for gradient in [policy_gradient(table, episode) for episode in finished]:
+            table.values += config.step_size * gradient
         scalars = TensorDict(updates=torch.tensor(len(finished)))
         return meter.report(scalars) if finished else scalars
 

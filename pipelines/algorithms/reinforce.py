@@ -9,10 +9,12 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tensordict import TensorDictBase
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, functional
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
@@ -58,7 +60,7 @@ class Config(PolicyGradientConfig, TrainConfig):
         if limit is not None and self.frames_per_batch < limit:
             raise ConfigError(
                 f"a batch is {self.frames_per_batch} frames (num_envs * rollout_steps), fewer than an episode's {limit}"
-                f": REINFORCE learns from whole episodes; set rollout_steps to {-(-limit // self.num_envs)} or more"
+                f": REINFORCE learns from whole episodes; set rollout_steps to {ceil_div(limit, self.num_envs)} or more"
             )
 
 
@@ -85,7 +87,7 @@ def build(config: Config) -> Pipeline:
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     returns = ReturnToGo(critic, gamma=config.gamma)
-    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], lambda keys: transition_kinds(env, keys)
+    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], partial(transition_kinds, env)
     episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import BaseCollector
 from torchrl.envs import TransformedEnv
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError, first_line
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.processes import AsyncProcesses, SyncProcesses
@@ -52,7 +53,7 @@ def make_collector(
     size = frames_per_batch * (2 * transition_bytes(env, both) + transition_bytes(env, ["action", "reward"]))
     where = check_device(config)
     check_memory(f"{steps}, a batch of which takes", size, where)
-    total_frames = -(-config.total_frames // frames_per_batch) * frames_per_batch
+    total_frames = ceil_div(config.total_frames, frames_per_batch) * frames_per_batch
     if config.collector != "local":
         return _make_distributed(config, env, policy, frames_per_batch, total_frames)
     device = {} if where.type == "cpu" else {"policy_device": where, "env_device": "cpu", "storing_device": where}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl.data import Bounded
 from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.modules import CNN
 from rlpipe.modules.images import is_image
@@ -130,7 +131,7 @@ def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor
                 f"normalize_frames is given, but the network scales the images of {config.env_id!r} itself"
             )
         with seeds.torch_seeded("normalization"):
-            rollout = env.rollout(-(-frames // config.num_envs), break_when_any_done=False)
+            rollout = env.rollout(ceil_div(frames, config.num_envs), break_when_any_done=False)
         return rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
     finally:
         env.close()

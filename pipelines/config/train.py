@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.fields import MANY, check_fields, number
 from rlpipe.pipelines.config.groups import (
@@ -110,7 +111,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         if num_envs % collectors:
             raise ConfigError(
                 f"num_collectors is {collectors}, and num_envs {num_envs} cannot be divided among them; with num_envs "
-                f"{num_envs // collectors * collectors} or {-(-num_envs // collectors) * collectors} it can"
+                f"{num_envs // collectors * collectors} or {ceil_div(num_envs, collectors) * collectors} it can"
             )
         if self.asynchronous and not self.is_off_policy():
             raise ConfigError(
@@ -143,7 +144,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     @property
     def batches(self) -> int:
         """Collected batches of the whole run."""
-        return -(-self.total_frames // self.frames_per_batch)
+        return ceil_div(self.total_frames, self.frames_per_batch)
 
     @property
     def eval_env(self) -> EnvConfig:

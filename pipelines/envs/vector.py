@@ -17,9 +17,9 @@ from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.backends.batch_checker import Arrays, BatchChecker
 from rlpipe.pipelines.envs.backends.dtypes import readable
+from rlpipe.pipelines.envs.backends.env_checker import check_wrappers
 from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
 from rlpipe.pipelines.envs.backends.sync import copy_observations
-from rlpipe.pipelines.envs.backends.wrappers import check_wrappers
 from rlpipe.pipelines.envs.observations import OBSERVED, ObservationReader, SuccessLog
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import action_spec, done_spec, entries_of, observation_spec

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.devices import device_of
 
@@ -43,7 +44,7 @@ class PrioritizedSampler(Sampler):
         if not (0 <= alpha < math.inf and 0 <= beta < math.inf and 0 < eps < math.inf):
             raise ValueError(f"alpha, beta and eps are {alpha}, {beta}, {eps}; allowed are 0 or more, and eps above 0")
         self.alpha, self.beta, self.eps = alpha, beta, eps
-        self._rows = np.zeros((-(-max_capacity // _ROW), _ROW))
+        self._rows = np.zeros((ceil_div(max_capacity, _ROW), _ROW))
         self._raised = self._rows.reshape(-1)[:max_capacity]
         self._empty()
 
@@ -64,7 +65,7 @@ class PrioritizedSampler(Sampler):
         if not raised.all():
             raise ValueError(f"{type(self).__name__} knows of fewer transitions than the {len(storage)} that are held")
         # first draw the row, then the place in it, which needs no sums of other rows
-        rows = np.cumsum(self._rows[: -(-len(raised) // _ROW)].sum(1))
+        rows = np.cumsum(self._rows[: ceil_div(len(raised), _ROW)].sum(1))
         device = "cpu" if self._rng is None else self._rng.device
         lots = torch.rand(batch_size, generator=self._rng, dtype=torch.float64, device=device).cpu().numpy() * rows[-1]
         row = np.searchsorted(rows, lots, side="right").clip(max=len(rows) - 1)

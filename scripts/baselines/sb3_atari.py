@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
@@ -107,7 +108,7 @@ def sb3_dqn(config: dqn.Config, env: VecEnv) -> tuple[Part, Part]:
         buffer: Any = model.replay_buffer
         return model.collect_rollouts(_env_of(model), callback, often, buffer)
 
-    collect(-(-config.warmup_frames // config.num_envs))
+    collect(ceil_div(config.warmup_frames, config.num_envs))
     return collect, lambda: model.train(config.updates, config.minibatch_size)
 
 

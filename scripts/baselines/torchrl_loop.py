@@ -19,6 +19,7 @@ from torchrl.objectives import LossModule, TargetNetUpdater
 from torchrl.objectives.value import GAE
 from torchrl.objectives.value.functional import reward2go
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.dqn import make_q_actor
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
@@ -117,7 +118,7 @@ def _dqn_parts(config: Any, env: EnvBase) -> Parts:
     )
     loss = stock_loss("dqn", config, actor)
     frames = config.frames_per_batch
-    learning = config.batches - -(-config.warmup_frames // frames) + 1
+    learning = config.batches - ceil_div(config.warmup_frames, frames) + 1
     optimizer, schedule = make_optimizer(config, loss.parameters(), learning, frames)
     policy = TensorDictSequential(actor, explorer)
     target = stock_target(loss, config)

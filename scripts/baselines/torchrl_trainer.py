@@ -11,6 +11,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.trainers import LRSchedulerHook, Trainer
 from torchrl.trainers.algorithms import A2CTrainer, DQNTrainer, PPOTrainer, ReinforceTrainer
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.scripts.baselines.torchrl_loop import Parts, epoch_buffer, look_ahead, make_gae, make_parts
 from rlpipe.scripts.baselines.torchrl_parts import stock_collector
 
@@ -28,7 +29,7 @@ def build_trainer(algorithm: str, config: Any) -> tuple[Trainer, TensorDictModul
     parts = make_parts(algorithm, config, full_critic=True)
     frames = config.frames_per_batch
     total = config.batches * frames
-    warmup = -(-config.warmup_frames // frames) * frames if algorithm == "dqn" else None
+    warmup = ceil_div(config.warmup_frames, frames) * frames if algorithm == "dqn" else None
     collector = stock_collector(
         parts.env, parts.policy, frames_per_batch=frames, total_frames=total, init_random_frames=warmup
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
+from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import RlpipeError
 from rlpipe.losses import NStep
 from rlpipe.pipelines.algorithms import dqn
@@ -141,7 +142,7 @@ def _fill_and_sample(capacity: int, seed: int) -> dict[tuple[str, str], float]:
         buffer.empty()
         extends = []
         began = time.perf_counter()
-        for _ in range(-(-capacity // len(batch))):
+        for _ in range(ceil_div(capacity, len(batch))):
             start = time.thread_time()
             buffer.extend(batch)
             extends.append(time.thread_time() - start)

@@ -150,7 +150,7 @@ def test_asynchronous_collection_is_behind_and_goes_on_after_a_stop(tmp_path):
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_successes_are_those_of_the_batch(asynchronous):
     sizes = {"num_envs": 4, "rollout_steps": 8, "warmup_frames": 32, "total_frames": 320}
-    config = dqn.Config(env_id="test_finished_episodes:tests/Goal-v0", asynchronous=asynchronous, **TWO, **sizes)
+    config = dqn.Config(env_id="goals:tests/Goal-v0", asynchronous=asynchronous, **TWO, **sizes)
     pipeline, told, expected = builder("dqn")(config), [], []
     learn = pipeline.learn
 

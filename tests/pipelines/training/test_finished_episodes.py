@@ -2,11 +2,10 @@
 
 import json
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from goals import Goal
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector
@@ -36,24 +35,6 @@ from rlpipe.pipelines.training.loop import train
 from rlpipe.scripts.main import run
 
 
-class Goal(gym.Env):
-    """Episodes of 2 to 5 steps, which it observes; one of even length ends well, and says so as `says` has it."""
-
-    observation_space, action_space = Box(-1.0, 9.0, (1,), np.float32), Discrete(2)
-    says = staticmethod(bool)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self._steps, self._length = 0, int(self.np_random.integers(2, 6))
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self._steps += 1
-        ended = self._steps == self._length
-        info = {"is_success": self.says(self._length % 2 == 0)} if ended else {}
-        return np.full(1, self._steps, np.float32), 0.5, ended, False, info
-
-
 class NumpyGoal(Goal):
     says = staticmethod(np.bool_)
 
@@ -76,9 +57,6 @@ class TalkativeGoal(NumpyGoal):
 
 class OddGoal(Goal):
     says = staticmethod(lambda won: "yes" if won else float("nan"))
-
-
-gym.register("tests/Goal-v0", Goal, max_episode_steps=100)
 
 
 def act(seen):
