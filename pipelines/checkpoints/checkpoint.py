@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from rlpipe.errors import CheckpointError, TrainingError
-from rlpipe.pipelines.checkpoints.durable_files import read_plain, sync, write_synced
+from rlpipe.pipelines.checkpoints.durable_files import durable_folder, read_plain, sync, write_synced
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.names import MANIFEST, check_name
 from rlpipe.pipelines.checkpoints.state_checks import check_horizon, check_like, check_optimizer
@@ -46,21 +45,13 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], metadata: Mapping[str,
     """
     if path.exists():
         raise CheckpointError(f"checkpoint {path} exists already; nothing was overwritten")
-    stage = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)
     try:
-        stage.mkdir()
-        digests = _write(stage, state, metadata)
-        sync(stage)
-        os.replace(stage, path)
-        sync(path.parent)
-        _note_saved(path, state, digests)
-    except Exception as error:
-        shutil.rmtree(stage, ignore_errors=True)
-        if not isinstance(error, (OSError, SafetensorError)):
-            raise
+        with durable_folder(path) as stage:
+            digests = _write(stage, state, metadata)
+    except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"checkpoint {path} cannot be written: {reason}") from error
+    _note_saved(path, state, digests)
 
 
 def check_savable(state: Mapping[str, Any]) -> None:

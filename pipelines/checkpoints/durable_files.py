@@ -1,9 +1,12 @@
-"""Files that survive a crash: complete and on the disk before they have their name."""
+"""Files and folders that survive a crash: complete and on the disk before they have their name."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from rlpipe.errors import exists_already
@@ -51,6 +54,25 @@ def write_synced(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def durable_folder(path: Path) -> Iterator[Path]:
+    """Make a folder under another name, and move it into place in one step at the end of the block.
+
+    The block writes its files into the folder that it gets, each synced. If it raises, nothing of the folder is left.
+    """
+    stage = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        stage.mkdir()
+        yield stage
+        sync(stage)
+        os.replace(stage, path)
+        sync(path.parent)
+    except Exception:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
 
 
 def replace_synced(path: Path, text: str) -> None:
