@@ -44,7 +44,7 @@ class TargetUpdate:
         source: the network that learns.
         target: its `frozen_copy`.
         tau: in (0, 1]; 1 copies.
-        every: calls between two updates.
+        every: move at every so many calls.
 
     Raises:
         ValueError: `tau` or `every` is out of range, or the networks differ.

@@ -52,7 +52,7 @@ def build(config: Config) -> Pipeline:
         for step in steps_of(batch):
             meter.note(step)
         finished = episodes.extend(batch)
-        # theta <- theta + step_size * R / T * sum_t grad log pi(a_t|s_t), with every gradient of the same theta
+        # theta <- theta + step_size * R / T * sum_t grad log pi(a_t|s_t) / beta, all gradients at the same theta
         for gradient in [policy_gradient(table, episode) for episode in finished]:
             table.values += config.step_size * gradient
         scalars = TensorDict(updates=torch.tensor(len(finished)))

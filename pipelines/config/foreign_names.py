@@ -51,7 +51,10 @@ CHANGED: dict[str, tuple[str, str]] = {
     "num-minibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / num-minibatches"),
     "nminibatches": ("minibatch-size", "the size of one: {num-envs} * {rollout-steps} / nminibatches"),
     "num-iterations num-updates": ("total-frames", "iterations * {num-envs} * {rollout-steps}"),
-    "train-freq train-frequency": ("rollout-steps", "steps of each environment between two updates"),
+    "train-freq train-frequency": (
+        "rollout-steps",
+        "steps of each environment before each round of updates",
+    ),
     "gradient-steps": ("updates", "after each batch of {num-envs} * {rollout-steps} frames"),
     "anneal-lr": ("lr-schedule linear", "or constant"),
     "clip-vloss": ("value-clip", "a distance in units of return; none is off"),

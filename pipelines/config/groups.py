@@ -156,7 +156,8 @@ class ExplorationConfig:
     """Epsilon-greedy exploration."""
 
     epsilon_schedule: ScheduleKind = "linear"
-    """How epsilon falls: over frames `linear`, `exponential`; by episodes `geometric`, `harmonic` (start / (1 + n))."""
+    """How epsilon falls: over frames `linear`, `exponential`; by episodes `geometric`, `harmonic` (start / (1 +
+    episodes))."""
     epsilon_start: float = number(1.0, at_least=0, at_most=1)
     """Initial epsilon, the probability of a random action."""
     epsilon_end: float = number(0.05, at_least=0, at_most=1)
@@ -184,7 +185,8 @@ class EnvironmentConfig:
     num_envs: int = number(1, at_least=1, at_most=1_000_000)
     """Number of environments that step together."""
     backend: Backend = "auto"
-    """`auto`: in one process, vectorised where possible; `async`: a process per environment; `envpool`: in C++."""
+    """`auto`: in one process, vectorised where possible; `async`: a process per environment; `envpool`: in C++, an
+    extra."""
     max_episode_steps: int | None = number(None, at_least=1, at_most=1_000_000_000)
     """Truncate episodes after this many steps instead of at the environment's own limit."""
     reward_shaping: RewardShaping = "none"

@@ -59,6 +59,13 @@ class Broken(Fragile):
         return super().step(RAISE)
 
 
+class Talkative(Fragile):
+    """Fails when it is closed, with more words than a pipe holds."""
+
+    def close(self):
+        raise RuntimeError("x" * 300_000)
+
+
 class Unmakeable(Fragile):
     """Can be made in the main process and in one worker, and in no other."""
 
@@ -85,5 +92,6 @@ class Stillborn(Fragile):
 
 gym.register("tests/Stillborn-v0", Stillborn)
 gym.register("tests/Fragile-v0", Fragile)
+gym.register("tests/Talkative-v0", Talkative)
 gym.register("tests/Broken-v0", Broken, max_episode_steps=100)
 gym.register("tests/Unmakeable-v0", Unmakeable)

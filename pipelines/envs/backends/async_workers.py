@@ -23,6 +23,7 @@ from rlpipe.warn_once import each_once, notice, send_to
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
 _CLOSING_SECONDS = 5.0
 """How long workers may take to close their environments after another has failed, before they are killed."""
+_POLL_SECONDS = 0.1
 _NOTICE = "notice"
 
 
@@ -137,6 +138,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
         name = "its environment" if self.spec is None else f"its environment {self.spec.id}"
         return f"in step {self._steps} of {name}" if self._steps else f"before the first step of {name}"
 
+    @each_once()
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Stop the workers: by a message if they are idle, else by killing them."""
         started = [process for process in self.processes if process.pid is not None]
@@ -161,15 +163,18 @@ class WorkerVectorEnv(AsyncVectorEnv):
             with contextlib.suppress(OSError):
                 pipe.send(("close", None))
         for process in started:
-            # an environment may write a log or a video when it is closed
-            process.join(None if healthy else max(0.0, until - time.monotonic()))
+            # without a limit for healthy ones: an environment may write a log or a video when it is closed
+            while process.is_alive() and (healthy or time.monotonic() < until):
+                process.join(_POLL_SECONDS)
+                if healthy:
+                    # a worker waits for its notice to be read, if that is longer than the pipe
+                    self._show_notices()
 
     def _show_notices(self) -> None:
-        with each_once():
-            while not self.error_queue.empty():
-                _, kind, words, _ = self.error_queue.get()
-                if kind == _NOTICE:
-                    notice(words)
+        while not self.error_queue.empty():
+            _, kind, words, _ = self.error_queue.get()
+            if kind == _NOTICE:
+                notice(words)
 
 
 def _lives(process: Any) -> bool:

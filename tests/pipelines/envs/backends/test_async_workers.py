@@ -41,6 +41,20 @@ def env(tmp_path, monkeypatch):
     made.base_env.envs.close()
 
 
+def test_workers_that_fail_at_the_end_with_many_words_are_heard_and_gone(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    env = make_env(EnvConfig("tests/Talkative-v0", 2, "async"), seed=0)
+    env.reset()
+    workers = list(env.base_env.envs.processes)
+    # what this process made to look at has failed as well
+    caplog.clear()
+    env.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert [message[:80].rstrip("x") for message in caplog.messages] == [
+        "rlpipe: tests/Talkative-v0 could not be closed: RuntimeError: "
+    ]
+
+
 @pytest.fixture
 def python(tmp_path):
     """Starts Python in `tmp_path`, in a process group of its own, as a shell would."""
