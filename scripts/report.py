@@ -86,13 +86,15 @@ def _check_out(path: Path) -> None:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write the page under a temporary name and rename it when it is complete; a failure leaves no file."""
-    from rlpipe.pipelines.checkpoints.durable_files import publish, sync
+    from rlpipe.pipelines.checkpoints.durable_files import publish
 
     # the longest name allowed leaves no room for a suffix
     stage = path.with_name(f".{path.stem[:80]}.{os.getpid()}.partial")
     try:
-        stage.write_bytes(content)
-        sync(stage)
+        with stage.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         publish(stage, path)
     except OSError as error:
         raise RlpipeError(f"out {path} cannot be written: {error.strerror}") from error

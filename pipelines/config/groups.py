@@ -161,7 +161,7 @@ class ExplorationConfig:
     epsilon_start: float = number(1.0, at_least=0, at_most=1)
     """Initial epsilon, the probability of a random action."""
     epsilon_end: float = number(0.05, at_least=0, at_most=1)
-    """Lowest epsilon; `harmonic` falls to 0."""
+    """Lowest epsilon; not used by `harmonic`, which falls to 0."""
     epsilon_frames: int = number(5_000, at_least=1, at_most=MANY)
     """Frames until the lowest epsilon (`linear`), or the decay constant in frames (`exponential`)."""
     epsilon_factor: float = number(0.9995, above=0, at_most=1)

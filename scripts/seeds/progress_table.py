@@ -131,6 +131,8 @@ class LiveTable(InPlace, NoTable):
         self._notes.append(text)
 
     def draw(self, *, last: bool = False) -> None:
+        while self._failed and self._notes:
+            write_line(self._notes.popleft())
         if not last and not self._notes and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 1.0 / _PER_SECOND
