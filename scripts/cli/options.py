@@ -85,10 +85,9 @@ def parse_run(kind: type[R], arguments: Sequence[str], command: str, usage: str,
         raise SystemExit(0)
     path, *rest = arguments
     if path.startswith("-") and path not in ("-h", "--help"):
-        other = ", or rlpipe render --random ENV_ID ..." if command == "render" else ""
-        raise ConfigError(
-            f"the run comes before the options, got {path!r}; try: rlpipe {command} RUN {path} ...{other}"
-        )
+        way = f"rlpipe {command} RUN {path} ..."
+        way += ", or rlpipe render --random ENV_ID ..." if command == "render" else ""
+        raise ConfigError(f"the run comes before the options, got {path!r}; try: {way}")
     prog = f"rlpipe {command} RUN"
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 
