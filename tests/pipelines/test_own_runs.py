@@ -94,7 +94,7 @@ def test_it_goes_on_to_more_frames_and_not_with_other_settings(made, tmp_path):
     assert go(tmp_path / "run", resume=True, total_frames=384).frames == 384
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["frames"] for line in lines] == [64, 128, 192, 256, 320, 384]
-    with pytest.raises(CheckpointError, match="another algorithm or config"):
+    with pytest.raises(CheckpointError, match="another run: its algorithm or config differs"):
         go(tmp_path / "run", resume=True, step=0.25)
     with pytest.raises(ConfigError, match="exists already"):
         go(tmp_path / "run")

@@ -239,7 +239,7 @@ def test_damaged_and_foreign_checkpoints(capsys):
     described = json.loads(Path("dqn/config.json").read_text())
     described["config"]["hidden"] = [8, 8]
     Path("dqn/config.json").write_text(json.dumps(described))
-    assert "is of a run of another algorithm or config" in refused(capsys, "evaluate", "dqn")
+    assert "belongs to another run: its algorithm or config differs" in refused(capsys, "evaluate", "dqn")
     described["config"]["hidden"] = [8, -8]
     Path("dqn/config.json").write_text(json.dumps(described))
     assert "hidden is -8" in refused(capsys, "evaluate", "dqn")

@@ -180,7 +180,7 @@ def test_drawn_games_are_in_color():
         (("Breakout-v5",), r"did you mean ALE/Breakout-v5\?"),
         (("ale/pong-v5",), r"did you mean ALE/Pong-v5\?"),
         (("PongNoFrameskip-v9",), "does not know; see gymnasium.pprint_registry"),
-        ((BREAKOUT, 1, "envpool"), "of which backend 'envpool' has none|whose package is missing"),
+        ((BREAKOUT, 1, "envpool"), "EnvPool has no version known to match|whose package is missing"),
     ],
 )
 def test_games_that_cannot_be_had(options, message):

@@ -427,7 +427,7 @@ def test_the_lean_collector_equals_the_stock_one_bit_for_bit(env_id, num_envs, i
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
-        ("Humanoid-v4", "env-id is 'Humanoid-v4', of which backend 'envpool' has none .* it has Humanoid-v5"),
+        ("Humanoid-v4", "env-id is 'Humanoid-v4', and EnvPool has no version known to match .* it has Humanoid-v5"),
         ("CliffWalkingSlippery-v1", "EnvPool has no version known to match Gymnasium's; it has CliffWalking-v1"),
         ("CarRacing-v3", "EnvPool has no version known to match"),
         ("Pendulum-v1", "EnvPool has no version known to match"),
