@@ -57,7 +57,7 @@ def check_fields(config: Any) -> None:
         # whole numbers would become tensors of another type
         object.__setattr__(config, name, _converted(value, hint))
     for each in dataclasses.fields(config):
-        _check_bounds(each.name, getattr(config, each.name), _bounds(cls, each.name))
+        _check_bounds(each.name, getattr(config, each.name), bounds_of(cls, each.name))
 
 
 _hints = functools.cache(get_type_hints)
@@ -65,7 +65,7 @@ _hints = functools.cache(get_type_hints)
 
 
 @functools.cache
-def _bounds(cls: type, name: str) -> Mapping[str, float | None]:
+def bounds_of(cls: type, name: str) -> Mapping[str, float | None]:
     """The bounds of a field: its own, or those of the field that it overrides with another default."""
     fields = (vars(each).get("__dataclass_fields__", {}).get(name) for each in cls.__mro__)
     return next((field.metadata for field in fields if field is not None and field.metadata), {})

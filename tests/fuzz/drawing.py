@@ -15,6 +15,7 @@ import torch
 from hypothesis import strategies as st
 
 from rlpipe.pipelines.algorithms.recipes import RECIPES, config_class
+from rlpipe.pipelines.config.fields import bounds_of
 
 ALGORITHMS = sorted({recipe.algorithm for recipe in RECIPES.values()})
 ENVIRONMENTS = [
@@ -71,7 +72,7 @@ def fields_of(algorithm: str) -> dict[str, Field]:
     """All fields of an algorithm's Config."""
     cls = config_class(algorithm)
     hints = get_type_hints(cls)
-    return {name: Field(name, hints[name], each.metadata) for name, each in cls.__dataclass_fields__.items()}
+    return {name: Field(name, hints[name], bounds_of(cls, name)) for name in cls.__dataclass_fields__}
 
 
 def base_of(algorithm: str) -> dict[str, Any]:
