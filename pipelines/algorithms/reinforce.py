@@ -9,7 +9,6 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from tensordict import TensorDictBase
@@ -87,15 +86,15 @@ def build(config: Config) -> Pipeline:
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     returns = ReturnToGo(critic, gamma=config.gamma)
-    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], partial(transition_kinds, env)
+    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], lambda keys: transition_kinds(env, keys)
     episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
 
+    @gpu_memory_for("an update with whole episodes", "--num-envs or --rollout-steps")
     def learn(batch: TensorDictBase) -> TensorDictBase:
-        with gpu_memory_for("an update with whole episodes", "--num-envs or --rollout-steps"):
-            finished = episodes.extend(batch)
-            if finished and not config.update_each_episode:
-                finished = [torch.cat(finished)]
-            return mean_of([update(returns(steps).select(*loss.in_keys)) for steps in finished])
+        finished = episodes.extend(batch)
+        if finished and not config.update_each_episode:
+            finished = [torch.cat(finished)]
+        return mean_of([update(returns(steps).select(*loss.in_keys)) for steps in finished])
 
     parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "episodes": episodes}
     return make_pipeline(config, env, actor, scheduled(learn, optimizer, schedule), seeds, **parts)
