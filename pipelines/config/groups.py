@@ -197,11 +197,20 @@ class EnvironmentConfig:
     """Normalise observations by a mean and standard deviation computed from this many random frames before training."""
     from_pixels: bool = False
     """Observe the rendered environment instead: the last four images in grey, 84x84."""
+    log_info: tuple[str, ...] = ()
+    """Log numbers of `info` as `info/KEY`: `KEY` is the mean over steps, `KEY:last` that of episodes' last steps."""
 
     @property
     def env(self) -> EnvConfig:
         """What `make_env` takes."""
-        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps, self.from_pixels)
+        return EnvConfig(
+            self.env_id,
+            self.num_envs,
+            self.backend,
+            self.max_episode_steps,
+            self.from_pixels,
+            log_info=self.log_info,
+        )
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,9 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         self._check_sizes()
         self._check_collection()
         _check_pixels(self)
+        if self.log_info:
+            # its constructor refuses some backends and keys
+            _ = self.env
         if self.eval_every is None and self.stop_at_return is not None:
             raise ConfigError(
                 f"stop_at_return is {self.stop_at_return}, a return of evaluations during training, and eval_every is "
@@ -149,7 +152,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     @property
     def eval_env(self) -> EnvConfig:
         """The environment of evaluations."""
-        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
+        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id, log_info=())
 
 
 def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, Backend
+from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, WITHOUT_INFOS, Backend
+from rlpipe.pipelines.envs.infos.keys import parse_keys
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -25,6 +26,8 @@ class EnvConfig:
         max_episode_steps: truncate episodes here instead of at the environment's own limit.
         from_pixels: observe the last four rendered images in grey, uint8 `[4, 84, 84]`, instead of the environment's
             own observation; an action mask is kept.
+        log_info: numbers of `info` that `train` logs as `info/KEY`: `KEY` is the mean over steps, `KEY:last` that of
+            episodes' last steps; `a.b` is `b` in the dict `a`.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -35,6 +38,7 @@ class EnvConfig:
     backend: Backend = "auto"
     max_episode_steps: int | None = None
     from_pixels: bool = False
+    log_info: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.env_id, (str, type)):
@@ -48,3 +52,11 @@ class EnvConfig:
             raise ConfigError(f"from_pixels is {self.from_pixels!r}; allowed are True and False")
         if self.from_pixels and self.backend in WITHOUT_IMAGES:
             raise ConfigError(f"from_pixels is True, and backend {self.backend!r} draws nothing; 'sync' and 'async' do")
+        if not isinstance(self.log_info, tuple) or not all(isinstance(key, str) for key in self.log_info):
+            raise ConfigError(f"log_info is {self.log_info!r}; expected a tuple of keys, such as ('x_velocity',)")
+        parse_keys(self.log_info)
+        if self.log_info and self.backend in WITHOUT_INFOS:
+            raise ConfigError(
+                f"log_info is {' '.join(self.log_info)}, and backend {self.backend!r} passes no infos on; 'sync' and "
+                "'async' do"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -20,7 +21,10 @@ from rlpipe.pipelines.envs.backends.dtypes import readable
 from rlpipe.pipelines.envs.backends.env_checker import check_wrappers
 from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
 from rlpipe.pipelines.envs.backends.sync import copy_observations
-from rlpipe.pipelines.envs.observations import OBSERVED, ObservationReader, SuccessLog
+from rlpipe.pipelines.envs.infos.keys import parse_keys
+from rlpipe.pipelines.envs.infos.log import InfoLog
+from rlpipe.pipelines.envs.infos.merging import merge_what_fits
+from rlpipe.pipelines.envs.observations import OBSERVED, ObservationReader
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import action_spec, done_spec, entries_of, observation_spec
 from rlpipe.warn_once import notice
@@ -42,18 +46,27 @@ class VectorEnv(EnvBase):
         envs: a vector environment in `AutoresetMode.SAME_STEP`, with Box or Discrete actions and observations.
         seed: of the first reset; `None` draws one from the operating system.
         reuses_arrays: whether the vector environment may write into arrays that it has returned; they are then copied.
+        log_info: numbers of `info` that `train` logs, as in `EnvConfig`.
 
     Raises:
-        ConfigError: another autoreset mode or kind of space, or a wrapper that learns.
+        ConfigError: another autoreset mode or kind of space, a wrapper that learns, or a bad `log_info`.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None, reuses_arrays: bool = True) -> None:
+    def __init__(
+        self,
+        envs: gym.vector.VectorEnv,
+        *,
+        seed: int | None = None,
+        reuses_arrays: bool = True,
+        log_info: Sequence[str] = (),
+    ) -> None:
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([envs.num_envs]))
         mode, env_id = envs.metadata.get("autoreset_mode"), getattr(envs.spec, "id", None)
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         check_wrappers(envs, env_id)
         copy_observations(envs)
+        merge_what_fits(envs)
         self.envs = envs
         space, actions = envs.single_observation_space, envs.single_action_space
         self.cast_action = ActionCast(actions)
@@ -63,7 +76,7 @@ class VectorEnv(EnvBase):
         reader = ObservationReader(space, self.spaces, self._checker, reuses_arrays=reuses_arrays)
         self._read, self._last, self._as_array = reader.read, reader.last, reader.as_array
         self.seeds = ResetSeeds(seed, envs.num_envs, takes_list=isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)))
-        self.successes = SuccessLog()
+        self.infos = InfoLog(envs.num_envs, parse_keys(log_info))
         self._restarted, self.root = np.zeros(envs.num_envs, dtype=bool), Arrays()
         self.observation_spec = observation_spec(self.spaces, self.batch_size)
         self.action_spec = action_spec(actions, self.batch_size)
@@ -125,8 +138,7 @@ class VectorEnv(EnvBase):
         done = terminated | truncated
         # takes a third of the time of `any`
         ended = np.count_nonzero(done) > 0
-        if ended and self.successes.is_on and "final_info" in info:
-            self.successes.read(info["final_info"], done)
+        self.infos.read(info, done, ended=ended)
         after = {
             **self._last(observed, info["final_obs"] if ended else None, done),
             "reward": reward.astype(np.float32),
@@ -137,7 +149,6 @@ class VectorEnv(EnvBase):
             "episode_reward": self.root["episode_reward"] + reward,
         }
         root = _make_root(observed, done if ended else None, after)
-        self.successes.step += 1
         # faster than setting attributes, which modules check
         self.__dict__.update(root=root, _restarted=done.copy())
         return after

@@ -18,7 +18,7 @@ from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoi
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of
 
-_SINCE = {"eval_envs": None}
+_SINCE: dict[str, Any] = {"eval_envs": None, "log_info": []}
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; a resumed run writes into another folder."""
 _LARGEST_BEST = 10_000

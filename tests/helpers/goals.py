@@ -24,3 +24,19 @@ class Goal(gym.Env):
 
 
 gym.register("tests/Goal-v0", Goal, max_episode_steps=100)
+
+
+class Runner(Goal):
+    """The same, with numbers in each info: its steps, and twice as many in a dict; and text, an array and an object."""
+
+    def reset(self, **options):
+        observation, _ = super().reset(**options)
+        return observation, {"steps": -100}
+
+    def step(self, action):
+        *result, info = super().step(action)
+        odd = {"word": "far", "path": np.zeros(self._steps), 7: object()}
+        return *result, {**info, **odd, "steps": np.int64(self._steps), "reward": {"forward": 2.0 * self._steps}}
+
+
+gym.register("tests/Runner-v0", Runner, max_episode_steps=100)

@@ -20,14 +20,18 @@ Backend = Literal["auto", "sync", "async", "envpool"]
 """How environments are stepped: `auto` and `sync` in this process, `async` in one process each, `envpool` in C++."""
 WITHOUT_IMAGES = ("envpool",)
 """Backends whose environments do not render."""
+WITHOUT_INFOS = ("envpool",)
+"""Backends that leave out what environments report in `info`."""
 _CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 
 
 def make_vector_env(config: EnvConfig, spec: EnvSpec, kwargs: dict[str, Any]) -> VectorEnv:
     """The vector environment of a config's backend, of environments made from `spec` and `kwargs`."""
     from rlpipe.pipelines.envs.backends.env_checker import make_checked
+    from rlpipe.pipelines.envs.infos.keys import parse_keys
 
-    make_one = functools.partial(make_checked, spec, kwargs, from_pixels=config.from_pixels)
+    options: dict[str, Any] = {"from_pixels": config.from_pixels, "log_info": parse_keys(config.log_info)}
+    make_one = functools.partial(make_checked, spec, kwargs, **options)
     if config.backend == "envpool":
         from rlpipe.pipelines.envs.backends.envpool import EnvPoolVectorEnv
 

@@ -9,6 +9,7 @@ import contextlib
 import math
 import traceback
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
 from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
+from rlpipe.pipelines.envs.infos.keys import InfoKey
+from rlpipe.pipelines.envs.infos.log import InfoPicker
 from rlpipe.warn_once import notice, notice_mujoco
 
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
@@ -42,7 +45,12 @@ _STATISTICS = "RunningMeanStd"
 
 
 def make_checked(
-    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
+    spec: EnvSpec,
+    kwargs: dict[str, Any],
+    who: str | None = None,
+    *,
+    from_pixels: bool = False,
+    log_info: Sequence[InfoKey] = (),
 ) -> Checked:
     """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step."""
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
@@ -53,7 +61,7 @@ def make_checked(
         with contextlib.suppress(Exception):
             env.close()
         raise
-    return Checked(PixelObservation(env) if from_pixels else env, who)
+    return Checked(PixelObservation(env) if from_pixels else env, who, log_info)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
@@ -62,20 +70,22 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     Values are cast to what the spaces say if that loses nothing: lists, tensors and arrays of other types become arrays
     of the space's type, rewards floats, flags of 0 and 1 booleans. Types that PyTorch lacks are replaced, see
     `readable`. The last observation of an episode is a copy, because environments reuse their arrays. Of the infos only
-    an `is_success` at the end of an episode is kept, as a float.
+    an `is_success` at the end of an episode and the numbers of `log_info` are kept, as floats.
 
     `VectorEnv` checks for all environments at once whether numbers are finite.
 
     Args:
         env: to check.
         who: its name in messages; without it, the worker process that it runs in adds a name and the step.
+        log_info: numbers to keep.
 
     Raises:
         TrainingError: from `reset` and `step`; also for any exception of the environment.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], who: str | None = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], who: str | None = None, log_info: Sequence[InfoKey] = ()) -> None:
         super().__init__(env)
+        self._infos, self._logs_steps = InfoPicker(log_info), bool(log_info)
         self._who, self._steps, self._is_lent = who, 0, False
         # if a worker process exits, its parent reports that
         self._errors: tuple[type[BaseException], ...] = (Exception,) if who is None else (Exception, SystemExit)
@@ -124,8 +134,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         except FaultError as fault:
             raise self._error("step", str(fault)) from None
         if not (terminated or truncated):
-            return observation, reward, terminated, truncated, {}
-        return _copied(observation), reward, terminated, truncated, _ending(info)
+            kept = self._infos.pick(info, ended=False) if self._logs_steps else {}
+            return observation, reward, terminated, truncated, kept
+        return _copied(observation), reward, terminated, truncated, self._infos.pick(info, ended=True)
 
     def close(self) -> None:
         """Close the environment; a failure is only shown as a notice, because the results are complete."""
@@ -171,14 +182,6 @@ def _entry(key: str, value: Any, own: Space[Any], read: Space[Any]) -> Any:
 
 def _copied(observation: Any) -> Any:
     return {key: each.copy() for key, each in observation.items()} if type(observation) is dict else observation.copy()
-
-
-def _ending(info: dict[str, Any]) -> dict[str, float]:
-    """The part of the info of an episode's last step that is kept; Gymnasium cannot merge every info."""
-    try:
-        return {"is_success": _number(info["is_success"])} if "is_success" in info else {}
-    except FaultError:
-        return {}
 
 
 def _number(reward: Any) -> float:
