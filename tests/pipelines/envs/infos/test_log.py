@@ -8,7 +8,7 @@ from goals import Goal
 from gymnasium.vector import AutoresetMode
 from walking import walk
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
 from rlpipe.pipelines.envs.backends.cartpole import SameStepCartPole
 from rlpipe.pipelines.envs.infos.log import InfoReport, MissingKeys, joined
@@ -142,6 +142,16 @@ def test_vector_environments_of_one_piece(told, last, steps, ends):
     env = VectorEnv(Tells(told, last), seed=0, log_info=("x", "x:last"))
     _, found = reported(env, 3)
     assert found.sums == {"info/x": steps, "info/x_last": ends}
+
+
+@pytest.mark.parametrize("info", [None, [], {"final_info": {}}])
+def test_an_info_without_the_last_observations_is_named(info):
+    class Silent(Tells):
+        def step(self, action):
+            return *super().step(action)[:-1], info
+
+    with pytest.raises(TrainingError, match=r"the 2 environments failed in step 3: an episode ended, and info has no"):
+        walk(VectorEnv(Silent({}), seed=0), 3)
 
 
 class Walk(gym.Env):
