@@ -149,12 +149,15 @@ def encoder(
     leaves = dict(spec.items(True, True)) if isinstance(spec, Composite) else {"observation": spec}
     if isinstance(spec, Composite):
         leaves = {key: leaf for key, leaf in leaves.items() if key not in NOT_ENCODED}
+    for key, leaf in leaves.items():
+        _check_kind(key, leaf)
     if scale is not None and len(leaves) > 1:
         raise ValueError(f"scale is for an observation that is one Box; this one has the entries {list(leaves)}")
-    layers = {key: _layer(key, leaf, batch_dims, scale, initialization) for key, leaf in leaves.items()}
+    layers = {key: _layer(leaf, batch_dims, scale, initialization) for key, leaf in leaves.items()}
     if not sum(layer.features for layer in layers.values()):
-        shapes = ", ".join(f"{list(leaf.shape[batch_dims:])}" for leaf in leaves.values()) or "no entries"
-        raise ValueError(f"the observation has shape {shapes}, which holds no numbers; expected at least one")
+        shapes = " and ".join(str(list(leaf.shape[batch_dims:])) for leaf in leaves.values())
+        what = f"has shape {shapes}, which holds no numbers" if leaves else "has nothing to encode"
+        raise ValueError(f"the observation {what}; expected at least one number")
     if len(layers) > 1:
         return Encoder(layers)
     ((key, layer),) = layers.items()
@@ -162,16 +165,19 @@ def encoder(
     return layer
 
 
-def _layer(
-    key: NestedKey, spec: TensorSpec, batch_dims: int, scale: Sequence[float] | None, initialization: Initialization
-) -> OneEntry:
-    """The layer of one entry."""
-    shape = spec.shape[batch_dims:]
+def _check_kind(key: NestedKey, spec: TensorSpec) -> None:
     if not isinstance(spec, (Bounded, Unbounded, Categorical, OneHotSpec)):
         raise ValueError(
             f"encoder takes Box, Discrete, MultiDiscrete and MultiBinary observations, alone or as entries of a Dict; "
             f"{key!r} is {kind_of(spec)}; leave it out by a wrapper of the environment, or encode it there"
         )
+
+
+def _layer(
+    spec: TensorSpec, batch_dims: int, scale: Sequence[float] | None, initialization: Initialization
+) -> OneEntry:
+    """The layer of one entry."""
+    shape = spec.shape[batch_dims:]
     if isinstance(spec, Categorical) and not isinstance(spec, Binary):
         if scale is not None:
             raise ValueError(f"scale is for Box observations; this one is {kind_of(spec)}")
