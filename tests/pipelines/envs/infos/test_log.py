@@ -28,8 +28,7 @@ def made(env_id, backend="sync", num_envs=2, keys=KEYS):
     return make_env(EnvConfig(env_id, num_envs, backend, log_info=keys), seed=0).base_env
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "num_envs"), [("sync", 1), ("sync", 3), ("async", 2)])
 def test_means_over_steps_and_over_ends(backend, num_envs):
     env = made("tests/Runner-v0", backend, num_envs)
     batch, found = reported(env)
@@ -69,6 +68,9 @@ class Mapping(dict):
         raise RuntimeError("no")
 
 
+HUGE = {str(number): number for number in range(10_000)}
+
+
 class Hostile(Goal):
     """Each info is worse than the one before."""
 
@@ -78,7 +80,7 @@ class Hostile(Goal):
             {"steps": np.zeros(self._steps)},
             {"steps": None, "is_success": None, 7: 1, None: 2, ("a", 1): 3},
             {"final_obs": 1, "_final_obs": None, "final_info": "x", "_final_info": 5, "_steps": "mask"},
-            {str(number): number for number in range(100_000)},
+            HUGE,
             Mapping(steps=1),
             {"steps": float("nan"), "is_success": np.array([1.0, 0.0])},
             {"steps": "many", "is_success": "yes"},
@@ -96,8 +98,7 @@ class Hostile(Goal):
 gym.register("tests/Hostile-v0", Hostile, max_episode_steps=100)
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "num_envs"), [("sync", 1), ("sync", 3), ("async", 2)])
 def test_no_info_stops_a_run(backend, num_envs):
     env = made("tests/Hostile-v0", backend, num_envs)
     batch, found = reported(env, 40)
@@ -173,13 +174,13 @@ class Walk(gym.Env):
 
 @pytest.mark.parametrize("kind", [gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv])
 def test_gymnasiums_own_vector_environments(kind):
-    envs = kind([Walk] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = kind([Walk] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     env = VectorEnv(envs, seed=0, log_info=("steps:last",))
     batch, found = reported(env, 20)
     env.close()
     done, lengths = (batch["next", key] for key in ("done", "step_count"))
     assert found.sums == {"info/steps_last": (lengths[done].sum() + done.sum(), done.sum())}
-    assert len(found.successes) == done.sum() > 15
+    assert len(found.successes) == done.sum() > 10
 
 
 def test_envpool_says_that_it_passes_none_on():
