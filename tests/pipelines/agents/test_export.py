@@ -248,7 +248,7 @@ def test_random_observations_lie_in_their_space(runs, monkeypatch, low, high, dt
     space = gym.spaces.Box(np.array([low, 0], dtype), np.array([high, 3], dtype), dtype=dtype)
     with trained(runs("ppo")) as agent:
         greedy = export.GreedyPolicy(agent)
-    greedy.spec = Bounded(
+    greedy.specs["observation"] = Bounded(
         torch.tensor(space.low), torch.tensor(space.high), space.shape, dtype=torch.tensor(space.low).dtype
     )
     (observations,) = greedy.example(64)
