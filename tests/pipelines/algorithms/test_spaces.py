@@ -5,7 +5,9 @@ import matching  # noqa: F401 - registers the environments
 import numpy as np
 import pytest
 import torch
+from comparing import fingerprint
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from resuming import batches, go, killed, make_config, text
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import CNN, Encoder, Flatten, MultiCategoricalActor, OneHot, Shared
@@ -174,3 +176,26 @@ def test_what_does_not_fit_is_refused(module, env_id, options, message):
 def test_tables_refuse_all_but_discrete(module, env_id, message):
     with pytest.raises(ConfigError, match=message):
         built(module, f"tests/{env_id}-v0")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "spaces"),
+    [
+        ("ppo", "dict-dict"),
+        pytest.param("dqn", "tuple-matrix", marks=pytest.mark.slow),
+        pytest.param("reinforce", "dict-tuple", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_resumes_to_the_bit(algorithm, spaces, tmp_path):
+    changes = {
+        "env_id": f"tests/Match-{spaces}-v0",
+        "max_episode_steps": None,
+        "eval_every": 1000,
+        "total_frames": 1600,
+    }
+    config = make_config(algorithm, "cartpole", **changes, checkpoint_every=600, eval_episodes=1)
+    go(tmp_path / "whole", algorithm, config)
+    killed(tmp_path / "killed", algorithm, config, "learn", int(0.7 * batches(config)))
+    go(tmp_path / "killed", algorithm, config)
+    assert text(tmp_path / "killed", "resumes").count("\n") == 1
+    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
