@@ -22,7 +22,7 @@ from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.collectors.evaluation import most_copies
 from rlpipe.pipelines.envs import BinObservation, make_env
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
-from rlpipe.pipelines.envs.transforms import Standardize
+from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm
 
 TOLERANCE = 1e-5
 """How much a Box action may differ, and how much the scores of two Discrete actions in a tie."""
@@ -203,6 +203,25 @@ class _Normalize(nn.Module):
         return (observation - self.mean) / self.std
 
 
+class _Running(nn.Module):
+    """`RunningObservationNorm` of a single entry, in float64 as there."""
+
+    mean: Tensor
+    std: Tensor
+    clip: Tensor
+
+    def __init__(self, transform: RunningObservationNorm) -> None:
+        super().__init__()
+        moments = transform.each()[0]
+        self.register_buffer("mean", torch.from_numpy(moments.now.mean))
+        self.register_buffer("std", torch.from_numpy(moments.std()))
+        self.register_buffer("clip", torch.tensor(transform.clip, dtype=torch.float64))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        normal = (observation.double() - self.mean) / self.std
+        return torch.minimum(torch.maximum(normal, -self.clip), self.clip).float()
+
+
 class _Bins(nn.Module):
     """`BinObservation`."""
 
@@ -229,7 +248,9 @@ def _of_observations(transforms: tuple[Transform, ...], dims: int) -> list[nn.Mo
             raise ConfigError(f"the transform {type(transform).__name__} of the action cannot be exported")
         if "observation" not in transform.in_keys:
             continue
-        if type(transform) in (ObservationNorm, Standardize) and _is_plain(transform, dims):
+        if isinstance(transform, RunningObservationNorm):
+            made.append(_Running(transform))
+        elif type(transform) is ObservationNorm and _is_plain(transform, dims):
             made.append(_Normalize(transform))
         elif isinstance(transform, BinObservation):
             made.append(_Bins(transform))

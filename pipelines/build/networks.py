@@ -108,7 +108,12 @@ def make_actor(
         if discrete:
             return CategoricalActor(network, spec, generator, masked=is_masked(env))
         return GaussianActor(
-            network, spec, generator, batch_dims=len(env.batch_size), state_dependent_std=config.state_dependent_std
+            network,
+            spec,
+            generator,
+            batch_dims=len(env.batch_size),
+            initial_std=config.initial_std,
+            state_dependent_std=config.state_dependent_std,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -18,7 +18,15 @@ from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoi
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of
 
-_SINCE = {"eval_envs": None}
+_SINCE = {
+    "eval_envs": None,
+    "normalize_observation": False,
+    "normalize_reward": False,
+    "clip_observation": 10.0,
+    "clip_reward": 10.0,
+    "initial_std": 1.0,
+}
+_GONE = {"normalize_frames": None}
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; a resumed run writes into another folder."""
 _LARGEST_BEST = 10_000
@@ -185,5 +193,6 @@ def check_plain(folder: Path) -> None:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config from `config.json`, with the fields that runs of older versions lack."""
-    return {**_SINCE, **config}
+    """A config from `config.json`, with the fields that runs of older versions lack, and without old unused ones."""
+    kept = {name: value for name, value in config.items() if name not in _GONE or value != _GONE[name]}
+    return {**_SINCE, **kept}
