@@ -262,6 +262,12 @@ class ReplayConfig(EnvironmentConfig):
             if self.replay_storage != "transitions":
                 raise ConfigError(f"replay_storage is {self.replay_storage!r}, which needs replay to be True")
             return
+        for name in ("normalize_observation", "normalize_reward"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name} is True with replay, whose transitions would stay normalised by the statistics of their "
+                    "time; use ppo, a2c or reinforce, or set replay to False"
+                )
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
                 raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")
