@@ -117,7 +117,7 @@ def _copied(transform: Transform) -> Transform:
 
 def _freeze(frozen: Transform, env: TransformedEnv) -> list[SelectRows]:
     """Stop a copy's statistics from changing, and fit what it has for each environment to the size of `env`."""
-    if any(not moments.now.count for moments in moments_of(frozen)):
+    if any(not moments.now.number for moments in moments_of(frozen)):
         raise _no_statistics(frozen)
     freeze = getattr(frozen, "freeze", None)
     if callable(freeze):

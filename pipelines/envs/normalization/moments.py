@@ -15,30 +15,30 @@ EPSILON = 1e-8
 
 
 class Moments(NamedTuple):
-    """The mean and variance of `count` rows, `[*shape]` each, float64."""
+    """The mean and variance of a `number` of rows, `[*shape]` each, float64."""
 
     mean: Any
     var: Any
-    count: float
+    number: float
 
     def plus(self, other: Moments) -> Moments:
         """Those of both together; Chan et al. 1979, equation 2.1."""
-        if not self.count:
+        if not self.number:
             return other
-        if not other.count:
+        if not other.number:
             return self
         mean, var, before = self
-        count = before + other.count
-        weight, delta = other.count / count, other.mean - mean
+        number = before + other.number
+        weight, delta = other.number / number, other.mean - mean
         # in place, which is faster for arrays and the same for numbers
         squares = delta * delta
         squares *= before * weight
         squares += var * before
-        squares += other.var * other.count
-        squares /= count
+        squares += other.var * other.number
+        squares /= number
         delta *= weight
         delta += mean
-        return Moments(delta, squares, count)
+        return Moments(delta, squares, number)
 
 
 class RunningMoments(nn.Module):
@@ -131,7 +131,7 @@ class RunningMoments(nn.Module):
     ) -> None:
         values = []
         for name in Moments._fields:
-            value, shape = state_dict.get(prefix + name), () if name == "count" else self.shape
+            value, shape = state_dict.get(prefix + name), () if name == "number" else self.shape
             if value is None:
                 missing_keys.append(prefix + name)
             elif tuple(value.shape) != shape:
@@ -139,8 +139,8 @@ class RunningMoments(nn.Module):
             else:
                 values.append(value.double().numpy().copy())
         if len(values) == len(Moments._fields):
-            mean, var, count = values
-            self.load(Moments(mean, var, float(count)))
+            mean, var, number = values
+            self.load(Moments(mean, var, float(number)))
 
 
 def moments_of(module: nn.Module) -> list[RunningMoments]:

@@ -15,12 +15,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from tensordict import TensorDictBase
-from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, TensorSpec
 from torchrl.envs import Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.entries import Key
 from rlpipe.pipelines.envs.normalization.moments import RunningMoments
 
 _COUNTERS = ("step_count", "episode_reward")
@@ -62,13 +62,13 @@ class RunningObservationNorm(_Running):
         ConfigError: later, by the environment: it has no such entry, or statistics are of another shape.
     """
 
-    def __init__(self, in_keys: Sequence[NestedKey] | None = None, clip: float = 10.0) -> None:
+    def __init__(self, in_keys: Sequence[Key] | None = None, clip: float = 10.0) -> None:
         super().__init__(in_keys=in_keys, out_keys=in_keys)
         self.clip = clip
         self.moments = nn.ModuleList()
         self._is_chosen = in_keys is not None
-        self._trace: list[_Step] | None = None
-        self._parts: list[tuple[NestedKey, RunningMoments]] = []
+        self._trace: list[_Step] = []
+        self._parts: list[tuple[Key, RunningMoments]] = []
 
     def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
         batch = len(observation_spec.shape)
@@ -109,7 +109,7 @@ class RunningObservationNorm(_Running):
             tensordict.set(key, torch.from_numpy(result).to(value.device))
         return tensordict
 
-    def begin_rollout(self, root: Mapping[NestedKey, np.ndarray]) -> None:
+    def begin_rollout(self, root: Mapping[Key, np.ndarray]) -> None:
         """Keep the statistics of each step from now on, until the rollout is transformed as a whole.
 
         `root` has the observations to act on first, `[num_envs, *entry]` each.
@@ -117,7 +117,7 @@ class RunningObservationNorm(_Running):
         self._trace, self._parts = [], list(zip(self.in_keys, self.each(), strict=True))
         self._trace.append([self._noted(moments, root[key].astype(np.float64)) for key, moments in self._parts])
 
-    def see(self, root: Mapping[NestedKey, np.ndarray]) -> None:
+    def see(self, root: Mapping[Key, np.ndarray]) -> None:
         """Add the observations to act on next in a rollout, `[num_envs, *entry]` each."""
         step = []
         for key, moments in self._parts:
@@ -127,7 +127,7 @@ class RunningObservationNorm(_Running):
             step.append(self._noted(moments, value))
         self._trace.append(step)
 
-    def normalized(self) -> dict[NestedKey, Tensor]:
+    def normalized(self) -> dict[Key, Tensor]:
         """The normalised observations to act on next in a rollout."""
         return {key: torch.from_numpy(step[0]) for key, step in zip(self.in_keys, self._trace[-1], strict=True)}
 
@@ -139,9 +139,8 @@ class RunningObservationNorm(_Running):
         if not self._is_rollout(next_tensordict):
             return self.forward(next_tensordict)
         for index, key in enumerate(self.in_keys):
-            rows = [step[index][0] for step in self._trace[:-1]]
-            rows = np.concatenate(rows).reshape(len(rows), *rows[0].shape)
-            next_tensordict.set(key, torch.from_numpy(rows).transpose(0, 1))
+            steps = np.array([step[index][0] for step in self._trace[:-1]])
+            next_tensordict.set(key, torch.from_numpy(steps).transpose(0, 1))
         return next_tensordict
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
@@ -175,7 +174,7 @@ class RunningObservationNorm(_Running):
             if len(chosen):
                 moments.update(chosen.numpy())
 
-    def _root(self) -> Mapping[NestedKey, np.ndarray] | None:
+    def _root(self) -> Mapping[Key, np.ndarray] | None:
         """The observations that are acted on next, if the environment has them before TorchRL resets it."""
         env = self.container
         if env is None or not reads_raw(self, env):
@@ -185,11 +184,11 @@ class RunningObservationNorm(_Running):
         return root if known else None
 
     def _is_rollout(self, tensordict: TensorDictBase) -> bool:
-        return self._trace is not None and tensordict.ndim == 2
+        return len(self._trace) > 0 and tensordict.ndim == 2
 
     def _step_each(self, after: TensorDictBase) -> None:
         """Normalise what follows the steps of a rollout `[num_envs, T]`, each by the statistics after that step."""
-        trace, self._trace = self._trace[1:], None
+        trace, self._trace = self._trace[1:], []
         for index, key in enumerate(self.in_keys):
             mean, std = (np.array([step[index][part] for step in trace]) for part in (1, 2))
             after.set(key, torch.from_numpy(self._scaled(after.get(key).numpy(), mean, std)))
