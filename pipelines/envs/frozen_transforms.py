@@ -28,6 +28,7 @@ from torchrl.envs import (
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.envs.normalization.moments import moments_of
+from rlpipe.pipelines.envs.normalization.running import Running
 from rlpipe.pipelines.pipeline import STATISTICS, each_of, is_custom, is_lazy
 
 SelectRows = Callable[[int], None]
@@ -117,7 +118,7 @@ def _copied(transform: Transform) -> Transform:
 
 def _freeze(frozen: Transform, env: TransformedEnv) -> list[SelectRows]:
     """Stop a copy's statistics from changing, and fit what it has for each environment to the size of `env`."""
-    if any(not moments.now.number for moments in moments_of(frozen)):
+    if isinstance(frozen, Running) and not all([each.now.number for each in moments_of(frozen)] or [0]):
         raise _no_statistics(frozen)
     freeze = getattr(frozen, "freeze", None)
     if callable(freeze):

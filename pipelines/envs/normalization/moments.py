@@ -23,10 +23,10 @@ class Moments(NamedTuple):
 
     def plus(self, other: Moments) -> Moments:
         """Those of both together; Chan et al. 1979, equation 2.1."""
-        if not self.number:
-            return other
         if not other.number:
             return self
+        if not self.number:
+            return other
         mean, var, before = self
         number = before + other.number
         weight, delta = other.number / number, other.mean - mean

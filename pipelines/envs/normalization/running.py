@@ -28,12 +28,12 @@ _Step = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Of each entry: what to act on, normalised, and the mean and standard deviation that it was normalised by."""
 
 
-class _Running(Transform):
+class Running(Transform):
     """What both have: statistics that can be held, and copies that do not share them."""
 
     frozen = False
 
-    def freeze(self) -> _Running:
+    def freeze(self) -> Running:
         """Hold the statistics from now on, as an evaluation does."""
         self.frozen = True
         return self
@@ -48,7 +48,7 @@ class _Running(Transform):
         return self.forward(next_tensordict)
 
 
-class RunningObservationNorm(_Running):
+class RunningObservationNorm(Running):
     """Normalise each number of float observations by its running mean and standard deviation, and clip it.
 
     An observation `[num_envs, *entry]` becomes float32. At each step the observations that are acted on next, those of
@@ -152,6 +152,8 @@ class RunningObservationNorm(_Running):
         return self.forward(next_tensordict)
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        if not len(self.moments) and self.container is not None:
+            self.container.specs  # noqa: B018 - built on first use, and with it the statistics
         mask = tensordict.get("_reset", None)
         if not self.frozen and (mask is None or self._root() is None):
             self._update(tensordict_reset, mask)
@@ -202,7 +204,7 @@ class RunningObservationNorm(_Running):
         return result.astype(np.float32)
 
 
-class RunningRewardNorm(_Running):
+class RunningRewardNorm(Running):
     """Divide rewards by the running standard deviation of the discounted return of each episode so far, and clip them.
 
     `episode_reward`, and with it every return that is reported, stays the environment's own.

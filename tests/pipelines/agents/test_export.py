@@ -62,7 +62,7 @@ TORCH_ONLY = ("whole", "tenth", "half")
 KINDS = {
     **{name: ("ppo", {**PPO, "env_id": f"tests/Export-{name}-v0"}) for name in ACTIONS},
     "ppo": ("ppo", PPO),
-    "pendulum": ("ppo", {**PPO, "env_id": "Pendulum-v1", "normalize_frames": 100}),
+    "pendulum": ("ppo", {**PPO, "env_id": "Pendulum-v1", "normalize_observation": True}),
     "matrix": ("ppo", {**PPO, "env_id": "tests/Matrix-v0", "state_dependent_std": True}),
     "one-hot": ("ppo", {**PPO, "env_id": "FrozenLake-v1"}),
     "from-7": ("dqn", {**DQN, "env_id": "tests/IdentityFrom7-v0"}),
@@ -147,13 +147,14 @@ def test_safetensors_hold_the_policy_and_say_what_it_is(runs, tmp_path, capsys):
     with safe_open(out, "pt") as file, trained(runs("pendulum")) as agent:
         described = file.metadata()
         assert (described["recipe"], described["env_id"], described["frames"]) == ("ppo", "Pendulum-v1", "128")
-        assert json.loads(described["config"])["normalize_frames"] == 100
+        assert json.loads(described["config"])["normalize_observation"]
         assert sorted(file.keys()) == sorted(each["name"] for each in written["tensors"])
-        weights = agent.policy.state_dict()
+        weights, moments = agent.policy.state_dict(), agent.transforms[0].each()[0]
         assert torch.equal(file.get_tensor("policy.network.1.weight"), weights["network.1.weight"])
         assert file.get_tensor("action.low").tolist() == [-2.0]
-        assert torch.equal(file.get_tensor("observation.mean"), agent.transforms[0].loc)
-        assert torch.equal(file.get_tensor("observation.std"), agent.transforms[0].scale)
+        assert torch.equal(file.get_tensor("observation.mean"), torch.from_numpy(moments.now.mean))
+        assert torch.equal(file.get_tensor("observation.std"), torch.from_numpy(moments.std()))
+        assert file.get_tensor("observation.clip") == 10.0
 
 
 def test_the_default_name_is_that_of_the_run(runs, tmp_path, monkeypatch, capsys):
