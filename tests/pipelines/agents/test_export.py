@@ -20,6 +20,7 @@ from rlpipe.pipelines.agents import export
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.envs.frozen_transforms import append_frozen
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
 
@@ -124,7 +125,8 @@ def test_acts_as_the_policy_does(runs, tmp_path, capsys, kind, suffix):
     assert int(visited[1]) >= 384
     act, steps = actor(out), 100
     with trained(runs(kind)) as agent, set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
-        env = make_env(agent.config.env, seed=5, transforms=[each.clone() for each in agent.transforms])
+        env = make_env(agent.config.env, seed=5)
+        append_frozen(env, agent.transforms)
         base, step = env.base_env, env.reset()
         start = getattr(base.spaces["observation"], "start", 0)
         for _ in range(steps):
