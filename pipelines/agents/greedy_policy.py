@@ -21,8 +21,9 @@ from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.envs import BinObservation, make_env
 from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
+from rlpipe.pipelines.envs.normalization.moments import RunningMoments
+from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm
 from rlpipe.pipelines.envs.observations import MASK
-from rlpipe.pipelines.envs.transforms import Standardize
 
 _WIDEST, _MOST = 10.0, 255
 
@@ -191,6 +192,24 @@ class _Normalize(OfEntry):
         return (observation - self.mean) / self.std
 
 
+class _Running(OfEntry):
+    """`RunningObservationNorm` of one entry, in float64 as there."""
+
+    mean: Tensor
+    std: Tensor
+    clip: Tensor
+
+    def __init__(self, key: Key, moments: RunningMoments, clip: float) -> None:
+        super().__init__(key)
+        self.register_buffer("mean", torch.from_numpy(moments.now.mean))
+        self.register_buffer("std", torch.from_numpy(moments.std()))
+        self.register_buffer("clip", torch.tensor(clip, dtype=torch.float64))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        normal = (observation.double() - self.mean) / self.std
+        return torch.minimum(torch.maximum(normal, -self.clip), self.clip).float()
+
+
 class _Bins(OfEntry):
     """`BinObservation`."""
 
@@ -217,7 +236,10 @@ def _of_observations(transforms: tuple[Transform, ...], dims: Mapping[Key, int])
             raise ConfigError(f"the transform {type(transform).__name__} of the action cannot be exported")
         if not any(key in dims for key in transform.in_keys):
             continue
-        if type(transform) in (ObservationNorm, Standardize) and _is_plain(transform, dims):
+        if isinstance(transform, RunningObservationNorm):
+            each = zip(transform.in_keys, transform.each(), strict=True)
+            made += [_Running(key, moments, transform.clip) for key, moments in each if key in dims]
+        elif type(transform) is ObservationNorm and _is_plain(transform, dims):
             made.append(_Normalize(transform))
         elif isinstance(transform, BinObservation):
             made.append(_Bins(transform))

@@ -18,7 +18,16 @@ from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoi
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, module_of
 
-_SINCE = {"eval_envs": None}
+_SINCE = {
+    "eval_envs": (None, "env_id"),
+    "normalize_observation": (False, "env_id"),
+    "normalize_reward": (False, "env_id"),
+    "clip_observation": (10.0, "env_id"),
+    "clip_reward": (10.0, "env_id"),
+    "initial_std": (1.0, "state_dependent_std"),
+}
+"""Newer fields: what older runs had in effect, and an older field of the same group."""
+_GONE = {"normalize_frames": None}
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; a resumed run writes into another folder."""
 _LARGEST_BEST = 10_000
@@ -185,5 +194,7 @@ def check_plain(folder: Path) -> None:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config from `config.json`, with the fields that runs of older versions lack."""
-    return {**_SINCE, **config}
+    """A config from `config.json`, with the fields that runs of older versions lack, and without old unused ones."""
+    kept = {name: value for name, value in config.items() if name not in _GONE or value != _GONE[name]}
+    since = {name: default for name, (default, beside) in _SINCE.items() if beside in config}
+    return {**since, **kept}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.recipes import Recipe
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT
-from rlpipe.pipelines.runs.read import read_run
+from rlpipe.pipelines.runs.read import completed, read_run
 from rlpipe.user_modules import module_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ SHAPING_FIELDS = {
     "shared_trunk",
     "dueling",
     "baseline",
-    "normalize_frames",
+    "normalize_observation",
+    "clip_observation",
+    "normalize_reward",
     "bins",
     "bin_low",
     "bin_high",
@@ -80,11 +82,12 @@ def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Path | None:
             f"{recipe.algorithm}"
         )
     now = json.loads(json.dumps(dataclasses.asdict(config)))
+    then = completed(described["config"])
     for field in sorted(SHAPING_FIELDS & set(now)):
-        if described["config"].get(field) != now[field]:
+        if then.get(field) != now[field]:
             raise ConfigError(
-                f"{field} is {now[field]}, and start-from {path} was trained with {described['config'].get(field)}; "
-                "they must be the same"
+                f"{field} is {now[field]}, and start-from {path} was trained with {then.get(field)}; they must be the "
+                "same"
             )
 
     from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity
