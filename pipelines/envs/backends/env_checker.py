@@ -9,6 +9,7 @@ import contextlib
 import math
 import traceback
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from gymnasium.spaces import Dict, Discrete, Space
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
 from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
-from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
 from rlpipe.warn_once import notice, notice_mujoco
 
+Env = gym.Env[Any, Any]
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
 _FLAGS = frozenset({bool, np.bool_})
 _RETURNS = {
@@ -42,18 +43,22 @@ _STATISTICS = "RunningMeanStd"
 
 
 def make_checked(
-    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
+    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, wrap: Callable[[Env], Env] | None = None
 ) -> Checked:
-    """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step."""
+    """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step.
+
+    `wrap` puts more wrappers around it, inside of `Checked`.
+    """
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
     notice_mujoco()
     try:
-        check_wrappers(env, spec.id)
+        wrapped = env if wrap is None else wrap(env)
+        check_wrappers(wrapped, spec.id)
     except ConfigError:
         with contextlib.suppress(Exception):
             env.close()
         raise
-    return Checked(PixelObservation(env) if from_pixels else env, who)
+    return Checked(wrapped, who)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
