@@ -18,12 +18,12 @@ from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import acting
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
 from rlpipe.pipelines.devices import sent
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.entries import Arrays, Key
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 
-Tensors = dict[str, Tensor]
+Tensors = dict[Key, Tensor]
 
 
 class SyncDataCollector(Collector):
@@ -75,7 +75,7 @@ class SyncDataCollector(Collector):
                 decision = decide({key: as_tensor(key, root[key]) for key in observed})
                 roots.append(root)
                 decisions.append(decision)
-                steps.append(env.advance(decision["action"].cpu().numpy()))
+                steps.append(env.advance(env.actions_in(decision)))
         batch = self._assemble(roots, decisions, steps)
         if self.on_batch is not None:
             self.on_batch(batch)
@@ -124,7 +124,7 @@ class SyncDataCollector(Collector):
             and isinstance(env.base_env, VectorEnv)
             and all(_is_pointwise(transform, env) for transform in env.transform)
             and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
-            and not any(isinstance(key, tuple) for key in policy.out_keys)
+            and not any(isinstance(key, tuple) and key not in env.action_keys for key in policy.out_keys)
             and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None
@@ -260,7 +260,7 @@ def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
     return kind in POINTWISE and (kind is DoubleToFloat or not transform.in_keys_inv)
 
 
-def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
+def _stack_arrays(rows: list[Arrays]) -> Tensors:
     """One array per step to one tensor `[num_envs, T, ...]` per key."""
     # faster than `np.stack`
     return {
@@ -269,6 +269,6 @@ def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
     }
 
 
-def _stack_tensors(steps: list[Tensors], keys: list[str]) -> Tensors:
+def _stack_tensors(steps: list[Tensors], keys: list[Key]) -> Tensors:
     """One tensor per step to one tensor `[num_envs, T, ...]` per key."""
     return {key: torch.stack([step[key] for step in steps]).transpose(0, 1) for key in keys}

@@ -18,10 +18,10 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.eval_mode import evaluating
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.entries import Arrays
 from rlpipe.pipelines.envs.frozen_transforms import SelectRows, append_frozen, size_for
 from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
-from rlpipe.pipelines.envs.vector import VectorEnv
+from rlpipe.pipelines.envs.vector import Actions, VectorEnv
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
@@ -194,7 +194,7 @@ class EpisodeRecorder:
         self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
         self._env.successes.start()
 
-    def advance(self, action: np.ndarray) -> Arrays:
+    def advance(self, action: Actions) -> Arrays:
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
         self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})
