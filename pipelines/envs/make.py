@@ -22,7 +22,7 @@ from rlpipe.pipelines.envs.arguments.signature import taken_by, unknown_argument
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, make_vector_env
 from rlpipe.pipelines.envs.backends.env_checker import make_checked
-from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
+from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation, check_modes, choose_drivers
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
 from rlpipe.pipelines.envs.vector import VectorEnv
@@ -204,7 +204,7 @@ def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None
     if is_game(spec):
         metadata = AtariGame.metadata
     else:
-        env = make_checked(spec, {}, from_pixels=True)
+        env = make_checked(spec, {}, wrap=PixelObservation)
         metadata = env.metadata
         env.close()
     check_modes(config.env_id, metadata, "--from-pixels")
