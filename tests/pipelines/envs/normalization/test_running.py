@@ -412,13 +412,12 @@ def test_an_older_run_is_read_or_refused_in_one_line(tmp_path, capsys):
     described = json.loads(file.read_text())
     for name in (*BOTH, "clip_observation", "clip_reward", "initial_std"):
         del described["config"][name]
-    for frames, message in ((None, "another run"), (1000, "unknown field 'normalize_frames'; it is normalize_obs")):
+    for frames, code, message in ((None, 0, ""), (1000, 2, "unknown field 'normalize_frames'; it is normalize_obs")):
         file.write_text(json.dumps({**described, "config": {**described["config"], "normalize_frames": frames}}))
-        # the checkpoint is of the present version
-        assert run(["evaluate", str(tmp_path / "run"), "--episodes", "1"]) == 2
+        assert run(["evaluate", str(tmp_path / "run"), "--episodes", "1"]) == code
         told = capsys.readouterr().err
         assert message in told
-        assert len(told.strip().splitlines()) == 1
+        assert len(told.strip().splitlines()) == (code > 0)
 
 
 @pytest.mark.slow
