@@ -61,6 +61,9 @@ class TabularConfig(TrainConfig):
         """Check that bins have limits, and that the table is on the CPU and does not see images."""
         if self.from_pixels:
             raise ConfigError("from_pixels is True, but a table cannot use images; choose ppo, a2c, reinforce or dqn")
+        for name in ("normalize_observation", "normalize_reward"):
+            if getattr(self, name):
+                raise ConfigError(f"{name} is True, but a table has no use for it; choose ppo, a2c or reinforce")
         if self.bins is not None and (self.bin_low is None or self.bin_high is None):
             raise ConfigError(f"bins is {self.bins}, which needs bin_low and bin_high, one number per feature each")
         if self.bins is None and (self.bin_low, self.bin_high) != (None, None):

@@ -11,6 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from rlpipe.spelling import nearest
 
 RENAMED: dict[str, str] = {
+    "env-kwargs": "env-args environment-kwargs env-config make-kwargs env-arguments",
+    "wrapper": "env-wrapper wrappers wrapper-class env-wrappers",
+    "frame-stack": "n-stack num-stack framestack stack num-frames-stack frame-stacking stack-size",
+    "action-repeat": "frame-skip frameskip action-repeats n-repeat-action",
+    "time-aware": "time-feature time-feature-wrapper time-aware-observation",
     "env-id": "env env-name environment gym-id task game",
     "num-envs": "n-envs n-env nenvs num-env",
     "total-frames": "total-timesteps -n n-timesteps num-timesteps timesteps total-steps frames num-frames",
@@ -27,6 +32,9 @@ RENAMED: dict[str, str] = {
     "value-clip": "clip-range-vf cliprange-vf",
     "entropy-coefficient": "ent-coef entropy-coef ent-coeff",
     "value-coefficient": "vf-coef value-coef vf-coeff",
+    "normalize-observation": "norm-obs normalize-obs",
+    "normalize-reward": "norm-reward",
+    "clip-observation": "clip-obs",
     "normalize-advantage": "norm-adv normalize-advantages",
     "hidden": "net-arch hidden-sizes hidden-size hidden-dim hidden-layers",
     "activation": "activation-fn",
@@ -65,14 +73,15 @@ CHANGED: dict[str, tuple[str, str]] = {
         "in gradient steps, not in frames; {tau} 1 copies",
     ),
     "polyak": ("tau", "1 - polyak"),
+    "log-std-init": ("initial-std", "the exponential of it"),
     "optimize-memory-usage": ("replay-storage frames", "for stacked pixels"),
     "weight-decay": ("optimizer adamw", "with a decay of 0.01"),
     "use-rms-prop": ("optimizer", "adam or adamw; there is no RMSprop"),
     "ortho-init": ("initialization orthogonal", "or default"),
     "policy-kwargs": ("hidden", "beside {activation}, {initialization} and {layer-norm}"),
-    "normalize": ("normalize-frames 1000", "observations only, from this many random frames before training"),
-    "norm-obs": ("normalize-frames 1000", "from this many random frames before training"),
-    "clip-reward clip-rewards": ("reward-shaping clip", ""),
+    "normalize vec-normalize": ("normalize-observation", "beside {normalize-reward}"),
+    "normalize-frames": ("normalize-observation", "by running statistics in place of those of random frames"),
+    "clip-rewards": ("reward-shaping clip", ""),
     "gym-packages": ("env-id", "with the module in front of it: module:Env-v0"),
     "vec-env": ("backend", "auto for dummy, async for subproc"),
     "num-workers num-cpu": ("num-collectors", "with {collector} processes"),
@@ -91,7 +100,6 @@ CHANGED: dict[str, tuple[str, str]] = {
 """Options that work differently here: ours, with its value where that is fixed, and the difference."""
 
 _OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
-_REGISTERED = "register the environment with its arguments and wrappers under a new id, with gymnasium.register"
 ABSENT: dict[str, str] = {
     "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
     "use-sde sde-sample-freq": "there is no state-dependent exploration (gSDE)",
@@ -99,10 +107,8 @@ ABSENT: dict[str, str] = {
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
     "algo": "the recipe comes before the options: rlpipe train ppo",
     "hyperparams hyperparameters params conf-file yaml-file config": "each hyperparameter has its own option",
-    "env-kwargs eval-env-kwargs env-wrapper vec-env-wrapper": _REGISTERED,
-    "frame-stack n-stack": "{from-pixels} stacks four images; for other observations register a wrapped environment",
-    "norm-reward": "rewards are not normalised; {reward-shaping} clip clips them",
-    "reward-scale": "rewards are not scaled; {reward-shaping} clip clips them",
+    "vec-env-wrapper vec-env-kwargs vec-env-cls": "{wrapper} wraps each environment; {num-envs} of them step together",
+    "reward-scale": "rewards are not scaled by a fixed number; {normalize-reward} divides them by a running one",
     "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
     "noisy-net": "examples/noisy_dqn.py has it",
     "n-eval-envs num-eval-envs": "an evaluation chooses the number of environments itself",
@@ -124,7 +130,7 @@ _TRAINS = "num-envs"
 """An option that only training commands have."""
 _OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
 """Options of `rlpipe train` that `run_recipe` does not have."""
-_IN_PYTHON = {"run-dir": "folder", "logger": "loggers"}
+_IN_PYTHON = {"run-dir": "folder", "logger": "loggers", "wrapper": "wrappers"}
 """Options of `rlpipe train` that `run_recipe` has under another name."""
 _RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
 _CHANGED = {theirs: how for names, how in CHANGED.items() for theirs in names.split()}

@@ -19,9 +19,9 @@ import numpy as np
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
+from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.origin import Origin
-from rlpipe.pipelines.runs.read import completed
 from rlpipe.scripts.reports.run_results import FinishedRun, UnfinishedRun, read_finished, read_unfinished
 from rlpipe.scripts.reports.statistics import interquartile_mean
 
@@ -239,6 +239,8 @@ def _option(name: str, value: Any) -> str:
     name = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, dict):
+        value = json.dumps(value)
     values = value if isinstance(value, list) else [value]
     words = [str(each).removesuffix(".0") if isinstance(each, float) else str(each) for each in values]
     return shlex.join([f"--{name}", *words])
