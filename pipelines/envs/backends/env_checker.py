@@ -174,7 +174,7 @@ def _read(value: Any, own: Space[Any], read: Any, where: str = "") -> Any:
             raise FaultError(f"{_place(where)} is {_type_name(value)}, expected a dict of {list(own)}")
         for key in own:
             if key not in value:
-                raise FaultError(f"{_place(where)} has no key {key!r}; it has {sorted(map(str, value))}")
+                raise FaultError(f"{_place(where)} has no entry {key!r}; it has {sorted(map(str, value))}")
         return {key: _read(value[key], each, read[key], f"{where}{key}.") for key, each in own.items()}
     if isinstance(own, Tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(own):
