@@ -17,9 +17,11 @@ from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import acting
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
+from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors, collect_tensors
 from rlpipe.pipelines.devices import sent
 from rlpipe.pipelines.envs.backends.batch_checker import Arrays
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
+from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 
@@ -58,25 +60,20 @@ class SyncDataCollector(Collector):
     def _rollout(self) -> TensorDictBase:
         if self.pre_collect_hook is not None:
             self.pre_collect_hook()
-        env: VectorEnv = self.env.base_env
+        env: VectorEnv | TensorEnv = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
         decide = _make_decide(self)
-        roots: list[Arrays] = []
-        decisions: list[Tensors] = []
-        steps: list[Arrays] = []
         with (
             set_exploration_type(self.exploration_type),
             torch.inference_mode(),
             acting(tensor_modules(self.policy) or ()),
         ):
-            for _ in range(self.frames_per_batch):
-                root = env.root
-                decision = decide({key: as_tensor(key, root[key]) for key in observed})
-                roots.append(root)
-                decisions.append(decision)
-                steps.append(env.advance(decision["action"].cpu().numpy()))
-        batch = self._assemble(roots, decisions, steps)
+            if isinstance(env, TensorEnv):
+                collected = collect_tensors(env, decide, observed, self.frames_per_batch)
+            else:
+                collected = _collect_arrays(env, decide, observed, self.frames_per_batch)
+        batch = self._finish(*collected)
         if self.on_batch is not None:
             self.on_batch(batch)
         return batch
@@ -121,7 +118,7 @@ class SyncDataCollector(Collector):
         env, policy = self.env, self.policy
         return (
             isinstance(env, TransformedEnv)
-            and isinstance(env.base_env, VectorEnv)
+            and isinstance(env.base_env, (VectorEnv, TensorEnv))
             and all(_is_pointwise(transform, env) for transform in env.transform)
             and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
             and not any(isinstance(key, tuple) for key in policy.out_keys)
@@ -138,6 +135,19 @@ class SyncDataCollector(Collector):
     def _away(self) -> torch.device | None:
         """The policy's device, if it is not the environments'."""
         return self.policy_device if self._cast_to_policy_device else None
+
+    def _finish(self, roots: list[Any], decisions: list[Tensors], steps: list[Any]) -> TensorDictBase:
+        if isinstance(self.env.base_env, TensorEnv):
+            written = _stack_tensors(decisions, self.policy.out_keys)
+            written = {key: value.to(self.env.device) for key, value in written.items()}
+            batch = assemble_tensors(self.env, roots, written, steps, self.storing_device)
+            if self.track_traj_ids:
+                done = batch.get(("next", "done")).squeeze(-1)
+                batch.set(("collector", "traj_ids"), _number_trajectories(self, done))
+        else:
+            batch = self._assemble(roots, decisions, steps)
+        batch.names = [*[None] * (batch.ndim - 1), "time"]
+        return batch
 
     def _assemble(self, roots: list[Arrays], decisions: list[Tensors], steps: list[Arrays]) -> TensorDictBase:
         shape = (self.n_env, len(roots))
@@ -160,7 +170,6 @@ class SyncDataCollector(Collector):
             batch = self._store(batch, written, decisions)
         elif self.storing_device is not None:
             batch = batch.to(self.storing_device)
-        batch.names = [*[None] * (len(shape) - 1), "time"]
         return batch
 
     def _store(self, batch: TensorDict, written: Tensors, decisions: list[Tensors]) -> TensorDict:
@@ -172,6 +181,22 @@ class SyncDataCollector(Collector):
             written = _stack_tensors(decisions, self.policy.in_keys) | written
         stored = sent(batch.exclude(*written), self.storing_device)
         return stored.update({key: value.to(self.storing_device) for key, value in written.items()})
+
+
+def _collect_arrays(
+    env: VectorEnv, decide: Callable[[Tensors], Tensors], observed: list[str], steps: int
+) -> tuple[list[Arrays], list[Tensors], list[Arrays]]:
+    """The roots of so many steps, what the policy read and wrote in each, and their `next` entries."""
+    roots: list[Arrays] = []
+    decisions: list[Tensors] = []
+    after: list[Arrays] = []
+    for _ in range(steps):
+        root = env.root
+        decision = decide({key: as_tensor(key, root[key]) for key in observed})
+        roots.append(root)
+        decisions.append(decision)
+        after.append(env.advance(decision["action"].cpu().numpy()))
+    return roots, decisions, after
 
 
 def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from torchrl.envs import Compose, Transform, TransformedEnv
+import torch
+from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
@@ -20,6 +21,7 @@ from rlpipe.pipelines.envs.backends.env_checker import make_checked
 from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
+from rlpipe.pipelines.envs.tensor.make import is_simulated, make_simulated
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.user_modules import import_module, module_of, reason_of
 
@@ -40,6 +42,7 @@ def make_env(
     seed: int | None = None,
     transforms: Sequence[Transform] = (),
     render_mode: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> TransformedEnv:
     """Build a batched environment, `[num_envs]`, also for one.
 
@@ -48,6 +51,7 @@ def make_env(
         seed: of the first reset; the environments' own seeds are derived from it.
         transforms: TorchRL transforms, in order.
         render_mode: one that the environments have; `env.base_env.envs.render()` then renders them.
+        device: of environments that are tensors; all others are on the CPU.
 
     Raises:
         TypeError: `config` is not an `EnvConfig`.
@@ -56,14 +60,23 @@ def make_env(
     """
     check_is_config(config)
     check_steps(transforms)
+    spec = env_spec(config.env_id)
+    base: EnvBase
+    if is_simulated(config, spec, render_mode):
+        base = make_simulated(config, spec, seed=seed, device=torch.device(device))
+        return _transformed(TransformedEnv, base, transforms)
     envs = _make_vector_env(config, render_mode)
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)
-        env = transformed_class(base)(base, Compose(*transforms))
-        env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
+        return _transformed(transformed_class(base), base, transforms)
     except BaseException:
         envs.close()
         raise
+
+
+def _transformed(kind: type[TransformedEnv], base: EnvBase, transforms: Sequence[Transform]) -> TransformedEnv:
+    env = kind(base, Compose(*transforms))
+    env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     return env
 
 
