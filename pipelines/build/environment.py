@@ -18,6 +18,7 @@ from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.modules import CNN
 from rlpipe.modules.images import is_image
+from rlpipe.pipelines.build.collector import env_device
 from rlpipe.pipelines.config.groups import LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
@@ -58,7 +59,8 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     with _naming("env_id", config.env_id):
         # if other processes collect, this one only gives specs and transforms
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
-        env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
+        where = env_device(config)
+        env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last], device=where)
     spaces = _spaces_of(env)
     # the policy must fit both
     if eval_spaces is not None and eval_spaces != spaces:

@@ -13,6 +13,7 @@ from rlpipe.errors import TrainingError
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.vector import VectorEnv
 
 _LOG = logging.getLogger("rlpipe")
@@ -31,7 +32,7 @@ class LocalEnvState:
 
     def __init__(self, collector: Any) -> None:
         self._collector = collector
-        self._env: VectorEnv = collector.env.base_env
+        self._env: VectorEnv | TensorEnv = collector.env.base_env
         self.captured = self._env.can_capture() and _can_keep(self._env)
         self._synchronised: int | None = None
         self._actions: list[Tensor] | None = None
@@ -100,7 +101,7 @@ class LocalEnvState:
             self._actions = None if self._actions is None else [actions]
             try:
                 for action in actions.unbind(1):
-                    self._env.advance(action.numpy())
+                    self._env.advance(action.numpy() if isinstance(self._env, VectorEnv) else action)
             except TrainingError:
                 return False
         return all((self._env.root[key] == array).all() for key, array in root.items())
@@ -125,7 +126,7 @@ def position_in(state: dict[str, Any], kind: str) -> tuple[int, int]:
     return frames, iterations
 
 
-def _can_keep(env: VectorEnv) -> bool:
+def _can_keep(env: VectorEnv | TensorEnv) -> bool:
     """Whether environments accept the state that they give, and a checkpoint can hold it."""
     before: Tensors = {}
     after: Tensors = {}

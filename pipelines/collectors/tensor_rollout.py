@@ -27,7 +27,7 @@ def collect_tensors(
         decision = decide({key: as_column(key, root[key]) for key in observed})
         roots.append(root)
         decisions.append(decision)
-        after.append(env.advance(decision["action"].to(env.device)))
+        after.append(env.advance(env.actions_in(decision)))
     return roots, decisions, after
 
 

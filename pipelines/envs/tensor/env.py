@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium.spaces import Space
 from tensordict import TensorDict, TensorDictBase
@@ -15,6 +17,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.checkpoints.state_checks import check_like
+from rlpipe.pipelines.devices import moved
 from rlpipe.pipelines.envs.observations import SuccessLog
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import done_spec
@@ -22,6 +25,7 @@ from rlpipe.pipelines.envs.specs import done_spec
 Tensors = dict[NestedKey, Tensor]
 FLAGS = ("done", "terminated", "truncated")
 COUNTERS = ("step_count", "episode_reward")
+_HOST = torch.device("cpu")
 _NUMBERS = ("reward", *FLAGS, *COUNTERS)
 
 
@@ -151,9 +155,20 @@ class TensorEnv(EnvBase):
         self._restarted = self._nothing
         return self.root
 
-    def take(self, action: Tensor) -> None:
-        """`advance` by an action from any device."""
-        self.advance(action.to(self.device))
+    def actions_in(self, step: Mapping[NestedKey, Tensor] | TensorDictBase) -> Tensor:
+        """The actions of a step as `advance` takes them."""
+        return step.get("action").detach().to(self.device)  # type: ignore[union-attr]
+
+    def to(self, device: Any) -> TensorEnv:
+        """The environment itself, if it is on this device; else a `ConfigError` says how to make one there."""
+        wanted = torch.device(device)
+        # 'cuda' is any of them
+        if wanted.type != self.device.type or wanted.index not in (None, self.device.index):
+            raise ConfigError(
+                f"these environments are on {self.device}, and are wanted on {device}; make them there: "
+                f"make_env(config, device='{device}')"
+            )
+        return self
 
     def can_capture(self) -> bool:
         """Whether `get_state` and `set_state` cover the environments' whole state."""
@@ -193,7 +208,7 @@ class TensorEnv(EnvBase):
         raise NotImplementedError
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return self._as_tensordict(self.advance(tensordict.get("action").detach().to(self.device)))
+        return self._as_tensordict(self.advance(self.actions_in(tensordict)))
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         mask = tensordict.get("_reset", None) if tensordict is not None else None
@@ -215,6 +230,12 @@ def as_column(key: NestedKey, value: Tensor) -> Tensor:
     if key not in _NUMBERS:
         return value
     return (value.float() if key in ("episode_reward", "reward") else value).unsqueeze(-1)
+
+
+def on_host(after: Tensors) -> dict[str, np.ndarray]:
+    """The flags and counters of a step as arrays, by one copy from the device."""
+    keys = ("done", *COUNTERS)
+    return dict(zip(keys, (each.numpy() for each in moved([after[key] for key in keys], _HOST)), strict=True))
 
 
 def check_finite(after: TensorDictBase, what: str = "the environment") -> None:
