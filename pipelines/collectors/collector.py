@@ -17,15 +17,15 @@ from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import acting
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
-from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors, collect_tensors
+from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors
 from rlpipe.pipelines.devices import sent
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.entries import Arrays, Key
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
-from rlpipe.pipelines.envs.tensor.env import TensorEnv
+from rlpipe.pipelines.envs.tensor.env import TensorEnv, as_column
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 
-Tensors = dict[str, Tensor]
+Tensors = dict[Key, Tensor]
 
 
 class SyncDataCollector(Collector):
@@ -63,17 +63,22 @@ class SyncDataCollector(Collector):
         env: VectorEnv | TensorEnv = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
-        decide = _make_decide(self)
+        decide, read = _make_decide(self), as_column if isinstance(env, TensorEnv) else as_tensor
+        roots: list[Any] = []
+        decisions: list[Tensors] = []
+        steps: list[Any] = []
         with (
             set_exploration_type(self.exploration_type),
             torch.inference_mode(),
             acting(tensor_modules(self.policy) or ()),
         ):
-            if isinstance(env, TensorEnv):
-                collected = collect_tensors(env, decide, observed, self.frames_per_batch)
-            else:
-                collected = _collect_arrays(env, decide, observed, self.frames_per_batch)
-        batch = self._finish(*collected)
+            for _ in range(self.frames_per_batch):
+                root = env.root
+                decision = decide({key: read(key, root[key]) for key in observed})
+                roots.append(root)
+                decisions.append(decision)
+                steps.append(env.advance(env.actions_in(decision)))
+        batch = self._finish(roots, decisions, steps)
         if self.on_batch is not None:
             self.on_batch(batch)
         return batch
@@ -121,7 +126,7 @@ class SyncDataCollector(Collector):
             and isinstance(env.base_env, (VectorEnv, TensorEnv))
             and all(_is_pointwise(transform, env) for transform in env.transform)
             and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
-            and not any(isinstance(key, tuple) for key in policy.out_keys)
+            and not any(isinstance(key, tuple) and key not in env.action_keys for key in policy.out_keys)
             and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None
@@ -181,22 +186,6 @@ class SyncDataCollector(Collector):
             written = _stack_tensors(decisions, self.policy.in_keys) | written
         stored = sent(batch.exclude(*written), self.storing_device)
         return stored.update({key: value.to(self.storing_device) for key, value in written.items()})
-
-
-def _collect_arrays(
-    env: VectorEnv, decide: Callable[[Tensors], Tensors], observed: list[str], steps: int
-) -> tuple[list[Arrays], list[Tensors], list[Arrays]]:
-    """The roots of so many steps, what the policy read and wrote in each, and their `next` entries."""
-    roots: list[Arrays] = []
-    decisions: list[Tensors] = []
-    after: list[Arrays] = []
-    for _ in range(steps):
-        root = env.root
-        decision = decide({key: as_tensor(key, root[key]) for key in observed})
-        roots.append(root)
-        decisions.append(decision)
-        after.append(env.advance(decision["action"].cpu().numpy()))
-    return roots, decisions, after
 
 
 def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:
@@ -285,7 +274,7 @@ def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
     return kind in POINTWISE and (kind is DoubleToFloat or not transform.in_keys_inv)
 
 
-def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
+def _stack_arrays(rows: list[Arrays]) -> Tensors:
     """One array per step to one tensor `[num_envs, T, ...]` per key."""
     # faster than `np.stack`
     return {
@@ -294,6 +283,6 @@ def _stack_arrays(rows: list[Arrays]) -> dict[str, Tensor]:
     }
 
 
-def _stack_tensors(steps: list[Tensors], keys: list[str]) -> Tensors:
+def _stack_tensors(steps: list[Tensors], keys: list[Key]) -> Tensors:
     """One tensor per step to one tensor `[num_envs, T, ...]` per key."""
     return {key: torch.stack([step[key] for step in steps]).transpose(0, 1) for key in keys}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from rlpipe.errors import TrainingError
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.state_checks import check_like
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.entries import Key, name_of, named
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.vector import VectorEnv
 
@@ -35,7 +36,7 @@ class LocalEnvState:
         self._env: VectorEnv | TensorEnv = collector.env.base_env
         self.captured = self._env.can_capture() and _can_keep(self._env)
         self._synchronised: int | None = None
-        self._actions: list[Tensor] | None = None
+        self._actions: list[TensorDictBase] | None = None
 
     @property
     def kind(self) -> str:
@@ -50,7 +51,7 @@ class LocalEnvState:
 
     def _note(self, batch: TensorDictBase) -> None:
         actions = self._actions or []
-        actions.append(batch.get("action").cpu())
+        actions.append(batch.select(*self._env.action_keys).cpu())
         self._actions = [torch.cat(actions, 1)] if len(actions) > _PIECES else actions
 
     def cut(self, batch: TensorDictBase) -> None:
@@ -68,10 +69,13 @@ class LocalEnvState:
 
     def state_dict(self) -> dict[str, Any]:
         frames, iterations = self._collector.position
-        state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": self._env.root}
+        state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": named(self._env.root)}
         if self.captured:
             return {**state, "envs": self._env.get_state()}
-        actions = torch.cat(self._actions, 1) if self._actions else None
+        actions = None
+        if self._actions:
+            keys: list[Key] = self._env.action_keys
+            actions = {name_of(key): torch.cat([each.get(key) for each in self._actions], 1) for key in keys}
         return {**state, "synchronised": self._synchronised, "actions": actions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,7 +87,7 @@ class LocalEnvState:
         self._replay(state)
 
     def _replay(self, state: dict[str, Any]) -> None:
-        check_like(self._env.root, state["root"], "root")
+        check_like(named(self._env.root), state["root"], "root")
         if type(state["synchronised"]) not in (int, type(None)):
             raise ValueError(f"synchronised is {state['synchronised']!r}, expected a whole number")
         self.synchronise(state["synchronised"])
@@ -95,16 +99,18 @@ class LocalEnvState:
         )
         self.synchronise(state["frames"])
 
-    def _leads_to(self, actions: Tensor | None, root: Arrays) -> bool:
-        """Repeat recorded actions; returns whether they lead to the observations `root`."""
+    def _leads_to(self, actions: dict[str, Tensor] | None, root: dict[str, np.ndarray]) -> bool:
+        """Repeat recorded actions; returns whether they lead to the observations `root`, by name as they are saved."""
         if actions is not None:
-            self._actions = None if self._actions is None else [actions]
+            by_key = {key: actions[name_of(key)] for key in self._env.action_keys}
+            recorded = TensorDict(by_key, batch_size=next(iter(by_key.values())).shape[:2])
+            self._actions = None if self._actions is None else [recorded]
             try:
-                for action in actions.unbind(1):
-                    self._env.advance(action.numpy() if isinstance(self._env, VectorEnv) else action)
+                for step in recorded.unbind(1):
+                    self._env.advance(self._env.actions_in(step))
             except TrainingError:
                 return False
-        return all((self._env.root[key] == array).all() for key, array in root.items())
+        return all((array == root[name]).all() for name, array in named(self._env.root).items())
 
 
 def cut(batch: TensorDictBase) -> None:

@@ -20,7 +20,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.eval_mode import evaluating
 from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays
+from rlpipe.pipelines.envs.entries import Arrays
 from rlpipe.pipelines.envs.frozen_transforms import SelectRows, append_frozen, size_for
 from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
 from rlpipe.pipelines.envs.tensor.env import TensorEnv, on_host

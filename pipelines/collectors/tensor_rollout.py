@@ -1,34 +1,15 @@
-"""The lean rollout of a `TensorEnv`: policy, environments and bookkeeping on one device, without a copy to the host."""
+"""The batch of a lean rollout of a `TensorEnv`, which stays on the device of its environments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.envs import TransformedEnv
 
 from rlpipe.pipelines.devices import sent
-from rlpipe.pipelines.envs.tensor.env import FLAGS, TensorEnv, Tensors, as_column, check_finite
-
-
-def collect_tensors(
-    env: TensorEnv, decide: Callable[[Any], Any], observed: Sequence[NestedKey], steps: int
-) -> tuple[list[Tensors], list[Tensors], list[Tensors]]:
-    """Step `env` so many times: the roots, what `decide` made of their `observed` entries, and the `next` entries."""
-    roots: list[Tensors] = []
-    decisions: list[Tensors] = []
-    after: list[Tensors] = []
-    for _ in range(steps):
-        root = env.root
-        decision = decide({key: as_column(key, root[key]) for key in observed})
-        roots.append(root)
-        decisions.append(decision)
-        after.append(env.advance(env.actions_in(decision)))
-    return roots, decisions, after
+from rlpipe.pipelines.envs.entries import Key
+from rlpipe.pipelines.envs.tensor.env import FLAGS, Tensors, as_column, check_finite
 
 
 def assemble_tensors(
@@ -65,7 +46,7 @@ def assemble_tensors(
     return batch if storing in (None, device) else sent(batch, storing)
 
 
-def _stacked(steps: list[Tensors]) -> dict[NestedKey, Tensor]:
+def _stacked(steps: list[Tensors]) -> dict[Key, Tensor]:
     """One tensor per step to one tensor `[num_envs, T, ...]` per key."""
     return {
         key: as_column(key, torch.stack([step[key] for step in steps]).transpose(0, 1)) for key in steps[0]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from tensordict import TensorDictBase
+from torchrl.data import Bounded, MultiCategorical, TensorSpec
 from torchrl.envs import TransformedEnv
 
 from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.pipelines.envs.entries import Arrays, leaves_of, nest
+from rlpipe.pipelines.envs.observations import MASK
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.envs.vector import VectorEnv
@@ -21,22 +25,22 @@ _WORDS = 2**64
 class ActionCast:
     """Casts actions to an environment's action space: to its data type, and into its bounds.
 
-    A Discrete action is counted from the start of the space. A Box action is clipped to the bounds, in the space's
-    precision. For a Box of integers, the range is divided into as many equal parts as there are integers, from `low`
-    for the first to `high` for the last, so that all are equally likely under a uniform draw; integers stay as they
-    are.
+    Discrete and MultiDiscrete actions are counted from the start of the space. A Box action is clipped to the bounds,
+    in the space's precision. For a Box of integers, the range is divided into as many equal parts as there are
+    integers, from `low` for the first to `high` for the last, so that all are equally likely under a uniform draw;
+    integers stay as they are.
 
     Raises:
-        ConfigError: the space is neither a Box nor Discrete.
+        ConfigError: the space is a Dict, a Tuple, or of a kind that rlpipe does not take; see `cast_of`.
     """
 
     def __init__(self, space: Space[Any]) -> None:
-        if not isinstance(space, (Box, Discrete)):
-            raise ConfigError(f"the action space is {space}; rlpipe takes Box and Discrete spaces")
+        if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
+            raise ConfigError(f"the action space is {space}; expected Box, Discrete, MultiDiscrete or MultiBinary")
         self.dtype = np.dtype(space.dtype)
-        self.start = int(space.start) if isinstance(space, Discrete) else 0
-        self._discrete, self._whole = isinstance(space, Discrete), self.dtype.kind in "iub"
-        if isinstance(space, Discrete):
+        self.start: int | np.ndarray = getattr(space, "start", 0)
+        self._discrete, self._whole = not isinstance(space, Box), self.dtype.kind in "iub"
+        if not isinstance(space, Box):
             return
         # a missing bound becomes the largest finite number
         self.low, self.high = (each if self._whole else np.nan_to_num(each) for each in (space.low, space.high))
@@ -68,6 +72,22 @@ class ActionCast:
         return np.where(highest, self.high, signed.astype(self.dtype))
 
 
+def cast_of(space: Space[Any]) -> Callable[[Any], Any]:
+    """A function from actions to those of the space: an `ActionCast`, or for a Dict or Tuple one for each entry.
+
+    That takes arrays `[num_envs, *entry]` by the keys of `leaves_of`, and returns them in the form of the space.
+    """
+    if not isinstance(space, (Dict, Tuple)):
+        return ActionCast(space)
+    leaves = leaves_of(space, "action")
+    casts = {key: ActionCast(leaf.space) for key, leaf in leaves.items()}
+
+    def cast(actions: Arrays) -> Any:
+        return nest(leaves, {key: each(actions[key]) for key, each in casts.items()}, space)
+
+    return cast
+
+
 def _exact(bound: np.ndarray) -> np.ndarray:
     """A bound as Python integers, because neither int64 nor float64 holds the width of every range."""
     return np.array(bound.tolist(), dtype=object).reshape(bound.shape)
@@ -83,10 +103,17 @@ class MaskedEnv(TransformedEnv):
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Draw uniformly among the actions that `tensordict` allows; with TorchRL's `ActionMask`, as that does."""
         drawn: TensorDictBase = super().rand_action(tensordict)
-        mask = drawn.get("action_mask", None)
+        mask = drawn.get(MASK, None)
         if mask is None or getattr(self.action_spec, "mask", None) is not None:
             return drawn
-        return drawn.set("action", torch.rand(mask.shape).masked_fill(~mask, -1.0).argmax(-1))
+        lots = torch.rand(mask.shape).masked_fill(~mask, -1.0)
+        for key in self.action_keys:
+            action = drawn.get(key)
+            sizes = _choices(self.full_action_spec[key], action[0].numel())
+            parts = [part.argmax(-1) for part in lots[..., : sum(sizes)].split(sizes, -1)]
+            lots = lots[..., sum(sizes) :]
+            drawn.set(key, torch.stack(parts, -1).reshape(action.shape))
+        return drawn
 
 
 class UnboundedEnv(TransformedEnv):
@@ -97,17 +124,33 @@ class UnboundedEnv(TransformedEnv):
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         drawn: TensorDictBase = super().rand_action(tensordict)
-        action, (low, high) = drawn.get("action"), self.action_spec.space
+        for key in self.action_keys:
+            spec = self.full_action_spec[key]
+            if isinstance(spec, Bounded):
+                drawn.set(key, self._bounded(drawn.get(key), spec))
+        return drawn
+
+    @staticmethod
+    def _bounded(action: torch.Tensor, spec: Bounded) -> torch.Tensor:
+        low, high = spec.space
         normal = torch.randn(action.shape, dtype=action.dtype)
         beyond = torch.where(
             low.isfinite(), low + normal.abs(), torch.where(high.isfinite(), high - normal.abs(), normal)
         )
-        return drawn.set("action", torch.where(low.isfinite() & high.isfinite(), action, beyond))
+        return torch.where(low.isfinite() & high.isfinite(), action, beyond)
+
+
+def _choices(spec: TensorSpec, numbers: int) -> list[int]:
+    """How many choices each of an action's `numbers` has, for a Discrete or MultiDiscrete action."""
+    if isinstance(spec, MultiCategorical):
+        return [int(each) for each in spec.nvec.reshape(-1, numbers)[0]]
+    return [int(spec.space.n)]
 
 
 def transformed_class(env: VectorEnv) -> type[TransformedEnv]:
     """The class to wrap `env` in, so that its random actions are valid."""
-    if "action_mask" in env.spaces:
+    if MASK in env.spaces:
         return MaskedEnv
-    space = env.envs.single_action_space
-    return UnboundedEnv if isinstance(space, Box) and not space.is_bounded("both") else TransformedEnv
+    spaces = [leaf.space for leaf in leaves_of(env.envs.single_action_space, "action").values()]
+    unbounded = any(isinstance(space, Box) and not space.is_bounded("both") for space in spaces)
+    return UnboundedEnv if unbounded else TransformedEnv

@@ -193,7 +193,7 @@ def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None
     if is_game(spec):
         metadata = AtariGame.metadata
     else:
-        env = make_checked(spec, {})
+        env = make_checked(spec, {}, from_pixels=True)
         metadata = env.metadata
         env.close()
     check_modes(config.env_id, metadata, "--from-pixels")

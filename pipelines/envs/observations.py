@@ -5,15 +5,64 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays, BatchChecker
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.backends.batch_checker import BatchChecker
+from rlpipe.pipelines.envs.entries import Arrays, Key, Leaf, leaves_of
 
-OBSERVED = ("observation", "action_mask", "lives")
-"""The entries of an observation; only some environments have the last two."""
+MASK = "action_mask"
+"""The entry that allows actions; it becomes bool."""
+Reader = Callable[..., np.ndarray]
+
+
+def entries_of(space: Space[Any], actions: Space[Any]) -> dict[Key, Space[Any]]:
+    """The spaces of an observation's entries, by key; the parts of an action mask are joined into one entry.
+
+    Raises:
+        ConfigError: an entry is of a kind that rlpipe does not take, or the action mask does not fit the actions.
+    """
+    entries = {key: leaf.space for key, leaf in leaves_of(space, "observation").items()}
+    if not (parts := _parts_of_mask(space)):
+        return entries
+    sizes = _choices(actions)
+    found = [math.prod(leaf.space.shape or ()) for leaf in parts]
+    if found not in ([sum(sizes)], sizes):
+        each = f", or one mask for each of {sizes}" if len(sizes) > 1 else ""
+        raise ConfigError(
+            f"the action_mask has {' and '.join(map(str, found))} numbers, expected {sum(sizes)}: one an action{each}"
+        )
+    if len(entries) == len(parts):
+        raise ConfigError("the observation space has nothing but an action_mask; expected something to observe")
+    kept = {key: each for key, each in entries.items() if not _is_mask(key)}
+    return {**kept, MASK: MultiBinary(sum(sizes))}
+
+
+def _choices(actions: Space[Any]) -> list[int]:
+    """How many choices each Discrete number of an action has."""
+    counts: list[int] = []
+    for leaf in leaves_of(actions, "action").values():
+        if not isinstance(leaf.space, (Discrete, MultiDiscrete)):
+            raise ConfigError(
+                f"the action space is {actions}; an action_mask needs Discrete or MultiDiscrete actions, so leave it "
+                "out by a wrapper of the environment"
+            )
+        counts += [int(each) for each in np.ravel(getattr(leaf.space, "nvec", getattr(leaf.space, "n", 0)))]
+    return counts
+
+
+def _parts_of_mask(space: Space[Any]) -> list[Leaf]:
+    """The leaves of an action mask, in the order of the actions."""
+    leaves = leaves_of(space, "observation").items()
+    return [leaf for key, leaf in leaves if _is_mask(key)]
+
+
+def _is_mask(key: Key) -> bool:
+    return key == MASK or (isinstance(key, tuple) and key[0] == MASK)
 
 
 class ObservationReader:
@@ -21,61 +70,88 @@ class ObservationReader:
 
     Args:
         space: of one environment's observation, as the environment has it.
-        entries: the spaces of its entries, as they are read.
+        read: the same with the types in which it is read, see `readable`.
         checker: of what is read.
         reuses_arrays: whether arrays must be copied, because the environment may write into them later.
     """
 
-    def __init__(
-        self, space: Space[Any], entries: dict[str, Space[Any]], checker: BatchChecker, *, reuses_arrays: bool
-    ) -> None:
-        own, read = space["observation"] if isinstance(space, Dict) else space, entries["observation"]
-        self._discrete, self._start = isinstance(read, Discrete), int(read.start) if isinstance(read, Discrete) else 0
-        self._dtype = None if own.dtype == read.dtype else read.dtype
-        self._has_mask, self._has_lives = "action_mask" in entries, "lives" in entries
+    def __init__(self, space: Space[Any], read: Space[Any], checker: BatchChecker, *, reuses_arrays: bool) -> None:
         self._checker = checker
         # contiguous rows, because matrix products round differently otherwise, and every path must agree
-        self.as_array = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
+        self.as_array: Reader = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
+        masks, leaves = _parts_of_mask(space), leaves_of(read, "observation")
+        own = leaves_of(space, "observation")
+        readers = {
+            key: _composed(leaf.get, self._reader(own[key].space, leaf.space))
+            for key, leaf in leaves.items()
+            if not _is_mask(key)
+        }
+        if masks:
+            readers[MASK] = functools.partial(_read_mask, masks)
+        self._readers = list(readers.items())
+
+    def _reader(self, own: Any, read: Any) -> Reader:
+        if isinstance(read, Box):
+            dtype = None if own.dtype == read.dtype else read.dtype
+            return self.as_array if dtype is None else functools.partial(self.as_array, dtype=dtype)
+        if isinstance(read, MultiBinary):
+            return self.as_array
+        start = read.start
+        return lambda array: self.as_array(array.astype(np.int64) - start)
 
     def read(self, observation: Any) -> Arrays:
         """The entries of a batch of observations."""
-        arrays = observation if isinstance(observation, dict) else {"observation": observation}
-        state = arrays["observation"]
-        if self._discrete:
-            state = state.astype(np.int64) - self._start
-        read = {"observation": self.as_array(state, dtype=self._dtype)}
-        if self._has_mask:
-            read["action_mask"] = arrays["action_mask"].astype(bool)
-        if self._has_lives:
-            read["lives"] = self.as_array(arrays["lives"])
-        return read
+        return {key: read(observation) for key, read in self._readers}
 
-    def last(self, observed: Arrays, final: np.ndarray | None, done: np.ndarray) -> Arrays:
+    def last(self, observed: Arrays, final: Any, done: np.ndarray) -> Arrays:
         """The true next observations of a step: `final` for the environments of `done`, else `observed`."""
         # copies, because the caller may write into them
         if final is None:
             return {key: array.copy() for key, array in observed.items()}
-        state = observed["observation"]
-        if len(observed) == 1 and final.shape == state.shape and final.dtype != object:
+        if not isinstance(final, np.ndarray) or final.dtype != object:
             # the whole batch at once, which takes fewer operations
-            merged = np.where(done.reshape(-1, *[1] * (state.ndim - 1)), self.read(final)["observation"], state)
-            if merged.dtype == state.dtype and self._checker.accepts(merged):
-                return {"observation": merged}
-        last = self._read_final(final[done])
+            read = self.read(final)
+            if all(array.shape == observed[key].shape for key, array in read.items()):
+                merged = {key: _where(done, array, observed[key]) for key, array in read.items()}
+                same = all(array.dtype == observed[key].dtype for key, array in merged.items())
+                if same and self._checker.accepts(merged):
+                    return merged
+            last = {key: array[done] for key, array in read.items()}
+        else:
+            last = self._read_rows(list(final[done]))
         self._checker.check_final(last, done)
         after = {key: array.copy() for key, array in observed.items()}
         for key, array in last.items():
             after[key][done] = array
         return after
 
-    def _read_final(self, observations: np.ndarray) -> Arrays:
-        """The entries of final observations: a batch, or as most vector environments have them, an array of objects."""
-        if observations.dtype != object:
-            return self.read(observations)
-        rows = list(observations)
-        if isinstance(rows[0], dict):
-            return self.read({key: np.stack([row[key] for row in rows]) for key in rows[0]})
-        return self.read(np.stack(rows))
+    def _read_rows(self, rows: list[Any]) -> Arrays:
+        """The entries of observations of one environment each, as most vector environments have the last ones."""
+        return self.read(_stacked(rows))
+
+
+def _where(done: np.ndarray, last: np.ndarray, next_: np.ndarray) -> np.ndarray:
+    return np.where(done.reshape(-1, *[1] * (next_.ndim - 1)), last, next_)
+
+
+def _stacked(rows: list[Any]) -> Any:
+    if isinstance(rows[0], dict):
+        return {key: _stacked([row[key] for row in rows]) for key in rows[0]}
+    if isinstance(rows[0], tuple):
+        return tuple(map(_stacked, map(list, zip(*rows, strict=True))))
+    return np.stack(rows)
+
+
+def _composed(get: Reader, read: Reader) -> Reader:
+    return lambda observation: read(get(observation))
+
+
+def _read_mask(parts: list[Leaf], observation: Any) -> np.ndarray:
+    if len(parts) == 1:
+        mask: np.ndarray = parts[0].get(observation)
+        return mask.astype(bool).reshape(len(mask), -1)
+    flat = [array.reshape(len(array), -1) for array in (part.get(observation) for part in parts)]
+    return np.concatenate(flat, 1).astype(bool)
 
 
 class SuccessLog:

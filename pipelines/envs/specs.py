@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Space
-from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Unbounded
+from gymnasium.spaces import Box, Discrete, MultiBinary, Space
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 
-from rlpipe.errors import ConfigError
-from rlpipe.pipelines.envs.observations import OBSERVED
+from rlpipe.pipelines.envs.entries import Key, leaves_of
+from rlpipe.pipelines.envs.observations import MASK
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def entries_of(space: Space[Any], actions: Space[Any]) -> dict[str, Space[Any]]:
-    """The spaces of an observation's entries, by key; other keys, or a mask that does not fit, are a `ConfigError`."""
-    if not isinstance(space, Dict):
-        return {"observation": space}
-    if "observation" not in space.spaces or not set(space) <= set(OBSERVED):
-        raise ConfigError(
-            f"the observation space is a Dict of {sorted(space)}; rlpipe takes one of 'observation', 'action_mask' "
-            "and 'lives'"
-        )
-    if "action_mask" in space.spaces:
-        mask = space["action_mask"]
-        if not isinstance(actions, Discrete):
-            raise ConfigError(f"the action space is {actions}; an action_mask needs Discrete actions")
-        if mask.shape != (actions.n,):
-            raise ConfigError(f"the action_mask has shape {mask.shape}, expected ({actions.n},): one number an action")
-    return dict(space.items())
-
-
-def observation_spec(spaces: dict[str, Space[Any]], batch: torch.Size) -> Composite:
+def observation_spec(spaces: dict[Key, Space[Any]], batch: torch.Size) -> Composite:
     """Of the entries of an observation, and of what `VectorEnv` counts."""
-    return Composite(
-        **{key: _spec(space, key, batch) for key, space in spaces.items()},
-        step_count=Unbounded((*batch, 1), dtype=torch.int64),
-        episode_reward=Unbounded((*batch, 1), dtype=torch.float32),
-        shape=batch,
-    )
+    spec = Composite(shape=batch)
+    for key, space in spaces.items():
+        spec[key] = _mask_spec(space, batch) if key == MASK else _spec(space, batch)
+    spec["step_count"] = Unbounded((*batch, 1), dtype=torch.int64)
+    spec["episode_reward"] = Unbounded((*batch, 1), dtype=torch.float32)
+    return spec
 
 
 def action_spec(space: Space[Any], batch: torch.Size) -> TensorSpec:
-    """Of the actions a policy draws: for a Box of integers they are floats, see `ActionCast`."""
+    """Of the actions a policy draws; for a Dict or Tuple a Composite, with a spec for each entry."""
+    spec = Composite(shape=batch)
+    for key, leaf in leaves_of(space, "action").items():
+        spec[key] = _action_spec(leaf.space, batch)
+    return spec["action"]
+
+
+def _action_spec(space: Space[Any], batch: torch.Size) -> TensorSpec:
+    """Of one action: for a Box of integers it is floats, see `ActionCast`."""
     if not isinstance(space, Box):
-        return _spec(space, "action", batch)
+        return _spec(space, batch)
     dtype = np.dtype(space.dtype if space.dtype in _FLOATS else np.float64)
     # twice the bounds must be finite, for a uniform draw between them
     most = float(np.finfo(dtype).max) / 2
@@ -61,14 +52,20 @@ def done_spec(batch: torch.Size) -> Composite:
     return Composite(flags, shape=batch)
 
 
-def _spec(space: Space[Any], key: str, batch: torch.Size) -> TensorSpec:
-    if key == "action_mask" and space.shape is not None:
-        return Binary(space.shape[0], torch.Size([*batch, *space.shape]), dtype=torch.bool)
+def _mask_spec(space: Space[Any], batch: torch.Size) -> TensorSpec:
+    numbers = math.prod(space.shape or ())
+    return Binary(numbers, torch.Size([*batch, numbers]), dtype=torch.bool)
+
+
+def _spec(space: Any, batch: torch.Size) -> TensorSpec:
     if isinstance(space, Discrete):
         return Categorical(int(space.n), batch, dtype=torch.int64)
+    shape = torch.Size([*batch, *space.shape])
     if isinstance(space, Box):
         return _bounded(space.low, space.high, batch)
-    raise ConfigError(f"the {key} space is {space}; rlpipe takes Box and Discrete spaces")
+    if isinstance(space, MultiBinary):
+        return Binary(space.shape[-1], shape, dtype=torch.int8)
+    return MultiCategorical(torch.as_tensor(space.nvec.astype(np.int64)), shape=shape)
 
 
 def _bounded(low: np.ndarray, high: np.ndarray, batch: torch.Size) -> TensorSpec:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import Unbounded
+from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError, RlpipeError
 from rlpipe.pipelines.checkpoints.state_checks import check_like
-from rlpipe.pipelines.envs.actions import ActionCast
-from rlpipe.pipelines.envs.backends.batch_checker import Arrays, BatchChecker
+from rlpipe.pipelines.envs.actions import cast_of
+from rlpipe.pipelines.envs.backends.batch_checker import BatchChecker
 from rlpipe.pipelines.envs.backends.dtypes import readable
 from rlpipe.pipelines.envs.backends.env_checker import check_wrappers
 from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
 from rlpipe.pipelines.envs.backends.sync import copy_observations
-from rlpipe.pipelines.envs.observations import OBSERVED, ObservationReader, SuccessLog
+from rlpipe.pipelines.envs.entries import Arrays, Key, leaves_of, name_of, named
+from rlpipe.pipelines.envs.observations import ObservationReader, SuccessLog, entries_of
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
-from rlpipe.pipelines.envs.specs import action_spec, done_spec, entries_of, observation_spec
+from rlpipe.pipelines.envs.specs import action_spec, done_spec, observation_spec
 from rlpipe.warn_once import notice
+
+_COUNTED = frozenset({"reward", "terminated", "truncated", "done", "step_count", "episode_reward"})
+"""Numbers of a step, which become columns."""
+Actions = np.ndarray | Arrays
 
 
 class VectorEnv(EnvBase):
@@ -33,13 +39,16 @@ class VectorEnv(EnvBase):
     the vector environment made in the same step is the next root. The env itself keeps `step_count` (int64) and
     `episode_reward` (float32, the return so far), both `[num_envs, 1]`, as TorchRL's StepCounter and RewardSum would.
 
-    An observation may be a Dict of `observation`, `action_mask` (a vector of 0 and 1, one number per action; it becomes
-    bool, and modules that read it take allowed actions only) and `lives` (Discrete: those left in a game, int64).
+    Each entry of an observation has its own key, see `leaves_of`; one that is no Dict or Tuple is `observation`. Two
+    entries have a meaning: `action_mask` (0 and 1, one number for each choice of a Discrete or MultiDiscrete action, in
+    one or several parts; it becomes bool `[num_envs, choices]`, and modules that read it take allowed actions only) and
+    `lives` (Discrete: those left in a game, int64). The action is `action`, with nested entries for a Dict or Tuple.
 
     TorchRL's `step` and `reset` call `advance` and `restart`, on NumPy arrays, which our collector calls itself.
 
     Args:
-        envs: a vector environment in `AutoresetMode.SAME_STEP`, with Box or Discrete actions and observations.
+        envs: a vector environment in `AutoresetMode.SAME_STEP`, with spaces that are Box, Discrete, MultiDiscrete,
+            MultiBinary, or Dict and Tuple of these.
         seed: of the first reset; `None` draws one from the operating system.
         reuses_arrays: whether the vector environment may write into arrays that it has returned; they are then copied.
 
@@ -56,17 +65,18 @@ class VectorEnv(EnvBase):
         copy_observations(envs)
         self.envs = envs
         space, actions = envs.single_observation_space, envs.single_action_space
-        self.cast_action = ActionCast(actions)
-        self._action_shape = (envs.num_envs, *(actions.shape or ()))
-        self.spaces = entries_of(readable(space), actions)
+        self.cast_action, leaves = cast_of(actions), leaves_of(actions, "action")
+        self._action_shapes = {key: (envs.num_envs, *(leaf.space.shape or ())) for key, leaf in leaves.items()}
+        read = readable(space)
+        self.spaces = entries_of(read, actions)
         self._checker = BatchChecker(envs.num_envs, env_id, self.spaces)
-        reader = ObservationReader(space, self.spaces, self._checker, reuses_arrays=reuses_arrays)
+        reader = ObservationReader(space, read, self._checker, reuses_arrays=reuses_arrays)
         self._read, self._last, self._as_array = reader.read, reader.last, reader.as_array
         self.seeds = ResetSeeds(seed, envs.num_envs, takes_list=isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)))
         self.successes = SuccessLog()
         self._restarted, self.root = np.zeros(envs.num_envs, dtype=bool), Arrays()
         self.observation_spec = observation_spec(self.spaces, self.batch_size)
-        self.action_spec = action_spec(actions, self.batch_size)
+        self.full_action_spec = Composite(action=action_spec(actions, self.batch_size), shape=self.batch_size)
         self.reward_spec = Unbounded((envs.num_envs, 1), dtype=torch.float32)
         self.done_spec = done_spec(self.batch_size)
 
@@ -96,11 +106,12 @@ class VectorEnv(EnvBase):
         self._checker.check_reset(observed)
         return observed
 
-    def advance(self, action: np.ndarray) -> Arrays:
+    def advance(self, action: Actions) -> Arrays:
         """Step every environment once; `root` becomes the next one.
 
         Args:
-            action: `[num_envs, *action]`, as in the action spec; it is not changed.
+            action: `[num_envs, *action]`, as in the action spec; for a Dict or Tuple such an array for each of
+                `action_keys`. It is not changed.
 
         Returns:
             The `next` entries of the step, one array per key: `[num_envs]`, observations `[num_envs, *observation]`.
@@ -109,11 +120,10 @@ class VectorEnv(EnvBase):
             TrainingError: an environment raised, or what it returned is not finite or does not fit its spaces.
         """
         self._checker.begin_step()
-        if action.shape != self._action_shape:
-            raise ConfigError(
-                f"the policy's action has shape {list(action.shape)}, expected {list(self._action_shape)}: one of "
-                f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
-            )
+        given: Arrays = action if isinstance(action, dict) else {"action": action}
+        for key, shape in self._action_shapes.items():
+            if key not in given or given[key].shape != shape:
+                self._refuse_action(given)
         try:
             observation, reward, terminated, truncated, info = self.envs.step(self.cast_action(action))
             observed = self._read(observation)
@@ -142,24 +152,36 @@ class VectorEnv(EnvBase):
         self.__dict__.update(root=root, _restarted=done.copy())
         return after
 
+    def _refuse_action(self, given: Arrays) -> NoReturn:
+        shapes = {key: array.shape for key, array in given.items()}
+        raise ConfigError(
+            f"the policy's action has shape {_shown(shapes)}, expected {_shown(self._action_shapes)}: one of "
+            f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
+        )
+
     def can_capture(self) -> bool:
         """Whether `get_state` and `set_state` cover the environments' whole state."""
         return can_capture(self.envs)
 
     def get_state(self) -> dict[str, Any]:
         """The environments' state in the middle of episodes, for a checkpoint; only if `can_capture()`."""
-        return {"envs": capture(self.envs), "root": dict(self.root), "restarted": self._restarted}
+        return {"envs": capture(self.envs), "root": named(self.root), "restarted": self._restarted}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a `get_state`; raises `ValueError` if it is of other environments."""
-        check_like({"envs": None, "root": dict(self.root), "restarted": self._restarted}, {**state, "envs": None})
+        check_like({"envs": None, "root": named(self.root), "restarted": self._restarted}, {**state, "envs": None})
         restore(self.envs, state["envs"])
         # copies, because an array that came through a pipe may also be one of the environments'
-        self.root = {key: array.copy() for key, array in state["root"].items()}
+        self.root = {key: state["root"][name_of(key)].copy() for key in self.root}
         self._restarted = state["restarted"].copy()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return as_tensordict(self.advance(tensordict.get("action").detach().cpu().numpy()))
+        return as_tensordict(self.advance(self.actions_in(tensordict)))
+
+    def actions_in(self, step: Mapping[Key, torch.Tensor] | TensorDictBase) -> Actions:
+        """The actions of a step as `advance` takes them."""
+        arrays = {key: step.get(key).detach().cpu().numpy() for key in self._action_shapes}  # type: ignore[union-attr]
+        return arrays.get("action", arrays)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         mask = tensordict.get("_reset", None) if tensordict is not None else None
@@ -179,18 +201,24 @@ class VectorEnv(EnvBase):
         super().close(raise_if_closed=raise_if_closed)
 
 
-def as_tensor(key: str, array: np.ndarray) -> torch.Tensor:
+def as_tensor(key: Key, array: np.ndarray) -> torch.Tensor:
     """An array of `VectorEnv.root` or `advance` as the tensor of its spec, sharing memory where it can."""
     if key == "episode_reward":
         array = array.astype(np.float32)
     tensor = torch.from_numpy(array)
-    return tensor if key in OBSERVED else tensor.unsqueeze(-1)
+    return tensor.unsqueeze(-1) if key in _COUNTED else tensor
 
 
 def as_tensordict(arrays: Arrays) -> TensorDict:
     """A root or a step as a TensorDict; numbers become columns `[num_envs, 1]`."""
     tensors = {key: as_tensor(key, array) for key, array in arrays.items()}
     return TensorDict(tensors, batch_size=arrays["step_count"].shape)
+
+
+def _shown(shapes: Mapping[Key, tuple[int, ...]]) -> object:
+    """The shape of the one action, or all by name."""
+    each = {name: list(shape) for name, shape in named(shapes).items()}
+    return each["action"] if list(each) == ["action"] else each
 
 
 def _make_root(observed: Arrays, fresh: np.ndarray | None, counted: Arrays) -> Arrays:

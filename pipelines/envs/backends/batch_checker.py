@@ -12,8 +12,8 @@ from scipy.linalg.blas import dnrm2, snrm2
 
 from rlpipe.errors import TrainingError
 from rlpipe.pipelines.envs.backends.dtypes import FINITE
+from rlpipe.pipelines.envs.entries import Arrays, Key, name_of
 
-Arrays = dict[str, np.ndarray]
 # rewards in a batch, and observations in networks, are float32
 _LARGEST = float(np.finfo(np.float32).max)
 _FINITE_REWARD = "expected a finite number in the range of float32"
@@ -27,11 +27,11 @@ class BatchChecker:
     `spaces` are those of the entries of one environment's observation.
     """
 
-    def __init__(self, num_envs: int, env_id: str | None, spaces: dict[str, Space[Any]]) -> None:
+    def __init__(self, num_envs: int, env_id: str | None, spaces: dict[Key, Space[Any]]) -> None:
         self._num_envs, self._spaces, self._steps = num_envs, spaces, 0
         self._id = f" ({env_id})" if env_id else ""
-        self._accepted: tuple[object, ...] = ()
-        self._observation_norm: Callable[[np.ndarray], float] = _no_norm
+        self._accepted: list[tuple[object, object]] = []
+        self._norms: list[tuple[Key, Callable[[np.ndarray], float]]] = []
         self._reward_norm: Callable[[np.ndarray], float] = _no_norm
 
     def begin_step(self) -> None:
@@ -40,39 +40,35 @@ class BatchChecker:
 
     def check_step(self, observed: Arrays, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
         """Check what a step returned, `[num_envs, ...]` each; a `TrainingError` names the first fault."""
-        state = observed["observation"]
-        flags = (terminated.shape, terminated.dtype, truncated.shape, truncated.dtype)
-        form = (state.shape, state.dtype, reward.shape, reward.dtype, flags)
+        arrays = (*observed.values(), reward, terminated, truncated)
+        form: list[tuple[object, object]] = [(array.shape, array.dtype) for array in arrays]
         if form != self._accepted:
             self._check_forms(observed, f"step {self._steps}")
             self._check_form("reward", reward, (), np.dtype(np.float64))
             self._check_form("terminated", terminated, (), np.dtype(np.bool_))
             self._check_form("truncated", truncated, (), np.dtype(np.bool_))
-            self._observation_norm, self._reward_norm = _norm_of(state), _norm_of(reward)
-            self._accepted = form
+            norms = [(key, _norm_of(array)) for key, array in observed.items()]
+            self._norms = [(key, norm) for key, norm in norms if norm is not _no_norm]
+            self._reward_norm, self._accepted = _norm_of(reward), form
         # a norm is NaN or infinite if any number is; it may also overflow, so look at each number then
-        if not (self._reward_norm(reward) <= _LARGEST and self.accepts(state)):
+        if not (self._reward_norm(reward) <= _LARGEST and self.accepts(observed)):
             self._refuse_first("reward", reward, np.abs(reward) <= _LARGEST, _FINITE_REWARD)
-            self._refuse_first("observation", state, _fits(state), FINITE, restarted=terminated | truncated)
+            self._refuse_infinite(observed, restarted=terminated | truncated)
 
-    def accepts(self, observation: np.ndarray) -> bool:
-        """Whether float32 can hold all numbers of an array like the last step's; `False` means perhaps not."""
-        return self._observation_norm(observation.ravel()) <= _LARGEST
+    def accepts(self, observed: Arrays) -> bool:
+        """Whether float32 can hold all numbers of arrays like the last step's; `False` means perhaps not."""
+        return all(norm(observed[key].ravel()) <= _LARGEST for key, norm in self._norms)
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
         """Check the last observations of the environments of `done`; a `TrainingError` names the first fault."""
         for key, array in observed.items():
             self._check_form(key, array, self._spaces[key].shape, array.dtype, rows=int(done.sum()))
-        state = observed["observation"]
-        if not self.accepts(state):
-            self._refuse_first("observation", state, _fits(state), FINITE, indices=np.flatnonzero(done))
+        self._refuse_infinite(observed, indices=np.flatnonzero(done))
 
     def check_reset(self, observed: Arrays) -> None:
         """Check what a reset returned; a `TrainingError` names the first fault."""
         self._check_forms(observed, f"the reset after step {self._steps}")
-        state = observed["observation"]
-        restarted = np.ones(self._num_envs, dtype=bool)
-        self._refuse_first("observation", state, _fits(state), FINITE, restarted=restarted)
+        self._refuse_infinite(observed, restarted=np.ones(self._num_envs, dtype=bool))
 
     def as_error(self, error: Exception, when: str = "") -> TrainingError:
         """A `TrainingError` for an exception of the vector environment."""
@@ -89,7 +85,7 @@ class BatchChecker:
 
     def _check_form(
         self,
-        key: str,
+        key: Key,
         array: np.ndarray,
         shape: tuple[int, ...] | None,
         dtype: Any,
@@ -101,17 +97,22 @@ class BatchChecker:
         expected = (self._num_envs if rows is None else rows, *(shape or ()))
         if array.shape != expected:
             raise TrainingError(
-                f"{self._all()} failed in {when}: key {key!r} has shape {list(array.shape)}, expected {list(expected)}"
+                f"{self._all()} failed in {when}: key {name_of(key)!r} has shape {list(array.shape)}, expected "
+                f"{list(expected)}"
             )
         # a mask has become bool
         if key != "action_mask" and not np.can_cast(array.dtype, dtype, "same_kind"):
             raise TrainingError(
-                f"{self._all()} failed in {when}: key {key!r} has dtype {array.dtype}, expected {dtype}"
+                f"{self._all()} failed in {when}: key {name_of(key)!r} has dtype {array.dtype}, expected {dtype}"
             )
+
+    def _refuse_infinite(self, observed: Arrays, **where: np.ndarray) -> None:
+        for key, array in observed.items():
+            self._refuse_first(key, array, _fits(array), FINITE, **where)
 
     def _refuse_first(
         self,
-        key: str,
+        key: Key,
         array: np.ndarray,
         fits: np.ndarray,
         expected: str,
@@ -129,7 +130,7 @@ class BatchChecker:
         when = f"its reset after step {self._steps}" if reset else f"step {self._steps}"
         at = f" at {place}" if place else ""
         raise TrainingError(
-            f"environment {index} of {self._num_envs}{self._id} failed in {when}: key {key!r} is "
+            f"environment {index} of {self._num_envs}{self._id} failed in {when}: key {name_of(key)!r} is "
             f"{array[tuple(where)]}{at}, {expected}"
         )
 

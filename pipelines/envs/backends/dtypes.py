@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Space
+from gymnasium.spaces import Box, Dict, MultiDiscrete, Space, Tuple
 
 # PyTorch cannot compare, index or add the types on the left, or not on every device
 _READ_AS = {
@@ -36,6 +36,11 @@ def readable(space: Space[Any]) -> Space[Any]:
     if isinstance(space, Dict):
         spaces = {key: readable(each) for key, each in space.items()}
         return Dict(spaces) if any(spaces[key] is not each for key, each in space.items()) else space
+    if isinstance(space, Tuple):
+        parts = [readable(each) for each in space]
+        return Tuple(parts) if any(new is not old for new, old in zip(parts, space, strict=True)) else space
+    if isinstance(space, MultiDiscrete) and space.dtype != np.int64:
+        return MultiDiscrete(space.nvec.astype(np.int64), start=space.start.astype(np.int64))
     if not isinstance(space, Box):
         return space
     dtype = np.dtype(_READ_AS.get(space.dtype.name, space.dtype)).newbyteorder("=")

@@ -15,12 +15,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Dict, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
 from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
+from rlpipe.pipelines.envs.entries import LEAVES, copied, is_of_boxes, leaves_of
 from rlpipe.warn_once import notice, notice_mujoco
 
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
@@ -53,7 +54,10 @@ def make_checked(
         with contextlib.suppress(Exception):
             env.close()
         raise
-    return Checked(PixelObservation(env) if from_pixels else env, who)
+    observed = PixelObservation(env) if from_pixels else env
+    for space, what in ((observed.observation_space, "observation"), (env.action_space, "action")):
+        leaves_of(space, what)
+    return Checked(observed, who)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
@@ -79,15 +83,14 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         self._who, self._steps, self._is_lent = who, 0, False
         # if a worker process exits, its parent reports that
         self._errors: tuple[type[BaseException], ...] = (Exception,) if who is None else (Exception, SystemExit)
-        own = env.observation_space
-        self.observation_space = space = readable(own)
-        self._is_dict = isinstance(own, Dict)
-        # as the environment has them, and as they are read
-        self._spaces = {"observation": (own, space)}
-        if isinstance(own, Dict) and isinstance(space, Dict):
-            self._spaces = {key: (each, space[key]) for key, each in own.items()}
-        # an array of this form needs no further check
-        self._form = (space.shape, space.dtype)
+        self._own = env.observation_space
+        self.observation_space = space = readable(self._own)
+        # arrays of these forms need no further check, because they are those of Boxes
+        self._form = (space.shape, space.dtype) if isinstance(space, Box) else None
+        self._forms: list[tuple[Any, Any]] = []
+        if isinstance(self._own, Dict) and is_of_boxes(space):
+            leaves = leaves_of(space, "observation").values()
+            self._forms = [(leaf.get, (leaf.space.shape, leaf.space.dtype)) for leaf in leaves]
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         before, _users[id(self.unwrapped)] = _users.get(id(self.unwrapped)), self
@@ -115,7 +118,10 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         try:
             _check_count(result, "step")
             observation, reward, terminated, truncated, info = result
-            if type(observation) is not np.ndarray or (observation.shape, observation.dtype) != self._form:
+            if self._form is None or type(observation) is not np.ndarray:
+                if not (self._forms and self._has_forms(observation)):
+                    observation = self._read(observation)
+            elif (observation.shape, observation.dtype) != self._form:
                 observation = self._read(observation)
             if type(reward) not in _NUMBERS:
                 reward = _number(reward)
@@ -125,7 +131,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise self._error("step", str(fault)) from None
         if not (terminated or truncated):
             return observation, reward, terminated, truncated, {}
-        return _copied(observation), reward, terminated, truncated, _ending(info)
+        return copied(observation), reward, terminated, truncated, _ending(info)
 
     def close(self) -> None:
         """Close the environment; a failure is only shown as a notice, because the results are complete."""
@@ -142,35 +148,63 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         step = f"step {self._steps}" if when == "step" else f"its reset after step {self._steps}"
         return TrainingError(f"{self._who} failed in {step}: {what}")
 
+    def _has_forms(self, observation: Any) -> bool:
+        try:
+            arrays = [(get(observation), form) for get, form in self._forms]
+        except (KeyError, IndexError, TypeError):
+            return False
+        return all(type(array) is np.ndarray and (array.shape, array.dtype) == form for array, form in arrays)
+
     def _read(self, observation: Any) -> Any:
-        if not self._is_dict:
-            return _entry("observation", observation, *self._spaces["observation"])
-        if not isinstance(observation, dict):
-            raise FaultError(f"the observation is {_type_name(observation)}, expected a dict of {list(self._spaces)}")
-        for key in self._spaces:
-            if key not in observation:
-                raise FaultError(f"the observation has no key {key!r}; it has {sorted(map(str, observation))}")
-        return {key: _entry(key, observation[key], *spaces) for key, spaces in self._spaces.items()}
+        return _read(observation, self._own, self.observation_space)
 
 
-def _entry(key: str, value: Any, own: Space[Any], read: Space[Any]) -> Any:
-    # other spaces, such as Tuple, are refused when the environment is made
-    if own.shape is None or own.dtype is None or read.dtype is None:
+def _read(value: Any, own: Space[Any], read: Any, where: str = "") -> Any:
+    """An observation of the space `own`, or the part of it at `where`, as one of the space `read`."""
+    if isinstance(own, Dict):
+        if not isinstance(value, dict):
+            raise FaultError(f"{_place(where)} is {_type_name(value)}, expected a dict of {list(own)}")
+        for key in own:
+            if key not in value:
+                raise FaultError(f"{_place(where)} has no key {key!r}; it has {sorted(map(str, value))}")
+        return {key: _read(value[key], each, read[key], f"{where}{key}.") for key, each in own.items()}
+    if isinstance(own, Tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(own):
+            raise FaultError(f"{_place(where)} is {_type_name(value)}, expected a tuple of {len(own)}")
+        parts = zip(value, own, read, strict=True)
+        return tuple(_read(*part, f"{where}{index}.") for index, part in enumerate(parts))
+    return _entry(where[:-1] or "observation", value, own, read)
+
+
+def _place(where: str) -> str:
+    return f"key {where[:-1]!r}" if where else "the observation"
+
+
+def _entry(key: str, value: Any, own: Any, read: Any) -> Any:
+    # other spaces are refused when the environment is made, unless images hide them
+    if not isinstance(own, LEAVES):
         return value
-    array = _as_array(key, value)
-    if array.shape != own.shape:
-        if not array.size == math.prod(own.shape) == 1:
-            raise FaultError(f"key {key!r} has shape {list(array.shape)}, expected {list(own.shape)}")
-        array = array.reshape(own.shape)
+    array, shape = _as_array(key, value), own.shape or ()
+    if array.shape != shape:
+        if not array.size == math.prod(shape) == 1:
+            raise FaultError(f"key {key!r} has shape {list(array.shape)}, expected {list(shape)}")
+        array = array.reshape(shape)
     array = cast(key, array, own.dtype, read.dtype)
-    if isinstance(own, Discrete) and not 0 <= int(array) - int(own.start) < int(own.n):
-        last = int(own.start) + int(own.n) - 1
-        raise FaultError(f"key {key!r} is {array}, expected an integer from {own.start} to {last}")
+    if not isinstance(own, Box):
+        _check_range(key, array, own)
     return array
 
 
-def _copied(observation: Any) -> Any:
-    return {key: each.copy() for key, each in observation.items()} if type(observation) is dict else observation.copy()
+def _check_range(key: str, array: np.ndarray, space: Discrete | MultiDiscrete | MultiBinary) -> None:
+    """Refuse integers that are not in a space, by a `FaultError`."""
+    start: Any = 0 if isinstance(space, MultiBinary) else space.start
+    count: Any = 2 if isinstance(space, MultiBinary) else space.n if isinstance(space, Discrete) else space.nvec
+    wrong = (array < start) | (array >= start + count)
+    if wrong.any():
+        place = tuple(int(each) for each in np.argwhere(wrong)[0])
+        first, number = (int(np.broadcast_to(each, array.shape)[place]) for each in (start, count))
+        at = f" at {list(place)}" if place else ""
+        raise FaultError(f"key {key!r} is {array[place]}{at}, expected an integer from {first} to {first + number - 1}")
 
 
 def _ending(info: dict[str, Any]) -> dict[str, float]:

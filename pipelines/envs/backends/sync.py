@@ -10,11 +10,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Dict
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import create_empty_array, iterate
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.entries import copied, leaves_of
 from rlpipe.warn_once import each_once
 
 Env = gym.Env[Any, Any]
@@ -45,8 +45,9 @@ class SyncEnvs(SyncVectorEnv):
                     each.close()
             raise
         self.spec = spec
-        self._is_dict = isinstance(self.single_observation_space, Dict)
         self._rows: Any = create_empty_array(self.single_observation_space, self.num_envs, fn=np.zeros)
+        leaves = leaves_of(self.single_observation_space, "observation").values()
+        self._places = [(leaf.get, leaf.get(self._rows)) for leaf in leaves]
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -58,7 +59,7 @@ class SyncEnvs(SyncVectorEnv):
             seed = [None if seed is None else seed + index for index in range(self.num_envs)]
         for index in np.flatnonzero(mask).tolist():
             self._keep(index, self.envs[index].reset(seed=seed[index], options=given or None)[0])
-        return self._kept(), {}
+        return copied(self._rows), {}
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         rewards: list[Any] = []
@@ -73,21 +74,15 @@ class SyncEnvs(SyncVectorEnv):
                 observation, _ = self.envs[index].reset()
             self._keep(index, observation)
         terminations, truncations = np.array(flags, np.bool_).T.copy()
-        return self._kept(), np.array(rewards, np.float64), terminations, truncations, infos
+        return copied(self._rows), np.array(rewards, np.float64), terminations, truncations, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         with each_once():
             super().close_extras(**kwargs)
 
     def _keep(self, index: int, observation: Observation) -> None:
-        if not self._is_dict:
-            self._rows[index] = observation
-            return
-        for key, row in self._rows.items():
-            row[index] = observation[key]
-
-    def _kept(self) -> Observation:
-        return {key: row.copy() for key, row in self._rows.items()} if self._is_dict else self._rows.copy()
+        for get, row in self._places:
+            row[index] = get(observation)
 
 
 def copy_observations(envs: gym.vector.VectorEnv) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from tensordict import TensorDict, TensorDictBase
-from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.entries import Key, name_of
 from rlpipe.pipelines.envs.tensor.env import COUNTERS, FLAGS, Move, Spaces, TensorEnv, Tensors
 
 _SUCCESS = "is_success"
@@ -42,16 +42,18 @@ class AdoptedEnv(TensorEnv):
     def __init__(self, env: EnvBase, name: str, *, limit: int | None, seed: int | None) -> None:
         _check_form(env, name)
         batch = env.batch_size
-        leaves = dict(env.observation_spec.items(True, True))
-        self_spaces = {key: space_of(spec[0], key) for key, spec in leaves.items() if key not in COUNTERS}
-        observation = self_spaces.get("observation") if len(self_spaces) == 1 else None
-        single = observation or spaces.Dict({_named(key): each for key, each in self_spaces.items()})
+        leaves = {key: spec for key, spec in env.observation_spec.items(True, True) if key not in COUNTERS}
+        observed = {key: space_of(spec[0], key) for key, spec in leaves.items()}
+        single = observed["observation"] if list(observed) == ["observation"] else None
+        single = single or spaces.Dict({name_of(key): each for key, each in observed.items()})
         action = space_of(env.action_spec[0], "action")
         device = torch.device("cpu") if env.device is None else env.device
         super().__init__(Spaces(batch[0], single, action), device, limit=limit, seed=seed)
-        seen = Composite({key: spec.clone() for key, spec in leaves.items() if key not in COUNTERS}, shape=batch)
+        seen = Composite(shape=batch)
+        for key, spec in leaves.items():
+            seen[key] = spec.clone()
         self._set_specs(seen.to(device), env.action_spec.clone().to(device))
-        self._inner, self._keys, self._spaces = env, list(self_spaces), self_spaces
+        self._inner, self._keys, self._spaces = env, list(observed), observed
         self._cuts = "truncated" in env.done_spec.keys()  # noqa: SIM118 - a Composite is no Mapping
         self._carried = self._stepped = TensorDict(batch_size=batch, device=device)
 
@@ -132,7 +134,7 @@ def _check_form(env: EnvBase, name: str) -> None:
             raise ConfigError(f"{name} has a {what} of shape {list(spec.shape)}; expected {[*batch, 1]}")
 
 
-def space_of(spec: TensorSpec, key: NestedKey) -> spaces.Space[Any]:
+def space_of(spec: TensorSpec, key: Key) -> spaces.Space[Any]:
     """The Gymnasium space of one environment's entry; one that rlpipe has no use for is a `ConfigError`."""
     shape = tuple(spec.shape)
     if isinstance(spec, MultiCategorical):
@@ -141,7 +143,7 @@ def space_of(spec: TensorSpec, key: NestedKey) -> spaces.Space[Any]:
         return spaces.MultiBinary(shape)
     if isinstance(spec, Categorical):
         if int(spec.space.n) < 1:
-            raise ConfigError(f"the {_named(key)} has a number of choices that is not known")
+            raise ConfigError(f"the {name_of(key)} has a number of choices that is not known")
         return spaces.Discrete(int(spec.space.n)) if not shape else spaces.MultiDiscrete(np.full(shape, spec.space.n))
     if isinstance(spec, (Bounded, Unbounded)):
         dtype = torch.zeros(0, dtype=spec.dtype).numpy().dtype
@@ -153,12 +155,8 @@ def space_of(spec: TensorSpec, key: NestedKey) -> spaces.Space[Any]:
         if spec.dtype is torch.bool:
             return spaces.MultiBinary(shape)
         return spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype)
-    raise ConfigError(f"the {_named(key)} is a {type(spec).__name__} of TorchRL's, which rlpipe does not take")
-
-
-def _named(key: NestedKey) -> str:
-    return key if isinstance(key, str) else ".".join(key)
+    raise ConfigError(f"the {name_of(key)} is a {type(spec).__name__} of TorchRL's, which rlpipe does not take")
 
 
 def _shown(keys: Any) -> str:
-    return ", ".join(map(_named, keys)) or "none"
+    return ", ".join(map(name_of, keys)) or "none"

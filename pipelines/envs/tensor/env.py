@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from gymnasium.spaces import Space
 from tensordict import TensorDict, TensorDictBase
-from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
@@ -18,11 +17,12 @@ from torchrl.envs import EnvBase
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.devices import moved
+from rlpipe.pipelines.envs.entries import Key, name_of, named
 from rlpipe.pipelines.envs.observations import SuccessLog
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import done_spec
 
-Tensors = dict[NestedKey, Tensor]
+Tensors = dict[Key, Tensor]
 FLAGS = ("done", "terminated", "truncated")
 COUNTERS = ("step_count", "episode_reward")
 _HOST = torch.device("cpu")
@@ -155,7 +155,7 @@ class TensorEnv(EnvBase):
         self._restarted = self._nothing
         return self.root
 
-    def actions_in(self, step: Mapping[NestedKey, Tensor] | TensorDictBase) -> Tensor:
+    def actions_in(self, step: Mapping[Key, Tensor] | TensorDictBase) -> Tensor:
         """The actions of a step as `advance` takes them."""
         return step.get("action").detach().to(self.device)  # type: ignore[union-attr]
 
@@ -176,13 +176,13 @@ class TensorEnv(EnvBase):
 
     def get_state(self) -> dict[str, Any]:
         """The environments' state in the middle of episodes, for a checkpoint; only if `can_capture()`."""
-        return {"envs": self._capture(), "root": dict(self.root), "restarted": self._restarted}
+        return {"envs": self._capture(), "root": named(self.root), "restarted": self._restarted}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a `get_state`, of any device; raises `ValueError` if it is of other environments."""
-        check_like({"envs": None, "root": dict(self.root), "restarted": self._restarted}, {**state, "envs": None})
+        check_like({"envs": None, "root": named(self.root), "restarted": self._restarted}, {**state, "envs": None})
         self._restore(state["envs"])
-        self.root = {key: value.to(self.device, copy=True) for key, value in state["root"].items()}
+        self.root = {key: state["root"][name_of(key)].to(self.device, copy=True) for key in self.root}
         self._restarted = state["restarted"].to(self.device, copy=True)
 
     @abstractmethod
@@ -225,7 +225,7 @@ class TensorEnv(EnvBase):
         self.seeds.derive(None)
 
 
-def as_column(key: NestedKey, value: Tensor) -> Tensor:
+def as_column(key: Key, value: Tensor) -> Tensor:
     """An entry of `TensorEnv.root` or `advance`, with any leading dimensions, in the form and type of its spec."""
     if key not in _NUMBERS:
         return value

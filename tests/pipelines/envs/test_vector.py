@@ -227,7 +227,6 @@ def test_shaped_reward_leaves_the_return_alone():
         ("CartPol-v1", "does not know; did you mean CartPole-v1"),
         ("CartPole-v7", "CartPole-v1"),
         ("nothing/like-this-v3", "does not know"),
-        ("Blackjack-v1", "observation space is Tuple"),
     ],
 )
 def test_environments_that_cannot_be_had(env_id, message):
