@@ -20,8 +20,9 @@ from rlpipe.modules import CategoricalActor, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.collectors.evaluation import most_copies
-from rlpipe.pipelines.envs import BinObservation, make_env
+from rlpipe.pipelines.envs import BinObservation
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
+from rlpipe.pipelines.envs.make import make_env_of_any_size
 from rlpipe.pipelines.envs.transforms import Standardize
 
 TOLERANCE = 1e-5
@@ -47,7 +48,7 @@ class GreedyPolicy(nn.Module):
         if modules is None:
             raise ConfigError(f"a policy of kind {type(agent.policy).__name__} cannot be exported")
         self.parts = nn.ModuleList(modules)
-        with_raw = make_env(replace(agent.config.env, num_envs=1, backend="auto"))
+        with_raw = make_env_of_any_size(replace(agent.config.env, num_envs=1, backend="auto"))
         try:
             spaces = with_raw.base_env.spaces
             self.masked = "action_mask" in spaces
@@ -105,7 +106,7 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[tuple[tuple[Tensor, 
         inputs = greedy.example(_RANDOM)
     yield inputs, *_acts(agent, greedy, inputs)
     copies = min(_ENVS, most_copies(agent.config.env, agent.config.eval_envs, agent.config.num_envs))
-    env = make_env(replace(agent.config.env, num_envs=copies, backend="auto"), seed=0)
+    env = make_env_of_any_size(replace(agent.config.env, num_envs=copies, backend="auto"), seed=0)
     try:
         step = env.reset()
         for _ in range(_STEPS):

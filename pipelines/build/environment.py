@@ -22,6 +22,7 @@ from rlpipe.pipelines.build.collector import env_device
 from rlpipe.pipelines.config.groups import LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
+from rlpipe.pipelines.envs.make import make_env_of_any_size
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.envs.reward_shaping import make_shaping
 from rlpipe.pipelines.envs.transforms import Standardize
@@ -88,10 +89,11 @@ def _eval_spaces(config: TrainConfig) -> Spaces | None:
     """The spaces of the evaluation environment, if it differs; it is closed before the training one is made."""
     if config.eval_env_id is None:
         return None
+    one = replace(config.eval_env, num_envs=1, backend="auto")
     with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
         if config.from_pixels:
             check_drawable(config.eval_env, "--from-pixels")
-        with contextlib.closing(make_env(replace(config.eval_env, num_envs=1, backend="auto"))) as env:
+        with contextlib.closing(make_env_of_any_size(one)) as env:
             return _spaces_of(env)
 
 

@@ -19,10 +19,10 @@ from torchrl.envs.utils import ExplorationType
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.eval_mode import evaluating
-from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
+from rlpipe.pipelines.envs import EnvConfig, env_spec
 from rlpipe.pipelines.envs.entries import Arrays
 from rlpipe.pipelines.envs.frozen_transforms import SelectRows, append_frozen, size_for
-from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
+from rlpipe.pipelines.envs.make import check_is_config, has_many_copies, make_env_of_any_size
 from rlpipe.pipelines.envs.tensor.env import TensorEnv, on_host
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.progress import Evaluation
@@ -85,7 +85,7 @@ def evaluate(
     config = replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit)
     quotas = [episodes // streams + (index < episodes % streams) for index in range(streams)]
     with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
-        env = make_env(config, seed=seed, device=_device_of(policy))
+        env = make_env_of_any_size(config, seed=seed, device=_device_of(policy))
         stack.callback(env.close, raise_if_closed=False)
         selects = append_frozen(env, transforms, policy)
         recorder = EpisodeRecorder(env.base_env, quotas)

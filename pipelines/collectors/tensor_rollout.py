@@ -48,6 +48,4 @@ def assemble_tensors(
 
 def _stacked(steps: list[Tensors]) -> dict[Key, Tensor]:
     """One tensor per step to one tensor `[num_envs, T, ...]` per key."""
-    return {
-        key: as_column(key, torch.stack([step[key] for step in steps]).transpose(0, 1)) for key in steps[0]
-    }
+    return {key: as_column(key, torch.stack([step[key] for step in steps]).transpose(0, 1)) for key in steps[0]}

@@ -37,7 +37,7 @@ class EnvConfig:
     from_pixels: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.env_id, (str, type)):
+        if not isinstance(self.env_id, str) and not callable(self.env_id):
             raise ConfigError(f"env_id is {self.env_id!r}; expected a Gymnasium id, or an environment's class")
         if self.backend not in get_args(Backend):
             raise ConfigError(f"backend is {self.backend!r}; allowed are {', '.join(get_args(Backend))}")

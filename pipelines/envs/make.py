@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from rlpipe.pipelines.envs.backends.env_checker import make_checked
 from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
-from rlpipe.pipelines.envs.tensor.make import is_simulated, make_simulated
+from rlpipe.pipelines.envs.tensor.make import make_tensor_env, spec_of
+from rlpipe.pipelines.envs.tensor.torchrl_env import BatchSizeError
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.user_modules import import_module, module_of, reason_of
 
@@ -61,10 +63,9 @@ def make_env(
     check_is_config(config)
     check_steps(transforms)
     spec = env_spec(config.env_id)
-    base: EnvBase
-    if is_simulated(config, spec, render_mode):
-        base = make_simulated(config, spec, seed=seed, device=torch.device(device))
-        return _transformed(TransformedEnv, base, transforms)
+    tensors = make_tensor_env(config, spec, seed=seed, render_mode=render_mode, device=torch.device(device))
+    if tensors is not None:
+        return _transformed(TransformedEnv, tensors, transforms)
     envs = _make_vector_env(config, render_mode)
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)
@@ -72,6 +73,17 @@ def make_env(
     except BaseException:
         envs.close()
         raise
+
+
+def make_env_of_any_size(config: EnvConfig, **options: Any) -> TransformedEnv:
+    """`make_env`, with as many environments as there are if it is not for the config to say.
+
+    So it is with an instance that is batched, or a function that takes no number.
+    """
+    try:
+        return make_env(config, **options)
+    except BatchSizeError as error:
+        return make_env(dataclasses.replace(config, num_envs=error.num_envs), **options)
 
 
 def _transformed(kind: type[TransformedEnv], base: EnvBase, transforms: Sequence[Transform]) -> TransformedEnv:
@@ -92,12 +104,16 @@ def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
     Raises:
         ConfigError: there is none (the message names similar ids), or the module cannot be imported.
     """
+    if (spec := spec_of(env_id)) is not None:
+        return spec
     if isinstance(env_id, type):
         creator: Any = env_id
         return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=creator)
     module, name = module_of(env_id), env_id.rpartition(":")[-1]
     if module:
-        import_module(module, f"env-id is {env_id!r}")
+        found = getattr(import_module(module, f"env-id is {env_id!r}"), name, None)
+        if (spec := spec_of(found)) is not None:
+            return spec
     try:
         return _game_spec(name) if name.startswith(_GAMES) else gym.spec(name)
     except (gym.error.Error, ValueError) as error:

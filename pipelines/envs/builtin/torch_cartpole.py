@@ -33,7 +33,7 @@ class TorchCartPole(Simulator):
         return torch.rand(self.num_envs, 4, device=self.device, generator=generator).sub_(0.5).mul_(0.1)
 
     def move(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _, _, theta, theta_dot = state.unbind(-1)
+        theta, theta_dot = state[:, 2], state[:, 3]
         cos, sin = theta.cos(), theta.sin()
         push = (theta_dot * theta_dot).mul_(sin).mul_(_SWAY).sub_(_FORCE / _MASS)
         push = push.add_(action, alpha=2 * _FORCE / _MASS)

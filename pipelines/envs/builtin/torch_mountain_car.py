@@ -16,7 +16,9 @@ _MOST_SPEED, _FORCE, _GRAVITY = 0.07, 0.001, 0.0025
 class TorchMountainCar(Simulator):
     """A state is the observation: position and velocity."""
 
-    observation_space = Box(np.array([_LEAST_X, -_MOST_SPEED], np.float32), np.array([_MOST_X, _MOST_SPEED], np.float32))
+    observation_space = Box(
+        np.array([_LEAST_X, -_MOST_SPEED], np.float32), np.array([_MOST_X, _MOST_SPEED], np.float32)
+    )
     action_space = Discrete(3)
     # at the highest speed, from the nearest start; in fact it takes several times as many
     shortest = 12
@@ -26,7 +28,7 @@ class TorchMountainCar(Simulator):
         return torch.stack((place, torch.zeros_like(place)), -1)
 
     def move(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        place, speed = state.unbind(-1)
+        place, speed = state[:, 0], state[:, 1]
         gain = (place * 3).cos_().mul_(-_GRAVITY).sub_(_FORCE).add_(action, alpha=_FORCE)
         speed = gain.add_(speed).clamp_(-_MOST_SPEED, _MOST_SPEED)
         place = torch.add(place, speed).clamp_(_LEAST_X, _MOST_X)

@@ -32,7 +32,7 @@ class TorchPendulum(Simulator):
         return _with_angle(drawn[0] * math.pi, drawn[1])
 
     def move(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, None]:
-        _, sin, speed, angle = state.unbind(-1)
+        sin, speed, angle = state[:, 1], state[:, 2], state[:, 3]
         torque = action.reshape(-1).float().clamp(-_MOST_TORQUE, _MOST_TORQUE)
         cost = (angle * angle).addcmul_(speed, speed, value=0.1).addcmul_(torque, torque, value=0.001)
         # mass and length are 1

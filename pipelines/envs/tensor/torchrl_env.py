@@ -70,9 +70,7 @@ def adopt(
     return AdoptedEnv(env, name, limit=limit, seed=seed)
 
 
-def _maker(
-    given: Any, name: str, num_envs: int, kwargs: dict[str, Any], device: torch.device
-) -> Callable[[], EnvBase]:
+def _maker(given: Any, name: str, num_envs: int, kwargs: dict[str, Any], device: torch.device) -> Callable[[], EnvBase]:
     if isinstance(given, EnvBase):
         return lambda: _copied(given, name)
     known = {"num_envs": num_envs, "batch_size": torch.Size([num_envs]), "device": device}
