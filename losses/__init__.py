@@ -8,7 +8,17 @@ from rlpipe.losses.ppo import ClipPPOLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
 from rlpipe.losses.target import TargetUpdate, frozen, frozen_copy
-from rlpipe.losses.terms import column, discrete_action, nested, policy_terms, read, scalar, standardized, value_terms
+from rlpipe.losses.terms import (
+    action_keys,
+    column,
+    discrete_action,
+    nested,
+    policy_terms,
+    read,
+    scalar,
+    standardized,
+    value_terms,
+)
 
 __all__ = [
     "GAE",
@@ -20,6 +30,7 @@ __all__ = [
     "ReinforceLoss",
     "ReturnToGo",
     "TargetUpdate",
+    "action_keys",
     "column",
     "discrete_action",
     "frozen",

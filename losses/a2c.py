@@ -7,7 +7,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.terms import column, policy_terms, standardized, value_terms
+from rlpipe.losses.terms import action_keys, column, policy_terms, standardized, value_terms
 from rlpipe.modules.networks import computed_once
 
 
@@ -44,7 +44,7 @@ class A2CLoss(LossModule):
         self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
         self.normalize_advantage = normalize_advantage
         observed = dict.fromkeys([*actor.in_keys, *critic.in_keys])
-        self.in_keys = [*observed, "action", "advantage", "value_target"]
+        self.in_keys = [*observed, *action_keys(actor), "advantage", "value_target"]
         self.out_keys = ["loss_policy", "loss_value", "loss_entropy", "entropy", "explained_variance"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:

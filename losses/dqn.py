@@ -10,6 +10,7 @@ from torchrl.objectives import LossModule
 from rlpipe.losses import functional as F
 from rlpipe.losses.target import frozen_copy
 from rlpipe.losses.terms import column, discrete_action, nested, observed, read, scalar
+from rlpipe.modules import JointChoices
 
 
 class DQNLoss(LossModule):
@@ -17,7 +18,7 @@ class DQNLoss(LossModule):
 
     Reads `action` `[*B]`, the Q network's `in_keys`, and under `next` the same `in_keys`, `reward` and `terminated`
     `[*B, 1]`; with `n_step`, `discount` `[*B, 1]` instead of `terminated`, as `NStep` writes it. Truncation does not
-    cut the bootstrap. Does not change its input.
+    cut the bootstrap. The actions of a `QActor` over several choices are `[*B, *shape]`. Does not change its input.
 
     Returns `loss_td` (a scalar), and detached: `td_error`, the mean absolute error, and `q_mean`. With `prioritized`,
     reads `priority_weight` `[*B]` too, which multiplies each sample's loss, and returns `priority` `[*B]`: the absolute
@@ -65,7 +66,7 @@ class DQNLoss(LossModule):
         action_value = self._action_value(self.q_network, batch)
         with torch.no_grad():
             target = self._target(read(batch, "next"))
-        action = discrete_action(batch)
+        action = self._index(batch)
         chosen = F.chosen_value(action_value, action)
         loss = F.regression(chosen, target, self.kind)
         error = F.td_error(action_value.detach(), action, target).abs()
@@ -78,6 +79,19 @@ class DQNLoss(LossModule):
         selector = self._action_value(self.q_network, after) if self.double else None
         discount = column(after, "discount") if self.n_step else self.gamma * (~column(after, "terminated"))
         return F.q_learning_target(column(after, "reward"), discount, self._action_value(network, after), selector)
+
+    def _index(self, batch: TensorDictBase) -> torch.Tensor:
+        """The number of each action, `[*B]`."""
+        joint: JointChoices | None = getattr(self.q_network, "joint", None)
+        if joint is None:
+            return discrete_action(batch)
+        action = read(batch, "action")
+        if action.dtype != joint.dtype or action.shape != (*batch.batch_size, *joint.shape):
+            raise ValueError(
+                f"key 'action' has dtype {action.dtype} and shape {list(action.shape)}, expected {joint.dtype} and "
+                f"{[*batch.batch_size, *joint.shape]}"
+            )
+        return joint.index(action)
 
     @staticmethod
     def _action_value(network: TensorDictModuleBase, batch: TensorDictBase) -> torch.Tensor:

@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.terms import column, policy_terms, scalar, standardized, value_terms
+from rlpipe.losses.terms import action_keys, column, policy_terms, scalar, standardized, value_terms
 from rlpipe.modules.networks import computed_once
 
 
@@ -50,7 +50,7 @@ class ClipPPOLoss(LossModule):
         self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
         self.normalize_advantage = normalize_advantage
         observed = dict.fromkeys([*actor.in_keys, *critic.in_keys])
-        self.in_keys = [*observed, "action", "action_log_prob", "advantage", "value_target"]
+        self.in_keys = [*observed, *action_keys(actor), "action_log_prob", "advantage", "value_target"]
         if value_clip is not None:
             self.in_keys = [*self.in_keys, "state_value"]
         losses, diagnostics = ["loss_policy", "loss_value", "loss_entropy"], ["entropy", "approx_kl", "clip_fraction"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.terms import column, policy_terms, standardized, value_terms
+from rlpipe.losses.terms import action_keys, column, policy_terms, standardized, value_terms
 
 Normalization = Literal["none", "batch", "episode"]
 """Over what returns are brought to mean 0 and standard deviation 1."""
@@ -57,7 +57,7 @@ class ReinforceLoss(LossModule):
         self.actor, self.critic, self.normalize, self.value_kind = actor, critic, normalize, value_kind
         self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
         observed = dict.fromkeys([*actor.in_keys, *(critic.in_keys if critic is not None else [])])
-        self.in_keys = [*observed, "action", "advantage"]
+        self.in_keys = [*observed, *action_keys(actor), "advantage"]
         self.out_keys = ["loss_policy", "loss_entropy", "entropy"]
         if critic is not None:
             self.in_keys = [*self.in_keys, "value_target"]

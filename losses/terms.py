@@ -18,7 +18,7 @@ def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Te
 
     Args:
         actor: has `get_dist`.
-        batch: the actor's `in_keys` and `action`.
+        batch: the actor's `in_keys` and `action`, which is a nested TensorDict for Dict and Tuple actions.
 
     Raises:
         KeyError: the batch lacks a key.
@@ -33,17 +33,29 @@ def policy_terms(actor: TensorDictModuleBase, batch: TensorDictBase) -> tuple[Te
         log_prob = distribution.log_prob(action)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise ValueError(
-            f"key 'action' of shape {list(action.shape)} and dtype {action.dtype} has no log-probability under "
-            f"{type(actor).__name__}: {error}; it must be an action that this actor could have written"
+            f"{_described(action)} has no log-probability under {type(actor).__name__}: {error}; it must be an action "
+            "that this actor could have written"
         ) from error
     if log_prob.shape != batch.batch_size:
         raise ValueError(
-            f"for key 'action' of shape {list(action.shape)} the actor's log-probability has shape "
-            f"{list(log_prob.shape)}, expected {list(batch.batch_size)}: one a sample"
+            f"for {_described(action)} the actor's log-probability has shape {list(log_prob.shape)}, expected "
+            f"{list(batch.batch_size)}: one a sample"
         )
     return log_prob, distribution.entropy()
+
+
+def _described(action: Tensor | TensorDictBase) -> str:
+    if isinstance(action, Tensor):
+        return f"key 'action' of shape {list(action.shape)} and dtype {action.dtype}"
+    return f"key 'action' with the entries {list(action.keys(True, True))}"
+
+
+def action_keys(actor: TensorDictModuleBase) -> list[NestedKey]:
+    """The entries of an action that the actor writes: `["action"]`, or those under it for Dict and Tuple actions."""
+    keys = [key for key in actor.out_keys if (key if isinstance(key, str) else key[0]) == "action"]
+    return keys or ["action"]
 
 
 def value_terms(

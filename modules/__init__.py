@@ -2,7 +2,9 @@
 
 from rlpipe.modules.actors import ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
 from rlpipe.modules.base import TensorModule, tensor_modules
+from rlpipe.modules.choices import Bernoulli, JointChoices, MultiCategorical
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal
+from rlpipe.modules.encoders import Encoder, Flatten, MultiOneHot, OneHot, Pixels, encoder
 from rlpipe.modules.exploration import (
     EpsilonGreedy,
     Exponential,
@@ -18,13 +20,18 @@ from rlpipe.modules.networks import (
     MLP,
     Activation,
     DuelingHead,
-    Flatten,
     Initialization,
-    OneHot,
-    Pixels,
+    Network,
     Shared,
     computed_once,
-    encoder,
+)
+from rlpipe.modules.policies import (
+    BernoulliActor,
+    JointActor,
+    JointDistribution,
+    MultiCategoricalActor,
+    policy_outputs,
+    stochastic_actor,
 )
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 
@@ -34,11 +41,14 @@ __all__ = [
     "ActionValueCritic",
     "ActionValueTable",
     "Activation",
+    "Bernoulli",
+    "BernoulliActor",
     "BoxNormal",
     "Categorical",
     "CategoricalActor",
     "Critic",
     "DuelingHead",
+    "Encoder",
     "EpsilonGreedy",
     "Exponential",
     "Flatten",
@@ -46,7 +56,14 @@ __all__ = [
     "Geometric",
     "Harmonic",
     "Initialization",
+    "JointActor",
+    "JointChoices",
+    "JointDistribution",
     "Linear",
+    "MultiCategorical",
+    "MultiCategoricalActor",
+    "MultiOneHot",
+    "Network",
     "OneHot",
     "Pixels",
     "PreferenceTable",
@@ -60,5 +77,7 @@ __all__ = [
     "encoder",
     "make_schedule",
     "only_allowed",
+    "policy_outputs",
+    "stochastic_actor",
     "tensor_modules",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as calls
 
 from rlpipe.modules.base import TensorModule
-from rlpipe.modules.networks import Flatten, Tanh
+from rlpipe.modules.encoders import Encoder, Flatten
+from rlpipe.modules.networks import Network, Tanh
 
-Layer = Callable[[Tensor], Tensor]
+Layer = Callable[..., Tensor]
+_IN_TURN = (nn.Sequential.forward, Network.forward)
 
 
 @contextlib.contextmanager
@@ -37,14 +40,17 @@ def straight(network: nn.Module) -> Layer:
     layers: list[Layer] = []
     fresh = False
     for module in _modules(network):
-        layers.append(_layer(module, fresh))
+        joins = isinstance(module, Encoder) and type(module).forward is Encoder.forward and _is_plain(module)
+        layers.append(_joined(module.layers) if joins else _layer(module, fresh))
         # nothing else holds the output of a linear layer, so an activation may overwrite it
         fresh = type(module) is nn.Linear and _is_plain(module)
-    if len(layers) == 1:
-        return layers[0]
+    first, *others = layers or [network.forward]
+    if not others:
+        return first
 
-    def run(x: Tensor) -> Tensor:
-        for layer in layers:
+    def run(*entries: Tensor) -> Tensor:
+        x = first(*entries)
+        for layer in others:
             x = layer(x)
         return x
 
@@ -52,11 +58,17 @@ def straight(network: nn.Module) -> Layer:
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward and _is_plain(network):
+    if isinstance(network, nn.Sequential) and type(network).forward in _IN_TURN and _is_plain(network):
         for each in network:
             yield from _modules(each)
     else:
         yield network
+
+
+def _joined(layers: Any) -> Layer:
+    """`Encoder.forward` over its layers."""
+    parts = [straight(each) for each in layers]
+    return lambda *entries: torch.cat([part(entry) for part, entry in zip(parts, entries, strict=True)], -1)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -79,7 +91,7 @@ def _layer(module: nn.Module, fresh: bool) -> Layer:
     if type(module) is nn.Linear:
         weight, bias = module.weight, module.bias
         return lambda x: F.linear(x, weight, bias)
-    if type(module) is Flatten and module.dims == 1 and module.scale is None:
+    if type(module) is Flatten and module.dims == 1 and module.scale is None and module.offset is None:
         dtype = torch.get_default_dtype()
         return lambda x: x if x.dtype is dtype else x.to(dtype)
     if type(module) is Tanh and fresh:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from torchrl.data import Bounded, TensorSpec, Unbounded
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from rlpipe.modules.base import FINE, TensorModule, needs_discrete
+from rlpipe.modules.base import FINE, TensorModule, keys_read, needs_discrete
+from rlpipe.modules.choices import joint_choices
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal, quadrature
 
 
@@ -32,30 +33,32 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
 
 
-def one_an_action(module: nn.Module, scores: Tensor, actions: int) -> Tensor:
-    """Check that `scores` `[*B, A]` has one number an action, and return it; else raise a `ValueError`."""
-    if scores.shape[-1] != actions:
+def check_outputs(module: nn.Module, outputs: Tensor, expected: int, what: str = "one an action") -> Tensor:
+    """Check that `outputs` `[*B, n]` has as many numbers as expected, and return it; else raise a `ValueError`."""
+    if outputs.shape[-1:].numel() != expected:
         raise ValueError(
-            f"the network of {type(module).__name__} gives {scores.shape[-1]} numbers, "
-            f"expected {actions}: one an action"
+            f"the network of {type(module).__name__} gives {outputs.shape[-1:].numel()} numbers, expected {expected}: "
+            f"{what}"
         )
-    return scores
+    return outputs
 
 
 class QActor(TensorModule):
     """Greedy actor over action values, with the keys of TorchRL's `QValueActor`.
 
     Writes `action_value` `[*B, A]`, `action` `[*B]` and `chosen_action_value` `[*B, 1]`. The value of a forbidden
-    action is minus infinity.
+    action is minus infinity. MultiDiscrete and MultiBinary actions, `[*B, *shape]`, have a value for each combination
+    (`JointChoices` numbers them), up to 1,024.
 
     Args:
-        network: observation to `[*B, A]`.
-        action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
-        masked: read `action_mask` `[*B, A]`, and take allowed actions only.
+        network: what `in_keys` hold to `[*B, A]`.
+        action_spec: the environment's; must be Discrete, MultiDiscrete or MultiBinary.
+        masked: read `action_mask` `[*B, A]`, or flat `[*B, sum(nvec)]`, and take allowed actions only.
         tie_breaker: while exploring, draws one of several best actions; `None` takes the first.
+        batch_dims: how many of the spec's leading dimensions are the environment's batch.
 
     Raises:
-        ValueError: any other action spec.
+        ValueError: any other action spec, or too many combinations.
     """
 
     action_space = "categorical"
@@ -66,50 +69,65 @@ class QActor(TensorModule):
         action_spec: TensorSpec,
         masked: bool = False,
         tie_breaker: torch.Generator | None = None,
+        batch_dims: int = 1,
     ) -> None:
         super().__init__()
-        self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
-        self.in_keys = ["observation", "action_mask"] if masked else ["observation"]
+        self.joint = joint_choices(action_spec, masked, batch_dims)
+        hint = "for Box actions there is GaussianActor"
+        self.actions = needs_discrete(self, action_spec, hint) if self.joint is None else self.joint.actions
+        self.in_keys = [*keys_read(network), *(["action_mask"] if masked else [])]
         self.out_keys = ["action_value", "action", "chosen_action_value"]
         self.network, self.masked, self.generator = network, masked, tie_breaker
 
-    def compute(self, observation: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        action_value = only_allowed(one_an_action(self, self.through(self.network, observation), self.actions), mask)
+    def compute(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        entries, mask = (inputs[:-1], inputs[-1]) if self.masked else (inputs, None)
+        if mask is not None and self.joint is not None:
+            mask = self.joint.allowed(mask)
+        action_value = only_allowed(check_outputs(self, self.through(self.network, *entries), self.actions), mask)
         chosen, action = action_value.max(-1, keepdim=True)
         if self.generator is not None and exploring():
             lots = torch.rand(action_value.shape, generator=self.generator, device=action_value.device)
             action = lots.masked_fill_(action_value < chosen, -1.0).argmax(-1, keepdim=True)
-        return action_value, action.squeeze(-1), chosen
+        action = action.squeeze(-1)
+        return action_value, action if self.joint is None else self.joint.at(action), chosen
 
 
-class _StochasticActor(TensorModule):
+class StochasticActor(TensorModule):
     """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode."""
 
-    distribution: Callable[..., Categorical | TanhNormal]
-    """From the entries of `in_keys` to the action distribution; each subclass defines it."""
-
-    def __init__(self, network: nn.Module, generator: torch.Generator | None = None) -> None:
+    def __init__(self, network: nn.Module, generator: torch.Generator | None = None, masked: bool = False) -> None:
         super().__init__()
-        self.in_keys = ["observation"]
+        self.in_keys = [*keys_read(network), *(["action_mask"] if masked else [])]
         self.out_keys = ["action", "action_log_prob"]
-        self.network = network
-        self.generator = generator
+        self.network, self.generator, self.masked = network, generator, masked
 
-    def compute(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        distribution = self.distribution(*inputs)
+    def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> Any:
+        """The action distribution that the network's outputs describe; each subclass defines it."""
+        raise NotImplementedError
+
+    def distribution(self, *inputs: Tensor) -> Any:
+        """The action distribution for the entries of `in_keys`."""
+        entries, mask = (inputs[:-1], inputs[-1]) if self.masked else (inputs, None)
+        return self.from_outputs(self.through(self.network, *entries), mask)
+
+    def choose(self, distribution: Any) -> tuple[Any, Tensor]:
+        """An action, and its log-probability."""
         action = distribution.draw(self.generator) if exploring() else distribution.mode
         return action, distribution.log_prob(action)
 
-    def get_dist(self, tensordict: TensorDictBase) -> Categorical | TanhNormal:
+    def compute(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.choose(self.distribution(*inputs))
+
+    def get_dist(self, tensordict: TensorDictBase) -> Any:
         """The action distribution for a batch of observations; the name is TorchRL's."""
         return self.distribution(*self.read(tensordict))
 
 
-class CategoricalActor(_StochasticActor):
+class CategoricalActor(StochasticActor):
     """Softmax policy over Discrete actions: the network gives logits `[*B, A]`.
 
     Args:
-        network: observation to `[*B, A]`.
+        network: what `in_keys` hold to `[*B, A]`.
         action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
         generator: draws the samples; `None` is PyTorch's global one.
         masked: read `action_mask` `[*B, A]`; a forbidden action has probability 0.
@@ -125,18 +143,14 @@ class CategoricalActor(_StochasticActor):
         generator: torch.Generator | None = None,
         masked: bool = False,
     ) -> None:
-        super().__init__(network, generator)
-        self.masked = masked
-        if masked:
-            self.in_keys = ["observation", "action_mask"]
+        super().__init__(network, generator, masked)
         self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
 
-    def distribution(self, observation: Tensor, mask: Tensor | None = None) -> Categorical:
-        logits = one_an_action(self, self.through(self.network, observation), self.actions)
-        return Categorical(only_allowed(logits, mask))
+    def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> Categorical:
+        return Categorical(only_allowed(check_outputs(self, outputs, self.actions), mask))
 
 
-class GaussianActor(_StochasticActor):
+class GaussianActor(StochasticActor):
     """Tanh-squashed Gaussian policy over Box actions of any shape.
 
     `BoxNormal` takes dimensions without bounds, with one, or with two equal ones; a bound beyond 1.7e38, half of
@@ -192,12 +206,12 @@ class GaussianActor(_StochasticActor):
         self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
-    def distribution(self, observation: Tensor) -> TanhNormal:
-        flat = self.through(self.network, observation)
-        outputs = self.shape.numel() * (2 if self.log_std is None else 1)
-        if flat.shape[-1:].numel() != outputs:
+    def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> TanhNormal:
+        flat, expected = outputs, self.shape.numel() * (2 if self.log_std is None else 1)
+        if flat.shape[-1:].numel() != expected:
+            given = flat.shape[-1:].numel()
             raise ValueError(
-                f"the network of GaussianActor gives {flat.shape[-1:].numel()} numbers, expected {outputs} for actions "
+                f"the network of GaussianActor gives {given} numbers, expected {expected} for actions "
                 f"of shape {list(self.shape)}{' with a standard deviation each' if self.log_std is None else ''}"
             )
         if self.log_std is None:
@@ -225,16 +239,16 @@ def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tenso
 
 
 class Critic(TensorModule):
-    """State value: writes `state_value` `[*B, 1]`, which `network` gives for an observation."""
+    """State value: writes `state_value` `[*B, 1]`, which `network` gives for what `in_keys` hold."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.in_keys = ["observation"]
+        self.in_keys = keys_read(network)
         self.out_keys = ["state_value"]
         self.network = network
 
-    def compute(self, observation: Tensor) -> tuple[Tensor]:
-        return (self.through(self.network, observation),)
+    def compute(self, *entries: Tensor) -> tuple[Tensor]:
+        return (self.through(self.network, *entries),)
 
 
 class ActionValueCritic(TensorModule):
@@ -243,16 +257,19 @@ class ActionValueCritic(TensorModule):
     Unlike `QActor`, whose network gives a value for every Discrete action, it reads the action, which may be a Box.
 
     Args:
-        network: observation and action side by side, `[*B, O + D]`, to `[*B, 1]`; D is the number of elements of an
+        network: features and action side by side, `[*B, O + D]`, to `[*B, 1]`; D is the number of elements of an
             action.
         action_spec: the environment's, batch dimensions included; must be a Box.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
+        encoder: from what `in_keys` hold to features `[*B, O]`; by default the observation itself.
 
     Raises:
         ValueError: any other action spec.
     """
 
-    def __init__(self, network: nn.Module, action_spec: TensorSpec, batch_dims: int = 1) -> None:
+    def __init__(
+        self, network: nn.Module, action_spec: TensorSpec, batch_dims: int = 1, encoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(action_spec, (Bounded, Unbounded)):
             raise ValueError(
@@ -260,18 +277,21 @@ class ActionValueCritic(TensorModule):
                 "QActor"
             )
         self.shape = action_spec.shape[batch_dims:]
-        self.in_keys = ["observation", "action"]
+        self.in_keys = [*keys_read(encoder), "action"]
         self.out_keys = ["state_action_value"]
-        self.network = network
+        self.network, self.encoder = network, encoder
 
-    def compute(self, observation: Tensor, action: Tensor) -> tuple[Tensor]:
+    def compute(self, *inputs: Tensor) -> tuple[Tensor]:
         """Compute `Q(s, a)`; an action that does not have the spec's shape is a `ValueError`."""
+        *entries, action = inputs
+        features = entries[0] if self.encoder is None else self.through(self.encoder, *entries)
         batch = action.shape[: action.ndim - len(self.shape)]
-        if action.shape[len(batch) :] != self.shape or observation.shape[:-1] != batch:
+        if action.shape[len(batch) :] != self.shape or features.shape[:-1] != batch:
             raise ValueError(
-                f"key 'action' has shape {list(action.shape)}, expected {[*observation.shape[:-1], *self.shape]} with "
-                f"key 'observation' of shape {list(observation.shape)}, whose last dimension is its features"
+                f"key 'action' has shape {list(action.shape)}, expected {[*features.shape[:-1], *self.shape]} with "
+                f"{'key ' + repr(self.in_keys[0]) if self.encoder is None else 'features'} of shape "
+                f"{list(features.shape)}, whose last dimension is its features"
             )
-        flat = action.reshape(*batch, self.shape.numel()).to(observation.dtype)
-        together = torch.cat([observation, flat], -1)
-        return (self.through(self.network, together, ", with the action's numbers behind its own,"),)
+        flat = action.reshape(*batch, self.shape.numel()).to(features.dtype)
+        together = torch.cat([features, flat], -1)
+        return (self.through(self.network, together, beside=", with the action's numbers behind its own,"),)

@@ -6,8 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torchrl.data import Bounded, Categorical, OneHot, TensorSpec, Unbounded
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    MultiOneHot,
+    NonTensor,
+    OneHot,
+    TensorSpec,
+    Unbounded,
+)
 
 FINE = 2.0**-11
 """Width of a range, as a share of its distance from 0, in which float32 has some 4,000 numbers."""
@@ -19,13 +31,13 @@ class TensorModule(TensorDictModuleBase):
     Code that runs at every step, such as the lean collector, may call `compute` directly, without TensorDicts.
     """
 
-    in_keys: list[str]
-    out_keys: list[str]
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
 
     compute: Callable[..., tuple[Tensor, ...]]
     """From the entries of `in_keys` to those of `out_keys`, in their order; each subclass defines it."""
 
-    running: Mapping[nn.Module, Callable[[Tensor], Tensor]] = {}
+    running: Mapping[nn.Module, Callable[..., Tensor]] = {}
     """What is called in place of a network within `acting`."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -40,33 +52,74 @@ class TensorModule(TensorDictModuleBase):
         inputs = [tensordict.get(key, None) for key in self.in_keys]
         for key, value in zip(self.in_keys, inputs, strict=True):
             if value is None:
-                there = sorted(map(str, tensordict.keys()))
+                there = sorted(map(str, tensordict.keys(True, True)))
                 raise KeyError(f"{type(self).__name__} reads key {key!r}, and the TensorDict has only {there}")
         return inputs
 
-    def through(self, network: nn.Module, observation: Tensor, beside: str = "") -> Tensor:
-        """Run a network of this module on the observation, and what the input holds `beside` it.
+    def through(self, network: nn.Module, *entries: Tensor, beside: str = "") -> Tensor:
+        """Run a network of this module on the entries of an observation, and what the input holds `beside` them.
 
         Raises:
-            ValueError: the network cannot take it; names the shape and dtype.
+            ValueError: the network cannot take them; names the shapes and dtypes.
         """
         try:
-            output: Tensor = self.running.get(network, network)(observation)
+            output: Tensor = self.running.get(network, network)(*entries)
             return output
         except (RuntimeError, IndexError) as error:
             # subclasses, such as running out of memory, have clear messages
             if type(error) not in (RuntimeError, IndexError):
                 raise
+            each = [
+                f"key {key!r} of shape {list(entry.shape)}{beside} and dtype {entry.dtype}"
+                for key, entry in zip(self.in_keys, entries, strict=False)
+            ]
             raise ValueError(
-                f"the network of {type(self).__name__} cannot take key 'observation' of shape "
-                f"{list(observation.shape)}{beside} and dtype {observation.dtype}: {error}; build it for the "
+                f"the network of {type(self).__name__} cannot take {', '.join(each)}: {error}; build it for the "
                 "environment's observation_spec, as rlpipe.modules.encoder does"
             ) from error
 
 
+def keys_read(network: nn.Module | None) -> list[NestedKey]:
+    """The entries that a network takes: its `in_keys`, or those of its first layer; else `["observation"]`.
+
+    Raises:
+        ValueError: they are several, and the network is an `nn.Sequential`, which passes on one tensor.
+    """
+    keys = getattr(network, "in_keys", None)
+    if keys is not None:
+        return list(keys)
+    if not isinstance(network, nn.Sequential) or not len(network):
+        return ["observation"]
+    keys = keys_read(network[0])
+    if len(keys) > 1 and type(network).forward is nn.Sequential.forward:
+        raise ValueError(
+            f"the network's first layer takes {keys}, and nn.Sequential passes on one tensor; make it a "
+            "rlpipe.modules.Network"
+        )
+    return keys
+
+
+_KINDS: dict[type[TensorSpec], str] = {
+    MultiCategorical: "MultiDiscrete",
+    Binary: "MultiBinary",
+    Categorical: "Discrete",
+    Bounded: "a Box",
+    Unbounded: "a Box",
+    Composite: "a Dict or Tuple",
+    MultiOneHot: "one-hot",
+    OneHot: "one-hot",
+    NonTensor: "text or other data without numbers",
+}
+
+
+def kind_of(spec: TensorSpec) -> str:
+    """The kind of space that a spec describes, in Gymnasium's words, as behind "it is"."""
+    return next((name for kind, name in _KINDS.items() if isinstance(spec, kind)), f"a {type(spec).__name__}")
+
+
 def needs_discrete(module: nn.Module, spec: TensorSpec, instead: str) -> int:
     """The number of actions of `spec`; if it is not Discrete, a `ValueError` says what `module` needs `instead`."""
-    if isinstance(spec, Categorical):
+    if type(spec) is Categorical:
         return int(spec.space.n)
     name, hint = type(spec).__name__, "pass env.action_spec of an environment of make_env"
     if isinstance(spec, (Bounded, Unbounded)):

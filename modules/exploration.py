@@ -14,6 +14,7 @@ from torchrl.data import TensorSpec
 
 from rlpipe.modules.actors import exploring, only_allowed
 from rlpipe.modules.base import TensorModule, needs_discrete
+from rlpipe.modules.choices import joint_choices
 
 Schedule = Callable[[int, int], float]
 """A number as a function of the frames and the finished episodes so far."""
@@ -100,13 +101,14 @@ class EpsilonGreedy(TensorModule):
     `advance`, once a batch. Its state is two counters: frames and finished episodes.
 
     Args:
-        action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
+        action_spec: the environment's; must be Discrete, MultiDiscrete or MultiBinary.
         schedule: epsilon as a function of frames and finished episodes.
         generator: draws which actions are replaced, and by what; `None` is PyTorch's global one.
-        masked: read `action_mask` `[*B, A]`, and draw among the allowed actions only.
+        masked: read `action_mask` `[*B, A]`, or flat `[*B, sum(nvec)]`, and draw among the allowed actions only.
+        batch_dims: how many of the spec's leading dimensions are the environment's batch.
 
     Raises:
-        ValueError: any other action spec.
+        ValueError: any other action spec, or more than 1,024 combinations.
     """
 
     def __init__(
@@ -115,11 +117,12 @@ class EpsilonGreedy(TensorModule):
         schedule: Schedule,
         generator: torch.Generator | None = None,
         masked: bool = False,
+        batch_dims: int = 1,
     ) -> None:
         super().__init__()
-        self.actions = needs_discrete(
-            self, action_spec, "a policy over Box actions, such as GaussianActor, has its own"
-        )
+        self.joint = joint_choices(action_spec, masked, batch_dims)
+        hint = "a policy over Box actions, such as GaussianActor, has its own"
+        self.actions = needs_discrete(self, action_spec, hint) if self.joint is None else self.joint.actions
         self.in_keys = ["action", "action_mask"] if masked else ["action"]
         self.out_keys = ["action"]
         self.masked = masked
@@ -139,14 +142,20 @@ class EpsilonGreedy(TensorModule):
     def compute(self, action: Tensor, mask: Tensor | None = None) -> tuple[Tensor]:
         if not exploring():
             return (action,)
-        random = self._draw(action, mask)
-        replaced = torch.rand(action.shape, generator=self.generator, device=action.device) < self.epsilon
+        batch = action.shape if self.joint is None else action.shape[: action.ndim - len(self.joint.shape)]
+        random = self._draw(batch, mask, action.device)
+        replaced = torch.rand(batch, generator=self.generator, device=action.device) < self.epsilon
+        if self.joint is not None:
+            random, replaced = self.joint.at(random), replaced.reshape(*batch, *[1] * len(self.joint.shape))
         return (torch.where(replaced, random, action),)
 
-    def _draw(self, action: Tensor, mask: Tensor | None) -> Tensor:
+    def _draw(self, batch: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
+        """Numbers of actions, `[*B]`."""
         if mask is None:
-            return torch.randint(self.actions, action.shape, generator=self.generator, device=action.device)
-        lots = torch.rand(mask.shape, generator=self.generator, device=action.device)
+            return torch.randint(self.actions, batch, generator=self.generator, device=device)
+        if self.joint is not None:
+            mask = self.joint.allowed(mask)
+        lots = torch.rand(mask.shape, generator=self.generator, device=device)
         return only_allowed(lots, mask).argmax(-1)
 
     def get_extra_state(self) -> dict[str, int]:

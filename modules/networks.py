@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeVar, get_args
 
 import torch
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torchrl.data import Bounded, Categorical, Composite, TensorSpec
 
-from rlpipe.modules.base import FINE
+from rlpipe.modules.base import keys_read
 from rlpipe.modules.images import ImageLayout
 
 Activation = Literal["relu", "tanh", "silu"]
@@ -36,94 +37,6 @@ class Tanh(nn.Module):
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "silu": nn.SiLU}
-
-
-class Flatten(nn.Module):
-    """Flatten a Box observation and cast it to float: `[*B, *shape]` to `[*B, features]`.
-
-    Args:
-        shape: of one observation.
-        scale: divides each feature; one number per feature.
-        offset: subtracted before, in float64; one number per feature.
-    """
-
-    scale: Tensor | None
-    offset: Tensor | None
-
-    def __init__(
-        self, shape: Sequence[int], scale: Sequence[float] | None = None, offset: Sequence[float] | None = None
-    ) -> None:
-        super().__init__()
-        self.dims, self.features = len(shape), math.prod(shape)
-        if scale is not None and len(scale) != self.features:
-            raise ValueError(f"scale has {len(scale)} numbers, expected {self.features}: one per feature")
-        self.register_buffer("scale", None if scale is None else torch.tensor(scale, dtype=torch.float32))
-        self.register_buffer("offset", None if offset is None else torch.tensor(offset, dtype=torch.float64))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        if self.dims != 1:
-            batch = observation.shape[: observation.ndim - self.dims]
-            observation = observation.reshape(*batch, self.features)
-        if self.offset is not None:
-            observation = observation.double() - self.offset
-        observation = observation.to(torch.get_default_dtype())
-        return observation if self.scale is None else observation / self.scale
-
-
-class OneHot(nn.Module):
-    """Encode a Discrete observation: integers `[*B]` to `[*B, n]`."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.features = n
-
-    def forward(self, observation: Tensor) -> Tensor:
-        # not PyTorch's one_hot, which reads the numbers on the host, so it cannot be recorded
-        zeros = torch.zeros(*observation.shape, self.features, device=observation.device)
-        return zeros.scatter_(-1, observation.unsqueeze(-1), 1.0)
-
-
-class Pixels(nn.Module):
-    """Scale images of bytes to 0 to 1, channels first, for convolutions: `[*B, H, W, C]` to `[*B, C, H, W]`."""
-
-    def forward(self, observation: Tensor) -> Tensor:
-        return observation.movedim(-1, -3).to(torch.get_default_dtype()) / 255
-
-
-def encoder(spec: TensorSpec, batch_dims: int = 1, scale: Sequence[float] | None = None) -> Flatten | OneHot:
-    """The first layer for an observation of this spec: `OneHot` for Discrete, `Flatten` for Box.
-
-    If the bounds of a Box are so far from 0 that float32 has too few numbers between them, the lower bound is
-    subtracted.
-
-    Args:
-        spec: the environment's `observation_spec["observation"]`, batch dimensions included.
-        batch_dims: how many of its leading dimensions are the environment's batch.
-        scale: divides each feature of a Box observation.
-
-    Raises:
-        ValueError: `scale` for a Discrete observation, or of the wrong length.
-    """
-    if isinstance(spec, Composite):
-        keys = sorted(map(str, spec.keys()))
-        raise ValueError(
-            f"encoder needs the spec of one entry, got that of {keys}; pass observation_spec['observation']"
-        )
-    if isinstance(spec, Categorical):
-        if scale is not None:
-            raise ValueError("scale is for Box observations; this one is Discrete")
-        return OneHot(int(spec.space.n))
-    return Flatten(spec.shape[batch_dims:], scale, _far_from_zero(spec, batch_dims))
-
-
-def _far_from_zero(spec: TensorSpec, batch_dims: int) -> list[float] | None:
-    """The lower bounds of features that float32 cannot resolve, 0 for others; `None` if it resolves all."""
-    if not isinstance(spec, Bounded):
-        return None
-    shape = spec.shape[batch_dims:]
-    low, high = (each.double().reshape(-1, shape.numel())[:1].flatten() for each in (spec.space.low, spec.space.high))
-    far = (high > low) & (high - low < torch.maximum(low.abs(), high.abs()) * FINE) & low.isfinite() & high.isfinite()
-    return torch.where(far, low, 0.0).tolist() if far.any() else None
 
 
 def initialize(layer: Layer, kind: Initialization, gain: float = math.sqrt(2)) -> Layer:
@@ -170,6 +83,7 @@ class CNN(nn.Sequential):
     # on CPUs a gradient takes two thirds of the time with it, and a forward pass alone a tenth longer
     channels_last = frozenset({"cpu"})
     """Types of devices on which gradients are computed with channels last in memory."""
+    in_keys: list[NestedKey]
 
     def __init__(self, shape: Sequence[int], initialization: Initialization = "default", scale: float = 255.0) -> None:
         layout = ImageLayout.of(shape)
@@ -248,24 +162,44 @@ class MLP(nn.Sequential):
         self.features = inputs if outputs is None else outputs
 
 
-class Shared(nn.Sequential):
+class Network(nn.Sequential):
+    """An `nn.Sequential` whose first layer may take several entries, as `Network(encoder(spec), MLP(...))`.
+
+    Actors and critics read the entries `in_keys` and call the network with their tensors, in this order.
+
+    Args:
+        layers: one after the other.
+        in_keys: by default those of the first layer, or `["observation"]` if it has none.
+    """
+
+    def __init__(self, *layers: nn.Module, in_keys: Sequence[NestedKey] | None = None) -> None:
+        super().__init__(*layers)
+        self.in_keys = keys_read(next(iter(self), None)) if in_keys is None else list(in_keys)
+
+    def forward(self, *entries: Tensor) -> Tensor:
+        for layer in self:
+            entries = (layer(*entries),)
+        return entries[0]
+
+
+class Shared(Network):
     """First layers of several networks; within `computed_once` they run once for all of them."""
 
-    _last: tuple[Tensor, Tensor] | None = None
+    _last: tuple[tuple[Tensor, ...], Tensor] | None = None
     _keeps = False
 
-    def forward(self, observation: Tensor) -> Tensor:
-        if self._last is not None and self._last[0] is observation:
+    def forward(self, *entries: Tensor) -> Tensor:
+        if self._last is not None and all(map(operator.is_, self._last[0], entries)):
             return self._last[1]
-        features: Tensor = super().forward(observation)
+        features = super().forward(*entries)
         if self._keeps:
-            self._last = (observation, features)
+            self._last = (entries, features)
         return features
 
 
 @contextlib.contextmanager
 def computed_once(module: nn.Module) -> Iterator[None]:
-    """Within, each `Shared` in the module computes the features of one tensor once."""
+    """Within, each `Shared` in the module computes the features of the same tensors once."""
     shared = [each for each in module.modules() if isinstance(each, Shared)]
     for each in shared:
         each._keeps = True

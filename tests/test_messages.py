@@ -5,7 +5,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
-from torchrl.data import LazyTensorStorage, OneHot, ReplayBuffer, Unbounded
+from torchrl.data import Composite, LazyTensorStorage, NonTensor, OneHot, ReplayBuffer, Unbounded
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
 from rlpipe.errors import ConfigError
@@ -122,9 +122,9 @@ MESSAGES = {
         ["initialization is 'x'; allowed are 'default'"],
     ),
     "encoder": (
-        lambda: encoder(CART.observation_spec),
+        lambda: encoder(Composite(told=NonTensor((2,)), shape=(2,))),
         ValueError,
-        ["got that of [", "pass observation_spec['observation']"],
+        ["encoder takes Box, Discrete, MultiDiscrete and MultiBinary", "'told' is text", "leave it out by a wrapper"],
     ),
     "inputs": (
         lambda: collect(CategoricalActor(MLP(5, 2), CART.action_spec)),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
-from torch import nn
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase
 
@@ -22,7 +21,9 @@ from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import DQNLoss, NStep, TargetUpdate
 from rlpipe.losses.functional import Regression
-from rlpipe.modules import MLP, Activation, DuelingHead, Initialization, QActor
+from rlpipe.modules import MLP, Activation, DuelingHead, Initialization, Network, QActor
+from rlpipe.modules.base import kind_of
+from rlpipe.modules.choices import joint_choices
 from rlpipe.pipelines.build.environment import make_lives
 from rlpipe.pipelines.build.networks import is_masked, make_explorer, make_trunk
 from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
@@ -93,14 +94,21 @@ def make_q_actor(config: Config, env: EnvBase) -> QActor:
     """The greedy actor over a Q network.
 
     Raises:
-        ConfigError: the environment's actions are not Discrete.
+        ConfigError: the environment's actions are not Discrete, nor a few choices at once.
     """
-    if not isinstance(env.action_spec, Categorical):
-        raise ConfigError(f"env_id is {config.env_id!r}, whose actions are a Box; DQN needs Discrete actions, try ppo")
-    features, actions = config.hidden[-1], int(env.action_spec.space.n)
+    spec, dims = env.full_action_spec["action"], len(env.batch_size)
+    if not isinstance(spec, Categorical):
+        raise ConfigError(
+            f"env_id is {config.env_id!r}, whose actions are {kind_of(spec)}; DQN needs Discrete actions, try ppo"
+        )
+    try:
+        joint = joint_choices(spec, is_masked(env), dims)
+    except ValueError as error:
+        raise ConfigError(f"env_id is {config.env_id!r}: {error}; try ppo") from error
+    features, actions = config.hidden[-1], int(spec.space.n) if joint is None else joint.actions
     dueling = DuelingHead(features, actions, config.initialization)
     head = dueling if config.dueling else MLP(features, actions, (), initialization=config.initialization)
-    return QActor(nn.Sequential(*make_trunk(config, env), head), env.action_spec, is_masked(env))
+    return QActor(Network(*make_trunk(config, env), head), spec, is_masked(env), batch_dims=dims)
 
 
 def build(config: Config) -> Pipeline:

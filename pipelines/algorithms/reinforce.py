@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
-from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, functional
+from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, action_keys, functional
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
 from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
@@ -86,7 +86,7 @@ def build(config: Config) -> Pipeline:
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     returns = ReturnToGo(critic, gamma=config.gamma)
-    kept, kinds = [*returns.in_keys, *loss.actor.in_keys, "action"], lambda keys: transition_kinds(env, keys)
+    kept, kinds = [*returns.in_keys, *actor.in_keys, *action_keys(actor)], lambda keys: transition_kinds(env, keys)
     episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
 
     @gpu_memory_for("an update with whole episodes", "--num-envs or --rollout-steps")

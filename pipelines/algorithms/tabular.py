@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import ActionValueTable, QActor, only_allowed
+from rlpipe.modules.base import kind_of
 from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.build.networks import is_masked, make_explorer
 from rlpipe.pipelines.build.pipeline import make_pipeline
@@ -85,15 +86,20 @@ def make_tabular_env(config: TabularConfig, seeds: Seeds) -> TransformedEnv:
     if config.bins is not None and config.bin_low is not None and config.bin_high is not None:
         bins = [BinObservation(config.bins, config.bin_low, config.bin_high)]
     env = make_training_env(config, seeds, bins)
-    if not isinstance(env.observation_spec["observation"], Categorical):
+    seen, actions = env.observation_spec.get("observation", None), env.full_action_spec["action"]
+    if type(seen) is not Categorical:
+        env.close()
+        kind = "a Dict or Tuple" if seen is None else kind_of(seen)
+        hint = ": the transform BinObservation makes it so, with --bins, --bin-low and --bin-high"
+        raise ConfigError(
+            f"env_id is {config.env_id!r}, whose observation is {kind}; a table needs a Discrete one"
+            f"{hint if kind == 'a Box' else ', try ppo or dqn'}"
+        )
+    if type(actions) is not Categorical:
         env.close()
         raise ConfigError(
-            f"env_id is {config.env_id!r}, whose observation is a Box; a table needs a Discrete one: the transform "
-            "BinObservation makes it so, with --bins, --bin-low and --bin-high"
+            f"env_id is {config.env_id!r}, whose actions are {kind_of(actions)}; a table needs Discrete ones, try ppo"
         )
-    if not isinstance(env.action_spec, Categorical):
-        env.close()
-        raise ConfigError(f"env_id is {config.env_id!r}, whose actions are a Box; a table needs Discrete ones")
     return env
 
 

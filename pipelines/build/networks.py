@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
-from torch import nn
-from torchrl.data import Categorical
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import (
     CNN,
     MLP,
-    CategoricalActor,
     Critic,
     EpsilonGreedy,
-    Flatten,
-    GaussianActor,
-    OneHot,
+    Network,
     Shared,
     encoder,
     make_schedule,
+    policy_outputs,
+    stochastic_actor,
 )
-from rlpipe.modules.images import image_scale, is_image
+from rlpipe.modules.actors import StochasticActor
+from rlpipe.modules.encoders import FirstLayer
 from rlpipe.pipelines.config.groups import ActorConfig, ActorCriticConfig, ExplorationConfig, NetworkConfig
 from rlpipe.pipelines.devices import check_memory
 
@@ -37,15 +34,17 @@ def is_masked(env: EnvBase) -> bool:
     return "action_mask" in env.observation_spec.keys()  # noqa: SIM118 - a Composite is no Mapping
 
 
-def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> nn.Sequential:
+def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> Network:
     """Make the layers from an observation `[*B, ...]` to the last hidden features, `[*B, config.hidden[-1]]`.
 
+    Several entries are encoded one by one and joined (see `encoder`); the network takes their tensors.
     Images (see `CNN`) of 36 pixels a side or more pass the convolutions of the DQN papers before the hidden layers;
     with `hidden` 512 that is the papers' network. Smaller images of bytes are scaled and flattened. If several networks
     begin with it (`shared`), a loss computes the features of an image once.
 
     Raises:
-        ConfigError: `observation_scale` does not fit the observation, or the observation is empty.
+        ConfigError: `observation_scale` does not fit the observation, or the observation is empty or of a kind that
+            networks do not take.
     """
     first = _make_first(config, env)
     sizes = (first.features, *config.hidden)
@@ -61,55 +60,33 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
         initialization=config.initialization,
         layer_norm=config.layer_norm,
     )
-    if shared and isinstance(first, CNN):
-        return nn.Sequential(Shared(first, *layers))
-    return nn.Sequential(first, *layers)
+    if shared and any(isinstance(each, CNN) for each in first.modules()):
+        return Network(Shared(first, *layers))
+    return Network(first, *layers)
 
 
-def _make_first(config: NetworkConfig, env: EnvBase) -> CNN | Flatten | OneHot:
+def _make_first(config: NetworkConfig, env: EnvBase) -> FirstLayer:
     """The layers before the hidden ones."""
-    spec, dims = env.observation_spec["observation"], len(env.batch_size)
-    shape, scale = spec.shape[dims:], config.observation_scale
-    if not shape.numel():
-        raise ConfigError(f"the observation has shape {list(shape)}, which holds no numbers; expected at least one")
-    if is_image(spec, shape, CNN.least):
-        divisor = image_scale(spec)
-        if scale is not None:
-            raise ConfigError(
-                f"observation_scale is given, and the observation is an image, {list(shape)}, which the network "
-                f"divides by {divisor:g} itself; --observation-scale none turns it off"
-            )
-        return CNN(shape, config.initialization, divisor)
-    if scale is None and spec.dtype is torch.uint8 and len(shape) > 1 and image_scale(spec) > 1:
-        # an image too small for the convolutions
-        scale = (image_scale(spec),) * shape.numel()
+    scale = config.observation_scale
     try:
-        return encoder(spec, dims, scale)
+        return encoder(env.observation_spec, len(env.batch_size), scale, config.initialization)
     except ValueError as error:
-        raise ConfigError(f"observation_{error}") from error
+        if scale is None:
+            raise ConfigError(str(error)) from error
+        raise ConfigError(f"observation_{error}; --observation-scale none turns it off") from error
 
 
-def make_actor(
-    config: ActorConfig, env: EnvBase, trunk: nn.Sequential, generator: torch.Generator
-) -> CategoricalActor | GaussianActor:
-    """Make the stochastic policy: categorical for Discrete actions, Gaussian for Box actions.
+def make_actor(config: ActorConfig, env: EnvBase, trunk: Network, generator: torch.Generator) -> StochasticActor:
+    """Make the stochastic policy for the environment's actions, of whatever kind they are.
 
     Raises:
-        ConfigError: the action is empty.
+        ConfigError: the action is empty, or its kind takes no mask.
     """
-    spec = env.action_spec
-    discrete = isinstance(spec, Categorical)
-    outputs = int(spec.space.n) if discrete else math.prod(spec.shape[len(env.batch_size) :])
-    if not discrete and config.state_dependent_std:
-        outputs *= 2
-    head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
-    network = nn.Sequential(*trunk, *head)
+    spec, dims, with_std = env.full_action_spec, len(env.batch_size), config.state_dependent_std
     try:
-        if discrete:
-            return CategoricalActor(network, spec, generator, masked=is_masked(env))
-        return GaussianActor(
-            network, spec, generator, batch_dims=len(env.batch_size), state_dependent_std=config.state_dependent_std
-        )
+        outputs = policy_outputs(spec, dims, with_std)
+        head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
+        return stochastic_actor(Network(*trunk, *head), spec, generator, is_masked(env), dims, with_std)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -118,17 +95,17 @@ def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Gene
     """Make epsilon-greedy exploration with the config's schedule."""
     start, end, over = config.epsilon_start, config.epsilon_end, config.epsilon_frames
     schedule = make_schedule(config.epsilon_schedule, start, end, frames=over, factor=config.epsilon_factor)
-    return EpsilonGreedy(env.action_spec, schedule, generator, is_masked(env))
+    return EpsilonGreedy(env.action_spec, schedule, generator, is_masked(env), len(env.batch_size))
 
 
-def make_critic(config: NetworkConfig, trunk: nn.Sequential) -> Critic:
+def make_critic(config: NetworkConfig, trunk: Network) -> Critic:
     """Make a state value on top of `trunk`."""
-    return Critic(nn.Sequential(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
+    return Critic(Network(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
 
 
 def make_actor_critic(
     config: ActorCriticConfig, env: EnvBase, generator: torch.Generator
-) -> tuple[CategoricalActor | GaussianActor, Critic]:
+) -> tuple[StochasticActor, Critic]:
     """Make the stochastic policy and a state value, on one trunk if the config shares it.
 
     Raises:

@@ -40,12 +40,13 @@ def make_buffer(
 def _make_image_replay(
     config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
 ) -> ImageReplay:
-    spec, on_disk = env.observation_spec["observation"], config.replay_storage == "frames-on-disk"
-    shape = spec.shape[len(env.batch_size) :]
+    spec, on_disk = env.observation_spec.get("observation", None), config.replay_storage == "frames-on-disk"
+    shape = spec.shape[len(env.batch_size) :] if spec is not None else torch.Size([])
     if not can_keep_images(env):
+        these = "have no entry 'observation'" if spec is None else f"are {list(shape)} of {spec.dtype}"
         raise ConfigError(
-            f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these are "
-            f"{list(shape)} of {spec.dtype}; --replay-storage transitions keeps any"
+            f"replay_storage keeps frames, which needs observations [C, H, W] of uint8, C stacked frames; these "
+            f"{these}; --replay-storage transitions keeps any"
         )
     frames = images_for(config.buffer_size, shape[0], config.num_envs)
     kinds = numbered(transition_kinds(env, keys), shape).values()
@@ -69,6 +70,6 @@ def _make_image_replay(
 
 def can_keep_images(env: EnvBase) -> bool:
     """Whether the observations of an environment look like stacks of frames: uint8 `[C, H, W]`, channels first."""
-    spec = env.observation_spec["observation"]
-    shape = spec.shape[len(env.batch_size) :]
-    return spec.dtype is torch.uint8 and len(shape) == 3 and shape[0] <= shape[2]
+    spec = env.observation_spec.get("observation", None)
+    shape = spec.shape[len(env.batch_size) :] if spec is not None else torch.Size([])
+    return len(shape) == 3 and spec.dtype is torch.uint8 and shape[0] <= shape[2]

@@ -20,12 +20,12 @@ class Kind(NamedTuple):
     Args:
         shape: of a row.
         dtype: of its numbers.
-        below: they are at least 0 and less than this; `None` is no limit.
+        below: they are at least 0 and less than this, or than these, `[*shape]`; `None` is no limit.
     """
 
     shape: torch.Size
     dtype: torch.dtype
-    below: int | None = None
+    below: int | Tensor | None = None
 
 
 def check_like(own: Any, state: Any, where: str = "the state") -> None:
@@ -109,12 +109,7 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
     """
     if not isinstance(rows, dict):
         raise ValueError(f"it is {_shown(rows)}, expected a dict")
-    flat: dict[tuple[str, ...], Any] = {}
-    for key, each in rows.items():
-        if isinstance(each, dict) and each:
-            flat.update({(key, name): below for name, below in each.items()})
-        else:
-            flat[(key,)] = each
+    flat = _flat(rows)
     expected = {key if isinstance(key, tuple) else (key,): kind for key, kind in kinds.items()}
     if set(flat) != set(expected):
         raise ValueError(f"{where} has the entries {sorted(flat)}, expected {sorted(expected)}")
@@ -123,12 +118,24 @@ def check_rows(rows: Any, kinds: Mapping[Any, Kind], where: str) -> None:
         raise ValueError(f"{where} has entries of different lengths")
     for key, (shape, dtype, below) in expected.items():
         # a policy's actions may have another precision than the environment's
-        own = flat[key].dtype if key[-1] == "action" and dtype.is_floating_point else dtype
+        own = flat[key].dtype if key[0] == "action" and dtype.is_floating_point else dtype
         if flat[key].shape[1:] != shape or flat[key].dtype != own:
             wanted = f"rows {list(shape)} of {dtype}"
             raise ValueError(f"{where} has {key} as {_shown(flat[key])}, expected {wanted}")
         if below is not None and not ((flat[key] >= 0) & (flat[key] < below)).all():
-            raise ValueError(f"{where} has {key} that is not in the range from 0 to {below - 1}")
+            most = (below - 1).tolist() if isinstance(below, Tensor) else below - 1
+            raise ValueError(f"{where} has {key} that is not in the range from 0 to {most}")
+
+
+def _flat(rows: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Nested columns by their paths."""
+    flat: dict[tuple[str, ...], Any] = {}
+    for key, each in rows.items():
+        if isinstance(each, dict) and each:
+            flat.update({(key, *path): below for path, below in _flat(each).items()})
+        else:
+            flat[(key,)] = each
+    return flat
 
 
 def _named(state: Any) -> str:

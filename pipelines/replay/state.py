@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensordict import TensorDict
-from tensordict.utils import NestedKey
-from torchrl.data import Categorical, ReplayBuffer, TensorDictReplayBuffer
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torchrl.data import Categorical, MultiCategorical, ReplayBuffer, TensorDictReplayBuffer, TensorSpec
 from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules.choices import nvec_of
 from rlpipe.pipelines.checkpoints.state_checks import Kind, check_like, check_rows
 from rlpipe.pipelines.devices import REPLAY, check_disk, device_of, gpu_memory_for
 from rlpipe.pipelines.replay.image_buffer import STACKS, ImageReplay, numbered
@@ -76,17 +79,40 @@ class ReplayState:
 
 
 def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey, Kind]:
-    """The kinds of the entries `keys` of one environment's transition; `next` has the same names."""
-    ends = dict(env.done_spec.items(True, True))
-    specs = {**dict(env.observation_spec.items(True, True)), **ends, "action": env.action_spec}
-    specs |= {"reward": env.reward_spec, "discount": env.reward_spec}
-    kept = {key: specs[key if isinstance(key, str) else key[-1]] for key in keys}
-    return {
-        key: Kind(
-            spec.shape[len(env.batch_size) :], spec.dtype, int(spec.space.n) if type(spec) is Categorical else None
-        )
-        for key, spec in kept.items()
-    }
+    """The kinds of the entries `keys` of one environment's transition; `next` has the same names.
+
+    A key of several entries, such as `action` of a Dict action, stands for all of them.
+    """
+    specs: dict[NestedKey, TensorSpec] = {"reward": env.reward_spec, "discount": env.reward_spec}
+    for all_of in (env.observation_spec, env.done_spec, env.full_action_spec):
+        specs.update(all_of.items(True, True))
+    dims, kinds = len(env.batch_size), {}
+    for key in keys:
+        prefix, own = (("next",), key[1:]) if isinstance(key, tuple) and key[0] == "next" else ((), key)
+        for name, spec in _under(specs, own).items():
+            kinds[unravel_key((*prefix, name))] = Kind(spec.shape[dims:], spec.dtype, _limit(spec, dims))
+    return kinds
+
+
+def _under(specs: Mapping[NestedKey, TensorSpec], key: NestedKey) -> dict[NestedKey, TensorSpec]:
+    """The spec of an entry, or those of the entries under it."""
+    path = _path(key)
+    found = {name: spec for name, spec in specs.items() if _path(name)[: len(path)] == path}
+    if not found:
+        raise KeyError(f"the environment has no entry {key!r}; it has {list(specs)}")
+    return found
+
+
+def _path(key: NestedKey) -> tuple[str, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _limit(spec: TensorSpec, dims: int) -> int | Tensor | None:
+    """What the numbers of a Discrete, MultiDiscrete or MultiBinary entry are less than."""
+    if type(spec) is MultiCategorical:
+        return nvec_of(spec, dims)
+    is_discrete = isinstance(spec, Categorical) and spec.dtype is not torch.bool
+    return int(spec.space.n) if is_discrete else None
 
 
 def transition_bytes(env: EnvBase, keys: Iterable[NestedKey]) -> int:

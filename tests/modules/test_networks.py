@@ -12,10 +12,10 @@ from rlpipe.modules.networks import Tanh
 
 
 def test_encoder_of_a_box_flattens_its_own_dimensions_only():
-    first = encoder(Bounded(0, 255, (5, 3, 2), dtype=torch.uint8))
+    first = encoder(Bounded(0, 255, (5, 3, 2), dtype=torch.int16))
     assert isinstance(first, Flatten)
     assert first.features == 6
-    observation = torch.arange(2 * 5 * 6, dtype=torch.uint8).reshape(2, 5, 3, 2)
+    observation = torch.arange(2 * 5 * 6, dtype=torch.int16).reshape(2, 5, 3, 2)
     encoded = first(observation)
     assert encoded.dtype == torch.float32
     assert torch.equal(encoded, observation.reshape(2, 5, 6).float())
