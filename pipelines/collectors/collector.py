@@ -60,10 +60,12 @@ class SyncDataCollector(Collector):
     def _rollout(self) -> TensorDictBase:
         if self.pre_collect_hook is not None:
             self.pre_collect_hook()
-        env: VectorEnv | TensorEnv = self.env.base_env
+        # a `VectorEnv`, in arrays, or a `TensorEnv`
+        env: Any = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
-        decide, read = _make_decide(self), as_column if isinstance(env, TensorEnv) else as_tensor
+        decide = _make_decide(self)
+        read: Callable[[Key, Any], Tensor] = as_column if isinstance(env, TensorEnv) else as_tensor
         roots: list[Any] = []
         decisions: list[Tensors] = []
         steps: list[Any] = []

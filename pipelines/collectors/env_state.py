@@ -33,7 +33,8 @@ class LocalEnvState:
 
     def __init__(self, collector: Any) -> None:
         self._collector = collector
-        self._env: VectorEnv | TensorEnv = collector.env.base_env
+        # a `VectorEnv`, in arrays, or a `TensorEnv`
+        self._env: Any = collector.env.base_env
         self.captured = self._env.can_capture() and _can_keep(self._env)
         self._synchronised: int | None = None
         self._actions: list[TensorDictBase] | None = None

@@ -203,8 +203,8 @@ class EpisodeRecorder:
         self._env.successes.start()
 
     def advance(self, action: Any) -> Any:
-        step = self._advance(action)
-        self.last = step if isinstance(self._env, VectorEnv) else on_host(step)
+        step: Any = self._advance(action)
+        self.last = on_host(step) if isinstance(self._env, TensorEnv) else step
         self._ended = self.last["done"].copy()
         self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})
         return step

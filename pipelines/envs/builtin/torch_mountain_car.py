@@ -11,14 +11,13 @@ from rlpipe.pipelines.envs.tensor.simulator import Simulator
 
 _LEAST_X, _MOST_X, _GOAL = -1.2, 0.6, 0.5
 _MOST_SPEED, _FORCE, _GRAVITY = 0.07, 0.001, 0.0025
+_LOW, _HIGH = np.array([[_LEAST_X, -_MOST_SPEED], [_MOST_X, _MOST_SPEED]], np.float32)
 
 
 class TorchMountainCar(Simulator):
     """A state is the observation: position and velocity."""
 
-    observation_space = Box(
-        np.array([_LEAST_X, -_MOST_SPEED], np.float32), np.array([_MOST_X, _MOST_SPEED], np.float32)
-    )
+    observation_space = Box(_LOW, _HIGH)
     action_space = Discrete(3)
     # at the highest speed, from the nearest start; in fact it takes several times as many
     shortest = 12

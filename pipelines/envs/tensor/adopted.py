@@ -139,23 +139,23 @@ def space_of(spec: TensorSpec, key: Key) -> spaces.Space[Any]:
     shape = tuple(spec.shape)
     if isinstance(spec, MultiCategorical):
         return spaces.MultiDiscrete(np.broadcast_to(spec.nvec.cpu().numpy(), shape))
-    if isinstance(spec, (Binary, OneHot)):
+    if isinstance(spec, (Binary, OneHot)) or (isinstance(spec, Unbounded) and spec.dtype is torch.bool):
         return spaces.MultiBinary(shape)
-    if isinstance(spec, Categorical):
-        if int(spec.space.n) < 1:
-            raise ConfigError(f"the {name_of(key)} has a number of choices that is not known")
-        return spaces.Discrete(int(spec.space.n)) if not shape else spaces.MultiDiscrete(np.full(shape, spec.space.n))
+    if isinstance(spec, Categorical) and int(spec.space.n) > 0:
+        choices = int(spec.space.n)
+        return spaces.MultiDiscrete(np.full(shape, choices)) if shape else spaces.Discrete(choices)
     if isinstance(spec, (Bounded, Unbounded)):
-        dtype = torch.zeros(0, dtype=spec.dtype).numpy().dtype
-        if isinstance(spec, Bounded):
-            low, high = (each.expand(shape).cpu().numpy() for each in (spec.space.low, spec.space.high))
-            return spaces.Box(low, high, shape, dtype)
-        if spec.dtype.is_floating_point:
-            return spaces.Box(-np.inf, np.inf, shape, dtype)
-        if spec.dtype is torch.bool:
-            return spaces.MultiBinary(shape)
-        return spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype)
+        return _box(spec, shape)
     raise ConfigError(f"the {name_of(key)} is a {type(spec).__name__} of TorchRL's, which rlpipe does not take")
+
+
+def _box(spec: Bounded | Unbounded, shape: tuple[int, ...]) -> spaces.Box:
+    dtype = torch.zeros(0, dtype=spec.dtype).numpy().dtype
+    if isinstance(spec, Bounded):
+        low, high = (each.expand(shape).cpu().numpy() for each in (spec.space.low, spec.space.high))
+        return spaces.Box(low, high, shape, dtype)
+    least, most = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return spaces.Box(least, most, shape, dtype)
 
 
 def _shown(keys: Any) -> str:

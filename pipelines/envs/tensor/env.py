@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium.spaces import Space
 from tensordict import TensorDict, TensorDictBase
@@ -17,7 +16,7 @@ from torchrl.envs import EnvBase
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.devices import moved
-from rlpipe.pipelines.envs.entries import Key, name_of, named
+from rlpipe.pipelines.envs.entries import Arrays, Key, name_of, named
 from rlpipe.pipelines.envs.observations import SuccessLog
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import done_spec
@@ -115,15 +114,15 @@ class TensorEnv(EnvBase):
                 f"the policy's action has shape {list(action.shape)}, expected {list(self.action_spec.shape)}: one of "
                 f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
             )
-        move, root = self._move(action), self.root
-        count, earned = root["step_count"] + 1, root["episode_reward"] + move.reward
+        move = self._move(action)
+        count, earned = self.root["step_count"] + 1, self.root["episode_reward"] + move.reward
         terminated = self._nothing if move.terminated is None else move.terminated
         truncated = self._nothing if move.truncated is None else move.truncated
         if self.limit is not None:
             late = count >= self.limit
             truncated = late if move.truncated is None else truncated | late
         done = truncated if move.terminated is None else terminated | truncated
-        after = {
+        after: Tensors = {
             **move.observed,
             "reward": move.reward,
             "terminated": terminated,
@@ -132,9 +131,10 @@ class TensorEnv(EnvBase):
             "step_count": count,
             "episode_reward": earned,
         }
-        counted = {"step_count": count.masked_fill(done, 0), "episode_reward": earned.masked_fill(done, 0.0)}
+        root = self._renew(done, after)
+        root["step_count"], root["episode_reward"] = count.masked_fill(done, 0), earned.masked_fill(done, 0.0)
         # faster than setting attributes, which modules check
-        self.__dict__.update(root={**self._renew(done, after), **counted}, _restarted=done)
+        self.__dict__.update(root=root, _restarted=done)
         return after
 
     def restart(self, mask: Tensor | None = None) -> Tensors:
@@ -145,12 +145,13 @@ class TensorEnv(EnvBase):
         """
         if mask is None:
             zeros = torch.zeros(self.envs.num_envs, dtype=torch.int64, device=self.device)
-            counted = {"step_count": zeros, "episode_reward": zeros.double()}
-            self.root = {**self._begin(self.seeds.take()), **counted}
+            seed = self.seeds.take()
+            assert not isinstance(seed, list)
+            self.root = {**self._begin(seed), "step_count": zeros, "episode_reward": zeros.double()}
         else:
             pending = mask & ~self._restarted
             if pending.any():
-                counted = {key: self.root[key].masked_fill(pending, 0) for key in COUNTERS}
+                counted: Tensors = {key: self.root[key].masked_fill(pending, 0) for key in COUNTERS}
                 self.root = {**self._begin_some(pending), **counted}
         self._restarted = self._nothing
         return self.root
@@ -232,9 +233,9 @@ def as_column(key: Key, value: Tensor) -> Tensor:
     return (value.float() if key in ("episode_reward", "reward") else value).unsqueeze(-1)
 
 
-def on_host(after: Tensors) -> dict[str, np.ndarray]:
+def on_host(after: Tensors) -> Arrays:
     """The flags and counters of a step as arrays, by one copy from the device."""
-    keys = ("done", *COUNTERS)
+    keys: tuple[Key, ...] = ("done", *COUNTERS)
     return dict(zip(keys, (each.numpy() for each in moved([after[key] for key in keys], _HOST)), strict=True))
 
 

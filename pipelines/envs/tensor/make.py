@@ -70,6 +70,4 @@ def _torchrl_kind(creator: Any) -> Any:
 
 def _check_asked(config: EnvConfig, name: str, render_mode: str | None) -> None:
     if config.backend != "auto" or config.from_pixels or render_mode is not None:
-        raise ConfigError(
-            f"{name} is a TorchRL environment, which has only backend 'auto', and which rlpipe cannot draw"
-        )
+        raise ConfigError(f"{name} is a TorchRL environment: it has only backend 'auto', and rlpipe cannot draw it")

@@ -92,13 +92,17 @@ def _copied(env: EnvBase, name: str) -> EnvBase:
         copied: EnvBase = copy.deepcopy(env)
     except Exception as error:  # the user's code
         raise ConfigError(
-            f"env-id is {name}, an instance that cannot be copied ({first_line(error)}); give the function that makes it"
+            f"{name} is an instance that cannot be copied ({first_line(error)}); give the function that makes it"
         ) from error
     return copied
 
 
 def _parameters(given: Any) -> set[str]:
     try:
-        return set(inspect.signature(given.__init__ if isinstance(given, type) else given).parameters)
+        # of its class's `__init__`, not of TorchRL's metaclass
+        called: Any = given
+        if isinstance(given, type):
+            called = inspect.getattr_static(given, "__init__")
+        return set(inspect.signature(called).parameters)
     except (TypeError, ValueError):
         return set()
