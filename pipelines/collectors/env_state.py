@@ -111,7 +111,8 @@ class LocalEnvState:
                     self._env.advance(self._env.actions_in(step))
             except TrainingError:
                 return False
-        return all((array == root[name]).all() for name, array in named(self._env.root).items())
+        now = {name: each.cpu() if isinstance(each, Tensor) else each for name, each in named(self._env.root).items()}
+        return all((each == root[name]).all() for name, each in now.items())
 
 
 def cut(batch: TensorDictBase) -> None:
