@@ -85,7 +85,7 @@ class TensorEnv(EnvBase):
             "episode_reward": Unbounded(columns, dtype=torch.float32, device=self.device),
         }
         self.observation_spec = observation.clone().update(counters)
-        self.action_spec = action
+        self.action_spec, self._action_shape = action, action.shape
         self.reward_spec = Unbounded(columns, dtype=torch.float32, device=self.device)
         self.done_spec = done_spec(self.batch_size).to(self.device)
 
@@ -109,9 +109,9 @@ class TensorEnv(EnvBase):
         Raises:
             ConfigError: the action has another shape.
         """
-        if action.shape != self.action_spec.shape:
+        if action.shape != self._action_shape:
             raise ConfigError(
-                f"the policy's action has shape {list(action.shape)}, expected {list(self.action_spec.shape)}: one of "
+                f"the policy's action has shape {list(action.shape)}, expected {list(self._action_shape)}: one of "
                 f"{self.envs.single_action_space} for each of {self.envs.num_envs} environments"
             )
         move = self._move(action)

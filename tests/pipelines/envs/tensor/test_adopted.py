@@ -154,7 +154,11 @@ def fails():
         (lambda: 3, {}, "which made a int; expected an environment of TorchRL"),
         (fails, {}, "env-id 'fails' cannot be made: ValueError: no licence$"),
         (lambda size: Walk(size), {}, "cannot be made: TypeError: .* missing 1 required positional argument: 'size'"),
-        (Walk, {"backend": "sync"}, "Walk is a TorchRL environment: it has only backend 'auto', and rlpipe cannot draw"),
+        (
+            Walk,
+            {"backend": "sync"},
+            "Walk is a TorchRL environment: it has only backend 'auto', and rlpipe cannot draw",
+        ),
         (Walk, {"from_pixels": True}, "Walk is a TorchRL environment: it has only backend 'auto', and rlpipe cannot"),
         ("tensor_envs:Wolk", {}, "the module 'tensor_envs' registers no 'Wolk'"),
     ],
