@@ -17,9 +17,11 @@ import torch
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.algorithms.recipes import builder, find_recipe, owners_of
+from rlpipe.pipelines.build.environment import warn_of_unnamed
 from rlpipe.pipelines.build.pipeline import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
+from rlpipe.pipelines.config.env_arguments import ALIASES, with_aliases
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.devices import gpu_memory_for
@@ -110,6 +112,7 @@ class Session:
         if weights is not None:
             load_weights(weights, pipeline)
         if not self.resume:
+            warn_of_unnamed(config)
             check_checkpoints(pipeline.state, self.folder, config.total_frames, config.checkpoint_every)
         written = stack.enter_context(contextlib.closing(self._open_run(pipeline, weights)))
         try:
@@ -239,9 +242,11 @@ def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Eval
 def run_recipe(
     name: str,
     *,
+    env: Any = None,
     folder: Path | str | None = None,
     progress: Listener | None = None,
     loggers: Sequence[str] | str | None = DEFAULT,
+    wrappers: Sequence[Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train with a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
@@ -252,12 +257,15 @@ def run_recipe(
 
     Args:
         name: of the recipe.
+        env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
+            that makes one, a spec or an instance. Its arguments are `env_kwargs`.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
         progress: called at the start, with each line of metrics, and before and after each evaluation:
             `progress=lambda now: print(now.frames, now.scalars)`. If it returns `False` or raises `StopTraining`, the
             run ends after the batch with a checkpoint, the final evaluation and the summary. Any other exception, such
             as Optuna's `TrialPruned`, is raised after a checkpoint.
         loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
+        wrappers: of the environment, the innermost first: see `EnvConfig`. On the command line it is `--wrapper`.
         options: fields of the recipe's Config.
 
     Returns:
@@ -271,8 +279,9 @@ def run_recipe(
     recipe = find_recipe(name)
     config = recipe.config()
     names = [field.name for field in dataclasses.fields(config)]
+    options = with_aliases(options, env_id=env, wrapper=wrappers)
     if unknown := [option for option in options if option not in names]:
-        hint = explain(unknown[0], [*names, "folder", "progress", "loggers"], owners_of, python=True)
+        hint = explain(unknown[0], [*names, *ALIASES.values(), "folder", "progress", "loggers"], owners_of, python=True)
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
     config = dataclasses.replace(config, **options)
     if progress is not None and not callable(progress):

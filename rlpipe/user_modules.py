@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rlpipe.errors import ConfigError, first_line
+
+GYMNASIUM_WRAPPERS = "gymnasium.wrappers"
+UNNAMED = "<"
+"""How the text for an object begins that `module:name` does not name."""
+UNWRITTEN = "<not in config.json: "
+"""The same for an argument that JSON does not hold."""
+_WRITES_FILES = "RecordVideo"
 
 
 def import_module(module: str, option: str) -> ModuleType:
@@ -44,6 +52,18 @@ def _hint(name: str) -> str:
     return "; install it, or add its folder to PYTHONPATH"
 
 
-def module_of(env_id: Any) -> str:
-    """The module in an environment's id (`module:Env-v0`); empty if it has none."""
-    return str(env_id).rpartition(":")[0]
+def module_of(name: Any) -> str:
+    """The module in an environment's id (`module:Env-v0`), or in a wrapper (`module:Wrapper {...}`); empty without."""
+    return (str(name).split(maxsplit=1) or [""])[0].rpartition(":")[0]
+
+
+def is_free(name: str, imported: Collection[str]) -> bool:
+    """Whether an environment or a wrapper that a run folder names may be made without trust in its module.
+
+    An id may, if its module is imported already: it makes only what that has registered. `module:name` could be any
+    function, so it may only be a wrapper of Gymnasium's that writes no files.
+    """
+    module, attribute = module_of(name), (name.split(maxsplit=1) or [""])[0].rpartition(":")[2]
+    if not attribute.replace(".", "").isidentifier():
+        return module in imported
+    return not module or (module == GYMNASIUM_WRAPPERS and attribute.isidentifier() and attribute != _WRITES_FILES)

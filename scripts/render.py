@@ -123,6 +123,7 @@ def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
 @contextlib.contextmanager
 def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
     """The player, and what the summary says about it."""
+    from rlpipe.pipelines.agents.environment import check_known
     from rlpipe.pipelines.agents.load import read_config, trained
     from rlpipe.pipelines.envs import EnvConfig
     from rlpipe.pipelines.envs.rendering import check_drawable
@@ -141,6 +142,7 @@ def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[
         yield Player(env, None, options.seed or 0, **played), {"recipe": None, "env_id": env.env_id, "checkpoint": None}
         return
     described, checkpoint = read_run(path, options.trust_module)
+    check_known(described["config"], path)
     config = read_config(described, checkpoint)
     check_drawable(config.eval_env)
     # the checkpoint found above, even if a newer one appears meanwhile

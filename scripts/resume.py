@@ -68,9 +68,10 @@ def _check_path(folder: Path) -> None:
 
 
 def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[str, Any]:
-    from rlpipe.pipelines.agents.load import check_known, read_end
+    from rlpipe.pipelines.agents.environment import check_known
+    from rlpipe.pipelines.agents.load import read_end
 
-    check_known(described, folder)
+    check_known(described["config"], folder)
     # a wrong option is an error even if nothing is left to log
     other = None if options.logger == _UNCHANGED else check_option(options.logger)
     config, longer = _configs(folder, described, options)

@@ -14,13 +14,12 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Transform
 
 from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.agents.environment import check_known, trusted_by, with_environment
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.config.train import TrainConfig, config_from_json
-from rlpipe.pipelines.envs import env_spec
-from rlpipe.pipelines.envs.make import UnknownEnvError
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
@@ -70,24 +69,8 @@ def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
         raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
 
 
-def check_known(described: Mapping[str, Any], path: Path) -> None:
-    """Refuse a run whose environment is not registered in this process.
-
-    Raises:
-        CheckpointError: it is not; says how to name the module that registers it.
-    """
-    for env_id in filter(None, map(described["config"].get, ("env_id", "eval_env_id"))):
-        try:
-            env_spec(env_id)
-        except UnknownEnvError as error:
-            raise CheckpointError(
-                f"run {path} is one of {env_id!r}, which is not registered with Gymnasium; add --trust-module with the "
-                "module that registers it"
-            ) from error
-
-
 @contextlib.contextmanager
-def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained]:
+def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) -> Iterator[Trained]:
     """Load the agent of a run, without open environments.
 
     Within the block, PyTorch uses the run's number of threads.
@@ -96,14 +79,17 @@ def trained(path: Path | str, trusted: Collection[str] = ()) -> Iterator[Trained
         path: a run folder, for its newest checkpoint; `RUN@best`, for the one of its best evaluation, `RUN@last` or
             `RUN@<frames>`; or a checkpoint in a run folder.
         trusted: modules that its environment may come from; they are imported.
+        env: the environment, if `config.json` cannot name it: what `env_id` may be, such as a function that makes it,
+            or an `EnvConfig`, whose arguments and wrappers are then used too.
 
     Raises:
-        CheckpointError: the path is no run, or its checkpoint is damaged or of another run.
+        CheckpointError: the path is no run, or its checkpoint is damaged or of another run, or `env` must be given.
         ConfigError: the environment is not available.
     """
-    described, checkpoint = read_run(Path(path), trusted)
-    check_known(described, Path(path))
-    config = read_config(described, checkpoint)
+    described, checkpoint = read_run(Path(path), [*trusted, *trusted_by(env)])
+    found = described["config"] if env is None else with_environment(described["config"], env)
+    check_known(found, Path(path))
+    config = read_config({**described, "config": found}, checkpoint)
     check_identity(checkpoint, identity(described["algorithm"], described["config"]))
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)

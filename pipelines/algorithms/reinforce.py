@@ -56,6 +56,7 @@ class Config(PolicyGradientConfig, TrainConfig):
                 "depend on the episodes' lengths"
             )
         limit = self.max_episode_steps or env_spec(self.env_id).max_episode_steps
+        limit = None if limit is None else ceil_div(limit, self.action_repeat)
         if limit is not None and self.frames_per_batch < limit:
             raise ConfigError(
                 f"a batch is {self.frames_per_batch} frames (num_envs * rollout_steps), fewer than an episode's {limit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from rlpipe.pipelines.envs.transforms import Standardize
 from rlpipe.pipelines.pipeline import Update
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
+_LOG = logging.getLogger("rlpipe")
 _LEAST_STEPS = 10
 """Fewest random steps of each environment for observation statistics."""
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
@@ -72,6 +74,17 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
             "--eval-env-id none evaluates where it trains"
         )
     return env
+
+
+def warn_of_unnamed(config: TrainConfig) -> None:
+    """Say in one line which parts of the environment `config.json` will not hold."""
+    if unnamed := config.unnamed():
+        _LOG.warning(
+            "rlpipe: config.json cannot hold %s: rlpipe evaluate, render, export and resume will not find this "
+            "environment again, only trained(run, env=...) in Python; what is in a module, and not in the script that "
+            "is run, can be named",
+            " and ".join(unnamed),
+        )
 
 
 @contextlib.contextmanager

@@ -111,8 +111,10 @@ class LocalEnvState:
                     self._env.advance(self._env.actions_in(step))
             except TrainingError:
                 return False
-        now = {name: each.cpu() if isinstance(each, Tensor) else each for name, each in named(self._env.root).items()}
-        return all((each == root[name]).all() for name, each in now.items())
+        now: dict[str, Any] = {
+            name: each.cpu() if isinstance(each, Tensor) else each for name, each in named(self._env.root).items()
+        }
+        return all(bool((each == root[name]).all()) for name, each in now.items())
 
 
 def cut(batch: TensorDictBase) -> None:

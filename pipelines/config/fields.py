@@ -123,7 +123,7 @@ def _words(hint: Any) -> str:
 
 
 def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
-    if value == ():
+    if value == () and bounds:
         raise ConfigError(f"{name} is empty; expected at least one number")
     most = bounds.get("at_most_numbers")
     if most is not None and isinstance(value, tuple) and len(value) > most:

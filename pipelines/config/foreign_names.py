@@ -11,6 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from rlpipe.spelling import nearest
 
 RENAMED: dict[str, str] = {
+    "env-kwargs": "env-args environment-kwargs env-config make-kwargs env-arguments",
+    "wrapper": "env-wrapper wrappers wrapper-class env-wrappers",
+    "frame-stack": "n-stack num-stack framestack stack num-frames-stack frame-stacking stack-size",
+    "action-repeat": "frame-skip frameskip action-repeats n-repeat-action",
+    "time-aware": "time-feature time-feature-wrapper time-aware-observation",
     "env-id": "env env-name environment gym-id task game",
     "num-envs": "n-envs n-env nenvs num-env",
     "total-frames": "total-timesteps -n n-timesteps num-timesteps timesteps total-steps frames num-frames",
@@ -91,7 +96,6 @@ CHANGED: dict[str, tuple[str, str]] = {
 """Options that work differently here: ours, with its value where that is fixed, and the difference."""
 
 _OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
-_REGISTERED = "register the environment with its arguments and wrappers under a new id, with gymnasium.register"
 ABSENT: dict[str, str] = {
     "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
     "use-sde sde-sample-freq": "there is no state-dependent exploration (gSDE)",
@@ -99,8 +103,7 @@ ABSENT: dict[str, str] = {
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
     "algo": "the recipe comes before the options: rlpipe train ppo",
     "hyperparams hyperparameters params conf-file yaml-file config": "each hyperparameter has its own option",
-    "env-kwargs eval-env-kwargs env-wrapper vec-env-wrapper": _REGISTERED,
-    "frame-stack n-stack": "{from-pixels} stacks four images; for other observations register a wrapped environment",
+    "vec-env-wrapper vec-env-kwargs vec-env-cls": "{wrapper} wraps each environment; {num-envs} of them step together",
     "norm-reward": "rewards are not normalised; {reward-shaping} clip clips them",
     "reward-scale": "rewards are not scaled; {reward-shaping} clip clips them",
     "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
@@ -124,7 +127,7 @@ _TRAINS = "num-envs"
 """An option that only training commands have."""
 _OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
 """Options of `rlpipe train` that `run_recipe` does not have."""
-_IN_PYTHON = {"run-dir": "folder", "logger": "loggers"}
+_IN_PYTHON = {"run-dir": "folder", "logger": "loggers", "wrapper": "wrappers"}
 """Options of `rlpipe train` that `run_recipe` has under another name."""
 _RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
 _CHANGED = {theirs: how for names, how in CHANGED.items() for theirs in names.split()}

@@ -12,6 +12,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.losses.functional import Regression
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
+from rlpipe.pipelines.config.env_arguments import EnvArgumentsConfig
 from rlpipe.pipelines.config.fields import LARGEST, MANY, number
 from rlpipe.pipelines.devices import Execution, split_address
 from rlpipe.pipelines.envs.backends.choice import Backend
@@ -177,11 +178,9 @@ class LivesConfig:
 
 
 @dataclass(frozen=True)
-class EnvironmentConfig:
+class EnvironmentConfig(EnvArgumentsConfig):
     """The environment, and how its rewards and observations are changed."""
 
-    env_id: str = "CartPole-v1"
-    """Gymnasium id of the environment."""
     num_envs: int = number(1, at_least=1, at_most=1_000_000)
     """Number of environments that step together."""
     backend: Backend = "auto"
@@ -201,7 +200,18 @@ class EnvironmentConfig:
     @property
     def env(self) -> EnvConfig:
         """What `make_env` takes."""
-        return EnvConfig(self.env_id, self.num_envs, self.backend, self.max_episode_steps, self.from_pixels)
+        return EnvConfig(
+            self.env_id,
+            self.num_envs,
+            self.backend,
+            self.max_episode_steps,
+            self.from_pixels,
+            kwargs=self.env_kwargs,
+            wrappers=self.wrapper,
+            frame_stack=self.frame_stack,
+            action_repeat=self.action_repeat,
+            time_aware=self.time_aware,
+        )
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,13 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     """Render an episode of the trained policy to `agent.gif`."""
 
     def __post_init__(self) -> None:
+        self.name_environment()
         check_fields(self)
         self._check_sizes()
         self._check_collection()
         _check_pixels(self)
+        # its constructor refuses what does not go together
+        _ = self.env
         if self.eval_every is None and self.stop_at_return is not None:
             raise ConfigError(
                 f"stop_at_return is {self.stop_at_return}, a return of evaluations during training, and eval_every is "
@@ -149,7 +152,8 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     @property
     def eval_env(self) -> EnvConfig:
         """The environment of evaluations."""
-        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id)
+        kwargs = self.env_kwargs if self.eval_env_kwargs is None else self.eval_env_kwargs
+        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id, kwargs=kwargs)
 
 
 def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -174,5 +178,3 @@ def _check_pixels(config: TrainConfig) -> None:
         raise ConfigError("reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it")
     if config.normalize_frames is not None:
         raise ConfigError("normalize_frames is given, but the network divides pixels by 255 itself; leave it out")
-    # its constructor refuses some backends
-    _ = config.env

@@ -7,28 +7,35 @@ import copy
 import dataclasses
 import difflib
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.envs.registration import load_env_creator
 from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
+from rlpipe.pipelines.envs.arguments.given import MadeForTorchRLError, name_env, spec_of, with_arguments
+from rlpipe.pipelines.envs.arguments.names import Arguments, Named, as_arguments, inside
+from rlpipe.pipelines.envs.arguments.signature import taken_by, unknown_argument
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, make_vector_env
 from rlpipe.pipelines.envs.backends.env_checker import make_checked
-from rlpipe.pipelines.envs.backends.pixel_observation import check_modes, choose_drivers
+from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation, check_modes, choose_drivers
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
-from rlpipe.pipelines.envs.tensor.make import make_tensor_env, spec_of
+from rlpipe.pipelines.envs.tensor.make import adopt_made, make_tensor_env
 from rlpipe.pipelines.envs.tensor.torchrl_env import BatchSizeError
 from rlpipe.pipelines.envs.vector import VectorEnv
-from rlpipe.user_modules import import_module, module_of, reason_of
+from rlpipe.spelling import nearest
+from rlpipe.user_modules import UNNAMED, import_module, module_of, reason_of
 
 _GAMES = "ALE/"
 _SHOWN = 5
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _KNOWN = ("gymnasium.envs.", "rlpipe.", "ale_py.")
 # part of an entry point: rlpipe's extra with its package
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari"}
@@ -63,10 +70,15 @@ def make_env(
     check_is_config(config)
     check_steps(transforms)
     spec = env_spec(config.env_id)
-    tensors = make_tensor_env(config, spec, seed=seed, render_mode=render_mode, device=torch.device(device))
+    place = torch.device(device)
+    tensors = make_tensor_env(config, spec, seed=seed, render_mode=render_mode, device=place)
+    try:
+        envs = _make_vector_env(config, render_mode) if tensors is None else None
+    except MadeForTorchRLError as made:
+        tensors = adopt_made(made, config, spec, seed=seed, render_mode=render_mode, device=place)
     if tensors is not None:
         return _transformed(TransformedEnv, tensors, transforms)
-    envs = _make_vector_env(config, render_mode)
+    assert envs is not None
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False)
         return _transformed(transformed_class(base), base, transforms)
@@ -98,36 +110,40 @@ def check_is_config(config: object) -> None:
         raise TypeError(f"got {config!r}, expected an EnvConfig, such as EnvConfig('CartPole-v1')")
 
 
-def env_spec(env_id: str | type[gym.Env]) -> gym.envs.registration.EnvSpec:
-    """Gymnasium's spec of an id, after importing the module of `module:Env-v0`; or a spec for a class.
+def env_spec(env_id: Any) -> gym.envs.registration.EnvSpec:
+    """The spec of what an `env_id` denotes: Gymnasium's of an id, or one that calls what is given.
+
+    Of `module:name` the module is imported; if it registers no environment of this name, it is its class or function.
 
     Raises:
         ConfigError: there is none (the message names similar ids), or the module cannot be imported.
     """
-    if (spec := spec_of(env_id)) is not None:
-        return spec
-    if isinstance(env_id, type):
-        creator: Any = env_id
-        return gym.envs.registration.EnvSpec(env_id.__name__, entry_point=creator)
+    if not isinstance(env_id, str):
+        env_id, _ = name_env(env_id, Arguments())
+    if isinstance(env_id, Named):
+        return spec_of(env_id.given, env_id)
     module, name = module_of(env_id), env_id.rpartition(":")[-1]
-    if module:
-        found = getattr(import_module(module, f"env-id is {env_id!r}"), name, None)
-        if (spec := spec_of(found)) is not None:
-            return spec
+    imported = import_module(module, f"env-id is {env_id!r}") if module else None
     try:
         return _game_spec(name) if name.startswith(_GAMES) else gym.spec(name)
     except (gym.error.Error, ValueError) as error:
+        if (found := inside(imported, name)) is not None:
+            return spec_of(found, env_id)
         if module:
             registered = [spec.id for spec in gym.registry.values() if _module_of_entry(spec).startswith(module)]
             has = f"; it registers {', '.join(registered[:_SHOWN])}" if registered else ""
+            if not registered and (near := nearest(name, vars(imported))):
+                has = f"; did you mean {module}:{near}?"
             raise ConfigError(f"env-id is {env_id!r}, and the module {module!r} registers no {name!r}{has}") from error
-        near = _nearest(env_id)
+        if env_id.startswith(UNNAMED):
+            raise UnknownEnvError(f"env-id is {env_id!r}, which stands for an object and names none") from error
+        alike = _nearest(env_id)
         elsewhere = "see gymnasium.pprint_registry() for all ids; one that a module registers is called MODULE:ID"
-        hint = f"did you mean {' or '.join(near)}?" if near else elsewhere
+        hint = f"did you mean {' or '.join(alike)}?" if alike else elsewhere
         raise UnknownEnvError(f"env-id is {env_id!r}, which Gymnasium does not know; {hint}") from error
 
 
-def has_many_copies(env_id: str | type[gym.Env]) -> bool:
+def has_many_copies(env_id: Any) -> bool:
     """Whether many copies can be open at once: true for environments of Gymnasium and rlpipe, and for Atari.
 
     Any other environment may need a port, a licence or a robot.
@@ -174,6 +190,7 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     spec = env_spec(config.env_id)
     kwargs = _options(config, render_mode)
     try:
+        spec = with_arguments(spec, as_arguments(config.kwargs, "kwargs"), config.env_id)
         if config.from_pixels:
             _check_drawn(config, spec)
         return make_vector_env(config, spec, kwargs)
@@ -188,9 +205,17 @@ def _make_vector_env(config: EnvConfig, render_mode: str | None) -> gym.vector.V
     except RlpipeError:
         raise
     except Exception as error:
+        if (found := _UNEXPECTED.search(str(error))) and isinstance(error, TypeError) and found[1] in config.kwargs:
+            taken = taken_by(_creator(spec))
+            raise unknown_argument(found[1], taken, f"env-kwargs: {config.env_id}") from error
         # messages of Gymnasium's errors say enough
         kind = "" if isinstance(error, (gym.error.Error, TypeError)) or not str(error) else f"{type(error).__name__}: "
         raise ConfigError(f"env-id {config.env_id!r} cannot be made: {kind}{first_line(error)}") from error
+
+
+def _creator(spec: gym.envs.registration.EnvSpec) -> Any:
+    point = spec.entry_point
+    return load_env_creator(point) if isinstance(point, str) else getattr(point, "make", point)
 
 
 def _options(config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
@@ -209,7 +234,7 @@ def _check_drawn(config: EnvConfig, spec: gym.envs.registration.EnvSpec) -> None
     if is_game(spec):
         metadata = AtariGame.metadata
     else:
-        env = make_checked(spec, {}, from_pixels=True)
+        env = make_checked(spec, {}, wrap=PixelObservation)
         metadata = env.metadata
         env.close()
     check_modes(config.env_id, metadata, "--from-pixels")

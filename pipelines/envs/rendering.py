@@ -67,9 +67,9 @@ def check_drawable(env_config: EnvConfig, what: str = "a GIF") -> None:
         env = make_drawn(env_config, seed=None, what=what)
         try:
             single = env.base_env.envs.envs[0]
-            if isinstance(single.env, PixelObservation):
+            if (observer := _observer(single)) is not None:
                 # without that wrapper, which would fail in its reset; the space below it may be of any kind
-                single = Checked(single.env.env, f"environment 0 of 1 ({env_config.env_id})")
+                single = Checked(observer.env, f"environment 0 of 1 ({env_config.env_id})")
             single.reset()
             Camera(single, env_config.env_id).take()
         finally:
@@ -92,6 +92,12 @@ def metadata(env_config: EnvConfig) -> dict[str, Any]:
             return dict(env.base_env.envs.metadata)
         finally:
             env.close()
+
+
+def _observer(env: gym.Env[Any, Any]) -> PixelObservation | None:
+    while isinstance(env, gym.Wrapper) and not isinstance(env, PixelObservation):
+        env = env.env
+    return env if isinstance(env, PixelObservation) else None
 
 
 def _opengl(env: gym.Env[Any, Any]) -> str:

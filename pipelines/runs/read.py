@@ -15,10 +15,10 @@ from typing import Any
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoints, frames_of
+from rlpipe.pipelines.checkpoints.older import SINCE
 from rlpipe.pipelines.runs import layout
-from rlpipe.user_modules import import_module, module_of
+from rlpipe.user_modules import import_module, is_free, module_of
 
-_SINCE = {"eval_envs": None}
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; a resumed run writes into another folder."""
 _LARGEST_BEST = 10_000
@@ -122,17 +122,24 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
-    for env_id in map(described["config"].get, ("env_id", "eval_env_id")):
-        # Gymnasium would import the module before the colon, and run its code
-        module = module_of(env_id)
-        if module and module not in {*trusted, *sys.modules}:
-            raise CheckpointError(
-                f"run {path} is one of {env_id!r}, and loading it runs the code of the module {module!r}; "
-                f"if you trust that, add --trust-module {module}"
-            )
+    _check_trusted(described["config"], trusted, path)
     for name in filter(None, trusted):
         import_module(name, "trust-module")
     return dict(described)
+
+
+def _check_trusted(config: Mapping[str, Any], trusted: Collection[str], path: Path) -> None:
+    """Refuse environments and wrappers of modules that nobody trusts: making them runs their code."""
+    ids = [each for each in map(config.get, ("env_id", "eval_env_id")) if each is not None]
+    wrappers = config.get("wrapper") or []
+    for words, names in (("one of", ids), ("one with the wrapper", wrappers if isinstance(wrappers, list) else [])):
+        for name in map(str, names):
+            module = module_of(name)
+            if module and module not in trusted and not is_free(name, sys.modules):
+                raise CheckpointError(
+                    f"run {path} is {words} {name!r}, and loading it runs the code of the module {module!r}; "
+                    f"if you trust that, add --trust-module {module}"
+                )
 
 
 def read_best(folder: Path) -> Best | None:
@@ -186,4 +193,4 @@ def check_plain(folder: Path) -> None:
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config from `config.json`, with the fields that runs of older versions lack."""
-    return {**_SINCE, **config}
+    return {**SINCE, **config}

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.foreign_names import explain
+from rlpipe.scripts.cli.env_options import add_rule, gathered
 
 T = TypeVar("T")
 Owners = Callable[[str], Sequence[str]]
@@ -40,11 +41,14 @@ def parse(
     import tyro
 
     known = _options(kind if default is None else default)
+    arguments = gathered(arguments, known)
     arguments = _spell_none(arguments, {name for name, optional in known.items() if optional})
     _check_names(arguments, list(known), owners)
     complaint = io.StringIO()
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    extra: dict[str, Any] = {} if default is None else {"default": default}
+    extra: dict[str, Any] = {"registry": tyro.constructors.ConstructorRegistry()}
+    add_rule(extra["registry"])
+    extra |= {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(kind, prog=prog, description=description, args=arguments, config=options, **extra)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.recipes import Recipe
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT
-from rlpipe.pipelines.runs.read import read_run
+from rlpipe.pipelines.runs.read import completed, read_run
 from rlpipe.user_modules import module_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 SHAPING_FIELDS = {
     "env_id",
+    "wrapper",
+    "frame_stack",
+    "time_aware",
     "hidden",
     "activation",
     "layer_norm",
@@ -33,7 +36,9 @@ SHAPING_FIELDS = {
     "bin_high",
     "beta",
 }
-"""Config fields that fix the shape or the meaning of the weights; a run must agree in them to start from another."""
+"""Config fields that fix the shape or the meaning of the weights; a run must agree in them to start from another.
+
+An environment's arguments and the repetition of actions may differ, as in a curriculum; the shapes must fit."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,10 @@ def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Path | None:
     path, config = options.start_from, options.config
     if path is None:
         return None
-    # the user named the environment to train on, so its module is trusted
+    # the user named the environment to train on, so its modules are trusted
+    named = [module_of(each) for each in (config.env_id, *config.wrapper)]
     try:
-        described, checkpoint = read_run(path, [module_of(config.env_id)])
+        described, checkpoint = read_run(path, [module for module in named if module])
     except CheckpointError as error:
         raise CheckpointError(f"start-from {path} cannot be used: {error}") from error
     if described["algorithm"] != recipe.algorithm:
@@ -79,11 +85,11 @@ def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Path | None:
             f"start-from {path} is a run of {described['algorithm']}, and the recipe {recipe.name} trains "
             f"{recipe.algorithm}"
         )
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    now, before = json.loads(json.dumps(dataclasses.asdict(config))), completed(described["config"])
     for field in sorted(SHAPING_FIELDS & set(now)):
-        if described["config"].get(field) != now[field]:
+        if before.get(field) != now[field]:
             raise ConfigError(
-                f"{field} is {now[field]}, and start-from {path} was trained with {described['config'].get(field)}; "
+                f"{field} is {now[field]}, and start-from {path} was trained with {before.get(field)}; "
                 "they must be the same"
             )
 

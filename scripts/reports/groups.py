@@ -239,6 +239,8 @@ def _option(name: str, value: Any) -> str:
     name = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, dict):
+        value = json.dumps(value)
     values = value if isinstance(value, list) else [value]
     words = [str(each).removesuffix(".0") if isinstance(each, float) else str(each) for each in values]
     return shlex.join([f"--{name}", *words])

@@ -17,6 +17,8 @@ from rlpipe.pipelines.envs.backends.pixel_observation import SIDE, STACKED
 
 FRAMESKIP = 4
 """Emulated frames per step."""
+FIXED = frozenset({"game", "frameskip", "obs_type", "max_num_frames_per_episode"})
+"""Arguments of the game that its id or the preprocessing sets."""
 _MOST_LIVES = 256
 _EMULATED_FPS = 60
 
@@ -62,19 +64,19 @@ class AtariGame(gym.Env[Any, Any]):
         own = {"frameskip": 1, "obs_type": "grayscale", "max_num_frames_per_episode": None}
         self._game: Any = AtariEnv(**{**spec.kwargs, **own, "render_mode": render_mode})
         self.spec, self.render_mode = spec, render_mode
-        self._limit, self._steps = max_episode_steps or spec.max_episode_steps, 0
+        self.limit, self.steps = max_episode_steps or spec.max_episode_steps, 0
         self.observation_space, self.action_space = game_observations(), self._game.action_space
         self._rows, self._columns = (_Edges(pixels) for pixels in self._game.ale.getScreenDims())
         self._frames: deque[np.ndarray] = deque(maxlen=STACKED)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         frame, info = self._game.reset(seed=seed)
-        self._steps = 0
+        self.steps = 0
         self._frames.extend([np.zeros((SIDE, SIDE), np.uint8)] * STACKED)
         return self._observe(frame, info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self._steps += 1
+        self.steps += 1
         total, seen = 0.0, deque[np.ndarray](maxlen=2)
         for _ in range(FRAMESKIP):
             frame, reward, terminated, _, info = self._game.step(action)
@@ -82,7 +84,7 @@ class AtariGame(gym.Env[Any, Any]):
             seen.append(frame)
             if terminated:
                 break
-        truncated = self._limit is not None and self._steps >= self._limit
+        truncated = self.limit is not None and self.steps >= self.limit
         observation, info = self._observe(np.max(seen, axis=0), info)
         return observation, total, terminated, truncated, info
 

@@ -9,6 +9,7 @@ import contextlib
 import math
 import traceback
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
 from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
-from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
 from rlpipe.pipelines.envs.entries import LEAVES, copied, is_of_boxes, leaves_of
 from rlpipe.warn_once import notice, notice_mujoco
 
+Env = gym.Env[Any, Any]
 _NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64})
 _FLAGS = frozenset({bool, np.bool_})
 _RETURNS = {
@@ -43,21 +44,24 @@ _STATISTICS = "RunningMeanStd"
 
 
 def make_checked(
-    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, from_pixels: bool = False
+    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, wrap: Callable[[Env], Env] | None = None
 ) -> Checked:
-    """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step."""
+    """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step.
+
+    `wrap` puts more wrappers around it, inside of `Checked`.
+    """
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
     notice_mujoco()
     try:
-        check_wrappers(env, spec.id)
+        wrapped = env if wrap is None else wrap(env)
+        check_wrappers(wrapped, spec.id)
     except ConfigError:
         with contextlib.suppress(Exception):
             env.close()
         raise
-    observed = PixelObservation(env) if from_pixels else env
-    for space, what in ((observed.observation_space, "observation"), (env.action_space, "action")):
+    for space, what in ((wrapped.observation_space, "observation"), (wrapped.action_space, "action")):
         leaves_of(space, what)
-    return Checked(observed, who)
+    return Checked(wrapped, who)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):

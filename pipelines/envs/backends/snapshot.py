@@ -12,9 +12,12 @@ from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.backends.env_checker import Checked
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
 from rlpipe.pipelines.envs.backends.sync import Copied
+from rlpipe.pipelines.envs.wrappers.action_repeat import ActionRepeat
+from rlpipe.pipelines.envs.wrappers.frame_stack import FrameStack
+from rlpipe.pipelines.envs.wrappers.remaining_time import RemainingTime
 
-_WITHOUT_STATE = (Checked, Copied, OrderEnforcing, PassiveEnvChecker)
-_WITH_STATE = (TimeLimit, PixelObservation)
+_WITHOUT_STATE = (Checked, Copied, OrderEnforcing, PassiveEnvChecker, ActionRepeat, RemainingTime)
+_WITH_STATE = (TimeLimit, PixelObservation, FrameStack)
 
 
 def can_capture(envs: VectorEnv) -> bool:
@@ -22,7 +25,7 @@ def can_capture(envs: VectorEnv) -> bool:
 
     They do if the vector environment, or each environment in it (in this process), has `get_state()` and
     `set_state(state)`, where a state consists of dicts, lists, numbers, text and arrays; it need not hold the generator
-    `np_random`. Wrappers may be those that `gymnasium.make` adds.
+    `np_random`. Wrappers may be those that `gymnasium.make` adds, and rlpipe's.
     """
     if _offers_state(envs):
         return True
@@ -72,6 +75,7 @@ def _capture_one(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "random": dict(base.np_random.bit_generator.state),
         "elapsed": [each._elapsed_steps for each in wrappers if isinstance(each, TimeLimit)],
         "pictures": [each.images for each in wrappers if isinstance(each, PixelObservation)],
+        "stacks": [each.stacks for each in wrappers if isinstance(each, FrameStack)],
     }
 
 
@@ -84,5 +88,10 @@ def _restore_one(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     for observer, pictures in zip(observers, state["pictures"], strict=True):
         check_like(observer.images, pictures, "pictures")
         observer.images = pictures
+    stacked = [each for each in wrappers if isinstance(each, FrameStack)]
+    # checkpoints of older versions have none
+    for stack, rows in zip(stacked, state.get("stacks", []), strict=True):
+        check_like(stack.stacks, rows, "stacks")
+        stack.stacks = rows
     base.set_state(state["state"])  # type: ignore[attr-defined]
     base.np_random.bit_generator.state = state["random"]

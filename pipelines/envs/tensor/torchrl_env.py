@@ -11,6 +11,7 @@ import torch
 from torchrl.envs import EnvBase, SerialEnv
 
 from rlpipe.errors import ConfigError, RlpipeError, first_line
+from rlpipe.pipelines.envs.arguments.signature import unknown_argument
 from rlpipe.pipelines.envs.tensor.adopted import AdoptedEnv
 
 
@@ -74,15 +75,21 @@ def _maker(given: Any, name: str, num_envs: int, kwargs: dict[str, Any], device:
     if isinstance(given, EnvBase):
         return lambda: _copied(given, name)
     known = {"num_envs": num_envs, "batch_size": torch.Size([num_envs]), "device": device}
-    taken = {key: value for key, value in known.items() if key in _parameters(given)} | kwargs
+    parameters = _parameters(given)
+    if parameters is not None and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        for each in kwargs:
+            if each not in parameters:
+                raise unknown_argument(each, [*parameters], f"env-kwargs: {name}")
+    taken = {key: value for key, value in known.items() if key in (parameters or ())} | kwargs
 
     def make() -> EnvBase:
         try:
-            return given(**taken)
+            made: EnvBase = given(**taken)
         except RlpipeError:
             raise
         except Exception as error:  # the user's code
             raise ConfigError(f"env-id {name!r} cannot be made: {type(error).__name__}: {first_line(error)}") from error
+        return made
 
     return make
 
@@ -97,12 +104,13 @@ def _copied(env: EnvBase, name: str) -> EnvBase:
     return copied
 
 
-def _parameters(given: Any) -> set[str]:
+def _parameters(given: Any) -> dict[str, inspect.Parameter] | None:
+    # of its class's `__init__`, not of TorchRL's metaclass
+    called: Any = inspect.getattr_static(given, "__init__") if isinstance(given, type) else given
     try:
-        # of its class's `__init__`, not of TorchRL's metaclass
-        called: Any = given
-        if isinstance(given, type):
-            called = inspect.getattr_static(given, "__init__")
-        return set(inspect.signature(called).parameters)
+        found = dict(inspect.signature(called).parameters)
     except (TypeError, ValueError):
-        return set()
+        return None
+    if isinstance(given, type):
+        found.pop(next(iter(found)))
+    return found

@@ -22,6 +22,13 @@ LOOP = {
     "eval_envs",
     "eval_stochastic",
     "eval_env_id",
+    # tests/pipelines/envs/wrappers and arguments, tests/pipelines/config/test_env_arguments.py
+    "env_kwargs",
+    "eval_env_kwargs",
+    "wrapper",
+    "frame_stack",
+    "action_repeat",
+    "time_aware",
     "final_eval_episodes",
     "checkpoint_every",
     "log_every",

@@ -31,7 +31,7 @@ from rlpipe.pipelines.config.train import config_from_json
         ("threads", 10**9, "threads is 1000000000; allowed is 1 or more and at most 1024"),
         ("hidden", 64, "hidden is 64; expected a tuple, each a whole number"),
         ("normalize_advantage", 1, "normalize_advantage is 1; expected true or false"),
-        ("env_id", 3, "env_id is 3; expected text"),
+        ("env_id", 3, "env_id is 3; expected an id of Gymnasium"),
         ("lr", 10**400, "lr is 1000.*401 characters.; expected a finite number"),
         ("lr", 1e39, "lr is 1e.39; allowed is more than 0 and at most 1e.38"),
         ("seed", 2**63, "seed is 9223372036854775808; allowed is 0 or more and at most 9223372036854775807"),

@@ -36,7 +36,8 @@ def test_every_answer_names_options_that_the_recipe_has(recipe):
         elif "rlpipe train" not in answer:
             assert set(named) <= set(names), answer
         # a keyword argument is a field of the Config
-        fields = [*(field.name for field in dataclasses.fields(recipe.config())), "folder", "progress", "loggers"]
+        named = [field.name for field in dataclasses.fields(recipe.config())]
+        fields = [*named, "env", "wrappers", "folder", "progress", "loggers"]
         answer = explain(theirs.replace("-", "_"), fields, owners_of, python=True)
         assert answer, theirs
         if found := re.match(r"it is ([a-z_]+)", answer):
@@ -149,7 +150,12 @@ def test_other_commands_answer_what_they_have(capsys):
         ("seeds", "only the command has it, rlpipe train --seeds"),
         ("tau", "only dqn has it"),
         ("total_frame", "did you mean total_frames?"),
-        ("zzz", "there are env_id, num_envs, "),
+        ("zzz", "there are env_id, env_kwargs, "),
+        ("env_wrapper", "it is wrappers here"),
+        ("env_kwarg", "did you mean env_kwargs?"),
+        ("n_stack", "it is frame_stack here"),
+        ("frame_skip", "it is action_repeat here"),
+        ("vec_env_kwargs", "wrappers wraps each environment; num_envs of them step together"),
     ],
 )
 def test_answers_in_python(option, answer, tmp_path):

@@ -271,7 +271,7 @@ def test_a_class_in_place_of_an_id(identical):
         ({"num_envs": 0}, "num_envs is 0; allowed is a whole number, 1 or more"),
         ({"num_envs": True}, "num_envs is True"),
         ({"max_episode_steps": -1}, "max_episode_steps is -1"),
-        ({"env_id": None}, "env_id is None; expected a Gymnasium id, or an environment's class"),
+        ({"env_id": None}, "env_id is None; expected an id of Gymnasium, module:name, or the class"),
     ],
 )
 def test_configs_that_cannot_be(options, message):

@@ -16,6 +16,10 @@ from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.tensor.adopted import AdoptedEnv, space_of
 
 
+def make_walk(num_envs):
+    return Walk(num_envs)
+
+
 def step_through(env, steps=30):
     """Steps to the right, and the roots and `next` entries of each."""
     env.restart()
@@ -24,7 +28,7 @@ def step_through(env, steps=30):
         yield root, env.advance(torch.ones(env.batch_size, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("given", [Walk, Walk(3), one_cartpole, "tensor_envs:Walk", lambda num_envs: Walk(num_envs)])
+@pytest.mark.parametrize("given", [Walk, Walk(3), one_cartpole, "tensor_envs:Walk", make_walk])
 def test_each_kind_becomes_so_many_environments(given):
     env = make_env(EnvConfig(given, 3), seed=0)
     check_env_specs(env)
@@ -138,8 +142,9 @@ class Flat(Walk):
         self.reward_spec = Unbounded((num_envs, 2))
 
 
-def fails():
-    raise ValueError("no licence\nsee above")
+class Fails(Walk):
+    def __init__(self):
+        raise ValueError("no licence\nsee above")
 
 
 @pytest.mark.parametrize(
@@ -151,9 +156,11 @@ def fails():
         (lambda: SerialEnv(2, Walk), {}, r"has batch size \[2, 4\]; rlpipe takes one dimension, the environments"),
         (TwoKeys, {}, "TwoKeys has the actions left, right; rlpipe takes action: one agent for each environment"),
         (Flat, {}, r"Flat has a reward of shape \[2, 2\]; expected \[2, 1\]"),
-        (lambda: 3, {}, "which made a int; expected an environment of TorchRL"),
-        (fails, {}, "env-id 'fails' cannot be made: ValueError: no licence$"),
-        (lambda size: Walk(size), {}, "cannot be made: TypeError: .* missing 1 required positional argument: 'size'"),
+        (lambda num_envs: num_envs, {}, "which made a int; expected an environment of TorchRL"),
+        (Fails, {}, "env-id '.*Fails' cannot be made: ValueError: no licence$"),
+        (Walk, {"kwargs": {"goals": 2.0}}, "Walk takes no argument 'goals'; did you mean goal"),
+        (Walk(2), {"kwargs": {"goal": 2.0}}, "env_kwargs are goal, and env_id is made already: a Walk"),
+        (Walk, {"frame_stack": 2}, "Walk is a TorchRL environment, which takes no wrappers of Gymnasium"),
         (
             Walk,
             {"backend": "sync"},
@@ -166,6 +173,7 @@ def fails():
 def test_what_does_not_fit_is_refused_in_one_line(given, options, message):
     with pytest.raises(ConfigError, match=message) as caught:
         make_env(EnvConfig(given, 2, **options))
+    assert not caught.value.args[0].startswith("<")
     assert "\n" not in str(caught.value)
 
 
@@ -181,6 +189,10 @@ def test_every_spec_that_rlpipe_takes_is_a_space():
         assert space_of(spec, "observation") == space
     with pytest.raises(ConfigError, match=r"the agent.place is a Choice of TorchRL's, which rlpipe does not take"):
         space_of(Choice([Unbounded(1)]), ("agent", "place"))
+
+
+def test_arguments_reach_it():
+    assert make_env(EnvConfig(Walk, 2, kwargs={"goal": 7.0})).base_env._inner.goal == 7.0
 
 
 def test_nested_observations_keep_their_keys():

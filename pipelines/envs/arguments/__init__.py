@@ -1,0 +1,1 @@
+"""What an environment is made from: ids, classes, callables and instances, their arguments, and wrappers."""
