@@ -206,6 +206,12 @@ class GaussianActor(StochasticActor):
         self.state_dependent_std, self._bias = state_dependent_std, math.log(math.expm1(initial_std))
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full(self.shape, initial_std).log())
 
+    def set_initial_std(self, std: float) -> None:
+        """Start again from another `initial_std`."""
+        self._bias = math.log(math.expm1(std))
+        if self.log_std is not None:
+            self.log_std.data = torch.full_like(self.log_std, std).log()
+
     def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> TanhNormal:
         flat, expected = outputs, self.shape.numel() * (2 if self.log_std is None else 1)
         if flat.shape[-1:].numel() != expected:

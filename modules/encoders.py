@@ -146,9 +146,7 @@ def encoder(
     Raises:
         ValueError: an entry of another kind, such as text; no numbers at all; or a `scale` that does not fit.
     """
-    leaves = dict(spec.items(True, True)) if isinstance(spec, Composite) else {"observation": spec}
-    if isinstance(spec, Composite):
-        leaves = {key: leaf for key, leaf in leaves.items() if key not in NOT_ENCODED}
+    leaves = observed_leaves(spec)
     for key, leaf in leaves.items():
         _check_kind(key, leaf)
     if scale is not None and len(leaves) > 1:
@@ -163,6 +161,13 @@ def encoder(
     ((key, layer),) = layers.items()
     layer.in_keys = [key]
     return layer
+
+
+def observed_leaves(spec: TensorSpec) -> dict[NestedKey, TensorSpec]:
+    """The spec of each entry that a network sees, by key, in the order of `spec`."""
+    if not isinstance(spec, Composite):
+        return {"observation": spec}
+    return {key: leaf for key, leaf in spec.items(True, True) if key not in NOT_ENCODED}
 
 
 def _check_kind(key: NestedKey, spec: TensorSpec) -> None:

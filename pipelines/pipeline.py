@@ -111,12 +111,16 @@ def that_learn(transforms: Iterable[Transform]) -> list[Transform]:
 def _learns(transform: Transform) -> bool:
     if isinstance(transform, VecNormV2):
         return bool(transform.stateful)
-    if isinstance(transform, VecNorm):
+    if isinstance(transform, VecNorm) or (_is_ours(transform) and hasattr(transform, "freeze")):
         return True
     if not is_custom(transform):
         return False
     state = list(transform.state_dict().values())
     return bool(state) and all(isinstance(each, Tensor) and not is_lazy(each) for each in state)
+
+
+def _is_ours(transform: Transform) -> bool:
+    return type(transform).__module__.startswith("rlpipe.")
 
 
 def is_custom(transform: Transform) -> bool:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,15 +19,17 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError, RlpipeError, exists_already, first_line
-from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy, cases, check_action, tensors
+from rlpipe.pipelines.agents.export_check import cases
+from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy, tensors
 from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.checkpoints.durable_files import publish, sync
+from rlpipe.pipelines.envs.entries import Key, name_of
 from rlpipe.version import __version__
 
 Format = Literal["safetensors", "onnx", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-Act = Callable[..., Tensor]
+Act = Callable[..., Any]
 """From the inputs of a `GreedyPolicy` to its actions."""
 
 
@@ -60,15 +62,16 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
     finally:
         stage.unlink(missing_ok=True)
     example = greedy.example(1)
-    action = greedy(*example)
-    named = dict(zip(("observation", "action_mask"), example, strict=False))
+    given = greedy(*example)
+    observed = dict(zip(_names(greedy.keys), example, strict=True))
+    actions = dict(zip(_names(greedy.action_keys), given if isinstance(given, tuple) else (given,), strict=True))
     written = {"path": str(out), "format": kind, "bytes": out.stat().st_size}
     if kind == "safetensors":
         shapes = {"tensors": [_entry(name, value, ()) for name, value in tensors(greedy).items()]}
     else:
         shapes = {
-            "inputs": [_entry(name, value[0], ("batch",)) for name, value in named.items()],
-            "outputs": [_entry("action", action[0], ("batch",))],
+            "inputs": [_entry(name, value[0], ("batch",)) for name, value in observed.items()],
+            "outputs": [_entry(name, value[0], ("batch",)) for name, value in actions.items()],
         }
     return {**written, **shapes, "checked": checked, "apart": apart}
 
@@ -86,12 +89,12 @@ def check_format(kind: Format) -> None:
 
 def _check(agent: Trained, greedy: GreedyPolicy, act: Act) -> tuple[int, float]:
     checked, apart = 0, 0.0
-    for inputs, action, scores in cases(agent, greedy):
-        apart = max(apart, check_action(greedy, act(*inputs), action, scores))
-        checked += len(action)
+    for case in cases(agent, greedy):
+        apart = max(apart, case.check(act(*case.inputs)))
+        checked += len(case.inputs[0])
     # a batch of another size than it was made with
-    inputs, action, scores = next(cases(agent, greedy))
-    check_action(greedy, act(*[each[:1] for each in inputs]), action[:1], None if scores is None else scores[:1])
+    case = next(cases(agent, greedy))
+    case.check(act(*[each[:1] for each in case.inputs]), slice(1))
     return checked, apart
 
 
@@ -106,8 +109,8 @@ def _write_torch(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> 
 def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:
     import onnxruntime  # noqa: PLC0415 - an extra
 
-    names = ["observation", "action_mask"] if greedy.masked else ["observation"]
-    made = torch.onnx.export(_program(greedy), input_names=names, output_names=["action"], dynamo=True, verbose=False)
+    names, outputs = _names(greedy.keys), _names(greedy.action_keys)
+    made = torch.onnx.export(_program(greedy), input_names=names, output_names=outputs, dynamo=True, verbose=False)
     if made is None:
         raise RlpipeError("PyTorch made no ONNX program")
     made.model.metadata_props.update(metadata)
@@ -115,9 +118,9 @@ def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> A
     path.write_bytes(model)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
-    def act(*inputs: Tensor) -> Tensor:
+    def act(*inputs: Tensor) -> tuple[Tensor, ...]:
         fed = dict(zip(names, (each.numpy() for each in inputs), strict=True))
-        return torch.from_numpy(session.run(["action"], fed)[0])
+        return tuple(map(torch.from_numpy, session.run(outputs, fed)))
 
     return act
 
@@ -138,10 +141,9 @@ def _write_safetensors(greedy: GreedyPolicy, metadata: dict[str, str], path: Pat
 
 def _program(greedy: GreedyPolicy) -> torch.export.ExportedProgram:
     example = greedy.example(3)
-    batch = {0: torch.export.Dim.DYNAMIC}
-    shapes = {"observation": batch, "action_mask": batch if greedy.masked else None}
+    shapes = {"observed": tuple({0: torch.export.Dim.DYNAMIC} for _ in example)}
     try:
-        return torch.export.export(greedy, example, dynamic_shapes=shapes if greedy.masked else {"observation": batch})
+        return torch.export.export(greedy, example, dynamic_shapes=shapes)
     except Exception as error:
         raise ConfigError(f"the policy cannot be exported as one function of tensors: {first_line(error)}") from error
 
@@ -152,10 +154,13 @@ def _metadata(agent: Trained, greedy: GreedyPolicy) -> dict[str, str]:
         "env_id": agent.config.env_id,
         "frames": agent.checkpoint.name.removeprefix("frames-").lstrip("0") or "0",
         "rlpipe": __version__,
-        "observation_start": str(greedy.observation_start),
-        "action_start": str(greedy.action_start),
+        "start": json.dumps(greedy.counted_from()),
         "config": json.dumps(asdict(agent.config)),
     }
+
+
+def _names(keys: Sequence[Key]) -> list[str]:
+    return [name_of(key) for key in keys]
 
 
 def _entry(name: str, value: Tensor, batch: tuple[str, ...]) -> dict[str, Any]:

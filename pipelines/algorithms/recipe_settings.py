@@ -167,7 +167,7 @@ EIGHT_WORKERS = {
     "eval_stochastic": True,
 }
 PENDULUM = {
-    "normalize_frames": 1_000,
+    "normalize_observation": True,
     "hidden": (256, 256, 256),
     "activation": "tanh",
     "initialization": "default",

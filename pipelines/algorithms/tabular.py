@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 from rlpipe.errors import ConfigError
 from rlpipe.modules import ActionValueTable, QActor, only_allowed
 from rlpipe.modules.base import kind_of
+from rlpipe.modules.encoders import observed_leaves
 from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.build.networks import is_masked, make_explorer
 from rlpipe.pipelines.build.pipeline import make_pipeline
@@ -60,6 +61,9 @@ class TabularConfig(TrainConfig):
         """Check that bins have limits, and that the table is on the CPU and does not see images."""
         if self.from_pixels:
             raise ConfigError("from_pixels is True, but a table cannot use images; choose ppo, a2c, reinforce or dqn")
+        for name in ("normalize_observation", "normalize_reward"):
+            if getattr(self, name):
+                raise ConfigError(f"{name} is True, but a table has no use for it; choose ppo, a2c or reinforce")
         if self.bins is not None and (self.bin_low is None or self.bin_high is None):
             raise ConfigError(f"bins is {self.bins}, which needs bin_low and bin_high, one number per feature each")
         if self.bins is None and (self.bin_low, self.bin_high) != (None, None):
@@ -86,10 +90,10 @@ def make_tabular_env(config: TabularConfig, seeds: Seeds) -> TransformedEnv:
     if config.bins is not None and config.bin_low is not None and config.bin_high is not None:
         bins = [BinObservation(config.bins, config.bin_low, config.bin_high)]
     env = make_training_env(config, seeds, bins)
-    seen, actions = env.observation_spec.get("observation", None), env.full_action_spec["action"]
-    if type(seen) is not Categorical:
+    seen, actions = observed_leaves(env.observation_spec), env.full_action_spec["action"]
+    if list(seen) != ["observation"] or type(seen["observation"]) is not Categorical:
         env.close()
-        kind = "a Dict or Tuple" if seen is None else kind_of(seen)
+        kind = kind_of(seen["observation"]) if list(seen) == ["observation"] else "a Dict or Tuple"
         hint = ": the transform BinObservation makes it so, with --bins, --bin-low and --bin-high"
         raise ConfigError(
             f"env_id is {config.env_id!r}, whose observation is {kind}; a table needs a Discrete one"

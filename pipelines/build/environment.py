@@ -10,36 +10,24 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
-import torch
 from tensordict import TensorDictBase
-from torch import Tensor
-from torchrl.data import Bounded
-from torchrl.envs import EnvBase, ObservationNorm, Transform, TransformedEnv
+from torchrl.envs import EnvBase, Transform, TransformedEnv
 
-from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
-from rlpipe.modules import CNN
-from rlpipe.modules.images import is_image
 from rlpipe.pipelines.build.collector import env_device
 from rlpipe.pipelines.config.groups import LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
-from rlpipe.pipelines.envs import EnvConfig, ShapeReward, env_spec, make_env
+from rlpipe.pipelines.envs import ShapeReward, env_spec, make_env
 from rlpipe.pipelines.envs.make import make_env_of_any_size
+from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.envs.reward_shaping import make_shaping
-from rlpipe.pipelines.envs.transforms import Standardize
 from rlpipe.pipelines.pipeline import Update
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 _LOG = logging.getLogger("rlpipe")
-_LEAST_STEPS = 10
-"""Fewest random steps of each environment for observation statistics."""
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 """Observation space and action space."""
-_STILL, _SMALL = 1e-3, 1e-6
-"""A feature with a smaller standard deviation counts as constant: relative to its size, and in absolute terms."""
-_OFF = 1e-4
-"""Largest error of the mean in float32, in standard deviations."""
 
 
 def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transform] = ()) -> TransformedEnv:
@@ -58,8 +46,11 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     shaping = make_shaping(config.reward_shaping, config.shaping_steps)
     if shaping is not None:
         transforms.append(ShapeReward(shaping))
-    if config.normalize_frames is not None:
-        transforms.append(observation_norm(config.env, config.normalize_frames, seeds))
+    if config.normalize_observation:
+        transforms.append(RunningObservationNorm(clip=config.clip_observation))
+    if config.normalize_reward:
+        # the algorithms that may normalise have a gamma
+        transforms.append(RunningRewardNorm(config.gamma, config.clip_reward))  # type: ignore[attr-defined]
     with _naming("env_id", config.env_id):
         # if other processes collect, this one only gives specs and transforms
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
@@ -120,45 +111,6 @@ def _eval_spaces(config: TrainConfig) -> Spaces | None:
 def _spaces_of(env: TransformedEnv) -> Spaces:
     envs = env.base_env.envs
     return envs.single_observation_space, envs.single_action_space
-
-
-def observation_norm(config: EnvConfig, frames: int, seeds: Seeds) -> ObservationNorm:
-    """Make TorchRL's `ObservationNorm` from the mean and standard deviation of random frames; it stays fixed.
-
-    For observations that are not floats, or whose mean float32 cannot hold, it is a `Standardize`.
-
-    Raises:
-        ConfigError: the observation is not a Box, or is an image, or the frames are too few.
-    """
-    least = _LEAST_STEPS * config.num_envs
-    if frames < least:
-        raise ConfigError(f"normalize_frames is {frames}; allowed is {least} or more, {_LEAST_STEPS} an environment")
-    with GlobalRandom().kept(seeds.integer("normalization")):
-        seen = _random_observations(config, frames, seeds)
-    mean, std = seen.double().mean(0), seen.double().std(0)
-    # a feature that is constant, or moves only in its last digits, is not divided
-    std = torch.where(std > (_STILL * seen.double().abs().amax(0)).clamp_max(_SMALL), std, 1.0)
-    moved_by_float32 = (mean.float().double() - mean).abs() > _OFF * std
-    if seen.dtype not in (torch.float32, torch.float64) or moved_by_float32.any():
-        return Standardize(mean, std)
-    return ObservationNorm(mean.float(), std.float(), in_keys=["observation"], standard_normal=True)
-
-
-def _random_observations(config: EnvConfig, frames: int, seeds: Seeds) -> Tensor:
-    env = make_env(config, seed=seeds.integer("normalization"))
-    spec = env.observation_spec["observation"]
-    try:
-        if not isinstance(spec, Bounded):
-            raise ConfigError(f"normalize_frames needs a Box observation, and {config.env_id!r} has none")
-        if not spec.dtype.is_floating_point and is_image(spec, spec.shape[1:], CNN.least):
-            raise ConfigError(
-                f"normalize_frames is given, but the network scales the images of {config.env_id!r} itself"
-            )
-        with seeds.torch_seeded("normalization"):
-            rollout = env.rollout(ceil_div(frames, config.num_envs), break_when_any_done=False)
-        return rollout.get("observation").transpose(0, 1).flatten(0, 1)[:frames]
-    finally:
-        env.close()
 
 
 def make_lives(config: LivesConfig, env: EnvBase) -> Update:

@@ -13,6 +13,7 @@ from rlpipe.modules import (
     MLP,
     Critic,
     EpsilonGreedy,
+    GaussianActor,
     Network,
     Shared,
     encoder,
@@ -86,9 +87,13 @@ def make_actor(config: ActorConfig, env: EnvBase, trunk: Network, generator: tor
     try:
         outputs = policy_outputs(spec, dims, with_std)
         head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
-        return stochastic_actor(Network(*trunk, *head), spec, generator, is_masked(env), dims, with_std)
+        actor = stochastic_actor(Network(*trunk, *head), spec, generator, is_masked(env), dims, with_std)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for each in actor.modules():
+        if isinstance(each, GaussianActor):
+            each.set_initial_std(config.initial_std)
+    return actor
 
 
 def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Generator) -> EpsilonGreedy:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tensordict.nn import TensorDictModuleBase
+from torch import nn
 from torchrl.envs import ObservationNorm, TransformedEnv
 
 from rlpipe.modules import EpsilonGreedy
@@ -14,9 +15,15 @@ from rlpipe.pipelines.build.collector import check_device, make_collector
 from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint
 from rlpipe.pipelines.config.train import TrainConfig
-from rlpipe.pipelines.envs.transforms import Statistics
+from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.seeding import Seeds
+
+_STATISTICS: dict[str, Any] = {
+    "observation_norm": (ObservationNorm, RunningObservationNorm),
+    "reward_norm": RunningRewardNorm,
+}
+"""Components of checkpoints with the transforms that normalise."""
 
 
 def set_up(config: TrainConfig) -> tuple[torch.device, Seeds, TransformedEnv]:
@@ -34,16 +41,17 @@ def make_pipeline(
 ) -> Pipeline:
     """Put a collector in front of `learn`, and name what a checkpoint holds.
 
-    A checkpoint holds the policy, the random streams, the observation statistics if any, and `parts`: everything else
-    that changes in training, by name. Those that are `None` are left out.
+    A checkpoint holds the policy, the random streams, the statistics that observations and rewards are normalised by if
+    any, and `parts`: everything else that changes in training, by name. Those that are `None` are left out.
 
     Raises:
         ConfigError: a batch does not fit into memory, or a collector cannot be started.
     """
     state = {"policy": policy, "random": seeds, **parts}
-    statistics = Statistics(each for each in env.transform if isinstance(each, ObservationNorm))
-    if len(statistics):
-        state["observation_norm"] = statistics
+    for name, kinds in _STATISTICS.items():
+        statistics = nn.ModuleList(each for each in env.transform if isinstance(each, kinds))
+        if len(statistics):
+            state[name] = statistics
     state = {name: part for name, part in state.items() if part is not None}
     collector = make_collector(config, env, policy, config.frames_per_batch)
     return Pipeline(collector, learn, policy, state, tuple(env.transform))

@@ -26,7 +26,7 @@ from rlpipe.errors import CheckpointError, TrainingError
 from rlpipe.pipelines.checkpoints.durable_files import durable_folder, read_plain, sync, write_synced
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.names import MANIFEST, check_name
-from rlpipe.pipelines.checkpoints.older import SINCE
+from rlpipe.pipelines.checkpoints.older import telling
 from rlpipe.pipelines.checkpoints.state_checks import check_horizon, check_like, check_optimizer
 
 FORMAT = 1
@@ -143,12 +143,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def identity(algorithm: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run has in common with its checkpoints, in JSON form: all but its length, its cluster and `eval_envs`.
 
-    Fields that older versions lack are left out where they change nothing.
+    Fields that only some versions have are left out where they change nothing.
     """
     free = ("total_frames", "ray_address", "eval_envs")
     plain = json.loads(json.dumps(dict(config)))
-    unchanged = [name for name, value in SINCE.items() if name in plain and plain[name] == value]
-    lasting = {name: value for name, value in plain.items() if name not in (*free, *unchanged)}
+    lasting = {name: value for name, value in telling(plain).items() if name not in free}
     return {"algorithm": algorithm, "config": lasting}
 
 

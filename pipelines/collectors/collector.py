@@ -21,6 +21,12 @@ from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors
 from rlpipe.pipelines.devices import sent
 from rlpipe.pipelines.envs.entries import Arrays, Key
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
+from rlpipe.pipelines.envs.normalization.running import (
+    RunningObservationNorm,
+    RunningRewardNorm,
+    observation_norms,
+    reads_raw,
+)
 from rlpipe.pipelines.envs.tensor.env import TensorEnv, as_column
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
@@ -32,9 +38,10 @@ class SyncDataCollector(Collector):
     """TorchRL's `Collector` (its own name was `SyncDataCollector` before), with a lean `rollout` for a `VectorEnv`.
 
     On a `TransformedEnv` over a `VectorEnv`, steps are kept as NumPy arrays and become tensors once per rollout;
-    transforms of `POINTWISE` are then applied to the whole rollout, and at each step only to what the policy reads. The
-    batch equals the stock one bit for bit. With any other environment or transform, or an option that the lean path
-    does not support, it is the stock collector. Arguments are the stock ones; batches are `[num_envs, T]`.
+    transforms of `POINTWISE` are then applied to the whole rollout, and at each step only to what the policy reads; a
+    running normalisation too, which keeps the statistics of each step until then. The batch equals the stock one bit
+    for bit. With any other environment or transform, or an option that the lean path does not support, it is the stock
+    collector. Arguments are the stock ones; batches are `[num_envs, T]`.
 
     If `policy_device` is not the environments' device, a step copies to it only what the policy reads, and copies back
     only actions; if `storing_device` is the policy's, the rest of a rollout is copied to it in one piece.
@@ -64,7 +71,9 @@ class SyncDataCollector(Collector):
         env: Any = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
-        decide = _make_decide(self)
+        decide, norms = _make_decide(self), observation_norms(self.env)
+        for norm in norms:
+            norm.begin_rollout(env.root)
         read: Callable[[Key, Any], Tensor] = as_column if isinstance(env, TensorEnv) else as_tensor
         roots: list[Any] = []
         decisions: list[Tensors] = []
@@ -80,6 +89,8 @@ class SyncDataCollector(Collector):
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(env.actions_in(decision)))
+                for norm in norms:
+                    norm.see(env.root)
         batch = self._finish(roots, decisions, steps)
         if self.on_batch is not None:
             self.on_batch(batch)
@@ -193,7 +204,7 @@ class SyncDataCollector(Collector):
 def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:
     """A function from an observation to what the policy reads and writes; it avoids TensorDicts where it can."""
     policy, env, device = collector.policy, collector.env, collector._away
-    modules, transforms = tensor_modules(policy), len(env.transform) > 0
+    modules, norms = tensor_modules(policy), observation_norms(env)
     reads, both = policy.in_keys, [*policy.in_keys, *policy.out_keys]
 
     def compute(values: Tensors) -> Tensors:
@@ -207,11 +218,15 @@ def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:
         return {key: decision.get(key) for key in both}
 
     act = compute if modules else call
-    if device is None and not transforms:
+    transforms = any(set(each.out_keys) & set(reads) for each in env.transform if each not in norms)
+    if device is None and not transforms and not norms:
         return act
 
     def prepare(values: Tensors) -> Tensors:
-        if transforms:
+        if not transforms:
+            for norm in norms:
+                values.update({key: each.to(env.device) for key, each in norm.normalized().items()})
+        else:
             seen = env.transform._call(TensorDict(values, batch_size=env.batch_size))
             values = {key: seen.get(key) for key in reads}
         return act({key: values[key].to(device) for key in reads} if device is not None else values)
@@ -265,6 +280,8 @@ def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
     does not fit a whole rollout, and one of an entry that a reset does not give (a reward) needs TorchRL's reset.
     """
     kind = type(transform)
+    if kind is RunningObservationNorm:
+        return reads_raw(transform, env)
     if kind is ObservationNorm:
         specs = (env.base_env.observation_spec, env.observation_spec)
         shapes = [spec[key].shape for spec in specs for key in transform.in_keys if key in spec.keys()]  # noqa: SIM118
@@ -273,7 +290,7 @@ def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
         dims = max((len(shape) - 1 for shape in shapes), default=0)
         if per_environment(transform.loc, transform.scale, dims):
             return False
-    return kind in POINTWISE and (kind is DoubleToFloat or not transform.in_keys_inv)
+    return kind in (*POINTWISE, RunningRewardNorm) and (kind is DoubleToFloat or not transform.in_keys_inv)
 
 
 def _stack_arrays(rows: list[Arrays]) -> Tensors:

@@ -14,6 +14,7 @@ from rlpipe.errors import TrainingError
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.entries import Key, name_of, named
+from rlpipe.pipelines.envs.normalization.running import reward_norms
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.vector import VectorEnv
 
@@ -71,6 +72,8 @@ class LocalEnvState:
     def state_dict(self) -> dict[str, Any]:
         frames, iterations = self._collector.position
         state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": named(self._env.root)}
+        if norms := reward_norms(self._collector.env):
+            state["returns"] = [norm.returns for norm in norms]
         if self.captured:
             return {**state, "envs": self._env.get_state()}
         actions = None
@@ -84,21 +87,26 @@ class LocalEnvState:
         self._collector.position = position_in(state, self.kind)
         if self.captured:
             self._env.set_state(state["envs"])
+        elif not self._replay(state):
             return
-        self._replay(state)
+        for norm, returns in zip(reward_norms(self._collector.env), state.get("returns", ()), strict=True):
+            check_like(norm.returns, returns, "returns")
+            norm.returns = returns
 
-    def _replay(self, state: dict[str, Any]) -> None:
+    def _replay(self, state: dict[str, Any]) -> bool:
+        """Repeat recorded actions; returns whether episodes continue as they were."""
         check_like(named(self._env.root), state["root"], "root")
         if type(state["synchronised"]) not in (int, type(None)):
             raise ValueError(f"synchronised is {state['synchronised']!r}, expected a whole number")
         self.synchronise(state["synchronised"])
         if self._leads_to(state["actions"], state["root"]):
-            return
+            return True
         _LOG.warning(
             "rlpipe: the same seeds and actions do not lead to the same observations: the run continues, but with "
             "other episodes than it would have had"
         )
         self.synchronise(state["frames"])
+        return False
 
     def _leads_to(self, actions: dict[str, Tensor] | None, root: dict[str, np.ndarray]) -> bool:
         """Repeat recorded actions; returns whether they lead to the observations `root`, by name as they are saved."""

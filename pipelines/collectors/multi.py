@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.pipelines.collectors.env_state import cut, position_in
 from rlpipe.pipelines.collectors.worker import PolicyCopy, generators_of, get_streams, make_payload, set_streams
+from rlpipe.pipelines.envs.normalization.moments import Moments, moments_of
 from rlpipe.pipelines.seeding import spawned
 
 
@@ -106,7 +107,23 @@ class RemoteCollectors:
         Its report is read before it continues: later it would be about its next batch.
         """
         self._resting, self._staleness = [index], self._round - self._sent[index]
-        self._note_successes(self.call("report", workers=self._resting))
+        reports = self.call("report", workers=self._resting)
+        self._note_successes(reports)
+        self.merge_statistics(reports)
+
+    def merge_statistics(self, reports: Sequence[dict[str, Any]] | None = None) -> None:
+        """Add to the learner's running statistics what collectors have seen; by default, they are asked."""
+        found = moments_of(self.transforms)
+        if not found:
+            return
+        reports = self.call("statistics") if reports is None else reports
+        for index, moments in enumerate(found):
+            if self.num_collectors == 1:
+                # to the bit what this process would have
+                moments.load(reports[0]["known"][index])
+                continue
+            for report in reports:
+                moments.add(Moments(*report["news"][index]))
 
     def _note_successes(self, reports: Sequence[dict[str, Any]]) -> None:
         self.successes = [success for report in reports for success in report["successes"]]
@@ -118,6 +135,7 @@ class RemoteCollectors:
         else:
             reports = self.call("report")
             self._note_successes(reports)
+            self.merge_statistics(reports)
             self._busy_seconds = sum(report["busy"] for report in reports) / self.num_collectors
             if self._passes_streams:
                 set_streams(self._learner, reports[0]["streams"])
@@ -172,6 +190,8 @@ class RemoteEnvState:
     def synchronise(self, frames: int | None) -> None:
         if not self.captured and not self._is_asynchronous:
             self._collectors.call("environments.synchronise", frames)
+            # the observations of these resets
+            self._collectors.merge_statistics()
 
     def state_dict(self) -> dict[str, Any]:
         frames, iterations = self._collectors.position

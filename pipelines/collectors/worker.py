@@ -19,6 +19,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs.normalization.moments import moments_of
 from rlpipe.pipelines.seeding import GlobalRandom, spawned
 
 _BY_COLLECTOR, _BY_FRAMES = 0, 1
@@ -38,7 +39,7 @@ class WorkerCollector(SyncDataCollector):
             GlobalRandom().seed(seed)
         # TorchRL's runner shares the memory of the first batch and reads every batch from it: see `iterator`
         self._in_place = options.pop("return_same_td", False)
-        super().__init__(create_env_fn, policy, **options)
+        super().__init__(functools.partial(_keeping_news, create_env_fn), policy, **options)
         if not self.is_lean():
             raise ConfigError("collectors in other processes take environments of make_env and transforms of each step")
         self.environments = LocalEnvState(self)
@@ -61,27 +62,39 @@ class WorkerCollector(SyncDataCollector):
         """Load what `make_payload` made of the learner's policy."""
         load_arrays(self.policy, payload["policy"])
         load_arrays(self.env.transform, payload["transforms"])
+        for moments in moments_of(self.env.transform):
+            moments.add_news()
         if payload["streams"] is not None:
             set_streams(self.policy, payload["streams"])
 
     def report(self) -> dict[str, Any]:
         """Of the last batch: the seconds it took, successes, and the state of the policy's generators after it."""
         successes = [success for _, _, success in self.env.base_env.successes.take()]
-        return {"busy": self._busy_seconds, "successes": successes, "streams": get_streams(self.policy)}
+        streams = get_streams(self.policy)
+        return {"busy": self._busy_seconds, "successes": successes, "streams": streams, **self.statistics()}
+
+    def statistics(self) -> dict[str, Any]:
+        """Running statistics, of everything (`known`) and of what was seen since the last call (`news`)."""
+        found = moments_of(self.env.transform)
+        return {"known": [tuple(each.now) for each in found], "news": [tuple(each.take_news()) for each in found]}
 
     def restart(self, frames: int) -> None:
         """Reset environments and generators, by seeds derived from their first ones and a frame count."""
         self.env.base_env.seeds.derive(frames)
+        for moments in moments_of(self.env.transform):
+            moments.keep_news()
         self.reset()
         for generator in generators_of(self.policy):
             generator.manual_seed(spawned(generator.initial_seed(), _BY_FRAMES, frames))
 
     def capture(self) -> dict[str, Any]:
-        """Environments and random generators, for a checkpoint."""
+        """Environments, random generators and statistics that were not yet reported, for a checkpoint."""
+        found = moments_of(self.env.transform)
         return {
             "environments": self.environments.state_dict(),
             "streams": get_streams(self.policy),
             "global_random": GlobalRandom().state_dict(),
+            **({"news": [list(each.news) for each in found if each.news]} if found else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -89,6 +102,16 @@ class WorkerCollector(SyncDataCollector):
         self.environments.load_state_dict(state["environments"])
         set_streams(self.policy, state["streams"])
         GlobalRandom().load_state_dict(state["global_random"])
+        for moments, news in zip(moments_of(self.env.transform), state.get("news", ()), strict=True):
+            moments.keep_news(news)
+
+
+def _keeping_news(create_env_fn: Callable[..., EnvBase], **options: Any) -> EnvBase:
+    """Make environments whose running statistics keep what is new, beginning with the first reset."""
+    env = create_env_fn(**options)
+    for moments in moments_of(getattr(env, "transform", nn.Module())):
+        moments.keep_news()
+    return env
 
 
 def make_payload(policy: nn.Module, transforms: nn.Module, streams: list[np.ndarray] | None) -> Payload:
@@ -159,7 +182,7 @@ def shares(config: EnvConfig, env: TransformedEnv, collectors: int) -> list[Call
         if isinstance(each, (VecNorm, VecNormV2)):
             raise ConfigError(
                 f"{type(each).__name__} would have other statistics in each collector process; collect in one process, "
-                "or use ObservationNorm"
+                "or use RunningObservationNorm (--normalize-observation), whose statistics are merged"
             )
     share, seed = replace(config, num_envs=config.num_envs // collectors), env.base_env.seeds.first
     makers: list[Callable[[], EnvBase]] = []

@@ -83,6 +83,8 @@ class ActorConfig(NetworkConfig):
 
     state_dependent_std: bool = False
     """Let the network output the standard deviation of Box actions, instead of one that is the same in every state."""
+    initial_std: float = number(1.0, at_least=1e-3, at_most=100)
+    """Standard deviation of Box actions at the start, before they are squashed into their bounds."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,14 @@ class EnvironmentConfig(EnvArgumentsConfig):
     """Learn from a reward shaped for CartPole, or `clip` rewards to [-1, 1]; reported returns are not shaped."""
     shaping_steps: int = number(500, at_least=1, at_most=1_000_000_000)
     """Steps after which `outcome` and `fall` count an episode as a success."""
-    normalize_frames: int | None = number(None, at_least=2, at_most=1_000_000)
-    """Normalise observations by a mean and standard deviation computed from this many random frames before training."""
+    normalize_observation: bool = False
+    """Normalise float observations by their running mean and standard deviation, which evaluations do not change."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return; reported returns are unchanged."""
+    clip_observation: float = number(10.0, above=0, at_most=LARGEST)
+    """Largest absolute value of a normalised observation."""
+    clip_reward: float = number(10.0, above=0, at_most=LARGEST)
+    """Largest absolute value of a normalised reward."""
     from_pixels: bool = False
     """Observe the rendered environment instead: the last four images in grey, 84x84."""
 
@@ -212,6 +220,17 @@ class EnvironmentConfig(EnvArgumentsConfig):
             action_repeat=self.action_repeat,
             time_aware=self.time_aware,
         )
+
+    def check_normalization(self) -> None:
+        """Check that no option of normalisation is without effect.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        for what, instead in (("observation", ""), ("reward", "; --reward-shaping clip clips to [-1, 1] without it")):
+            clip = getattr(self, f"clip_{what}")
+            if clip != 10.0 and not getattr(self, f"normalize_{what}"):
+                raise ConfigError(f"clip_{what} is {clip}, which needs normalize_{what}{instead}")
 
 
 @dataclass(frozen=True)
@@ -253,6 +272,12 @@ class ReplayConfig(EnvironmentConfig):
             if self.replay_storage != "transitions":
                 raise ConfigError(f"replay_storage is {self.replay_storage!r}, which needs replay to be True")
             return
+        for name in ("normalize_observation", "normalize_reward"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name} is True with replay, whose transitions would stay normalised by the statistics of their "
+                    "time; use ppo, a2c or reinforce, or set replay to False"
+                )
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
                 raise ConfigError(f"{name} is {value}; allowed is at most {self.buffer_size}, the buffer_size")

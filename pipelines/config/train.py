@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeVar
 
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.config.fields import MANY, check_fields, number
+from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.groups import (
     MOST_PROCESSES,
     CollectionConfig,
@@ -20,7 +22,6 @@ from rlpipe.pipelines.config.groups import (
 )
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.runs.curve import WINDOW
-from rlpipe.pipelines.runs.read import completed
 
 C = TypeVar("C", bound="TrainConfig")
 
@@ -68,6 +69,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
         check_fields(self)
         self._check_sizes()
         self._check_collection()
+        self.check_normalization()
         _check_pixels(self)
         # its constructor refuses what does not go together
         _ = self.env
@@ -166,7 +168,9 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
     names = {each.name for each in dataclasses.fields(cls)}
     if wrong := sorted(names ^ set(values)):
         what = "an unknown" if wrong[0] in values else "no"
-        raise ConfigError(f"the config has {what} field {wrong[0]!r}")
+        # such as one that an older version had
+        hint = explain(wrong[0], names, python=True) if wrong[0] in values else ""
+        raise ConfigError(f"the config has {what} field {wrong[0]!r}{hint and f'; {hint}'}")
     read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return cls(**read)
 
@@ -176,5 +180,5 @@ def _check_pixels(config: TrainConfig) -> None:
         return
     if config.reward_shaping == "balance":
         raise ConfigError("reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it")
-    if config.normalize_frames is not None:
-        raise ConfigError("normalize_frames is given, but the network divides pixels by 255 itself; leave it out")
+    if config.normalize_observation:
+        raise ConfigError("normalize_observation is True, but the network divides pixels by 255 itself; leave it out")

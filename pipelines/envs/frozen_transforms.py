@@ -27,6 +27,8 @@ from torchrl.envs import (
 )
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.normalization.moments import moments_of
+from rlpipe.pipelines.envs.normalization.running import Running
 from rlpipe.pipelines.pipeline import STATISTICS, each_of, is_custom, is_lazy
 
 SelectRows = Callable[[int], None]
@@ -116,6 +118,8 @@ def _copied(transform: Transform) -> Transform:
 
 def _freeze(frozen: Transform, env: TransformedEnv) -> list[SelectRows]:
     """Stop a copy's statistics from changing, and fit what it has for each environment to the size of `env`."""
+    if isinstance(frozen, Running) and not all([each.now.number for each in moments_of(frozen)] or [0]):
+        raise _no_statistics(frozen)
     freeze = getattr(frozen, "freeze", None)
     if callable(freeze):
         freeze()
@@ -153,10 +157,7 @@ def _freeze_running(frozen: VecNorm | VecNormV2, env: TransformedEnv) -> list[Se
     else:
         known = frozen._loc is not None and any(bool((each > 0).any()) for each in frozen._count.values(True, True))
     if not known:
-        raise ConfigError(
-            f"{type(frozen).__name__} has no statistics yet; give the evaluation the one of the environment that was "
-            "trained in"
-        )
+        raise _no_statistics(frozen)
     if not isinstance(frozen, VecNormV2):
         return []
     selects: list[SelectRows] = []
@@ -166,6 +167,13 @@ def _freeze_running(frozen: VecNorm | VecNormV2, env: TransformedEnv) -> list[Se
         rows = [key for key, value, dims in entries if dims is not None and per_environment(value, value, dims)]
         selects.append(functools.partial(_select_entries, frozen, name, statistics, rows, env))
     return selects
+
+
+def _no_statistics(transform: Transform) -> ConfigError:
+    return ConfigError(
+        f"{type(transform).__name__} has no statistics yet; give the evaluation the one of the environment that was "
+        "trained in"
+    )
 
 
 def _select_entries(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
-from torch import Tensor, nn
-from torchrl.data import Bounded, Categorical, TensorSpec, Unbounded
+from torch import Tensor
+from torchrl.data import Bounded, Categorical, TensorSpec
 from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 from torchrl.envs.transforms import ObservationTransform
 
@@ -122,39 +121,5 @@ class BinObservation(ObservationTransform):
         return self._call(tensordict_reset)
 
 
-class Standardize(ObservationNorm):
-    """TorchRL's `ObservationNorm` computed in float64, for observations that lose their digits in float32.
-
-    An observation of float64 stays float64; any other, including integers, becomes float32. `mean` and `std` are
-    float64, one number a feature.
-    """
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__(mean, std, in_keys=["observation"], standard_normal=True)
-
-    def _apply_transform(self, obs: Tensor) -> Tensor:
-        result: Tensor = (obs.double() - self.loc) / self.scale
-        return result if obs.dtype is torch.float64 else result.float()
-
-    def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
-        spec = observation_spec["observation"]
-        dtype = torch.float64 if spec.dtype is torch.float64 else torch.float32
-        observation_spec["observation"] = Unbounded(spec.shape, dtype=dtype)
-        return observation_spec
-
-
-class Statistics(nn.ModuleList):
-    """The normalising transforms of an environment, as a component of checkpoints."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load statistics in the precision in which they were saved."""
-        for name, module in self.named_modules():
-            for own, value in list(module.named_buffers(recurse=False)):
-                given = state_dict.get(f"{name}.{own}")
-                if value.is_floating_point() and isinstance(given, Tensor) and given.is_floating_point():
-                    setattr(module, own, value.to(given.dtype))
-        return super().load_state_dict(state_dict, strict, assign)
-
-
-POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, Standardize, DoubleToFloat)
+POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, DoubleToFloat)
 """Transforms of single steps: a rollout transformed at once equals its steps transformed one by one."""

@@ -15,7 +15,6 @@ from typing import Any
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoints, frames_of
-from rlpipe.pipelines.checkpoints.older import SINCE
 from rlpipe.pipelines.runs import layout
 from rlpipe.user_modules import import_module, is_free, module_of
 
@@ -189,8 +188,3 @@ def check_plain(folder: Path) -> None:
             )
         if not (path.is_file() or path.is_dir()):
             raise CheckpointError(f"{path} is neither a file nor a folder, and no part of a run")
-
-
-def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config from `config.json`, with the fields that runs of older versions lack."""
-    return {**SINCE, **config}

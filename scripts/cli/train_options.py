@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.recipes import Recipe
+from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT
-from rlpipe.pipelines.runs.read import completed, read_run
+from rlpipe.pipelines.runs.read import read_run
 from rlpipe.user_modules import module_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ SHAPING_FIELDS = {
     "shared_trunk",
     "dueling",
     "baseline",
-    "normalize_frames",
+    "normalize_observation",
+    "clip_observation",
+    "normalize_reward",
     "bins",
     "bin_low",
     "bin_high",

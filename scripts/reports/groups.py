@@ -19,9 +19,9 @@ import numpy as np
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
+from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.origin import Origin
-from rlpipe.pipelines.runs.read import completed
 from rlpipe.scripts.reports.run_results import FinishedRun, UnfinishedRun, read_finished, read_unfinished
 from rlpipe.scripts.reports.statistics import interquartile_mean
 

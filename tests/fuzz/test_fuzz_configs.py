@@ -36,7 +36,7 @@ def costs_to_build(config):
     """Whether there is so much of what is allowed that it is left alone: many environments, or a large network."""
     few = 4 if config.backend == "async" or config.from_pixels else 64
     hidden = getattr(config, "hidden", ())
-    return config.num_envs > few or sum(hidden) > 512 or (config.normalize_frames or 0) > 2_000
+    return config.num_envs > few or sum(hidden) > 512
 
 
 def costs_to_train(config):

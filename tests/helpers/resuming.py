@@ -47,6 +47,7 @@ class Kind:
 
 
 _SHORT = {"num_envs": 4}
+_NORMALIZED = {"normalize_observation": True, "normalize_reward": True}
 _PIXELS = {
     "from_pixels": True,
     "num_envs": 2,
@@ -65,7 +66,8 @@ KINDS = {
     "frozen-lake": Kind("FrozenLake-v1", "synchronised", {}),
     "acrobot": Kind("Acrobot-v1", "synchronised", {}),
     "box2d": Kind("LunarLander-v3", "synchronised", {}, "Box2D"),
-    "mujoco": Kind("InvertedDoublePendulum-v5", "synchronised", {**_SHORT, "normalize_frames": 100}, "mujoco"),
+    "mujoco": Kind("InvertedDoublePendulum-v5", "synchronised", {**_SHORT, **_NORMALIZED}, "mujoco"),
+    "normalized": Kind("CartPole-v1", "captured", _NORMALIZED),
     "workers": Kind(
         "CartPole-v1",
         "synchronised",
@@ -81,7 +83,7 @@ def fits(algorithm: str, kind: str) -> bool:
     """Whether the algorithm learns on it, as the recipes' environments go."""
     if algorithm in TABLES:
         return kind in ("maze", "frozen-lake")
-    return kind != "mujoco" or algorithm != "dqn"
+    return kind not in ("mujoco", "normalized") or algorithm != "dqn"
 
 
 def make_config(algorithm: str, kind: str, **changes: Any) -> Any:

@@ -8,7 +8,19 @@ from tensordict.nn import TensorDictSequential
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from rlpipe.modules import MLP, CategoricalActor, DuelingHead, EpsilonGreedy, Flatten, Linear, OneHot, QActor, Shared
+from rlpipe.modules import (
+    MLP,
+    CategoricalActor,
+    DuelingHead,
+    Encoder,
+    EpsilonGreedy,
+    Flatten,
+    Linear,
+    Network,
+    OneHot,
+    QActor,
+    Shared,
+)
 from rlpipe.modules.acting import acting, straight
 from rlpipe.modules.networks import Tanh
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
@@ -23,6 +35,8 @@ NETWORKS = {
     "dueling": lambda: nn.Sequential(MLP(4, None, (6,)), DuelingHead(6, 2)),
     "no bias": lambda: nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Dropout(0.0)),
     "scaled": lambda: nn.Sequential(Flatten((4,), scale=[1.0, 2.0, 3.0, 4.0]), nn.Linear(4, 2)),
+    "offset": lambda: nn.Sequential(Flatten((4,), offset=[1e6, 0.0, 0.0, 0.0]), nn.Linear(4, 2)),
+    "nothing": nn.Sequential,
     "activation first": lambda: nn.Sequential(Tanh(), nn.ReLU(), nn.Linear(4, 2)),
     "one layer": lambda: nn.Linear(4, 2),
     "parametrised": lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), Tanh()),
@@ -47,6 +61,33 @@ def test_observations_of_another_type_or_kind_are_read_as_by_a_call():
     assert torch.equal(straight(network)(x), network(x))
     states = nn.Sequential(OneHot(5), nn.Linear(5, 2))
     assert torch.equal(straight(states)(x[:, 0] % 5), states(x[:, 0] % 5))
+
+
+def several():
+    torch.manual_seed(0)
+    layers = {"a": Flatten((4,)), "b": nn.Sequential(nn.Linear(4, 3), Tanh()), "c": OneHot(5)}
+    for layer, features in zip(layers.values(), (4, 3, 5), strict=True):
+        layer.features = features
+    return Network(Encoder(layers), *MLP(12, 2, (8,), activation="tanh"))
+
+
+@pytest.mark.parametrize("wrap", [lambda each: each, lambda each: Network(Shared(*each)), nn.Sequential])
+@torch.inference_mode()
+def test_several_entries_are_read_as_by_a_call(wrap):
+    network = several()
+    wrapped = wrap(network) if wrap is not nn.Sequential else Network(*network[:1], nn.Sequential(*network[1:]))
+    x, state = torch.randn(3, 4), torch.tensor([0, 4, 2])
+    assert torch.equal(straight(wrapped)(x, x, state), network(x, x, state))
+
+
+@torch.inference_mode()
+def test_hooks_of_what_encodes_an_entry_are_called():
+    network = several()
+    x, state = torch.randn(3, 4), torch.tensor([0, 4, 2])
+    for place in (network[0], network[0].layers[0]):
+        handle = place.register_forward_hook(lambda module, inputs, output: output + 1)
+        assert torch.equal(straight(network)(x, x, state), network(x, x, state))
+        handle.remove()
 
 
 class Doubled(nn.Linear):

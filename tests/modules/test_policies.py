@@ -13,6 +13,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.modules import (
     MLP,
+    ActionValueCritic,
     Bernoulli,
     BernoulliActor,
     CategoricalActor,
@@ -21,6 +22,8 @@ from rlpipe.modules import (
     JointActor,
     MultiCategoricalActor,
     Network,
+    Shared,
+    computed_once,
     encoder,
     policy_outputs,
     stochastic_actor,
@@ -287,3 +290,29 @@ def test_samples_are_in_the_space_and_have_a_density(spec):
             assert out[key].shape == leaf.shape
             assert leaf.is_in(out[key].to(leaf.dtype))
     assert actor.distribution(outputs).entropy().isfinite().all()
+
+
+def test_the_value_of_an_action_in_any_observation():
+    spec = every_kind(BATCH)
+    first = encoder(spec)
+    critic = ActionValueCritic(MLP(first.features + 3, 1, (8,)), box(BATCH), encoder=first)
+    assert critic.in_keys == [*first.in_keys, "action"]
+    batch = TensorDict(spec.rand(), [BATCH]).set("action", box(BATCH).rand())
+    features = first(*[batch[key] for key in first.in_keys])
+    expected = critic.network(torch.cat([features, batch["action"]], -1))
+    assert torch.equal(critic(batch)["state_action_value"], expected)
+    with pytest.raises(ValueError, match=r"has shape .64, 2., expected .64, 3. with features of shape"):
+        critic(batch.set("action", torch.zeros(BATCH, 2)))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_shared_layers_compute_the_same_tensors_once(same):
+    shared, calls = Shared(encoder(every_kind(2))), []
+    shared[0].register_forward_hook(lambda *_: calls.append(1))
+    seen = TensorDict(every_kind(2).rand(), [2])
+    entries_of = [seen[key] for key in shared.in_keys]
+    with computed_once(shared):
+        one = shared(*entries_of)
+        other = shared(*(entries_of if same else [*entries_of[:-1], entries_of[-1].clone()]))
+    assert torch.equal(one, other)
+    assert len(calls) == (1 if same else 2)

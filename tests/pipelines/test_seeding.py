@@ -133,7 +133,7 @@ def test_no_two_environments_of_whole_runs_share_a_stream(tmp_path, monkeypatch)
     options = ["--env-id", "tests/Noted-v0", "--num-envs", "2", "--rollout-steps", "50", "--minibatch-size", "50"]
     # one evaluation in training only: the next would see the same episodes, so that they can be compared
     options += ["--total-frames", "200", "--epochs", "1", "--eval-every", "200", "--eval-episodes", "3"]
-    options += ["--final-eval-episodes", "3", "--normalize-frames", "200", "--gif", "--quiet"]
+    options += ["--final-eval-episodes", "3", "--normalize-observation", "--gif", "--quiet"]
     for seed in SEEDS:
         assert run(["train", "ppo", *options, "--seed", str(seed), "--run-dir", str(tmp_path / str(seed))]) == 0
     # the others were only drawn, to see whether it can be done

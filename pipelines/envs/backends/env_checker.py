@@ -299,10 +299,9 @@ def check_wrappers(env: gym.Env[Any, Any] | gym.vector.VectorEnv, env_id: object
             # Gymnasium's names are obs_rms and return_rms
             of_rewards = any(name.startswith("re") for name in learned)
             instead = (
-                "returns would be those of its normalised rewards; leave it out (ppo and a2c normalise advantages) or "
-                "scale by a fixed number with Gymnasium's TransformReward"
+                "returns would be those of its normalised rewards; leave it out and use --normalize-reward"
                 if of_rewards
-                else "an evaluation would begin with none; leave it out and use --normalize-frames, such as 1000"
+                else "an evaluation would begin with none; leave it out and use --normalize-observation"
             )
             raise ConfigError(
                 f"env-id {env_id!r} has the wrapper {type(layer).__name__}, which learns statistics in each copy of "

@@ -20,6 +20,7 @@ from rlpipe.pipelines.agents import export
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.envs.frozen_transforms import append_frozen
 from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
 
@@ -62,7 +63,7 @@ TORCH_ONLY = ("whole", "tenth", "half")
 KINDS = {
     **{name: ("ppo", {**PPO, "env_id": f"tests/Export-{name}-v0"}) for name in ACTIONS},
     "ppo": ("ppo", PPO),
-    "pendulum": ("ppo", {**PPO, "env_id": "Pendulum-v1", "normalize_frames": 100}),
+    "pendulum": ("ppo", {**PPO, "env_id": "Pendulum-v1", "normalize_observation": True}),
     "matrix": ("ppo", {**PPO, "env_id": "tests/Matrix-v0", "state_dependent_std": True}),
     "one-hot": ("ppo", {**PPO, "env_id": "FrozenLake-v1"}),
     "from-7": ("dqn", {**DQN, "env_id": "tests/IdentityFrom7-v0"}),
@@ -124,7 +125,8 @@ def test_acts_as_the_policy_does(runs, tmp_path, capsys, kind, suffix):
     assert int(visited[1]) >= 384
     act, steps = actor(out), 100
     with trained(runs(kind)) as agent, set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
-        env = make_env(agent.config.env, seed=5, transforms=[each.clone() for each in agent.transforms])
+        env = make_env(agent.config.env, seed=5)
+        append_frozen(env, agent.transforms)
         base, step = env.base_env, env.reset()
         start = getattr(base.spaces["observation"], "start", 0)
         for _ in range(steps):
@@ -147,13 +149,14 @@ def test_safetensors_hold_the_policy_and_say_what_it_is(runs, tmp_path, capsys):
     with safe_open(out, "pt") as file, trained(runs("pendulum")) as agent:
         described = file.metadata()
         assert (described["recipe"], described["env_id"], described["frames"]) == ("ppo", "Pendulum-v1", "128")
-        assert json.loads(described["config"])["normalize_frames"] == 100
+        assert json.loads(described["config"])["normalize_observation"]
         assert sorted(file.keys()) == sorted(each["name"] for each in written["tensors"])
-        weights = agent.policy.state_dict()
+        weights, moments = agent.policy.state_dict(), agent.transforms[0].each()[0]
         assert torch.equal(file.get_tensor("policy.network.1.weight"), weights["network.1.weight"])
         assert file.get_tensor("action.low").tolist() == [-2.0]
-        assert torch.equal(file.get_tensor("observation.mean"), agent.transforms[0].loc)
-        assert torch.equal(file.get_tensor("observation.std"), agent.transforms[0].scale)
+        assert torch.equal(file.get_tensor("observation.mean"), torch.from_numpy(moments.now.mean))
+        assert torch.equal(file.get_tensor("observation.std"), torch.from_numpy(moments.std()))
+        assert file.get_tensor("observation.clip") == 10.0
 
 
 def test_the_default_name_is_that_of_the_run(runs, tmp_path, monkeypatch, capsys):
@@ -248,7 +251,7 @@ def test_random_observations_lie_in_their_space(runs, monkeypatch, low, high, dt
     space = gym.spaces.Box(np.array([low, 0], dtype), np.array([high, 3], dtype), dtype=dtype)
     with trained(runs("ppo")) as agent:
         greedy = export.GreedyPolicy(agent)
-    greedy.spec = Bounded(
+    greedy.specs["observation"] = Bounded(
         torch.tensor(space.low), torch.tensor(space.high), space.shape, dtype=torch.tensor(space.low).dtype
     )
     (observations,) = greedy.example(64)

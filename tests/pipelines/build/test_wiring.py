@@ -57,7 +57,10 @@ SHAPING = {"reward_shaping": "outcome", "shaping_steps": 5}
 SHARED = {
     **ENVIRONMENT,
     **SHAPING,
-    "normalize_frames": 50,
+    "normalize_observation": True,
+    "normalize_reward": True,
+    "clip_observation": 0.5,
+    "clip_reward": 0.1,
     "total_frames": 10_000,
     "hidden": (16,),
     "activation": "silu",
@@ -75,7 +78,7 @@ SHARED = {
     "gamma": 0.5,
     "max_grad_norm": 0.01,
 }
-POLICY = {"state_dependent_std": True}
+POLICY = {"state_dependent_std": True, "initial_std": 0.5}
 VALUE = {"value_kind": "smooth_l1", "value_coefficient": 2.0, "entropy_coefficient": 0.1}
 CRITIC = {**VALUE, "lmbda": 0.5, "normalize_advantage": False, "shared_trunk": True}
 PPO = {**SHARED, **POLICY, **CRITIC, "minibatch_size": 16, "epochs": 3, "clip": 0.01, "value_clip": 0.01}
@@ -109,7 +112,6 @@ DQN = {
 TABLE = {
     **ENVIRONMENT,
     **SHAPING,
-    "normalize_frames": 50,
     "rollout_steps": 12,
     "step_size": 0.3,
     "bins": 3,
@@ -137,6 +139,11 @@ BESIDE = {
     "lr_factor": {"lr_schedule": "steps", "lr_every": 32},
     "lr_every": {"lr_schedule": "steps"},
     "shaping_steps": {"reward_shaping": "outcome"},
+    "normalize_observation": {"replay": False, "n_steps": 1},
+    "normalize_reward": {"replay": False, "n_steps": 1},
+    "clip_observation": {"normalize_observation": True, "replay": False},
+    "clip_reward": {"normalize_reward": True, "replay": False},
+    "initial_std": {"env_id": "Pendulum-v1", "max_episode_steps": 10},
     "state_dependent_std": {"env_id": "Pendulum-v1", "max_episode_steps": 10},
     "value_kind": {"baseline": True},
     "value_coefficient": {"baseline": True},
@@ -205,7 +212,8 @@ def test_no_algorithm_is_forgotten_here():
 @pytest.mark.parametrize("module", FIELDS)
 def test_no_field_is_forgotten_here(module):
     tried = {name for tested, name, _ in CASES if tested is module}
-    loop = LOOP | ({"total_frames", "env_id", "stop_at_change"} if BASE[module] is BINS else set())
+    refused = {f"{verb}_{what}" for verb in ("normalize", "clip") for what in ("observation", "reward")}
+    loop = LOOP | ({"total_frames", "env_id", "stop_at_change", *refused} if BASE[module] is BINS else set())
     if not issubclass(module.Config, OptimizerConfig):
         loop = loop - {"compile", "cuda_graphs"}
     if issubclass(module.Config, LivesConfig):

@@ -15,13 +15,12 @@ from torchrl.envs.utils import exploration_type
 from rlpipe.errors import TrainingError
 from rlpipe.modules import QActor
 from rlpipe.pipelines.agents.load import trained
-from rlpipe.pipelines.build.environment import observation_norm
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.envs.rendering import check_drawable, metadata
 from rlpipe.pipelines.render.player import Player, record
 from rlpipe.pipelines.runs.journal import read_lines
-from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.session import run_recipe
 
 CARTPOLE = EnvConfig("CartPole-v1")
@@ -107,7 +106,6 @@ def settings():
         lambda _, folder: record(Player(EnvConfig(Noisy), None, 0), folder / "film.gif"),
         lambda *_: check_drawable(EnvConfig(Noisy)),
         lambda *_: metadata(EnvConfig(Noisy)),
-        lambda *_: observation_norm(EnvConfig(Noisy, 2), 40, Seeds(0)),
         _fail,
     ],
 )

@@ -17,9 +17,13 @@ from forked import Python, spawning_quickly
 from resuming import go, killed, make_config
 
 from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.modules import MLP, CategoricalActor
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.algorithms.recipes import builder
-from rlpipe.pipelines.collectors.worker import PolicyCopy, generators_of, get_streams
+from rlpipe.pipelines.build.environment import make_training_env
+from rlpipe.pipelines.collectors.processes import AsyncProcesses, SyncProcesses
+from rlpipe.pipelines.collectors.worker import PolicyCopy, generators_of, get_streams, shares
+from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.training.loop import train
 
 TWO = {"collector": "processes", "num_collectors": 2}
@@ -41,7 +45,9 @@ def _no_process_is_left():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "kind"), [("ppo", "cartpole"), ("dqn", "acrobot"), ("sarsa", "maze")], ids=lambda each: each
+    ("algorithm", "kind"),
+    [("ppo", "cartpole"), ("dqn", "acrobot"), ("sarsa", "maze"), ("ppo", "normalized"), ("a2c", "mujoco")],
+    ids=lambda each: each,
 )
 def test_one_collector_gives_the_same_run_as_none(algorithm, kind, tmp_path):
     config = make_config(algorithm, kind)
@@ -75,6 +81,45 @@ def test_two_collectors_go_on_to_the_bit_after_one_was_killed(tmp_path):
     go(tmp_path / "cut", "ppo", config)
     go(tmp_path / "whole", "ppo", config)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_statistics_of_two_collectors_are_those_of_all_that_they_saw(asynchronous):
+    config = replace(make_config("ppo", "normalized"), env_id="clock:tests/Clock-v0", total_frames=1500, **TWO)
+    env = make_training_env(config, Seeds(0))
+    kind = AsyncProcesses if asynchronous else SyncProcesses
+    actor = CategoricalActor(MLP(1, 2, (4,)), env.action_spec)
+    collector = kind(
+        shares(config.env, env, 2), actor, frames_per_batch=256, total_frames=1280, transforms=env.transform
+    )
+    observation, reward = env.transform
+    seen, begun, numbers = [], set(), []
+    try:
+        for batch in collector:
+            worker = int(batch.get(("collector", "worker"), torch.zeros(1))[0].flatten()[0]) if asynchronous else None
+            if worker not in begun:
+                seen.append(torch.zeros(len(batch)))
+            begun.add(worker)
+            # what is acted on next: the time, or 0 of the next episode
+            seen.append((batch["next", "step_count"] * ~batch["next", "done"]).flatten().float())
+            whole, moments = torch.cat(seen).double().numpy(), observation.each()[0].now
+            assert moments.number == len(whole)
+            np.testing.assert_allclose([moments.mean[0], moments.var[0]], [whole.mean(), whole.var()], rtol=1e-9)
+            numbers.append(reward.moments.now.number)
+    finally:
+        collector.shutdown()
+    assert numbers[:2] == [numbers[0], 2 * numbers[0]]
+    assert len(numbers) >= 5
+    assert all((norm == 0).all() for norm in [reward.returns])
+
+
+def test_two_collectors_with_statistics_go_on_to_the_bit(tmp_path):
+    for algorithm, kind in (("ppo", "normalized"), ("a2c", "mujoco")):
+        config = replace(make_config(algorithm, kind), **TWO)
+        go(tmp_path / f"whole-{kind}", algorithm, config)
+        killed(tmp_path / f"cut-{kind}", algorithm, config, "learn", 6)
+        go(tmp_path / f"cut-{kind}", algorithm, config)
+        assert fingerprint(tmp_path / f"cut-{kind}") == fingerprint(tmp_path / f"whole-{kind}")
 
 
 def test_two_collectors_of_environments_that_cannot_be_captured_go_on_to_the_bit(tmp_path):

@@ -15,6 +15,7 @@ from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, ShapeReward, make_env
 from rlpipe.pipelines.envs.builtin.register import SIMULATORS
+from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.envs.reward_shaping import make_shaping
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
@@ -52,6 +53,35 @@ def test_a_batch_is_the_stock_collectors(env_id, identical):
     for one, other in zip(ours, theirs, strict=True):
         identical(one, other)
         assert one.names == other.names
+
+
+@pytest.mark.parametrize("env_id", ["rlpipe/TorchPendulum-v0", Walk])
+def test_running_normalisation_is_the_stock_collectors(env_id, identical):
+    def make():
+        norms = [RunningObservationNorm(["observation"]), RunningRewardNorm(0.9)]
+        return make_env(EnvConfig(env_id, 3, max_episode_steps=9), seed=4, transforms=norms)
+
+    one, other = make(), make()
+    ours, theirs = collect(SyncDataCollector, one), collect(Collector, other, auto_register_policy_transforms=False)
+    for mine, stock in zip(ours, theirs, strict=True):
+        identical(mine, stock)
+    assert ours[-1]["observation"].std() > 0.5
+
+
+def test_running_normalisation_on_the_device(monkeypatch, identical):
+    def make(device):
+        norms = [RunningObservationNorm(), RunningRewardNorm(0.9)]
+        config = EnvConfig("rlpipe/TorchPendulum-v0", 3, max_episode_steps=5)
+        return make_env(config, seed=4, transforms=norms, device=device)
+
+    expected = collect(SyncDataCollector, make("cpu"))
+    with standing_in(monkeypatch):
+        env = make(DEVICE)
+        collector = SyncDataCollector(
+            env, make_actor(env).to(DEVICE), frames_per_batch=3 * STEPS, total_frames=9 * STEPS, track_traj_ids=False
+        )
+        for batch, other in zip(collector, expected, strict=True):
+            identical(batch.cpu(), other.exclude("collector"))
 
 
 def test_each_batch_begins_where_the_last_ended():

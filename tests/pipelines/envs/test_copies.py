@@ -60,7 +60,7 @@ def nobody_has_it():
 @pytest.mark.parametrize(
     ("limit", "options"),
     [
-        (1, {"num_envs": 1, "eval_every": None, "normalize_frames": 64, "gif": True}),
+        (1, {"num_envs": 1, "eval_every": None, "normalize_observation": True, "gif": True}),
         (1, {"num_envs": 1, "eval_every": None, "eval_env_id": "tests/Simulator-v0"}),
         (2, {"num_envs": 1, "eval_every": 64}),
         (3, {"num_envs": 2, "eval_every": 64, "rollout_steps": 16}),

@@ -109,7 +109,7 @@ def test_shaping_sees_the_environments_own_observation_whatever_follows():
 
 
 def test_shaping_comes_before_normalisation():
-    config = ppo.Config(num_envs=3, minibatch_size=96, reward_shaping="balance", normalize_frames=50)
+    config = ppo.Config(num_envs=3, minibatch_size=96, reward_shaping="balance", normalize_observation=True)
     env = make_training_env(config, Seeds(0))
     plain = make_env(config.env, seed=Seeds(0).integer("environments"))
     rollouts = []

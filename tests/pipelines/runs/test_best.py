@@ -76,7 +76,7 @@ def test_a_better_evaluation_at_the_same_frame(tmp_path):
     ("recipe", "options"),
     [
         ("ppo", {"rollout_steps": 32, "num_envs": 4, "minibatch_size": 64}),
-        ("ppo", {"rollout_steps": 32, "num_envs": 4, "minibatch_size": 64, "normalize_frames": 256}),
+        ("ppo", {"rollout_steps": 32, "num_envs": 4, "minibatch_size": 64, "normalize_observation": True}),
         ("dqn", {"warmup_frames": 128, "num_envs": 4, "rollout_steps": 8, "buffer_size": 1000}),
         ("q-learning/maze", {"max_episode_steps": 30}),
     ],

@@ -59,8 +59,8 @@ def held(env):
 
 
 REFUSED = {
-    "observation": (NormalizeObservation, "NormalizeObservation.* use --normalize-frames"),
-    "reward": (NormalizeReward, "NormalizeReward.* normalised rewards.* TransformReward"),
+    "observation": (NormalizeObservation, "NormalizeObservation.* use --normalize-observation"),
+    "reward": (NormalizeReward, "NormalizeReward.* normalised rewards.* use --normalize-reward"),
     "deep": (lambda env: ClipReward(RecordEpisodeStatistics(NormalizeObservation(env)), 0, 1), "NormalizeObservation"),
     "copied": (Copied, "Copied.* normalised rewards"),
 }
@@ -85,7 +85,7 @@ def test_statistics_of_its_own_are_refused(name):
 
 
 def test_workers_refuse_them_before_they_begin():
-    with pytest.raises(ConfigError, match="use --normalize-frames"):
+    with pytest.raises(ConfigError, match="use --normalize-observation"):
         make_env(EnvConfig("tests/Refused-observation-v0", 2, "async"))
 
 

@@ -212,7 +212,7 @@ PPO = {**SMALL, "minibatch_size": 16}
         (ppo, {"env_id": "Pendulum-v1", "eval_env_id": "CartPole-v1"}, "whose spaces are not those of"),
         (ppo, {"backend": "envpool"}, "from_pixels is True, and backend 'envpool' draws nothing"),
         (ppo, {"reward_shaping": "balance"}, "reward_shaping is 'balance', which reads CartPole's own observation"),
-        (ppo, {"normalize_frames": 100}, "normalize_frames is given, but the network divides pixels by 255"),
+        (ppo, {"normalize_observation": True}, "normalize_observation is True, but the network divides pixels by 255"),
         (ppo, {"observation_scale": (255.0,)}, "observation_scale is given, and the observation is an image"),
         (dqn, {"buffer_size": 10**9}, "buffer_size is 1000000000, which takes 56"),
     ],

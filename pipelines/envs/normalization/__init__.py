@@ -1,0 +1,1 @@
+"""Running normalisation of observations and rewards."""
