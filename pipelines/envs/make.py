@@ -99,7 +99,9 @@ def make_env_of_any_size(config: EnvConfig, **options: Any) -> TransformedEnv:
 
 
 def _transformed(kind: type[TransformedEnv], base: EnvBase, transforms: Sequence[Transform]) -> TransformedEnv:
-    env = kind(base, Compose(*transforms))
+    chain = Compose(*transforms)
+    # the bounds of bins, and statistics
+    env = kind(base, chain if base.device.type == "cpu" else chain.to(base.device))
     env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     return env
 

@@ -83,7 +83,8 @@ class RunningObservationNorm(Running):
                 raise ConfigError(
                     f"the running statistics of {key!r} have shape {list(known)}, and the observation has {list(shape)}"
                 )
-            observation_spec[key] = Bounded(-self.clip, self.clip, shape=spec.shape, dtype=torch.float32)
+            bounds = Bounded(-self.clip, self.clip, shape=spec.shape, dtype=torch.float32)
+            observation_spec[key] = bounds.to(spec.device)
         return observation_spec
 
     def each(self) -> list[RunningMoments]:

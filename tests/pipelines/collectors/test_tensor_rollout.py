@@ -13,7 +13,7 @@ from rlpipe.modules import MLP, CategoricalActor, EpsilonGreedy, GaussianActor, 
 from rlpipe.pipelines.algorithms.recipes import builder
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
-from rlpipe.pipelines.envs import EnvConfig, ShapeReward, make_env
+from rlpipe.pipelines.envs import BinObservation, EnvConfig, ShapeReward, make_env
 from rlpipe.pipelines.envs.builtin.register import SIMULATORS
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.envs.reward_shaping import make_shaping
@@ -82,6 +82,18 @@ def test_running_normalisation_on_the_device(monkeypatch, identical):
         )
         for batch, other in zip(collector, expected, strict=True):
             identical(batch.cpu(), other.exclude("collector"))
+
+
+def test_bins_are_cut_on_the_device(monkeypatch):
+    def make(device):
+        bins = [BinObservation(3, (-1.0,) * 4, (1.0,) * 4)]
+        return make_env(EnvConfig("rlpipe/TorchCartPole-v0", 3), seed=4, transforms=bins, device=device)
+
+    expected = make("cpu").reset()["observation"]
+    with standing_in(monkeypatch):
+        seen = make(DEVICE).reset()["observation"]
+        assert isinstance(seen, Away)
+        assert torch.equal(seen.cpu(), expected)
 
 
 def test_each_batch_begins_where_the_last_ended():
