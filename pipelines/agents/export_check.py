@@ -18,7 +18,7 @@ from rlpipe.modules.policies import JointDistribution
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.collectors.evaluation import most_copies
-from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.envs.make import make_env_of_any_size
 
 TOLERANCE = 1e-5
 """How much a Box action may differ, and how much the scores of two choices in a tie."""
@@ -85,7 +85,7 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[Case]:
         inputs = greedy.example(_RANDOM)
     yield Case(agent, greedy, inputs)
     copies = min(_ENVS, most_copies(agent.config.env, agent.config.eval_envs, agent.config.num_envs))
-    env = make_env(replace(agent.config.env, num_envs=copies, backend="auto"), seed=0)
+    env = make_env_of_any_size(replace(agent.config.env, num_envs=copies, backend="auto"), seed=0)
     try:
         step = env.reset()
         for _ in range(_STEPS):

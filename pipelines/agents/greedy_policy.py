@@ -18,9 +18,10 @@ from rlpipe.modules import GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
 from rlpipe.pipelines.agents.load import Trained
-from rlpipe.pipelines.envs import BinObservation, make_env
+from rlpipe.pipelines.envs import BinObservation
 from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
+from rlpipe.pipelines.envs.make import make_env_of_any_size
 from rlpipe.pipelines.envs.normalization.moments import RunningMoments
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm
 from rlpipe.pipelines.envs.observations import MASK
@@ -45,7 +46,7 @@ class GreedyPolicy(nn.Module):
         if modules is None:
             raise ConfigError(f"a policy of kind {type(agent.policy).__name__} cannot be exported")
         self.parts = nn.ModuleList(modules)
-        with_raw = make_env(replace(agent.config.env, num_envs=1, backend="auto"))
+        with_raw = make_env_of_any_size(replace(agent.config.env, num_envs=1, backend="auto"))
         try:
             base = with_raw.base_env
             read = {key for part in modules for key in part.in_keys if key in base.spaces}

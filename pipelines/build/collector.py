@@ -40,6 +40,11 @@ def check_device(config: TrainConfig) -> torch.device:
         raise ConfigError(f"device is 'cuda', and the CUDA device here does not work: {first_line(error)}") from error
 
 
+def env_device(config: TrainConfig) -> torch.device:
+    """Where environments that are tensors are: on the run's device, but in other processes on the CPU."""
+    return check_device(config) if config.collector == "local" else torch.device("cpu")
+
+
 def make_collector(
     config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, frames_per_batch: int
 ) -> BaseCollector:
@@ -56,7 +61,9 @@ def make_collector(
     total_frames = ceil_div(config.total_frames, frames_per_batch) * frames_per_batch
     if config.collector != "local":
         return _make_distributed(config, env, policy, frames_per_batch, total_frames)
-    device = {} if where.type == "cpu" else {"policy_device": where, "env_device": "cpu", "storing_device": where}
+    device = {"policy_device": where, "env_device": env.device, "storing_device": where}
+    if where == env.device:
+        device = {}
     return SyncDataCollector(
         env,
         policy,

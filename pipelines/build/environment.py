@@ -14,9 +14,11 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.build.collector import env_device
 from rlpipe.pipelines.config.groups import LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import ShapeReward, env_spec, make_env
+from rlpipe.pipelines.envs.make import make_env_of_any_size
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.envs.reward_shaping import make_shaping
@@ -52,7 +54,8 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     with _naming("env_id", config.env_id):
         # if other processes collect, this one only gives specs and transforms
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)
-        env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last])
+        where = env_device(config)
+        env = make_env(here, seed=seeds.integer("environments"), transforms=[*transforms, *last], device=where)
     spaces = _spaces_of(env)
     # the policy must fit both
     if eval_spaces is not None and eval_spaces != spaces:
@@ -96,11 +99,12 @@ def _eval_spaces(config: TrainConfig) -> Spaces | None:
     """The spaces of the evaluation environment, if it differs; it is closed before the training one is made."""
     if config.eval_env_id is None and config.eval_env_kwargs is None:
         return None
+    one = replace(config.eval_env, num_envs=1, backend="auto")
     field = "eval_env_kwargs" if config.eval_env_id is None else "eval_env_id"
     with _naming(field, config.eval_env.env_id), GlobalRandom().kept():
         if config.from_pixels:
             check_drawable(config.eval_env, "--from-pixels")
-        with contextlib.closing(make_env(replace(config.eval_env, num_envs=1, backend="auto"))) as env:
+        with contextlib.closing(make_env_of_any_size(one)) as env:
             return _spaces_of(env)
 
 

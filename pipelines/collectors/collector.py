@@ -17,6 +17,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import acting
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
+from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors
 from rlpipe.pipelines.devices import sent
 from rlpipe.pipelines.envs.entries import Arrays, Key
 from rlpipe.pipelines.envs.frozen_transforms import per_environment
@@ -26,6 +27,7 @@ from rlpipe.pipelines.envs.normalization.running import (
     observation_norms,
     reads_raw,
 )
+from rlpipe.pipelines.envs.tensor.env import TensorEnv, as_column
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 
@@ -65,15 +67,17 @@ class SyncDataCollector(Collector):
     def _rollout(self) -> TensorDictBase:
         if self.pre_collect_hook is not None:
             self.pre_collect_hook()
-        env: VectorEnv = self.env.base_env
+        # a `VectorEnv`, in arrays, or a `TensorEnv`
+        env: Any = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
         decide, norms = _make_decide(self), observation_norms(self.env)
         for norm in norms:
             norm.begin_rollout(env.root)
-        roots: list[Arrays] = []
+        read: Callable[[Key, Any], Tensor] = as_column if isinstance(env, TensorEnv) else as_tensor
+        roots: list[Any] = []
         decisions: list[Tensors] = []
-        steps: list[Arrays] = []
+        steps: list[Any] = []
         with (
             set_exploration_type(self.exploration_type),
             torch.inference_mode(),
@@ -81,13 +85,13 @@ class SyncDataCollector(Collector):
         ):
             for _ in range(self.frames_per_batch):
                 root = env.root
-                decision = decide({key: as_tensor(key, root[key]) for key in observed})
+                decision = decide({key: read(key, root[key]) for key in observed})
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(env.actions_in(decision)))
                 for norm in norms:
                     norm.see(env.root)
-        batch = self._assemble(roots, decisions, steps)
+        batch = self._finish(roots, decisions, steps)
         if self.on_batch is not None:
             self.on_batch(batch)
         return batch
@@ -132,7 +136,7 @@ class SyncDataCollector(Collector):
         env, policy = self.env, self.policy
         return (
             isinstance(env, TransformedEnv)
-            and isinstance(env.base_env, VectorEnv)
+            and isinstance(env.base_env, (VectorEnv, TensorEnv))
             and all(_is_pointwise(transform, env) for transform in env.transform)
             and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
             and not any(isinstance(key, tuple) and key not in env.action_keys for key in policy.out_keys)
@@ -149,6 +153,19 @@ class SyncDataCollector(Collector):
     def _away(self) -> torch.device | None:
         """The policy's device, if it is not the environments'."""
         return self.policy_device if self._cast_to_policy_device else None
+
+    def _finish(self, roots: list[Any], decisions: list[Tensors], steps: list[Any]) -> TensorDictBase:
+        if isinstance(self.env.base_env, TensorEnv):
+            written = _stack_tensors(decisions, self.policy.out_keys)
+            written = {key: value.to(self.env.device) for key, value in written.items()}
+            batch = assemble_tensors(self.env, roots, written, steps, self.storing_device)
+            if self.track_traj_ids:
+                done = batch.get(("next", "done")).squeeze(-1)
+                batch.set(("collector", "traj_ids"), _number_trajectories(self, done))
+        else:
+            batch = self._assemble(roots, decisions, steps)
+        batch.names = [*[None] * (batch.ndim - 1), "time"]
+        return batch
 
     def _assemble(self, roots: list[Arrays], decisions: list[Tensors], steps: list[Arrays]) -> TensorDictBase:
         shape = (self.n_env, len(roots))
@@ -171,7 +188,6 @@ class SyncDataCollector(Collector):
             batch = self._store(batch, written, decisions)
         elif self.storing_device is not None:
             batch = batch.to(self.storing_device)
-        batch.names = [*[None] * (len(shape) - 1), "time"]
         return batch
 
     def _store(self, batch: TensorDict, written: Tensors, decisions: list[Tensors]) -> TensorDict:
@@ -209,7 +225,7 @@ def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:
     def prepare(values: Tensors) -> Tensors:
         if not transforms:
             for norm in norms:
-                values.update(norm.normalized())
+                values.update({key: each.to(env.device) for key, each in norm.normalized().items()})
         else:
             seen = env.transform._call(TensorDict(values, batch_size=env.batch_size))
             values = {key: seen.get(key) for key in reads}

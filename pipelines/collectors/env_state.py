@@ -15,6 +15,7 @@ from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.entries import Key, name_of, named
 from rlpipe.pipelines.envs.normalization.running import reward_norms
+from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.vector import VectorEnv
 
 _LOG = logging.getLogger("rlpipe")
@@ -33,7 +34,8 @@ class LocalEnvState:
 
     def __init__(self, collector: Any) -> None:
         self._collector = collector
-        self._env: VectorEnv = collector.env.base_env
+        # a `VectorEnv`, in arrays, or a `TensorEnv`
+        self._env: Any = collector.env.base_env
         self.captured = self._env.can_capture() and _can_keep(self._env)
         self._synchronised: int | None = None
         self._actions: list[TensorDictBase] | None = None
@@ -117,7 +119,10 @@ class LocalEnvState:
                     self._env.advance(self._env.actions_in(step))
             except TrainingError:
                 return False
-        return all((array == root[name]).all() for name, array in named(self._env.root).items())
+        now: dict[str, Any] = {
+            name: each.cpu() if isinstance(each, Tensor) else each for name, each in named(self._env.root).items()
+        }
+        return all(bool((each == root[name]).all()) for name, each in now.items())
 
 
 def cut(batch: TensorDictBase) -> None:
@@ -139,7 +144,7 @@ def position_in(state: dict[str, Any], kind: str) -> tuple[int, int]:
     return frames, iterations
 
 
-def _can_keep(env: VectorEnv) -> bool:
+def _can_keep(env: VectorEnv | TensorEnv) -> bool:
     """Whether environments accept the state that they give, and a checkpoint can hold it."""
     before: Tensors = {}
     after: Tensors = {}

@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
+import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Transform, TransformedEnv
 from torchrl.envs.utils import ExplorationType
@@ -17,11 +19,12 @@ from torchrl.envs.utils import ExplorationType
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.eval_mode import evaluating
-from rlpipe.pipelines.envs import EnvConfig, env_spec, make_env
+from rlpipe.pipelines.envs import EnvConfig, env_spec
 from rlpipe.pipelines.envs.entries import Arrays
 from rlpipe.pipelines.envs.frozen_transforms import SelectRows, append_frozen, size_for
-from rlpipe.pipelines.envs.make import check_is_config, has_many_copies
-from rlpipe.pipelines.envs.vector import Actions, VectorEnv
+from rlpipe.pipelines.envs.make import check_is_config, has_many_copies, make_env_of_any_size
+from rlpipe.pipelines.envs.tensor.env import TensorEnv, on_host
+from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
@@ -82,7 +85,7 @@ def evaluate(
     config = replace(env_config, num_envs=num_envs, backend="auto", max_episode_steps=limit)
     quotas = [episodes // streams + (index < episodes % streams) for index in range(streams)]
     with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
-        env = make_env(config, seed=seed)
+        env = make_env_of_any_size(config, seed=seed, device=_device_of(policy))
         stack.callback(env.close, raise_if_closed=False)
         selects = append_frozen(env, transforms, policy)
         recorder = EpisodeRecorder(env.base_env, quotas)
@@ -126,19 +129,24 @@ def most_copies(env_config: EnvConfig, asked: int | None = None, otherwise: int 
 def _make_collector(
     env: TransformedEnv, policy: TensorDictModuleBase, steps: int, *, stochastic: bool
 ) -> SyncDataCollector:
-    device = next((str(parameter.device) for parameter in policy.parameters()), "cpu")
+    device = _device_of(policy)
+    is_there = device == env.device
     return SyncDataCollector(
         env,
         policy,
         frames_per_batch=env.batch_size[0] * steps,
-        policy_device=None if device == "cpu" else device,
-        env_device=None if device == "cpu" else "cpu",
+        policy_device=None if is_there else device,
+        env_device=None if is_there else env.device,
         exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
         auto_register_policy_transforms=False,
         track_traj_ids=False,
         use_buffers=False,
         trust_policy=True,
     )
+
+
+def _device_of(policy: TensorDictModuleBase) -> torch.device:
+    return next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
 
 
 def _play(
@@ -176,7 +184,7 @@ class EpisodeRecorder:
         quotas: how many episodes count, of each stream; each environment plays one stream at a time.
     """
 
-    def __init__(self, env: VectorEnv, quotas: Sequence[int]) -> None:
+    def __init__(self, env: VectorEnv | TensorEnv, quotas: Sequence[int]) -> None:
         self._env, self._advance, self._restart = env, env.advance, env.restart
         self._quotas = quotas
         self.returns: list[list[float]] = [[] for _ in quotas]
@@ -194,17 +202,19 @@ class EpisodeRecorder:
         self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
         self._env.infos.start()
 
-    def advance(self, action: Actions) -> Arrays:
-        self.last = self._advance(action)
+    def advance(self, action: Any) -> Any:
+        step: Any = self._advance(action)
+        self.last = on_host(step) if isinstance(self._env, TensorEnv) else step
         self._ended = self.last["done"].copy()
         self._note(self._ended, {place: success for _, place, success in self._env.infos.take().successes})
-        return self.last
+        return step
 
-    def restart(self, mask: np.ndarray | None = None) -> Arrays:
+    def restart(self, mask: Any = None) -> Any:
         """Reset it; where the step did not end the episode, a transform did."""
         if mask is not None and self.last:
-            self._note(mask & ~self._ended, {})
-            self._ended |= mask
+            chosen = mask if isinstance(mask, np.ndarray) else mask.cpu().numpy()
+            self._note(chosen & ~self._ended, {})
+            self._ended |= chosen
         return self._restart(mask)
 
     def evaluation(self) -> Evaluation:

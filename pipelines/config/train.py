@@ -40,7 +40,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     """Seed of every random stream of the run."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Device of networks and batches; environments are always on the CPU."""
+    """Device of networks, batches and environments in tensors; all other environments are on the CPU."""
     threads: int = number(1, at_least=1, at_most=1024)
     """Number of PyTorch's CPU threads; 1 is fastest for small networks."""
     eval_every: int | None = number(5_000, at_least=1, at_most=MANY)

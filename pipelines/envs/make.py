@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import difflib
 import importlib
 import re
@@ -11,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+import torch
 from gymnasium.envs.registration import load_env_creator
-from torchrl.envs import Compose, Transform, TransformedEnv
+from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
-from rlpipe.pipelines.envs.arguments.given import name_env, spec_of, with_arguments
+from rlpipe.pipelines.envs.arguments.given import MadeForTorchRLError, name_env, spec_of, with_arguments
 from rlpipe.pipelines.envs.arguments.names import Arguments, Named, as_arguments, inside
 from rlpipe.pipelines.envs.arguments.signature import taken_by, unknown_argument
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
@@ -25,6 +27,8 @@ from rlpipe.pipelines.envs.backends.env_checker import make_checked
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation, check_modes, choose_drivers
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
+from rlpipe.pipelines.envs.tensor.make import adopt_made, make_tensor_env
+from rlpipe.pipelines.envs.tensor.torchrl_env import BatchSizeError
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.spelling import nearest
 from rlpipe.user_modules import UNNAMED, import_module, module_of, reason_of
@@ -47,6 +51,7 @@ def make_env(
     seed: int | None = None,
     transforms: Sequence[Transform] = (),
     render_mode: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> TransformedEnv:
     """Build a batched environment, `[num_envs]`, also for one.
 
@@ -55,6 +60,7 @@ def make_env(
         seed: of the first reset; the environments' own seeds are derived from it.
         transforms: TorchRL transforms, in order.
         render_mode: one that the environments have; `env.base_env.envs.render()` then renders them.
+        device: of environments that are tensors; all others are on the CPU.
 
     Raises:
         TypeError: `config` is not an `EnvConfig`.
@@ -63,14 +69,40 @@ def make_env(
     """
     check_is_config(config)
     check_steps(transforms)
-    envs = _make_vector_env(config, render_mode)
+    spec = env_spec(config.env_id)
+    place = torch.device(device)
+    tensors = make_tensor_env(config, spec, seed=seed, render_mode=render_mode, device=place)
+    try:
+        envs = _make_vector_env(config, render_mode) if tensors is None else None
+    except MadeForTorchRLError as made:
+        tensors = adopt_made(made, config, spec, seed=seed, render_mode=render_mode, device=place)
+    if tensors is not None:
+        return _transformed(TransformedEnv, tensors, transforms)
+    assert envs is not None
     try:
         base = VectorEnv(envs, seed=seed, reuses_arrays=False, log_info=config.log_info)
-        env = transformed_class(base)(base, Compose(*transforms))
-        env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
+        return _transformed(transformed_class(base), base, transforms)
     except BaseException:
         envs.close()
         raise
+
+
+def make_env_of_any_size(config: EnvConfig, **options: Any) -> TransformedEnv:
+    """`make_env`, with as many environments as there are if it is not for the config to say.
+
+    So it is with an instance that is batched, or a function that takes no number.
+    """
+    try:
+        return make_env(config, **options)
+    except BatchSizeError as error:
+        return make_env(dataclasses.replace(config, num_envs=error.num_envs), **options)
+
+
+def _transformed(kind: type[TransformedEnv], base: EnvBase, transforms: Sequence[Transform]) -> TransformedEnv:
+    chain = Compose(*transforms)
+    # the bounds of bins, and statistics
+    env = kind(base, chain if base.device.type == "cpu" else chain.to(base.device))
+    env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     return env
 
 

@@ -34,7 +34,9 @@ class OneHotObservation(ObservationTransform):
         if not isinstance(spec, Categorical):
             raise ConfigError(f"OneHotObservation needs a Discrete observation, got {type(spec).__name__}")
         self._n = int(spec.space.n)
-        observation_spec["observation"] = Bounded(0.0, 1.0, shape=(*spec.shape, self._n), dtype=torch.float32)
+        observation_spec["observation"] = Bounded(
+            0.0, 1.0, shape=(*spec.shape, self._n), dtype=torch.float32, device=spec.device
+        )
         return observation_spec
 
     def _apply_transform(self, obs: Tensor) -> Tensor:
@@ -108,7 +110,9 @@ class BinObservation(ObservationTransform):
                 else "no Box; --bins none leaves it as it is"
             )
             raise ConfigError(f"bins are given for {len(self.low)} features, and the observation is {what}")
-        observation_spec["observation"] = Categorical(self.bins ** len(self.low), batch, dtype=torch.int64)
+        observation_spec["observation"] = Categorical(
+            self.bins ** len(self.low), batch, dtype=torch.int64, device=spec.device
+        )
         self._dims = len(spec.shape) - len(batch)
         return observation_spec
 

@@ -60,6 +60,8 @@ _PIXELS = {
 KINDS = {
     "cartpole": Kind("CartPole-v1", "captured", {}),
     "family": Kind("rlpipe/CartPoleInstances-v0", "captured", {}),
+    "tensors": Kind("rlpipe/TorchCartPole-v0", "captured", {}),
+    "walk": Kind("tensor_envs:Walk", "synchronised", {}),
     "maze": Kind("rlpipe/Maze-v0", "captured", {}),
     "frozen-lake": Kind("FrozenLake-v1", "synchronised", {}),
     "acrobot": Kind("Acrobot-v1", "synchronised", {}),

@@ -168,7 +168,11 @@ class Standin(TorchDispatchMode):
         there = target == DEVICE and function is not _aten._local_scalar_dense.default
         if function is _aten.copy_.default:
             there = isinstance(flat[0], Away)
-        return tree_map(lambda each: self._wrap(each, wrappers) if there else each, results)
+        # a view is an inference tensor only if that of which it is one is
+        base = flat[0] if flat else None
+        plain = function.is_view and isinstance(base, torch.Tensor) and not base.is_inference()
+        with torch.inference_mode(False) if plain else contextlib.nullcontext():
+            return tree_map(lambda each: self._wrap(each, wrappers) if there else each, results)
 
     @staticmethod
     def _wrap(result, wrappers):

@@ -51,8 +51,36 @@ def name_env(env_id: Any, kwargs: Arguments, what: str = "env_id") -> tuple[str,
                 "that makes it"
             )
         return Named(f"{UNNAMED}{_kind(env_id)} instance>", _original(env_id, what)), kwargs
+    if is_torchrl(env_id) and not isinstance(env_id, type):
+        if kwargs:
+            raise ConfigError(
+                f"env_kwargs are {', '.join(kwargs)}, and {what} is made already: a {_class_name(env_id)}"
+            )
+        return Named(f"{UNNAMED}{_class_name(env_id)} instance>", env_id), kwargs
     _check_kind(env_id, what)
     return Named(name_of(env_id), env_id), kwargs
+
+
+def is_torchrl(given: Any) -> bool:
+    """Whether it is an `EnvBase` of TorchRL's, or a class of these."""
+    kind = given if isinstance(given, type) else type(given)
+    return any(each.__name__ == "EnvBase" and each.__module__.startswith("torchrl.") for each in kind.__mro__)
+
+
+class MadeForTorchRLError(ConfigError):
+    """A function made a TorchRL environment, and something asked for one of Gymnasium.
+
+    Args:
+        env: it.
+        make: the function.
+    """
+
+    def __init__(self, name: str, env: Any, make: Callable[..., Any]) -> None:
+        super().__init__(f"env-id is {name!r}, which made a TorchRL environment; that has only backend 'auto'")
+        self.env, self.make = env, make
+
+    def __reduce__(self) -> Any:
+        return ConfigError, (str(self),)
 
 
 def spec_of(given: Any, name: str) -> EnvSpec:
@@ -63,8 +91,8 @@ def spec_of(given: Any, name: str) -> EnvSpec:
     # a name of letters, because Gymnasium takes ids apart
     plain = "".join(each for each in name if each.isalnum() or each in "_.:")
     is_class = isinstance(given, type)
-    creator: Any = given if is_class else Maker(given, name)
-    return EnvSpec(given.__name__ if is_class else plain, entry_point=creator)
+    creator: Any = given if is_class or is_torchrl(given) else Maker(given, name)
+    return EnvSpec(plain if isinstance(creator, Maker) else _class_name(given), entry_point=creator)
 
 
 def with_arguments(spec: EnvSpec, kwargs: Arguments, name: str) -> EnvSpec:
@@ -125,6 +153,8 @@ class Maker:
         made = self.make(**kwargs)
         if isinstance(made, gym.vector.VectorEnv):
             raise ConfigError(f"env-id is {self._name!r}, and what it makes {_VECTOR}")
+        if is_torchrl(made):
+            raise MadeForTorchRLError(self._name, made, self.make)
         if not isinstance(made, gym.Env):
             shown = (
                 "None, as a function without a return does"
@@ -148,6 +178,8 @@ def _check_kind(given: Any, what: str) -> None:
     """Refuse what makes no single environment, as far as can be seen before it is called."""
     if isinstance(given, gym.vector.VectorEnv) or (isinstance(given, type) and issubclass(given, gym.vector.VectorEnv)):
         raise ConfigError(f"{what} is {given!r:.100}, which {_VECTOR}")
+    if is_torchrl(given):
+        return
     if not callable(given) or (isinstance(given, type) and not issubclass(given, gym.Env)):
         raise ConfigError(f"{what} is {given!r:.100}; {_EXPECTED}")
 
@@ -180,6 +212,10 @@ def _takes_render_mode(make: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return "render_mode" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def _class_name(given: Any) -> str:
+    return given.__name__ if isinstance(given, type) else type(given).__name__
 
 
 def _kind(env: Env) -> str:

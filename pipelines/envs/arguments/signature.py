@@ -71,6 +71,12 @@ def taken_by(make: Callable[..., Any], without: Collection[str] = ()) -> list[st
     return [name for name in dict.fromkeys(taken) if name not in hidden]
 
 
+def needed_by(make: Callable[..., Any]) -> list[str]:
+    """The names of arguments that a class or function cannot be called without."""
+    by_name = [each for each in _parameters(make) or () if each.kind in _BY_NAME]
+    return [each.name for each in by_name if each.default is inspect.Parameter.empty]
+
+
 def _parameters(make: Callable[..., Any]) -> list[inspect.Parameter] | None:
     try:
         return list(inspect.signature(make).parameters.values())

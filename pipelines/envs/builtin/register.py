@@ -10,6 +10,19 @@ _FAMILY = {
     "rlpipe/CartPoleInstancesBlind-v0": {"blind": True},
     "rlpipe/CartPoleInstancesBlindHeldOut-v0": {"blind": True, "held_out": True},
 }
+_CLASSIC = "gymnasium.envs.classic_control"
+# also by itself a Gymnasium environment: its twin, which has the same rules, and draws
+_TWINS = {
+    "rlpipe/TorchCartPole-v0": (f"{_CLASSIC}.cartpole:CartPoleEnv", 500),
+    "rlpipe/TorchPendulum-v0": (f"{_CLASSIC}.pendulum:PendulumEnv", 200),
+    "rlpipe/TorchMountainCar-v0": (f"{_CLASSIC}.mountain_car:MountainCarEnv", 200),
+}
+SIMULATORS = {
+    "rlpipe/TorchCartPole-v0": "rlpipe.pipelines.envs.builtin.torch_cartpole:TorchCartPole",
+    "rlpipe/TorchPendulum-v0": "rlpipe.pipelines.envs.builtin.torch_pendulum:TorchPendulum",
+    "rlpipe/TorchMountainCar-v0": "rlpipe.pipelines.envs.builtin.torch_mountain_car:TorchMountainCar",
+}
+"""The environments in tensors, by id: the `Simulator` of each."""
 
 
 def register() -> None:
@@ -29,3 +42,5 @@ def register() -> None:
             max_episode_steps=500,
             kwargs=kwargs,
         )
+    for env_id, (twin, steps) in _TWINS.items():
+        registration.register(env_id, twin, max_episode_steps=steps)

@@ -83,7 +83,8 @@ class RunningObservationNorm(Running):
                 raise ConfigError(
                     f"the running statistics of {key!r} have shape {list(known)}, and the observation has {list(shape)}"
                 )
-            observation_spec[key] = Bounded(-self.clip, self.clip, shape=spec.shape, dtype=torch.float32)
+            bounds = Bounded(-self.clip, self.clip, shape=spec.shape, dtype=torch.float32)
+            observation_spec[key] = bounds.to(spec.device)
         return observation_spec
 
     def each(self) -> list[RunningMoments]:
@@ -109,19 +110,19 @@ class RunningObservationNorm(Running):
             tensordict.set(key, torch.from_numpy(result).to(value.device))
         return tensordict
 
-    def begin_rollout(self, root: Mapping[Key, np.ndarray]) -> None:
+    def begin_rollout(self, root: Mapping[Key, Any]) -> None:
         """Keep the statistics of each step from now on, until the rollout is transformed as a whole.
 
         `root` has the observations to act on first, `[num_envs, *entry]` each.
         """
         self._trace, self._parts = [], list(zip(self.in_keys, self.each(), strict=True))
-        self._trace.append([self._noted(moments, root[key].astype(np.float64)) for key, moments in self._parts])
+        self._trace.append([self._noted(moments, _as_float64(root[key])) for key, moments in self._parts])
 
-    def see(self, root: Mapping[Key, np.ndarray]) -> None:
+    def see(self, root: Mapping[Key, Any]) -> None:
         """Add the observations to act on next in a rollout, `[num_envs, *entry]` each."""
         step = []
         for key, moments in self._parts:
-            value = root[key].astype(np.float64)
+            value = _as_float64(root[key])
             if not self.frozen:
                 moments.update(value)
             step.append(self._noted(moments, value))
@@ -140,7 +141,8 @@ class RunningObservationNorm(Running):
             return self.forward(next_tensordict)
         for index, key in enumerate(self.in_keys):
             steps = np.array([step[index][0] for step in self._trace[:-1]])
-            next_tensordict.set(key, torch.from_numpy(steps).transpose(0, 1))
+            place = next_tensordict.get(key).device
+            next_tensordict.set(key, torch.from_numpy(steps).transpose(0, 1).to(place))
         return next_tensordict
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
@@ -163,7 +165,7 @@ class RunningObservationNorm(Running):
         root = self._root()
         if root is not None:
             for key, moments in zip(self.in_keys, self.each(), strict=True):
-                moments.update(root[key].astype(np.float64))
+                moments.update(_as_float64(root[key]))
         else:
             # what replaces an episode's last observation comes with the reset
             self._update(after, ~after.get("done"))
@@ -176,13 +178,13 @@ class RunningObservationNorm(Running):
             if len(chosen):
                 moments.update(chosen.numpy())
 
-    def _root(self) -> Mapping[Key, np.ndarray] | None:
+    def _root(self) -> Mapping[Key, Any] | None:
         """The observations that are acted on next, if the environment has them before TorchRL resets it."""
         env = self.container
         if env is None or not reads_raw(self, env):
             return None
         root = getattr(env.base_env, "root", None)
-        known = isinstance(root, dict) and all(isinstance(root.get(key), np.ndarray) for key in self.in_keys)
+        known = isinstance(root, dict) and all(isinstance(root.get(key), (np.ndarray, Tensor)) for key in self.in_keys)
         return root if known else None
 
     def _is_rollout(self, tensordict: TensorDictBase) -> bool:
@@ -193,7 +195,8 @@ class RunningObservationNorm(Running):
         trace, self._trace = self._trace[1:], []
         for index, key in enumerate(self.in_keys):
             mean, std = (np.array([step[index][part] for step in trace]) for part in (1, 2))
-            after.set(key, torch.from_numpy(self._scaled(after.get(key).numpy(), mean, std)))
+            value = after.get(key)
+            after.set(key, torch.from_numpy(self._scaled(value.cpu().numpy(), mean, std)).to(value.device))
 
     def _scaled(self, value: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
         result = np.subtract(value, mean, dtype=np.float64)
@@ -263,6 +266,11 @@ class RunningRewardNorm(Running):
     def _divided(self, reward: Tensor, std: np.ndarray) -> Tensor:
         divided = reward.detach().cpu().numpy().astype(np.float64) / std
         return torch.from_numpy(np.clip(divided, -self.clip, self.clip).astype(np.float32)).to(reward.device)
+
+
+def _as_float64(value: np.ndarray | Tensor) -> np.ndarray:
+    """What an environment observes, in arrays or in tensors of any device."""
+    return (value.cpu().numpy() if isinstance(value, Tensor) else value).astype(np.float64)
 
 
 def reads_raw(norm: RunningObservationNorm, env: TransformedEnv) -> bool:

@@ -45,6 +45,8 @@ SMALL = [
     ("dqn", "envpool"),
     ("ppo", "mujoco"),
     ("ppo", "family"),
+    ("ppo", "tensors"),
+    ("dqn", "walk"),
     ("a2c", "pixels-maze"),
     ("a2c", "pixels-lake"),
     # SWIG's types, which Box2D brings, have no module

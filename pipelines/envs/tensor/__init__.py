@@ -1,0 +1,1 @@
+"""Environments whose states are tensors, on the CPU or on a GPU."""
