@@ -39,18 +39,16 @@ class InfoPicker:
         """What is kept of an info, in a form that Gymnasium can merge; `ended`: it is of an episode's last step."""
         picked: dict[str, Any] = {}
         if self._keys:
-            picked[PACKED] = np.array([self._read(key, info, ended=ended) for key in self._keys])
+            picked[PACKED] = np.array([self._read(key, info) for key in self._keys])
         if ended:
-            success = self._read(SUCCESS, info, ended=True)
+            success = self._read(SUCCESS, info)
             if np.isfinite(success):
                 picked[SUCCESS.name] = success
             if self._missing:
                 picked[NAMES] = ", ".join(names_in(info))
         return picked
 
-    def _read(self, key: InfoKey, info: Any, *, ended: bool) -> float:
-        if key.at_end and not ended:
-            return np.nan
+    def _read(self, key: InfoKey, info: Any) -> float:
         try:
             value, _ = key.find(info)
         except Exception:  # an info may be of any kind of dict
