@@ -32,6 +32,7 @@ from rlpipe.pipelines.envs.tensor.torchrl_env import BatchSizeError
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.spelling import nearest
 from rlpipe.user_modules import UNNAMED, import_module, module_of, reason_of
+from rlpipe.warn_once import notice
 
 _GAMES = "ALE/"
 _SHOWN = 5
@@ -77,6 +78,8 @@ def make_env(
     except MadeForTorchRLError as made:
         tensors = adopt_made(made, config, spec, seed=seed, render_mode=render_mode, device=place)
     if tensors is not None:
+        if config.log_info:
+            notice(f"rlpipe: log_info: {config.env_id} is an environment of tensors, which has no info to log")
         return _transformed(TransformedEnv, tensors, transforms)
     assert envs is not None
     try:

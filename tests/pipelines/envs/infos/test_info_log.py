@@ -168,3 +168,9 @@ def test_names_of_numbers_help_where_a_key_is_missing(backend):
     assert found.names == ["is_success", "steps"]
     _, found = reported(VectorEnv(Tells({"x": np.ones(2), "y": "word"}), seed=0, log_info=("speed",)), 3)
     assert found.names == ["x"]
+
+
+def test_environments_of_tensors_say_that_they_have_none(caplog):
+    make_env(EnvConfig("rlpipe/TorchCartPole-v0", 2, log_info=("x",)), seed=0).close()
+    words = "rlpipe: log_info: rlpipe/TorchCartPole-v0 is an environment of tensors, which has no info to log"
+    assert caplog.messages == [words]
