@@ -76,7 +76,8 @@ def _missing(config: Mapping[str, Any]) -> list[str]:
         given = config.get(name)
         values = given if isinstance(given, dict) else {}
         found += [f"{name} {each}" for each, value in values.items() if _is_text(value)]
-    wrappers = [each for each in config.get("wrapper") or () if type(each) is str]
+    given = config.get("wrapper")
+    wrappers = [each for each in (given if isinstance(given, (list, tuple)) else ()) if type(each) is str]
     return found + [f"the wrapper {each}" for each in wrappers if each.startswith(UNNAMED) or UNWRITTEN in each]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -56,10 +57,15 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     # the policy must fit both
     if eval_spaces is not None and eval_spaces != spaces:
         env.close()
+        there = f"observations and actions there are {eval_spaces[0]} and {eval_spaces[1]}, here {spaces[0]} and "
+        if config.eval_env_id is None:
+            raise ConfigError(
+                f"eval_env_kwargs are {json.dumps(config.eval_env_kwargs)}, with which {config.env_id!r} has other "
+                f"spaces than in training; {there}{spaces[1]}"
+            )
         raise ConfigError(
-            f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; observations and "
-            f"actions there are {eval_spaces[0]} and {eval_spaces[1]}, here {spaces[0]} and {spaces[1]}; "
-            "--eval-env-id none evaluates where it trains"
+            f"eval_env_id is {config.eval_env_id!r}, whose spaces are not those of {config.env_id!r}; {there}"
+            f"{spaces[1]}; --eval-env-id none evaluates where it trains"
         )
     return env
 
@@ -88,9 +94,10 @@ def _naming(field: str, env_id: str) -> Iterator[None]:
 
 def _eval_spaces(config: TrainConfig) -> Spaces | None:
     """The spaces of the evaluation environment, if it differs; it is closed before the training one is made."""
-    if config.eval_env_id is None:
+    if config.eval_env_id is None and config.eval_env_kwargs is None:
         return None
-    with _naming("eval_env_id", config.eval_env_id), GlobalRandom().kept():
+    field = "eval_env_kwargs" if config.eval_env_id is None else "eval_env_id"
+    with _naming(field, config.eval_env.env_id), GlobalRandom().kept():
         if config.from_pixels:
             check_drawable(config.eval_env, "--from-pixels")
         with contextlib.closing(make_env(replace(config.eval_env, num_envs=1, backend="auto"))) as env:

@@ -192,12 +192,12 @@ class EpisodeRecorder:
         self.last: Arrays = {}
         """The `next` entries of the last step."""
         self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
-        self._env.successes.start()
+        self._env.infos.start()
 
     def advance(self, action: Actions) -> Arrays:
         self.last = self._advance(action)
         self._ended = self.last["done"].copy()
-        self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})
+        self._note(self._ended, {place: success for _, place, success in self._env.infos.take().successes})
         return self.last
 
     def restart(self, mask: np.ndarray | None = None) -> Arrays:

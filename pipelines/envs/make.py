@@ -65,7 +65,7 @@ def make_env(
     check_steps(transforms)
     envs = _make_vector_env(config, render_mode)
     try:
-        base = VectorEnv(envs, seed=seed, reuses_arrays=False)
+        base = VectorEnv(envs, seed=seed, reuses_arrays=False, log_info=config.log_info)
         env = transformed_class(base)(base, Compose(*transforms))
         env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     except BaseException:

@@ -60,10 +60,13 @@ def _one(written: str, key: str, value: str) -> dict[str, Any]:
     name = key.replace("-", "_")
     if not name.isidentifier():
         raise ConfigError(f"{written} names no argument; expected one such as --env-kwargs.map-name 8x8")
+    # NaN and Infinity are no JSON
+    strange: dict[str, Any] = {}
     try:
-        return {name: read_json(f'{{"value": {value}}}', written)["value"]}
-    except (ConfigError, KeyError):
+        read = json.loads(value, parse_constant=lambda word: strange.setdefault(word, word))
+    except (ValueError, RecursionError):
         return {name: value}
+    return {name: value if strange else read}
 
 
 def _with_wrappers(arguments: list[str]) -> list[str]:

@@ -38,6 +38,14 @@ NO_ENVIRONMENTS = [
     "x" * 200,
     "\n-v0",
 ]
+WRAPPED = {
+    "env_kwargs": [{}, {"no_such": 1}],
+    "eval_env_kwargs": [None, {}],
+    "wrapper": [(), ("gymnasium.wrappers:OrderEnforcing",), ('gymnasium.wrappers:ClipReward {"max_reward": 1}',)],
+    "frame_stack": [1, 2],
+    "action_repeat": [1, 3],
+}
+"""What an environment is given, or put into, and is not slow."""
 SIZES = {"num_envs": 2, "rollout_steps": 8, "max_episode_steps": 8, "total_frames": 64, "eval_episodes": 1}
 NETWORK = {"hidden": (8,), "minibatch_size": 8, "epochs": 2, "updates": 2, "buffer_size": 64, "warmup_frames": 8}
 BINS = {"env_id": "CartPole-v1", "bins": 3, "bin_low": (-1.0,) * 4, "bin_high": (1.0,) * 4}
@@ -87,6 +95,13 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 def fits(value: Any, field: Field) -> bool:
     """Whether a value has its field's type and bounds, as the field alone can tell."""
+    if field.name in ("env_kwargs", "eval_env_kwargs"):
+        is_dict = (
+            isinstance(value, dict) and all(isinstance(name, str) for name in value) and "render_mode" not in value
+        )
+        return is_dict or (value is None and field.name == "eval_env_kwargs")
+    if field.name == "wrapper":
+        return isinstance(value, (tuple, list)) and all(each in sum(WRAPPED["wrapper"], ()) for each in value)
     return any(_fits(value, hint, field.bounds) for hint in alternatives(field.hint))
 
 
@@ -115,6 +130,8 @@ def good(field: Field) -> st.SearchStrategy[Any]:
     if field.name in ("env_id", "eval_env_id"):
         optional = [None] if field.name == "eval_env_id" else []
         return st.sampled_from([*optional, *ENVIRONMENTS])
+    if field.name in WRAPPED:
+        return st.sampled_from(WRAPPED[field.name])
     return st.one_of([_good(hint, field.bounds) for hint in alternatives(field.hint)])
 
 

@@ -62,7 +62,7 @@ def wrapper_names(wrappers: Any, what: str) -> tuple[str, ...]:
     Raises:
         ConfigError: one of them is something else.
     """
-    if isinstance(wrappers, str) or not isinstance(wrappers, Iterable):
+    if not isinstance(wrappers, (tuple, list)):
         raise ConfigError(f"{what} is {wrappers!r:.100}; expected a tuple of wrappers, such as {_EXAMPLE}")
     return tuple(_named(each, what) for each in wrappers)
 

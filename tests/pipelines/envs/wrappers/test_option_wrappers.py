@@ -155,7 +155,7 @@ def test_pixels_and_their_time():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sized(), "^time_aware is True, and it has no time limit; set one with --max-episode-steps"),
+        (lambda: Sized(3), "^time_aware is True, and it has no time limit; set one with --max-episode-steps"),
         (
             lambda: gym.wrappers.TimeLimit(Sampled(Dict(time=Box(0, 1, ()))), 3),
             "^time_aware adds an entry 'time' to the observation, and it has one already",
