@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -98,6 +99,14 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     successes: tuple[float | None, ...] = ()
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Evaluation:
+        """Read a line of `evaluations.jsonl`; one that is damaged raises a `ValueError` or the like."""
+        known = [None if each is None else float(each) for each in row.get("successes") or ()]
+        if not all(each is None or math.isfinite(each) for each in known):
+            raise ValueError("a success is NaN or infinite")
+        return cls(tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(known))
 
     @property
     def mean(self) -> float:

@@ -17,7 +17,7 @@ logging.getLogger("torchrl").setLevel(logging.WARNING)
 # no test cuts the power, and a disk takes longer to flush than a small run to learn
 os.fsync = os.fstat
 
-# tests/fuzz has eleven tests of so many cases each; the same cases in every run, but for `make soak`
+# tests/fuzz has twelve tests of so many cases each; the same cases in every run, but for `make soak`
 _FUZZ = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("rlpipe", derandomize=True, max_examples=100, **_FUZZ)
 settings.register_profile("soak", max_examples=2_000, **_FUZZ)

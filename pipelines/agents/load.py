@@ -118,9 +118,7 @@ def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result,
         check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
         load_checkpoint(newest, {"progress": result, "stopping": rule})
         row = read_lines(folder / layout.EVALUATIONS)[-1]
-        final = Evaluation(
-            tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(row.get("successes", ()))
-        )
+        final = Evaluation.from_json(row)
         ended = row["final"] is True and row["frames"] == result.frames and final.returns
         return result, final if ended else None, rule.until is not None
     except (CheckpointError, *DAMAGE):

@@ -200,13 +200,13 @@ class EpisodeRecorder:
         self.last: Arrays = {}
         """The `next` entries of the last step."""
         self._ended = np.zeros(self._env.envs.num_envs, dtype=bool)
-        self._env.successes.start()
+        self._env.infos.start()
 
     def advance(self, action: Any) -> Any:
         step: Any = self._advance(action)
         self.last = on_host(step) if isinstance(self._env, TensorEnv) else step
         self._ended = self.last["done"].copy()
-        self._note(self._ended, {place: success for _, place, success in self._env.successes.take()})
+        self._note(self._ended, {place: success for _, place, success in self._env.infos.take().successes})
         return step
 
     def restart(self, mask: Any = None) -> Any:

@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.pipelines.collectors.env_state import cut, position_in
 from rlpipe.pipelines.collectors.worker import PolicyCopy, generators_of, get_streams, make_payload, set_streams
+from rlpipe.pipelines.envs.infos.log import InfoReport, joined
 from rlpipe.pipelines.envs.normalization.moments import Moments, moments_of
 from rlpipe.pipelines.seeding import spawned
 
@@ -59,8 +60,8 @@ class RemoteCollectors:
     """Whether a batch is one collector's, while the others continue."""
     num_collectors: int
     """How many there are."""
-    successes: list[float]
-    """Of the episodes that ended in the last batch, where their environments report it."""
+    infos: InfoReport
+    """What infos reported in the last batch."""
     _frames: int
     _iter: int
 
@@ -74,7 +75,7 @@ class RemoteCollectors:
         self._resting: Sequence[int] = range(count)
         self._round, self._sent, self._staleness = 0, [0] * count, 0
         self._busy_seconds = 0.0
-        self.successes = []
+        self.infos = joined([])
 
     def call_each(self, method: str, arguments: Sequence[Any], workers: Sequence[int] | None = None) -> list[Any]:
         """Call a method of the `WorkerCollector`s, all at the same time; returns what each returned.
@@ -108,7 +109,7 @@ class RemoteCollectors:
         """
         self._resting, self._staleness = [index], self._round - self._sent[index]
         reports = self.call("report", workers=self._resting)
-        self._note_successes(reports)
+        self._note_infos(reports)
         self.merge_statistics(reports)
 
     def merge_statistics(self, reports: Sequence[dict[str, Any]] | None = None) -> None:
@@ -125,8 +126,8 @@ class RemoteCollectors:
             for report in reports:
                 moments.add(Moments(*report["news"][index]))
 
-    def _note_successes(self, reports: Sequence[dict[str, Any]]) -> None:
-        self.successes = [success for report in reports for success in report["successes"]]
+    def _note_infos(self, reports: Sequence[dict[str, Any]]) -> None:
+        self.infos = joined(report["infos"] for report in reports)
 
     def _note_batch(self, batch: TensorDictBase) -> TensorDictBase:
         """Read the reports about a batch; returns it on the device that was asked for."""
@@ -134,7 +135,7 @@ class RemoteCollectors:
             batch.set(("collector", "worker"), torch.full(batch.shape, self._resting[0]))
         else:
             reports = self.call("report")
-            self._note_successes(reports)
+            self._note_infos(reports)
             self.merge_statistics(reports)
             self._busy_seconds = sum(report["busy"] for report in reports) / self.num_collectors
             if self._passes_streams:

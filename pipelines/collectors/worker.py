@@ -49,7 +49,7 @@ class WorkerCollector(SyncDataCollector):
         """Yield batch after batch; in the memory of the first one, if TorchRL's runner shares that."""
         batches, kept = super().iterator(), None
         while True:
-            self.env.base_env.successes.start()
+            self.env.base_env.infos.start()
             started = time.perf_counter()
             batch = next(batches)
             if self._in_place:
@@ -68,10 +68,9 @@ class WorkerCollector(SyncDataCollector):
             set_streams(self.policy, payload["streams"])
 
     def report(self) -> dict[str, Any]:
-        """Of the last batch: the seconds it took, successes, and the state of the policy's generators after it."""
-        successes = [success for _, _, success in self.env.base_env.successes.take()]
-        streams = get_streams(self.policy)
-        return {"busy": self._busy_seconds, "successes": successes, "streams": streams, **self.statistics()}
+        """Of the last batch: the seconds it took, its infos, and the state of the policy's generators after it."""
+        infos, streams = self.env.base_env.infos.take(), get_streams(self.policy)
+        return {"busy": self._busy_seconds, "infos": infos, "streams": streams, **self.statistics()}
 
     def statistics(self) -> dict[str, Any]:
         """Running statistics, of everything (`known`) and of what was seen since the last call (`news`)."""

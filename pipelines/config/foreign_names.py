@@ -89,6 +89,7 @@ CHANGED: dict[str, tuple[str, str]] = {
     "eval-freq": ("eval-every", "in frames of all environments together"),
     "save-freq checkpoint-freq": ("checkpoint-every", "in frames of all environments together"),
     "log-interval log-freq": ("log-every", "in frames of all environments together"),
+    "info-keywords": ("log-info", "KEY:last for the end of episodes, or KEY for the mean over steps"),
     "track use-wandb": ("logger wandb", ""),
     "tensorboard-log tensorboard -tb": ("logger tensorboard", "the default; it writes into the run folder"),
     "capture-video record-video": ("gif", "an episode after training; rlpipe render draws more"),

@@ -204,6 +204,8 @@ class EnvironmentConfig(EnvArgumentsConfig):
     """Largest absolute value of a normalised reward."""
     from_pixels: bool = False
     """Observe the rendered environment instead: the last four images in grey, 84x84."""
+    log_info: tuple[str, ...] = ()
+    """Log numbers of `info` as `info/KEY`: `KEY` is the mean over steps, `KEY:last` that of episodes' last steps."""
 
     @property
     def env(self) -> EnvConfig:
@@ -219,6 +221,7 @@ class EnvironmentConfig(EnvArgumentsConfig):
             frame_stack=self.frame_stack,
             action_repeat=self.action_repeat,
             time_aware=self.time_aware,
+            log_info=self.log_info,
         )
 
     def check_normalization(self) -> None:

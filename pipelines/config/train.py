@@ -155,7 +155,7 @@ class TrainConfig(StoppingConfig, RayConfig, CollectionConfig, EnvironmentConfig
     def eval_env(self) -> EnvConfig:
         """The environment of evaluations."""
         kwargs = self.env_kwargs if self.eval_env_kwargs is None else self.eval_env_kwargs
-        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id, kwargs=kwargs)
+        return dataclasses.replace(self.env, env_id=self.eval_env_id or self.env_id, kwargs=kwargs, log_info=())
 
 
 def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:

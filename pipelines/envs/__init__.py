@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.envs.backends.choice import Backend
     from rlpipe.pipelines.envs.config import EnvConfig
     from rlpipe.pipelines.envs.make import env_spec, make_env
+    from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
     from rlpipe.pipelines.envs.transforms import BinObservation, OneHotObservation, ShapeReward
     from rlpipe.pipelines.envs.vector import VectorEnv
 
@@ -21,6 +22,8 @@ _HOMES = {
     "BinObservation": "rlpipe.pipelines.envs.transforms",
     "EnvConfig": "rlpipe.pipelines.envs.config",
     "OneHotObservation": "rlpipe.pipelines.envs.transforms",
+    "RunningObservationNorm": "rlpipe.pipelines.envs.normalization.running",
+    "RunningRewardNorm": "rlpipe.pipelines.envs.normalization.running",
     "ShapeReward": "rlpipe.pipelines.envs.transforms",
     "VectorEnv": "rlpipe.pipelines.envs.vector",
     "env_spec": "rlpipe.pipelines.envs.make",
@@ -32,6 +35,8 @@ __all__ = [
     "BinObservation",
     "EnvConfig",
     "OneHotObservation",
+    "RunningObservationNorm",
+    "RunningRewardNorm",
     "ShapeReward",
     "VectorEnv",
     "env_spec",

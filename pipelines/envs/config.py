@@ -10,7 +10,8 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.envs.arguments.given import name_env
 from rlpipe.pipelines.envs.arguments.names import Arguments, as_arguments
 from rlpipe.pipelines.envs.arguments.wrapping import wrapper_names
-from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, Backend
+from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, WITHOUT_INFOS, Backend
+from rlpipe.pipelines.envs.infos.keys import parse_keys
 from rlpipe.spelling import did_you_mean
 
 MOST_STACKED = 1_000
@@ -45,6 +46,8 @@ class EnvConfig:
         frame_stack: observe the last observations, this many, see `FrameStack`.
         action_repeat: repeat each action this many times, and sum the rewards.
         time_aware: observe the share of the time limit that is left as well, see `RemainingTime`.
+        log_info: numbers of `info` that `train` logs as `info/KEY`: `KEY` is the mean over steps, `KEY:last` that of
+            episodes' last steps; `a.b` is `b` in the dict `a`.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -60,6 +63,7 @@ class EnvConfig:
     frame_stack: int = 1
     action_repeat: int = 1
     time_aware: bool = False
+    log_info: tuple[str, ...] = ()
 
     def __new__(cls, *_: Any, **given: Any) -> EnvConfig:
         names = [each.name for each in fields(cls)]
@@ -87,6 +91,7 @@ class EnvConfig:
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are True and False")
         self._check_together()
+        self._check_log_info()
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -106,6 +111,16 @@ class EnvConfig:
         changed += ["time_aware"] * self.time_aware
         if self.backend == "envpool" and changed:
             raise ConfigError(f"backend is 'envpool', whose environments take no {changed[0]}; backend 'auto' does")
+
+    def _check_log_info(self) -> None:
+        if not isinstance(self.log_info, tuple) or not all(isinstance(key, str) for key in self.log_info):
+            raise ConfigError(f"log_info is {self.log_info!r}; expected a tuple of keys, such as ('x_velocity',)")
+        parse_keys(self.log_info)
+        if self.log_info and self.backend in WITHOUT_INFOS:
+            raise ConfigError(
+                f"log_info is {' '.join(self.log_info)}, and backend {self.backend!r} passes no infos on; 'sync' and "
+                "'async' do"
+            )
 
     @property
     def is_wrapped(self) -> bool:

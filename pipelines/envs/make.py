@@ -80,7 +80,7 @@ def make_env(
         return _transformed(TransformedEnv, tensors, transforms)
     assert envs is not None
     try:
-        base = VectorEnv(envs, seed=seed, reuses_arrays=False)
+        base = VectorEnv(envs, seed=seed, reuses_arrays=False, log_info=config.log_info)
         return _transformed(transformed_class(base), base, transforms)
     except BaseException:
         envs.close()

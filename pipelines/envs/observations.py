@@ -1,8 +1,7 @@
-"""What vector environments return, as arrays of one form: observations, an episode's last one, and its success."""
+"""What vector environments return, as arrays of one form: observations, and an episode's last one."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -152,33 +151,3 @@ def _read_mask(parts: list[Leaf], observation: Any) -> np.ndarray:
         return mask.astype(bool).reshape(len(mask), -1)
     flat = [array.reshape(len(array), -1) for array in (part.get(observation) for part in parts)]
     return np.concatenate(flat, 1).astype(bool)
-
-
-class SuccessLog:
-    """The `is_success` that environments report in the info of an episode's last step, kept on request."""
-
-    def __init__(self) -> None:
-        self.is_on, self.step = False, 0
-        self._kept: list[tuple[int, int, float]] = []
-
-    def start(self) -> None:
-        """Keep successes from now on, and count steps from 0."""
-        self.is_on, self.step, self._kept = True, 0, []
-
-    def take(self) -> list[tuple[int, int, float]]:
-        """Return what was kept: step, environment, and success, usually 0 or 1; and start again."""
-        taken = self._kept
-        self.start()
-        return taken
-
-    def read(self, info: Any, done: np.ndarray) -> None:
-        """Keep the successes in the `final_info` of the environments of `done`."""
-        if not isinstance(info, dict) or "is_success" not in info:
-            return
-        # a vector environment may report for all, and leave `_is_success` out
-        for index in np.flatnonzero(done & info.get("_is_success", done)):
-            # an info may hold anything
-            with contextlib.suppress(TypeError, ValueError):
-                success = float(info["is_success"][index])
-                if math.isfinite(success):
-                    self._kept.append((self.step, int(index), success))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -22,7 +22,10 @@ from rlpipe.pipelines.envs.backends.env_checker import check_wrappers
 from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
 from rlpipe.pipelines.envs.backends.sync import copy_observations
 from rlpipe.pipelines.envs.entries import Arrays, Key, leaves_of, name_of, named
-from rlpipe.pipelines.envs.observations import ObservationReader, SuccessLog, entries_of
+from rlpipe.pipelines.envs.infos.keys import parse_keys
+from rlpipe.pipelines.envs.infos.log import InfoLog
+from rlpipe.pipelines.envs.infos.merging import merge_what_fits
+from rlpipe.pipelines.envs.observations import ObservationReader, entries_of
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import action_spec, done_spec, observation_spec
 from rlpipe.warn_once import notice
@@ -51,18 +54,27 @@ class VectorEnv(EnvBase):
             MultiBinary, or Dict and Tuple of these.
         seed: of the first reset; `None` draws one from the operating system.
         reuses_arrays: whether the vector environment may write into arrays that it has returned; they are then copied.
+        log_info: numbers of `info` that `train` logs, as in `EnvConfig`.
 
     Raises:
-        ConfigError: another autoreset mode or kind of space, or a wrapper that learns.
+        ConfigError: another autoreset mode or kind of space, a wrapper that learns, or a bad `log_info`.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv, *, seed: int | None = None, reuses_arrays: bool = True) -> None:
+    def __init__(
+        self,
+        envs: gym.vector.VectorEnv,
+        *,
+        seed: int | None = None,
+        reuses_arrays: bool = True,
+        log_info: Sequence[str] = (),
+    ) -> None:
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([envs.num_envs]))
         mode, env_id = envs.metadata.get("autoreset_mode"), getattr(envs.spec, "id", None)
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(f"VectorEnv needs AutoresetMode.SAME_STEP, this vector environment has {mode}")
         check_wrappers(envs, env_id)
         copy_observations(envs)
+        merge_what_fits(envs)
         self.envs = envs
         space, actions = envs.single_observation_space, envs.single_action_space
         self.cast_action, leaves = cast_of(actions), leaves_of(actions, "action")
@@ -73,7 +85,7 @@ class VectorEnv(EnvBase):
         reader = ObservationReader(space, read, self._checker, reuses_arrays=reuses_arrays)
         self._read, self._last, self._as_array = reader.read, reader.last, reader.as_array
         self.seeds = ResetSeeds(seed, envs.num_envs, takes_list=isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)))
-        self.successes = SuccessLog()
+        self.infos = InfoLog(envs.num_envs, parse_keys(log_info))
         self._restarted, self.root = np.zeros(envs.num_envs, dtype=bool), Arrays()
         self.observation_spec = observation_spec(self.spaces, self.batch_size)
         self.full_action_spec = Composite(action=action_spec(actions, self.batch_size), shape=self.batch_size)
@@ -135,10 +147,9 @@ class VectorEnv(EnvBase):
         done = terminated | truncated
         # takes a third of the time of `any`
         ended = np.count_nonzero(done) > 0
-        if ended and self.successes.is_on and "final_info" in info:
-            self.successes.read(info["final_info"], done)
+        self.infos.read(info, done, ended=ended)
         after = {
-            **self._last(observed, info["final_obs"] if ended else None, done),
+            **self._last(observed, self._checker.final_of(info) if ended else None, done),
             "reward": reward.astype(np.float32),
             "terminated": self._as_array(terminated),
             "truncated": self._as_array(truncated),
@@ -147,7 +158,6 @@ class VectorEnv(EnvBase):
             "episode_reward": self.root["episode_reward"] + reward,
         }
         root = _make_root(observed, done if ended else None, after)
-        self.successes.step += 1
         # faster than setting attributes, which modules check
         self.__dict__.update(root=root, _restarted=done.copy())
         return after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.devices import moved
+from rlpipe.pipelines.envs.infos.keys import SUCCESS
+from rlpipe.pipelines.envs.infos.log import InfoReport, MissingKeys
 from rlpipe.pipelines.envs.vector import VectorEnv
 
 _HOST = torch.device("cpu")
 _MOST = 1_000_000
 """The most unfinished episodes whose sums are kept."""
-SUCCESS = "is_success"
-"""The entry of an environment's info; TorchRL's info readers put it into a batch's `next`."""
 
 
 class Ended(NamedTuple):
@@ -28,11 +28,13 @@ class Ended(NamedTuple):
         returns: undiscounted.
         lengths: steps.
         successes: 1 or 0, of those episodes whose environment reports it.
+        infos: sum and count of other numbers in infos, by their metric.
     """
 
     returns: list[float]
     lengths: list[int]
     successes: list[float]
+    infos: Mapping[str, tuple[float, int]] = {}
 
 
 class EpisodeCounter:
@@ -48,11 +50,12 @@ class EpisodeCounter:
         base = getattr(env, "base_env", env)
         self._env = base if isinstance(base, VectorEnv) else None
         self._running: dict[int, tuple[float, int]] = {}
+        self._missing = MissingKeys()
 
     def begin(self) -> None:
         """Let the environments report successes from now on."""
         if self._env is not None:
-            self._env.successes.start()
+            self._env.infos.start()
 
     def count(self, batch: TensorDictBase) -> Ended:
         """The episodes that ended in a batch `[*num_envs, T]`.
@@ -71,19 +74,11 @@ class EpisodeCounter:
             returns, lengths = self._sum_up(batch)
         else:
             returns, lengths = finished_episodes(batch)
-        return Ended(returns, lengths, self._successes(after, done))
-
-    def _successes(self, after: TensorDictBase, done: Tensor) -> list[float]:
-        reported = getattr(self._collector, "successes", None)
-        if reported is not None:
-            return list(reported)
-        if self._env is not None:
-            return [success for _, _, success in self._env.successes.take()]
-        found = after.get(SUCCESS, None)
-        if not isinstance(found, Tensor) or found.numel() != done.numel():
-            return []
-        values = _rows(found.reshape(done.shape), done.dim())[_rows(done, done.dim())].float().tolist()
-        return [value for value in values if math.isfinite(value)]
+        report = getattr(self._collector, "infos", None) if self._env is None else self._env.infos.take()
+        if not isinstance(report, InfoReport):
+            return Ended(returns, lengths, _successes_in(after, done))
+        self._missing.note(report, returns)
+        return Ended(returns, lengths, [success for _, _, success in report.successes], report.sums)
 
     def _sum_up(self, batch: TensorDictBase) -> tuple[list[float], list[int]]:
         """The same for environments that keep only one of the two sums, or none."""
@@ -114,6 +109,15 @@ class EpisodeCounter:
             del self._running[next(iter(self._running))]
         ended.sort(key=lambda each: each[:2])
         return [each[2] for each in ended], [each[3] for each in ended]
+
+
+def _successes_in(after: TensorDictBase, done: Tensor) -> list[float]:
+    """The successes of a TorchRL environment, whose info reader puts them into a batch's `next`."""
+    found = after.get(SUCCESS.name, None)
+    if not isinstance(found, Tensor) or found.numel() != done.numel():
+        return []
+    values = _rows(found.reshape(done.shape), done.dim())[_rows(done, done.dim())].float().tolist()
+    return [value for value in values if math.isfinite(value)]
 
 
 def finished_episodes(batch: TensorDictBase) -> tuple[list[float], list[int]]:

@@ -111,6 +111,7 @@ class View:
         return [
             ("final evaluation" if stats.last_is_final else "evaluation", f"{found['mean']} +- {found['std']}"),
             ("range", f"{found['min']} to {found['max']}"),
+            *([("success", found["success"])] if "success" in found else []),
             ("at frame", f"{frames:,}"),
             *best,
         ]

@@ -175,4 +175,4 @@ def _past_of(row: dict[str, Any]) -> Progress | None:
         return Progress("training", frames, returns=returns, lengths=lengths)
     if row["final"] or not returns:
         return None
-    return Progress("evaluated", frames, evaluation=Evaluation(returns, lengths))
+    return Progress("evaluated", frames, evaluation=Evaluation.from_json(row))

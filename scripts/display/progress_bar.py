@@ -82,6 +82,7 @@ class PlainLines:
         if progress.evaluation is not None:
             kind, found = "final evaluation" if progress.final else "evaluation", summary_of(progress.evaluation)
             what = f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']})"
+            what += f", success {found['success']}" if "success" in found else ""
             self._print(f"{kind} {what} at frame {progress.frames:,}")
         self._new = self._new or progress.stage == "training"
         if progress.stage == "training" and self._now() >= self._next:

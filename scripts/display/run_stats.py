@@ -153,9 +153,11 @@ def clock(seconds: float | None) -> str:
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, str]:
-    """Format the mean, standard deviation and range of the returns."""
+    """Format the mean, standard deviation and range of the returns; and `success`, if there is a success rate."""
     import numpy as np
 
     # infinite returns have no standard deviation
     with np.errstate(invalid="ignore", over="ignore"):
-        return statistics(evaluation.summary(), ",")
+        texts = statistics(evaluation.summary(), ",")
+    rate = evaluation.success_rate
+    return texts if rate is None else {**texts, "success": f"{rate:.1%}"}

@@ -85,6 +85,7 @@ def _group(row: Row, numbers: Mapping[Path, int]) -> dict[str, Any]:
                 "frames": json_number(run.frames),
                 "seconds": json_number(run.seconds),
                 "score": json_number(run.score),
+                "success": json_number(run.success_rate),
                 "folder": text(run.folder),
             }
             for run in row.runs

@@ -27,13 +27,13 @@ from rlpipe.scripts.reports.statistics import interquartile_mean
 
 T = TypeVar("T")
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
-WITHOUT_EFFECT = {"seed", "gif"}
+WITHOUT_EFFECT = {"seed", "gif", "log_info"}
 """Config fields in which the runs of a group may differ."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ only in the seed and in whether an episode was recorded, and that have the same origin."""
+    """Runs that differ only in the seed and in what was recorded and logged, and that have the same origin."""
 
     recipe: str
     label: str

@@ -217,6 +217,7 @@ function light(on) {
   drawPlots();
 }
 
+if (groups.some((group) => group.runs.some((run) => run.success !== null))) COLUMNS.push(SUCCESS);
 makeMethods();
 makeAcross();
 makeUnfinished();

@@ -22,10 +22,14 @@ HEADER = (
     "return (IQM, 95 % interval)",
     "per-seed returns",
 )
+SUCCESS = "success"
+"""Header of a last column, if a run's environment reports successes."""
 
 
 def as_json(row: Row) -> dict[str, Any]:
     """A row as `--json` prints it; lists are in the order of seeds, and a single seed has no interval."""
+    rates = [each.success_rate for each in row.runs]
+    known = {} if rates == [None] * len(rates) else {"success_rates": rates}
     return {
         "recipe": row.recipe,
         "label": row.label,
@@ -37,12 +41,16 @@ def as_json(row: Row) -> dict[str, Any]:
         "iqm": row.iqm,
         "low": row.low,
         "high": row.high,
+        **known,
     }
 
 
 def describe(rows: Sequence[Row]) -> str:
     """Format the rows as a Markdown table."""
+    rates = [_success(row) for row in rows]
     lines = [HEADER, ("---",) * len(HEADER), *map(_cells, rows)]
+    if any(rates):
+        lines = [(*cells, last) for cells, last in zip(lines, (SUCCESS, "---", *rates), strict=True)]
     # the names come from files and may hold control characters
     text = [printable(f"| {' | '.join(cells)} |") for cells in lines]
     text[1] = text[1].replace(" ", "")
@@ -97,6 +105,12 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{iqm} ({interval})",
         ", ".join(texts[len(ends) :]),
     )
+
+
+def _success(row: Row) -> str:
+    """Median and range of the seeds' success rates; empty if there are none."""
+    rates = [100 * each.success_rate for each in row.runs if each.success_rate is not None]
+    return f"{_median_and_range(rates, 1)} %" if rates else ""
 
 
 def _median_and_range(values: Sequence[float], digits: int) -> str:

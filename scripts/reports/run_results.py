@@ -13,6 +13,7 @@ import numpy as np
 
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain
 from rlpipe.pipelines.checkpoints.names import frames_of, newest_checkpoint
+from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.runs.lock import is_held
@@ -24,6 +25,8 @@ _LARGEST_NUMBER = 1e100
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that has its final evaluation, whose mean return is its `score`.
+
+    `success_rate` is that of this evaluation, if the environment reports successes.
 
     `config` is in JSON, without the seed; `origin` is what distinguishes the run beside it. `curve` `[evaluations, 3]`
     holds frames, training seconds and mean return of each evaluation, in the order of frames. `versions` are those of
@@ -39,6 +42,7 @@ class FinishedRun:
     seconds: float
     score: float
     curve: np.ndarray
+    success_rate: float | None = None
     origin: Origin = field(default_factory=Origin)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,7 +55,8 @@ def read_finished(folder: Path) -> FinishedRun | None:
     """
     described = json.loads(read_plain(folder / layout.CONFIG, layout.LARGEST_JSON))
     evaluations = read_lines(folder / layout.EVALUATIONS, layout.LARGEST_LINES)
-    scores = [statistics.fmean(row["returns"]) for row in evaluations if row["final"]]
+    finals = [row for row in evaluations if row["final"]]
+    scores = [statistics.fmean(row["returns"]) for row in finals]
     if not scores:
         return None
     lines = read_lines(folder / layout.METRICS, layout.LARGEST_LINES)
@@ -80,6 +85,7 @@ def read_finished(folder: Path) -> FinishedRun | None:
         seconds=seconds,
         score=scores[-1],
         curve=curve,
+        success_rate=Evaluation.from_json({"lengths": (), **finals[-1]}).success_rate,
         origin=read_origin(described, seed),
         versions=_read_versions(folder),
     )

@@ -29,6 +29,12 @@ const COLUMNS = [
   { name: "95 % interval", key: (view) => view.low ?? view.iqm, number: true },
   { name: "per-seed returns", key: (view) => Math.max(...view.runs.map((run) => run.score)), number: true },
 ];
+// added if the environment of a run reports successes
+const SUCCESS = { name: "success", key: (view) => median(successes(view)), number: true };
+
+function successes(view) {
+  return view.runs.filter((run) => run.success !== null).map((run) => 100 * run.success);
+}
 
 const order = { column: null, falling: false };
 
@@ -91,8 +97,13 @@ function resultsRow(view, range) {
     make("td", { className: "number", textContent: medianAndRange(seconds, secondsDigits(Math.max(...seconds))) }),
     make("td", { className: "number strong", textContent: iqm }),
     make("td", { className: "number" }, ...intervalCell(view, range, `${low} to ${high}`)),
-    make("td", { className: "number", textContent: texts.join("  ") }),
+    make("td", { className: "number each", textContent: texts.join("  ") }),
   );
+  if (COLUMNS.includes(SUCCESS)) {
+    const rates = successes(view);
+    const text = rates.length ? `${medianAndRange(rates, 1)} %` : "–";
+    row.append(make("td", { className: "number", textContent: text }));
+  }
   row.dataset.group = group.number;
   return row;
 }

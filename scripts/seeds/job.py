@@ -117,7 +117,7 @@ def progress_of(message: Message) -> Progress:
 
     fields = dict(message["progress"])
     if (found := fields.pop("evaluation")) is not None:
-        fields["evaluation"] = Evaluation(tuple(found["returns"]), tuple(found["lengths"]))
+        fields["evaluation"] = Evaluation.from_json(found)
     return Progress(**fields)
 
 

@@ -132,6 +132,7 @@ class Jobs:
                 frames=found["frames"],
                 seconds=found["seconds"],
                 score=found["evaluation"]["mean"],
+                success_rate=found["evaluation"].get("success_rate"),
                 curve=np.empty((0, 3)),
                 origin=Origin(start_from=None if start_from is None else str(start_from)),
             )

@@ -82,7 +82,7 @@ IN_STEP = {
     ),
     "NoMask": (
         {"space": MASKED, "fault": step({"observation": SOUND})},
-        "the observation has no key 'action_mask'; it has ['observation']",
+        "the observation has no entry 'action_mask'; it has ['observation']",
     ),
     "NoDict": ({"space": MASKED, "fault": step(SOUND)}, "of type ndarray, expected a dict of ["),
     "LongMask": (

@@ -25,7 +25,10 @@ def learned(module, kinds, **settings):
     return evaluate(pipeline.policy, config.env, episodes=10, seed=100).mean
 
 
-@pytest.mark.parametrize("observed", ["multi_discrete", "multi_binary", "dict", "tuple", "camera"])
+CAMERA = pytest.param("camera", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("observed", ["multi_discrete", "multi_binary", "dict", "tuple", CAMERA])
 def test_ppo_reads_every_entry(observed):
     assert learned(ppo, f"{observed}-multi_binary", **PPO) > 9.5
 

@@ -90,7 +90,8 @@ def test_bernoulli_is_pytorchs():
     (gradient,) = torch.autograd.grad((ours.log_prob(action) + ours.entropy()).sum(), logits)
     assert gradient.isfinite().all()
     for drawn in (ours.draw(torch.Generator().manual_seed(0)), ours.sample()):
-        assert (drawn.float() - logits.sigmoid()).mean().abs() < 0.1
+        # the logits are large
+        assert (drawn == ours.mode).float().mean() > 0.9
     assert ours.sample((3,)).shape == (3, BATCH, 2, 3)
 
 

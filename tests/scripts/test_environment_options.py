@@ -14,7 +14,7 @@ from sized import Sized, make_sized
 from rlpipe import EnvConfig, evaluate, run_recipe, trained
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.ppo import Config
-from rlpipe.pipelines.checkpoints.names import MANIFEST
+from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.config.train import config_from_json
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.env_options import gathered
@@ -246,14 +246,12 @@ def test_what_run_recipe_refuses(options, message):
 
 def test_a_run_of_an_older_version(capsys):
     assert run(["train", "ppo", *SHORT, "--run-dir", "run"]) == 0
-    for file in ("run/config.json", *(f"run/checkpoints/{name}/{MANIFEST}" for name in os.listdir("run/checkpoints"))):
-        with open(file) as opened:
-            read = json.load(opened)
-        config = read["config"] if "config" in read else read["metadata"]["run"]["config"]
-        for name in ("env_kwargs", "eval_env_kwargs", "wrapper", "frame_stack", "action_repeat", "time_aware"):
-            assert (config.pop(name, None) is not None) <= (file == "run/config.json")
-        with open(file, "w") as opened:
-            json.dump(read, opened)
+    new = {"env_kwargs", "eval_env_kwargs", "wrapper", "frame_stack", "action_repeat", "time_aware"}
+    for path in Path("run/checkpoints").iterdir():
+        assert not new & set(read_manifest(path)["metadata"]["run"]["config"])
+    described = json.loads(Path("run/config.json").read_text())
+    described["config"] = {name: value for name, value in described["config"].items() if name not in new}
+    Path("run/config.json").write_text(json.dumps(described))
     assert run(["evaluate", "run", "--episodes", "1"]) == 0, capsys.readouterr().err
     assert run(["resume", "run", "--total-frames", "128", "--quiet"]) == 0, capsys.readouterr().err
     assert config_of()["wrapper"] == []

@@ -81,6 +81,33 @@ def test_json(capsys):
     assert (rows[1]["iqm"], rows[1]["low"], rows[1]["high"]) == (3.0, None, None)
 
 
+def test_successes_have_a_column_if_a_run_has_some(capsys):
+    for seed, successes in enumerate(([1.0, 0.0], [1.0, None], [None, None])):
+        write_run(f"runs/{seed}", seed=seed, successes=successes)
+    write_run("runs/dqn", "dqn", log_info=())
+    assert run(["table"]) == 0
+    head, line, *rows = capsys.readouterr().out.splitlines()
+    assert head.endswith("| per-seed returns | success |")
+    assert line.count("---") == 8
+    assert [row.rpartition("|")[0].rpartition("|")[2].strip() for row in rows] == ["75.0 (50.0 to 100.0) %", ""]
+    rows, _ = table(capsys)
+    assert rows[0]["success_rates"] == [0.5, 1.0, None]
+    assert "success_rates" not in rows[1]
+
+
+def test_runs_that_log_other_numbers_of_infos_are_one_row(capsys):
+    write_run("runs/0", seed=0, log_info=("speed",))
+    write_run("runs/1", seed=1)
+    rows, _ = table(capsys)
+    assert [(row["label"], row["seeds"]) for row in rows] == [("ppo", [0, 1])]
+
+
+@pytest.mark.parametrize("successes", [["yes"], [float("nan")], 3, [[1.0]]])
+def test_successes_that_are_none_are_damage(successes, capsys):
+    write_run("runs/a", successes=successes)
+    assert "1 run left out, damaged: runs/a" in refused(capsys)
+
+
 def test_rows_are_in_the_order_of_recipes_and_labels(capsys):
     for recipe in reversed(RECIPES):
         write_run(f"runs/{recipe}/x", recipe)

@@ -70,6 +70,16 @@ class BatchChecker:
         self._check_forms(observed, f"the reset after step {self._steps}")
         self._refuse_infinite(observed, restarted=np.ones(self._num_envs, dtype=bool))
 
+    def final_of(self, info: Any) -> Any:
+        """The last observations of the episodes that a step ended; a `TrainingError` if its info has none."""
+        try:
+            return info["final_obs"]
+        except Exception:
+            raise TrainingError(
+                f"{self._all()} failed in step {self._steps}: an episode ended, and info has no 'final_obs', the last "
+                "observations, as AutoresetMode.SAME_STEP says"
+            ) from None
+
     def as_error(self, error: Exception, when: str = "") -> TrainingError:
         """A `TrainingError` for an exception of the vector environment."""
         when = when or f"step {self._steps}"

@@ -20,6 +20,8 @@ Backend = Literal["auto", "sync", "async", "envpool"]
 """How environments are stepped: `auto` and `sync` in this process, `async` in one process each, `envpool` in C++."""
 WITHOUT_IMAGES = ("envpool",)
 """Backends whose environments do not render."""
+WITHOUT_INFOS = ("envpool",)
+"""Backends that leave out what environments report in `info`."""
 _OF_VECTOR_CARTPOLE = {"sutton_barto_reward"}
 _OF_VECTOR_GAMES = {"repeat_action_probability", "full_action_space"}
 """Arguments that the vectorised implementation takes too."""
@@ -30,9 +32,10 @@ def make_vector_env(config: EnvConfig, spec: EnvSpec, kwargs: dict[str, Any]) ->
     """The vector environment of a config's backend, of environments made from `spec` and `kwargs`."""
     from rlpipe.pipelines.envs.arguments.wrapping import wrap
     from rlpipe.pipelines.envs.backends.env_checker import make_checked
+    from rlpipe.pipelines.envs.infos.keys import parse_keys
 
     around = functools.partial(wrap, config=config, env_id=config.env_id) if config.is_wrapped else None
-    make_one = functools.partial(make_checked, spec, kwargs, wrap=around)
+    make_one = functools.partial(make_checked, spec, kwargs, wrap=around, log_info=parse_keys(config.log_info))
     if config.backend == "envpool":
         from rlpipe.pipelines.envs.backends.envpool import EnvPoolVectorEnv
 

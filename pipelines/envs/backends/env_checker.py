@@ -9,7 +9,7 @@ import contextlib
 import math
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
 from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
 from rlpipe.pipelines.envs.entries import LEAVES, copied, is_of_boxes, leaves_of
+from rlpipe.pipelines.envs.infos.keys import InfoKey
+from rlpipe.pipelines.envs.infos.log import InfoPicker
 from rlpipe.warn_once import notice, notice_mujoco
 
 Env = gym.Env[Any, Any]
@@ -44,7 +46,12 @@ _STATISTICS = "RunningMeanStd"
 
 
 def make_checked(
-    spec: EnvSpec, kwargs: dict[str, Any], who: str | None = None, *, wrap: Callable[[Env], Env] | None = None
+    spec: EnvSpec,
+    kwargs: dict[str, Any],
+    who: str | None = None,
+    *,
+    wrap: Callable[[Env], Env] | None = None,
+    log_info: Sequence[InfoKey] = (),
 ) -> Checked:
     """Make an environment with `Checked` in place of Gymnasium's checker, which only warns, at the first step.
 
@@ -61,7 +68,7 @@ def make_checked(
         raise
     for space, what in ((wrapped.observation_space, "observation"), (wrapped.action_space, "action")):
         leaves_of(space, what)
-    return Checked(wrapped, who)
+    return Checked(wrapped, who, log_info)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
@@ -70,20 +77,22 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     Values are cast to what the spaces say if that loses nothing: lists, tensors and arrays of other types become arrays
     of the space's type, rewards floats, flags of 0 and 1 booleans. Types that PyTorch lacks are replaced, see
     `readable`. The last observation of an episode is a copy, because environments reuse their arrays. Of the infos only
-    an `is_success` at the end of an episode is kept, as a float.
+    an `is_success` at the end of an episode and the numbers of `log_info` are kept, as floats.
 
     `VectorEnv` checks for all environments at once whether numbers are finite.
 
     Args:
         env: to check.
         who: its name in messages; without it, the worker process that it runs in adds a name and the step.
+        log_info: numbers to keep.
 
     Raises:
         TrainingError: from `reset` and `step`; also for any exception of the environment.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], who: str | None = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], who: str | None = None, log_info: Sequence[InfoKey] = ()) -> None:
         super().__init__(env)
+        self._infos, self._logs_steps = InfoPicker(log_info), bool(log_info)
         self._who, self._steps, self._is_lent = who, 0, False
         # if a worker process exits, its parent reports that
         self._errors: tuple[type[BaseException], ...] = (Exception,) if who is None else (Exception, SystemExit)
@@ -134,8 +143,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         except FaultError as fault:
             raise self._error("step", str(fault)) from None
         if not (terminated or truncated):
-            return observation, reward, terminated, truncated, {}
-        return copied(observation), reward, terminated, truncated, _ending(info)
+            kept = self._infos.pick(info, ended=False) if self._logs_steps else {}
+            return observation, reward, terminated, truncated, kept
+        return copied(observation), reward, terminated, truncated, self._infos.pick(info, ended=True)
 
     def close(self) -> None:
         """Close the environment; a failure is only shown as a notice, because the results are complete."""
@@ -174,7 +184,7 @@ def _read(value: Any, own: Space[Any], read: Any, where: str = "") -> Any:
             raise FaultError(f"{_place(where)} is {_type_name(value)}, expected a dict of {list(own)}")
         for key in own:
             if key not in value:
-                raise FaultError(f"{_place(where)} has no key {key!r}; it has {sorted(map(str, value))}")
+                raise FaultError(f"{_place(where)} has no entry {key!r}; it has {sorted(map(str, value))}")
         return {key: _read(value[key], each, read[key], f"{where}{key}.") for key, each in own.items()}
     if isinstance(own, Tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(own):
@@ -213,14 +223,6 @@ def _check_range(key: str, array: np.ndarray, space: Discrete | MultiDiscrete | 
         first, number = (int(np.broadcast_to(each, array.shape)[place]) for each in (start, count))
         at = f" at {list(place)}" if place else ""
         raise FaultError(f"key {key!r} is {array[place]}{at}, expected an integer from {first} to {first + number - 1}")
-
-
-def _ending(info: dict[str, Any]) -> dict[str, float]:
-    """The part of the info of an episode's last step that is kept; Gymnasium cannot merge every info."""
-    try:
-        return {"is_success": _number(info["is_success"])} if "is_success" in info else {}
-    except FaultError:
-        return {}
 
 
 def _number(reward: Any) -> float:

@@ -24,8 +24,8 @@ Observation = Any
 class SyncEnvs(SyncVectorEnv):
     """Gymnasium's `SyncVectorEnv` with same-step autoreset, for environments that are `Checked`.
 
-    Each observation is copied at once, because environments reuse arrays, and may share them. The infos hold only
-    `final_obs` and `final_info` of the episodes that ended.
+    Each observation is copied at once, because environments reuse arrays, and may share them. The infos hold what
+    `Checked` keeps of them, and `final_obs` and `final_info` of the episodes that ended.
 
     Raises:
         ConfigError: two functions of `env_fns` return the same environment; names `spec`.
@@ -72,6 +72,8 @@ class SyncEnvs(SyncVectorEnv):
             if terminated or truncated:
                 infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, index)
                 observation, _ = self.envs[index].reset()
+            elif info:
+                infos = self._add_info(infos, info, index)
             self._keep(index, observation)
         terminations, truncations = np.array(flags, np.bool_).T.copy()
         return copied(self._rows), np.array(rewards, np.float64), terminations, truncations, infos

@@ -75,11 +75,10 @@ class AdoptedEnv(TensorEnv):
             following.set(key, after[key].unsqueeze(-1))
         root = step_mdp(self._stepped, exclude_action=True)
         if done.any():
-            if self.successes.is_on and _SUCCESS in self._keys:
-                ended = done.cpu().numpy()
-                self.successes.read({_SUCCESS: after[_SUCCESS].cpu().numpy().reshape(-1)}, ended)
+            if _SUCCESS in self._keys:
+                told = {_SUCCESS: after[_SUCCESS].cpu().numpy().reshape(-1)}
+                self.infos.read(told, done.cpu().numpy(), ended=True)
             root = self._inner.reset(root.set("_reset", done.unsqueeze(-1))).clone()
-        self.successes.step += 1
         return self._carry(root)
 
     def _begin(self, seed: int | None) -> Tensors:

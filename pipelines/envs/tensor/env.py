@@ -17,7 +17,7 @@ from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.devices import moved
 from rlpipe.pipelines.envs.entries import Arrays, Key, name_of, named
-from rlpipe.pipelines.envs.observations import SuccessLog
+from rlpipe.pipelines.envs.infos.log import InfoLog
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import done_spec
 
@@ -74,7 +74,7 @@ class TensorEnv(EnvBase):
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self.envs, self.limit = spaces, limit
         self.seeds = ResetSeeds(seed, num_envs, takes_list=False)
-        self.successes = SuccessLog()
+        self.infos = InfoLog(num_envs)
         self.root: Tensors = {}
         self._restarted = self._nothing = torch.zeros(num_envs, dtype=torch.bool, device=device)
 

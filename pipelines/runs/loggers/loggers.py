@@ -130,7 +130,7 @@ class Loggers:
 
 
 def batch_scalars(scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> dict[str, float]:
-    """A line of metrics under the groups of loggers: `loss/`, `time/` and `train/`."""
+    """A line of metrics under the groups of loggers: `loss/`, `time/`, `info/` and `train/`."""
     named = {_group(key): value for key, value in scalars.items()}
     if returns:
         named["train/return"] = sum(returns) / len(returns)
@@ -155,6 +155,8 @@ _ADVICE: dict[str, str] = {
 
 
 def _group(key: str) -> str:
+    if key.startswith("info/"):
+        return key
     if key.startswith("loss_"):
         return f"loss/{key.removeprefix('loss_')}"
     return f"{'time' if key in ('seconds', 'frames_per_second', 'collectors_waiting') else 'train'}/{key}"

@@ -32,6 +32,7 @@ LOOP = {
     "final_eval_episodes",
     "checkpoint_every",
     "log_every",
+    "log_info",
     "curve_window",
     "gif",
     "threads",

@@ -193,17 +193,20 @@ def test_asynchronous_collection_is_behind_and_goes_on_after_a_stop(tmp_path):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_successes_are_those_of_the_batch(asynchronous):
+def test_infos_are_those_of_the_batch(asynchronous):
     sizes = {"num_envs": 4, "rollout_steps": 8, "warmup_frames": 32, "total_frames": 320}
-    config = dqn.Config(env_id="goals:tests/Goal-v0", asynchronous=asynchronous, **TWO, **sizes)
+    logged = {"env_id": "goals:tests/Runner-v0", "log_info": ("steps", "steps:last")}
+    config = dqn.Config(asynchronous=asynchronous, **logged, **TWO, **sizes)
     pipeline, told, expected = builder("dqn")(config), [], []
     learn = pipeline.learn
 
     def watched(batch):
         done = batch["next", "done"].squeeze(-1)
-        lengths = batch["next", "observation"][done].flatten().int()
-        expected.append(sorted(float(length % 2 == 0) for length in lengths))
-        told.append(sorted(pipeline.collector.successes))
+        seen = batch["next", "observation"].squeeze(-1).int()
+        found, ends = pipeline.collector.infos, seen[done].tolist()
+        expected.append(sorted(float(length % 2 == 0) for length in ends))
+        told.append(sorted(success for *_, success in found.successes))
+        assert found.sums == {"info/steps": (seen.sum(), seen.numel()), "info/steps_last": (sum(ends), len(ends))}
         return learn(batch)
 
     pipeline.learn = watched

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from comparing import fingerprint
+from kinds import acts, masked, reads
 from resuming import go, killed, make_config
 
 from rlpipe.errors import ConfigError, TrainingError
@@ -32,13 +33,14 @@ pytestmark = pytest.mark.slow
 
 TOKEN = "0123456789abcdef" * 4
 TWO = {"collector": "ray", "num_collectors": 2}
+SMALL = {"num_envs": 4, "rollout_steps": 8, "minibatch_size": 8, "total_frames": 64, "hidden": (8,), "eval_every": None}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_ray():
     with pytest.MonkeyPatch.context() as patch:
-        # where `fragile` is
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "helpers"))
+        # where `fragile` and `kinds` are
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "helpers"), prepend=os.pathsep)
         connection = ray_connection.RayConnection(None, 2)
     yield
     connection.close()
@@ -85,6 +87,30 @@ def test_one_collector_gives_the_same_run_as_none(algorithm, kind, tmp_path):
     for name in ("environments", "line"):
         local.pop(name), on_ray.pop(name)
     assert on_ray == local
+
+
+@pytest.mark.parametrize("env_id", [reads("nested", "position"), acts("nested"), masked("each")])
+def test_nested_spaces_are_collected_as_in_one_process(env_id, tmp_path):
+    sizes = {"num_envs": 2, "rollout_steps": 8, "minibatch_size": 8, "total_frames": 64, "hidden": (8,)}
+    config = ppo.Config(env_id=f"kinds:{env_id}", eval_every=None, log_info=("steps",), **sizes)
+    go(tmp_path / "local", "ppo", config)
+    go(tmp_path / "ray", "ppo", replace(config, collector="ray"))
+    local, on_ray = fingerprint(tmp_path / "local"), fingerprint(tmp_path / "ray")
+    for name in ("environments", "line"):
+        local.pop(name), on_ray.pop(name)
+    assert on_ray == local
+
+
+def test_numbers_of_infos_are_those_of_all_collectors():
+    config = ppo.Config(env_id="goals:tests/Runner-v0", log_info=("steps:last",), **TWO, **SMALL)
+    pipeline = builder("ppo")(config)
+    try:
+        for batch in pipeline.collector:
+            lengths = batch["next", "observation"][batch["next", "done"].squeeze(-1)]
+            assert pipeline.collector.infos.sums == {"info/steps_last": (lengths.sum(), len(lengths))}
+            assert len(pipeline.collector.infos.successes) == len(lengths) > 5
+    finally:
+        pipeline.close()
 
 
 def test_two_collectors_go_on_to_the_bit(tmp_path):

@@ -28,10 +28,12 @@ from rlpipe.pipelines.collectors.worker import WorkerCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs.loggers.loggers import batch_scalars
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.session import run_recipe
-from rlpipe.pipelines.training.finished_episodes import EpisodeCounter
+from rlpipe.pipelines.training.finished_episodes import Ended, EpisodeCounter
 from rlpipe.pipelines.training.loop import train
+from rlpipe.pipelines.training.metrics import Line
 from rlpipe.scripts.main import run
 
 
@@ -191,7 +193,9 @@ def test_successes_of_workers():
     for _ in range(2):
         batch = next(batches)
         done = batch["next", "done"].squeeze(-1).T
-        assert worker.report()["successes"] == won(batch["next", "step_count"].squeeze(-1).T[done])
+        assert [each for *_, each in worker.report()["infos"].successes] == won(
+            batch["next", "step_count"].squeeze(-1).T[done]
+        )
     worker.shutdown()
 
 
@@ -245,6 +249,53 @@ def test_a_run_writes_them(tmp_path, capsys):
     assert f"success {rate:.1%}" in capsys.readouterr().out
     assert run(["resume", str(folder)]) == 0
     assert f"success  {rate:.1%} of them" in capsys.readouterr().out
+
+
+def rows_of(folder, name="metrics"):
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("log_every", [1, 1000])
+def test_a_run_logs_numbers_of_its_infos(tmp_path, log_every, caplog):
+    keys = ("steps", "steps:last", "reward.forward", "nothing")
+    options = {"num_envs": 2, "rollout_steps": 14, "minibatch_size": 28, "total_frames": 84, "log_every": log_every}
+    kept = {"final_eval_episodes": 2, "eval_every": None, "env_id": "tests/Runner-v0", **options}
+    run_recipe("ppo", folder=tmp_path / "run", log_info=keys, **kept)
+    lengths, rows = [], rows_of(tmp_path / "run")
+    for row in rows:
+        lengths += row["lengths"]
+        assert row["info/steps_last"] == pytest.approx(np.mean(row["lengths"]))
+        assert row["info/reward.forward"] == pytest.approx(2 * row["info/steps"])
+        assert "info/nothing" not in row
+    if log_every > 1:
+        # of all steps together, whatever the lengths of batches; but for two episodes that have not ended
+        (row,) = rows
+        whole = sum(length * (length + 1) / 2 for length in lengths)
+        assert 0 <= row["info/steps"] * 84 - whole <= 20
+    (words,) = [each for each in caplog.messages if "log_info" in each]
+    assert words.endswith("no info has had a number for info/nothing so far; an info has the numbers is_success, steps")
+    # what is logged changes nothing
+    run_recipe("ppo", folder=tmp_path / "silent", **kept)
+    drop = ("info/steps", "info/steps_last", "info/reward.forward", "seconds", "frames_per_second")
+    silent, logged = (
+        [{key: value for key, value in row.items() if key not in drop} for row in rows_of(tmp_path / name)]
+        for name in ("silent", "run")
+    )
+    assert silent == logged
+
+
+def test_loggers_get_numbers_of_infos_in_a_group_of_their_own():
+    assert batch_scalars({"info/speed": 2.0, "loss_td": 1.0}, [], []) == {"info/speed": 2.0, "loss/td": 1.0}
+
+
+def test_a_line_continues_with_the_numbers_of_a_checkpoint():
+    line, other = Line(), Line()
+    line.add({"updates": 1}, Ended([], [], [], {"info/a": (3.0, 2), "info/b": (0.0, 0)}))
+    other.load_state_dict(json.loads(json.dumps(line.state_dict())))
+    other.add({"updates": 1}, Ended([], [], [], {"info/a": (5.0, 2), "info/b": (1e400, 1)}))
+    assert other.means() == {"info/a": 2.0, "updates": 2}
+    with pytest.raises(ValueError, match="info/a is not a list of numbers"):
+        line.load_state_dict({**line.state_dict(), "infos": [{"info/a": "x"}]})
 
 
 def test_a_line_has_the_rate_of_its_episodes(tmp_path):

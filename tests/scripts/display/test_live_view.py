@@ -109,6 +109,15 @@ def test_all_facts_are_shown_at_any_size_and_nothing_is_wider(width, height):
     assert sum("█" in row for row in rows) >= 2
 
 
+def test_an_evaluation_says_how_often_it_succeeded(capsys):
+    evaluation = Progress("evaluated", 1000, evaluation=Evaluation((1.0, 3.0), (2, 2), (1.0, None)))
+    assert "success 100.0%" in " ".join(drawn(told(facts(), evaluation), 80, 24))
+    assert "success" not in " ".join(drawn(usual(), 80, 24))
+    lines = PlainLines("ppo", facts(), lambda: 0.0)
+    lines(evaluation)
+    assert capsys.readouterr().err == "ppo: evaluation 2.00 +- 1.00 (1.00 to 3.00), success 100.0% at frame 1,000\n"
+
+
 def test_the_curves_grow_with_the_terminal():
     heights = [sum(any(mark in row for mark in BLOCKS) for row in drawn(usual(), 80, rows)) for rows in (15, 24, 50)]
     assert heights == [4, 8, 16]

@@ -100,6 +100,12 @@ def test_groups_curves_and_pairs():
     assert data["across"] is None
 
 
+def test_success_rates_are_those_of_the_final_evaluations():
+    for seed, successes in enumerate(([1.0, 0.0, None], None)):
+        write_run(f"runs/{seed}", seed=seed, successes=successes)
+    assert [run["success"] for run in read()["groups"][0]["runs"]] == [0.5, None]
+
+
 def test_long_curves_are_thinned():
     folder = write_run("runs/a")
     rows = [{"frames": at, "final": at == 1000, "returns": [2.0 * at]} for at in range(1, 1001)]

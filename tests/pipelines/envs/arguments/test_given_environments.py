@@ -145,7 +145,7 @@ REFUSED = {
     "another class": (int, {}, "^env_id is <class 'int'>; expected an id"),
     "no function": ("sized:LIMIT", {}, "^env-id 'sized:LIMIT' is 6; expected an id"),
     "misspelt": ("sized:make_size", {}, "registers no 'make_size'; it registers tests/Sized-v0"),
-    "vector": (lambda: sized.make_several(), {}, "what it makes is a vector environment; expected a single one"),
+    "vector": (sized.make_several, {}, "what it makes is a vector environment; expected a single one"),
     "vector instance": (gym.make_vec("CartPole-v1", 2), {}, "which is a vector environment; expected a single one"),
     "none": (sized.makes_none, {}, "^env-id is 'sized:makes_none', which made None, as a function without a return"),
     "raises": (sized.breaks, {}, "^env-id 'sized:breaks' cannot be made: RuntimeError: no licence"),
@@ -160,7 +160,7 @@ REFUSED = {
     "of its base": (
         "HalfCheetah-v5",
         {"kwargs": {"camera": 3}},
-        "takes no argument 'camera'; it takes xml_file, frame",
+        "takes no argument 'camera'; it takes xml_file",
     ),
     "of an instance": (USED, {"kwargs": {"size": 3}}, "^env_kwargs are size, and env_id is made already: a Sized"),
     "render_mode": (Sized, {"kwargs": {"render_mode": "rgb_array"}}, "^env-kwargs has 'render_mode', which rlpipe"),
@@ -179,7 +179,7 @@ REFUSED = {
     "its argument": (
         Sized,
         {"wrappers": ((Doubled, {"facto": 1}),)},
-        "^wrapper: sized:Doubled takes no argument 'facto'",
+        "^wrapper: sized:Doubled takes no argument",
     ),
     "its need": (Sized, {"wrappers": (TransformReward,)}, "TransformReward needs an argument 'func', which is not"),
     "one text": (Sized, {"wrappers": "sized:Doubled"}, "^wrappers is 'sized:Doubled'; expected a tuple of wrappers"),
@@ -206,7 +206,7 @@ def test_a_function_without_a_render_mode_is_drawn_by_none():
     with pytest.raises(
         ConfigError, match="^env-id is '<lambda>', whose render_mode is None, and 'rgb_array' is needed"
     ):
-        make_env(EnvConfig(lambda: Sized()), render_mode="rgb_array")
+        make_env(EnvConfig(lambda: Sized(3)), render_mode="rgb_array")
     env = make_env(EnvConfig(make_sized), render_mode="rgb_array")
     env.reset()
     assert env.base_env.envs.envs[0].render().shape == (40, 40, 3)

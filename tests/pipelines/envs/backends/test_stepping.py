@@ -99,14 +99,14 @@ class Tells(SameStepCartPole):
         ({"is_success": np.array([True, False])}, [(2, 0, 1.0), (2, 1, 0.0)]),
         ({"is_success": np.array([0.5, 1.0]), "_is_success": np.array([True, False])}, [(2, 0, 0.5)]),
         ({"is_success": np.array([None, "yes"])}, []),
-        (np.array([{"is_success": True}, None], dtype=object), []),
+        (np.array([{"is_success": True}, None], dtype=object), [(2, 0, 1.0)]),
     ],
 )
 def test_successes_of_a_vector_environment_of_one_piece(told, expected):
     env = VectorEnv(Tells(told), seed=0)
-    env.successes.start()
+    env.infos.start()
     walk(env, 3)
-    assert env.successes.take() == expected
+    assert env.infos.take().successes == expected
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
