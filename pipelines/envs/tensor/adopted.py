@@ -18,6 +18,7 @@ from rlpipe.pipelines.envs.entries import Key, name_of
 from rlpipe.pipelines.envs.tensor.env import COUNTERS, FLAGS, Move, Spaces, TensorEnv, Tensors
 
 _SUCCESS = "is_success"
+_NOTHING = np.zeros(0, dtype=bool)
 
 
 class AdoptedEnv(TensorEnv):
@@ -75,11 +76,16 @@ class AdoptedEnv(TensorEnv):
             following.set(key, after[key].unsqueeze(-1))
         root = step_mdp(self._stepped, exclude_action=True)
         if done.any():
-            if _SUCCESS in self._keys:
-                told = {_SUCCESS: after[_SUCCESS].cpu().numpy().reshape(-1)}
-                self.infos.read(told, done.cpu().numpy(), ended=True)
+            self._note(done, after)
             root = self._inner.reset(root.set("_reset", done.unsqueeze(-1))).clone()
+        else:
+            self.infos.read({}, _NOTHING, ended=False)
         return self._carry(root)
+
+    def _note(self, done: Tensor, after: Tensors) -> None:
+        """Note the successes of the environments of `done`, if an info reader put them among the observations."""
+        reported = {_SUCCESS: after[_SUCCESS].cpu().numpy().reshape(-1)} if _SUCCESS in self._keys else {}
+        self.infos.read(reported, done.cpu().numpy(), ended=True)
 
     def _begin(self, seed: int | None) -> Tensors:
         if seed is not None:

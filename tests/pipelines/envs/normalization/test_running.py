@@ -317,16 +317,34 @@ def test_another_transform_before_it_takes_the_stock_path():
     assert batches[0]["observation"].abs().max() <= 10
 
 
-def test_an_evaluation_holds_the_statistics():
+def test_results_are_clipped():
+    env = make_env(EnvConfig("tests/Counting-v0"), seed=0, transforms=[RunningObservationNorm(clip=0.5)])
+    batch = next(iter(SyncDataCollector(env, make_actor(env), frames_per_batch=30, total_frames=30)))
+    assert {float(each) for each in (batch["observation"].min(), batch["observation"].max())} == {-0.5, 0.5}
+    assert float(batch["next", "observation"].max()) == 0.5
+    assert env.observation_spec["observation"].is_in(batch["observation"][:, 0])
+
+
+def test_an_evaluation_holds_the_statistics(monkeypatch):
+    copies, clone = [], RunningObservationNorm.clone
+
+    def noted(norm):
+        copies.append(clone(norm))
+        return copies[-1]
+
+    monkeypatch.setattr(RunningObservationNorm, "clone", noted)
     norms = [RunningObservationNorm(), RunningRewardNorm(0.9)]
     env = make_env(EnvConfig("tests/Far-near-v0", 4), seed=0, transforms=norms)
     actor, config = make_actor(env), EnvConfig("tests/Far-near-v0")
     with pytest.raises(ConfigError, match="RunningObservationNorm has no statistics yet"):
         evaluate(actor, config, episodes=2, seed=1, transforms=[RunningObservationNorm()])
     collected(SyncDataCollector, env, actor, 30)
+    copies.clear()
     before = str([norm.state_dict() for norm in norms])
     few, many = (evaluate(actor, config, episodes=n, seed=1, transforms=norms) for n in (3, 60))
     assert str([norm.state_dict() for norm in norms]) == before
+    assert len(copies) >= 2
+    assert {str(each.state_dict()) for each in copies} == {str(norms[0].state_dict())}
     # the same statistics from the first episode to the last, and returns of the environment
     assert few.returns == many.returns[:3]
     assert {value % 1 for value in many.returns} == {0.0}
