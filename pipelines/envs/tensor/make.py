@@ -36,7 +36,8 @@ def make_tensor_env(
         given = given.make
     if is_torchrl(given) or given is not spec.entry_point:
         return _adopt(given, config, spec, seed=seed, render_mode=render_mode, device=device)
-    plain = config.backend == "auto" and not config.is_wrapped and not config.kwargs and render_mode is None
+    changed = config.is_wrapped or config.kwargs or config.log_info
+    plain = config.backend == "auto" and not changed and render_mode is None
     if spec.id not in SIMULATORS or not plain:
         return None
     module, _, class_name = SIMULATORS[spec.id].partition(":")
@@ -74,6 +75,8 @@ def _adopt(
         raise ConfigError(f"{name} is a TorchRL environment: it has only backend 'auto', and rlpipe cannot draw it")
     if config.is_wrapped:
         raise ConfigError(f"{name} is a TorchRL environment, which takes no wrappers of Gymnasium; give it transforms")
+    if config.log_info:
+        raise ConfigError(f"{name} is a TorchRL environment, which has no infos; log_info needs one of Gymnasium")
     kwargs = as_arguments(config.kwargs, "kwargs").given()
     limit = config.max_episode_steps
     return adopt(given, name, config.num_envs, kwargs=kwargs, limit=limit, seed=seed, device=device)
