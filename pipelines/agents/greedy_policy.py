@@ -52,7 +52,8 @@ class GreedyPolicy(nn.Module):
             read = {key for part in modules for key in part.in_keys if key in base.spaces}
             self.keys: list[Key] = [key for key in base.spaces if key in read]
             self.specs: dict[Key, TensorSpec] = {key: with_raw.observation_spec[key][0] for key in self.keys}
-            self.action_keys: list[Key] = list(with_raw.action_keys)
+            # in the order of the policy's parts; TorchRL sorts its `action_keys` by depth
+            self.action_keys: list[Key] = list(with_raw.full_action_spec.keys(True, True))
             self.starts = {key: start for key in self.keys if (start := _start(base.spaces[key])) is not None}
             actions = leaves_of(base.envs.single_action_space, "action")
             self.casts = nn.ModuleList(_cast(actions[key].space) for key in self.action_keys)

@@ -24,7 +24,7 @@ MANY = Dict(
     parts=Tuple([Discrete(3), Box(0, 255, (2,), np.uint8)]),
 )
 SPACES = {
-    "Nested": (MANY, Dict(move=Discrete(3, start=1), arm=Tuple([Box(-1, 2, (2,), np.float32), MultiBinary(3)]))),
+    "Nested": (MANY, Dict(arm=Tuple([Box(-1, 2, (2,), np.float32), MultiBinary(3)]), move=Discrete(3, start=1))),
     "Dials": (Box(-1, 1, (3,), np.float32), MultiDiscrete([[2, 3], [4, 2]], start=[[0, 1], [-2, 3]])),
     "Masked": (Dict(seen=Discrete(3), action_mask=Tuple([MultiBinary(2), MultiBinary(3)])), MultiDiscrete([2, 3])),
     "Few": (Tuple([Discrete(3), Discrete(2)]), MultiDiscrete([2, 3], start=[0, 4])),
