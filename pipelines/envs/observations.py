@@ -26,7 +26,7 @@ def entries_of(space: Space[Any], actions: Space[Any]) -> dict[Key, Space[Any]]:
         ConfigError: an entry is of a kind that rlpipe does not take, or the action mask does not fit the actions.
     """
     entries = {key: leaf.space for key, leaf in leaves_of(space, "observation").items()}
-    if not (parts := _parts_of_mask(space)):
+    if not (parts := _parts_of_mask(space, actions)):
         return entries
     sizes = _choices(actions)
     found = [math.prod(leaf.space.shape or ()) for leaf in parts]
@@ -54,10 +54,13 @@ def _choices(actions: Space[Any]) -> list[int]:
     return counts
 
 
-def _parts_of_mask(space: Space[Any]) -> list[Leaf]:
-    """The leaves of an action mask, in the order of the actions."""
+def _parts_of_mask(space: Space[Any], actions: Space[Any]) -> list[Leaf]:
+    """The leaves of an action mask, in the order of the actions; in their own if they are not called like these."""
     leaves = leaves_of(space, "observation").items()
-    return [leaf for key, leaf in leaves if _is_mask(key)]
+    parts = {leaf.path[1:]: leaf for key, leaf in leaves if _is_mask(key)}
+    # Gymnasium sorts the names of some Dicts
+    order = [leaf.path for leaf in leaves_of(actions, "action").values()]
+    return [parts[path] for path in order] if set(order) == set(parts) else list(parts.values())
 
 
 def _is_mask(key: Key) -> bool:
@@ -70,15 +73,18 @@ class ObservationReader:
     Args:
         space: of one environment's observation, as the environment has it.
         read: the same with the types in which it is read, see `readable`.
+        actions: that the parts of an action mask are for.
         checker: of what is read.
         reuses_arrays: whether arrays must be copied, because the environment may write into them later.
     """
 
-    def __init__(self, space: Space[Any], read: Space[Any], checker: BatchChecker, *, reuses_arrays: bool) -> None:
+    def __init__(
+        self, space: Space[Any], read: Space[Any], actions: Space[Any], checker: BatchChecker, *, reuses_arrays: bool
+    ) -> None:
         self._checker = checker
         # contiguous rows, because matrix products round differently otherwise, and every path must agree
         self.as_array: Reader = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
-        masks, leaves = _parts_of_mask(space), leaves_of(read, "observation")
+        masks, leaves = _parts_of_mask(space, actions), leaves_of(read, "observation")
         own = leaves_of(space, "observation")
         readers = {
             key: _composed(leaf.get, self._reader(own[key].space, leaf.space))

@@ -82,7 +82,7 @@ class VectorEnv(EnvBase):
         read = readable(space)
         self.spaces = entries_of(read, actions)
         self._checker = BatchChecker(envs.num_envs, env_id, self.spaces)
-        reader = ObservationReader(space, read, self._checker, reuses_arrays=reuses_arrays)
+        reader = ObservationReader(space, read, actions, self._checker, reuses_arrays=reuses_arrays)
         self._read, self._last, self._as_array = reader.read, reader.last, reader.as_array
         self.seeds = ResetSeeds(seed, envs.num_envs, takes_list=isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)))
         self.infos = InfoLog(envs.num_envs, parse_keys(log_info))

@@ -4,12 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 from torchrl.data import Binary
 from torchrl.envs import ActionDiscretizer, ActionMask, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules import MLP, Network, encoder, policy_outputs, stochastic_actor
 from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, make_env
@@ -145,6 +146,36 @@ def test_a_mask_needs_discrete_actions():
         match=r"^the action space is Box.*; an action_mask needs Discrete or Multi",
     ):
         make_env(EnvConfig("tests/MaskedBox-v0", 2))
+
+
+class Ordered(gym.Env):
+    """Allows the action (0, 2) only; its mask has the same names as its actions, perhaps in another order."""
+
+    action_space = Dict(arm=Dict(turn=Discrete(3)), move=Discrete(3))
+
+    def __init__(self, flat):
+        mask = MultiBinary(6) if flat else Dict(move=MASK, arm=Dict(turn=MASK))
+        self.observation_space = Dict(observation=Discrete(2), action_mask=mask)
+        turn, move = np.eye(3, dtype=np.int8)[[0, 2]]
+        self.mask = np.concatenate([turn, move]) if flat else {"arm": {"turn": turn}, "move": move}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"observation": 0, "action_mask": self.mask}, {}
+
+    def step(self, action):
+        assert (action["arm"]["turn"], action["move"]) == (0, 2)
+        return {"observation": 0, "action_mask": self.mask}, 1.0, False, False, {}
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_parts_of_a_mask_belong_to_the_actions_of_the_same_name(flat):
+    env = make_env(EnvConfig(Ordered, 2, kwargs={"flat": flat}, max_episode_steps=4), seed=0)
+    assert env.rollout(8, break_when_any_done=False)["next", "reward"].all()
+    actions, first = env.full_action_spec, encoder(env.observation_spec)
+    network = Network(first, *MLP(first.features, policy_outputs(actions), (4,)))
+    actor = stochastic_actor(network, actions, torch.Generator().manual_seed(0), masked=True)
+    assert env.rollout(8, actor, break_when_any_done=False)["next", "reward"].all()
 
 
 SMALL = {"env_id": MAZE, "num_envs": 4, "max_episode_steps": 60, "lr_schedule": "constant"}
