@@ -80,13 +80,14 @@ def make_env(
     if tensors is not None:
         if config.log_info:
             notice(f"rlpipe: log_info: {config.env_id} is an environment of tensors, which has no info to log")
-        return _transformed(TransformedEnv, tensors, transforms)
-    assert envs is not None
+    made: Any = envs if tensors is None else tensors
     try:
-        base = VectorEnv(envs, seed=seed, reuses_arrays=False, log_info=config.log_info)
+        if tensors is not None:
+            return _transformed(TransformedEnv, tensors, transforms)
+        base = VectorEnv(made, seed=seed, reuses_arrays=False, log_info=config.log_info)
         return _transformed(transformed_class(base), base, transforms)
     except BaseException:
-        envs.close()
+        made.close()
         raise
 
 

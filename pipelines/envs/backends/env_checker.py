@@ -62,13 +62,13 @@ def make_checked(
     try:
         wrapped = env if wrap is None else wrap(env)
         check_wrappers(wrapped, spec.id)
-    except ConfigError:
+        for space, what in ((wrapped.observation_space, "observation"), (wrapped.action_space, "action")):
+            leaves_of(space, what)
+        return Checked(wrapped, who, log_info)
+    except BaseException:
         with contextlib.suppress(Exception):
             env.close()
         raise
-    for space, what in ((wrapped.observation_space, "observation"), (wrapped.action_space, "action")):
-        leaves_of(space, what)
-    return Checked(wrapped, who, log_info)
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
@@ -145,7 +145,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         if not (terminated or truncated):
             kept = self._infos.pick(info, ended=False) if self._logs_steps else {}
             return observation, reward, terminated, truncated, kept
-        return copied(observation), reward, terminated, truncated, self._infos.pick(info, ended=True)
+        # without entries that are not in the space
+        last = self._read(observation) if self._forms else observation
+        return copied(last), reward, terminated, truncated, self._infos.pick(info, ended=True)
 
     def close(self) -> None:
         """Close the environment; a failure is only shown as a notice, because the results are complete."""

@@ -113,8 +113,8 @@ class AdoptedEnv(TensorEnv):
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the environment."""
-        if not self._inner.is_closed:
-            self._inner.close()
+        # whatever `is_closed` says, as in `VectorEnv.close`
+        self._inner.close(raise_if_closed=False)
         super().close(raise_if_closed=raise_if_closed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Mapping
@@ -57,18 +58,29 @@ def adopt(
     env = make()
     if not isinstance(env, EnvBase):
         raise ConfigError(f"env-id is {name!r}, which made a {type(env).__name__}; expected an environment of TorchRL")
+    try:
+        batched = _batched(env, given, name, num_envs, make)
+        return AdoptedEnv(batched, name, limit=limit, seed=seed)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            env.close(raise_if_closed=False)
+        raise
+
+
+def _batched(env: EnvBase, given: Any, name: str, num_envs: int, make: Callable[[], EnvBase]) -> EnvBase:
+    """So many environments, of which `env` is the first or all."""
     if not env.batch_size:
         if isinstance(given, EnvBase) and num_envs > 1:
             raise ConfigError(f"num_envs is {num_envs}, and {name} is one environment; give the function that makes it")
         made = [env]
-        env = SerialEnv(num_envs, lambda: made.pop() if made else make())
-    elif len(env.batch_size) == 1 and env.batch_size[0] != num_envs:
+        return SerialEnv(num_envs, lambda: made.pop() if made else make())
+    if len(env.batch_size) == 1 and env.batch_size[0] != num_envs:
         raise BatchSizeError(
             f"num_envs is {num_envs}, and {name} has batch size {list(env.batch_size)}; set num_envs to "
             f"{env.batch_size[0]}, or let it take an argument num_envs",
             env.batch_size[0],
         )
-    return AdoptedEnv(env, name, limit=limit, seed=seed)
+    return env
 
 
 def _maker(given: Any, name: str, num_envs: int, kwargs: dict[str, Any], device: torch.device) -> Callable[[], EnvBase]:

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Text
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import (
     Autoreset,
@@ -95,6 +95,36 @@ def test_other_wrappers_see_whole_episodes(name):
     after = env.rollout(12, break_when_any_done=False)["next"]
     assert after["done"].squeeze(-1).sum(-1).tolist() == [2, 2]
     assert after["episode_reward"][after["done"]].tolist() == [10.0 if name == "scaled" else 5.0] * 4
+    env.close()
+
+
+class Closes(Cue):
+    """Observes text, and more than it says."""
+
+    def __init__(self, space):
+        self.observation_space, self.is_closed = space, False
+
+    def out(self):
+        place = np.zeros(1, np.float32)
+        return {"place": place, "nested": {"place": place, "more": None}, "more": {}}
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_an_environment_that_is_refused_is_closed():
+    made = []
+    with pytest.raises(ConfigError, match="rlpipe takes Box"):
+        make_env(EnvConfig(lambda: made.append(Closes(Text(3))) or made[0]))
+    assert [each.is_closed for each in made] == [True]
+
+
+def test_entries_that_are_not_in_the_space_are_left_out():
+    place = Box(-1, 1, (1,), np.float32)
+    env = make_env(EnvConfig(Closes, 2, kwargs={"space": Dict(place=place, nested=Dict(place=place))}), seed=0)
+    batch = env.rollout(12, break_when_any_done=False)
+    assert batch["next", "terminated"].sum() == 4
+    assert batch["next", "nested"].keys() == {"place"}
     env.close()
 
 

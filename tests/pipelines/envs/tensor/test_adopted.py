@@ -12,7 +12,7 @@ from torchrl.envs.utils import check_env_specs
 from rlpipe.errors import ConfigError
 from rlpipe.modules import MLP, CategoricalActor
 from rlpipe.pipelines.collectors.evaluation import evaluate
-from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, make_env
 from rlpipe.pipelines.envs.tensor.adopted import AdoptedEnv, space_of
 
 
@@ -175,6 +175,21 @@ def test_what_does_not_fit_is_refused_in_one_line(given, options, message):
         make_env(EnvConfig(given, 2, **options))
     assert not caught.value.args[0].startswith("<")
     assert "\n" not in str(caught.value)
+
+
+class Closes(Walk):
+    closes = 0
+
+    def close(self, **options):
+        self.closes += 1
+
+
+@pytest.mark.parametrize(("num_envs", "transforms"), [(3, []), (4, [OneHotObservation()])])
+def test_what_is_refused_is_closed(num_envs, transforms):
+    env = Closes()
+    with pytest.raises(ConfigError):
+        make_env(EnvConfig(lambda batch_size: env, num_envs), transforms=transforms)
+    assert env.closes
 
 
 def test_every_spec_that_rlpipe_takes_is_a_space():
