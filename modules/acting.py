@@ -67,8 +67,23 @@ def _modules(network: nn.Module) -> Iterator[nn.Module]:
 
 def _joined(layers: Any) -> Layer:
     """`Encoder.forward` over its layers."""
-    parts = [straight(each) for each in layers]
-    return lambda *entries: torch.cat([part(entry) for part, entry in zip(parts, entries, strict=True)], -1)
+    parts, dtype = [straight(each) for each in layers], torch.get_default_dtype()
+    only_casts = all(_only_casts(each) for each in layers)
+
+    def join(*entries: Tensor) -> Tensor:
+        if only_casts and len(entries) == len(parts):
+            joined = torch.cat(entries, -1)
+            # no entry was of a larger type, so each was cast as its layer does
+            if joined.dtype is dtype:
+                return joined
+        return torch.cat([part(entry) for part, entry in zip(parts, entries, strict=True)], -1)
+
+    return join
+
+
+def _only_casts(layer: nn.Module) -> bool:
+    plain = type(layer) is Flatten and _is_plain(layer)
+    return plain and layer.dims == 1 and layer.scale is None and layer.offset is None
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -91,7 +106,7 @@ def _layer(module: nn.Module, fresh: bool) -> Layer:
     if type(module) is nn.Linear:
         weight, bias = module.weight, module.bias
         return lambda x: F.linear(x, weight, bias)
-    if type(module) is Flatten and module.dims == 1 and module.scale is None and module.offset is None:
+    if _only_casts(module):
         dtype = torch.get_default_dtype()
         return lambda x: x if x.dtype is dtype else x.to(dtype)
     if type(module) is Tanh and fresh:

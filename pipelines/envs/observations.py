@@ -86,14 +86,13 @@ class ObservationReader:
         self.as_array: Reader = functools.partial(np.array, order="C") if reuses_arrays else np.ascontiguousarray
         masks, leaves = _parts_of_mask(space, actions), leaves_of(read, "observation")
         own = leaves_of(space, "observation")
-        readers = {
-            key: _composed(leaf.get, self._reader(own[key].space, leaf.space))
+        self._readers: list[tuple[Key, Reader, Reader]] = [
+            (key, leaf.get, self._reader(own[key].space, leaf.space))
             for key, leaf in leaves.items()
             if not _is_mask(key)
-        }
+        ]
         if masks:
-            readers[MASK] = functools.partial(_read_mask, masks)
-        self._readers = list(readers.items())
+            self._readers.append((MASK, functools.partial(_flat, masks), _as_bool))
 
     def _reader(self, own: Any, read: Any) -> Reader:
         if isinstance(read, Box):
@@ -106,7 +105,7 @@ class ObservationReader:
 
     def read(self, observation: Any) -> Arrays:
         """The entries of a batch of observations."""
-        return {key: read(observation) for key, read in self._readers}
+        return {key: read(get(observation)) for key, get, read in self._readers}
 
     def last(self, observed: Arrays, final: Any, done: np.ndarray) -> Arrays:
         """The true next observations of a step: `final` for the environments of `done`, else `observed`."""
@@ -147,13 +146,12 @@ def _stacked(rows: list[Any]) -> Any:
     return np.stack(rows)
 
 
-def _composed(get: Reader, read: Reader) -> Reader:
-    return lambda observation: read(get(observation))
+def _flat(parts: list[Leaf], observation: Any) -> np.ndarray:
+    """The parts of a mask side by side, `[num_envs, choices]`."""
+    each: list[np.ndarray] = [part.get(observation) for part in parts]
+    flat = [array.reshape(len(array), -1) for array in each]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat, 1)
 
 
-def _read_mask(parts: list[Leaf], observation: Any) -> np.ndarray:
-    if len(parts) == 1:
-        mask: np.ndarray = parts[0].get(observation)
-        return mask.astype(bool).reshape(len(mask), -1)
-    flat = [array.reshape(len(array), -1) for array in (part.get(observation) for part in parts)]
-    return np.concatenate(flat, 1).astype(bool)
+def _as_bool(mask: np.ndarray) -> np.ndarray:
+    return mask.astype(bool)

@@ -213,10 +213,9 @@ class VectorEnv(EnvBase):
 
 def as_tensor(key: Key, array: np.ndarray) -> torch.Tensor:
     """An array of `VectorEnv.root` or `advance` as the tensor of its spec, sharing memory where it can."""
-    if key == "episode_reward":
-        array = array.astype(np.float32)
-    tensor = torch.from_numpy(array)
-    return tensor.unsqueeze(-1) if key in _COUNTED else tensor
+    if key not in _COUNTED:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.astype(np.float32) if key == "episode_reward" else array).unsqueeze(-1)
 
 
 def as_tensordict(arrays: Arrays) -> TensorDict:

@@ -57,7 +57,11 @@ class BatchChecker:
 
     def accepts(self, observed: Arrays) -> bool:
         """Whether float32 can hold all numbers of arrays like the last step's; `False` means perhaps not."""
-        return all(norm(observed[key].ravel()) <= _LARGEST for key, norm in self._norms)
+        # a loop, because a generator takes longer
+        for key, norm in self._norms:
+            if not norm(observed[key].ravel()) <= _LARGEST:
+                return False
+        return True
 
     def check_final(self, observed: Arrays, done: np.ndarray) -> None:
         """Check the last observations of the environments of `done`; a `TrainingError` names the first fault."""

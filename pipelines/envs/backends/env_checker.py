@@ -169,7 +169,8 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         try:
             for get, shape, dtype in self._forms:
                 array = get(observation)
-                if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                # a type that is equal but another object takes the longer way
+                if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
                     return False
         except (KeyError, IndexError, TypeError):
             return False
