@@ -82,8 +82,9 @@ def _joined(layers: Any) -> Layer:
 
 
 def _only_casts(layer: nn.Module) -> bool:
-    plain = type(layer) is Flatten and _is_plain(layer)
-    return plain and layer.dims == 1 and layer.scale is None and layer.offset is None
+    if type(layer) is not Flatten or not _is_plain(layer):
+        return False
+    return layer.dims == 1 and layer.scale is None and layer.offset is None
 
 
 def _is_plain(module: nn.Module) -> bool:

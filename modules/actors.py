@@ -13,7 +13,7 @@ from torchrl.data import Bounded, TensorSpec, Unbounded
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from rlpipe.modules.base import FINE, TensorModule, keys_read, needs_discrete
+from rlpipe.modules.base import FINE, TensorModule, check_outputs, keys_read, needs_discrete
 from rlpipe.modules.choices import joint_choices
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal, quadrature
 
@@ -31,16 +31,6 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return scores
     return scores.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
-
-
-def check_outputs(module: nn.Module, outputs: Tensor, expected: int, what: str = "one an action") -> Tensor:
-    """Check that `outputs` `[*B, n]` has as many numbers as expected, and return it; else raise a `ValueError`."""
-    if outputs.shape[-1:].numel() != expected:
-        raise ValueError(
-            f"the network of {type(module).__name__} gives {outputs.shape[-1:].numel()} numbers, expected {expected}: "
-            f"{what}"
-        )
-    return outputs
 
 
 class QActor(TensorModule):

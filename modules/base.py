@@ -99,6 +99,16 @@ def keys_read(network: nn.Module | None) -> list[NestedKey]:
     return keys
 
 
+def check_outputs(module: nn.Module, outputs: Tensor, expected: int, what: str = "one an action") -> Tensor:
+    """Check that `outputs` `[*B, n]` has as many numbers as expected, and return it; else raise a `ValueError`."""
+    if outputs.shape[-1:].numel() != expected:
+        raise ValueError(
+            f"the network of {type(module).__name__} gives {outputs.shape[-1:].numel()} numbers, expected {expected}: "
+            f"{what}"
+        )
+    return outputs
+
+
 _KINDS: dict[type[TensorSpec], str] = {
     MultiCategorical: "MultiDiscrete",
     Binary: "MultiBinary",

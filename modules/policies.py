@@ -15,8 +15,8 @@ from torch.distributions import Distribution
 from torchrl.data import Binary, Composite, TensorSpec
 from torchrl.data import Categorical as CategoricalSpec
 
-from rlpipe.modules.actors import CategoricalActor, GaussianActor, StochasticActor, check_outputs, only_allowed
-from rlpipe.modules.base import kind_of
+from rlpipe.modules.actors import CategoricalActor, GaussianActor, StochasticActor, only_allowed
+from rlpipe.modules.base import check_outputs, kind_of
 from rlpipe.modules.choices import Bernoulli, ChoiceLayout, MultiCategorical, nvec_of
 
 

@@ -21,7 +21,7 @@ from rlpipe.pipelines.build.environment import warn_of_unnamed
 from rlpipe.pipelines.build.pipeline import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
-from rlpipe.pipelines.config.env_arguments import ALIASES, with_aliases
+from rlpipe.pipelines.config.environment import ALIASES, with_aliases
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.devices import gpu_memory_for

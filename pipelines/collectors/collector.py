@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.collectors import Collector
-from torchrl.envs import DoubleToFloat, EnvBase, ObservationNorm, Transform, TransformedEnv
+from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
 from rlpipe.errors import ConfigError
@@ -20,15 +20,9 @@ from rlpipe.pipelines.collectors.env_state import LocalEnvState
 from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors
 from rlpipe.pipelines.devices import sent
 from rlpipe.pipelines.envs.entries import Arrays, Key
-from rlpipe.pipelines.envs.frozen_transforms import per_environment
-from rlpipe.pipelines.envs.normalization.running import (
-    RunningObservationNorm,
-    RunningRewardNorm,
-    observation_norms,
-    reads_raw,
-)
+from rlpipe.pipelines.envs.normalization.running import observation_norms
 from rlpipe.pipelines.envs.tensor.env import TensorEnv, as_column
-from rlpipe.pipelines.envs.transforms import POINTWISE
+from rlpipe.pipelines.envs.transforms import is_pointwise
 from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
 
 Tensors = dict[Key, Tensor]
@@ -137,7 +131,7 @@ class SyncDataCollector(Collector):
         return (
             isinstance(env, TransformedEnv)
             and isinstance(env.base_env, (VectorEnv, TensorEnv))
-            and all(_is_pointwise(transform, env) for transform in env.transform)
+            and all(is_pointwise(transform, env) for transform in env.transform)
             and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
             and not any(isinstance(key, tuple) and key not in env.action_keys for key in policy.out_keys)
             and not (self.compiled_policy or self.cudagraphed_policy)
@@ -271,26 +265,6 @@ def _check_parts(env: Any, policy: Any) -> None:
 def _is_recurrent(policy: Any) -> bool:
     modules = policy.modules() if isinstance(policy, nn.Module) else ()
     return any(hasattr(module, "make_tensordict_primer") for module in modules)
-
-
-def _is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
-    """Whether a transform is one of `POINTWISE`, not a subclass, and does not change actions.
-
-    The action's type does not matter: the environment casts it. A normalisation with statistics for each environment
-    does not fit a whole rollout, and one of an entry that a reset does not give (a reward) needs TorchRL's reset.
-    """
-    kind = type(transform)
-    if kind is RunningObservationNorm:
-        return reads_raw(transform, env)
-    if kind is ObservationNorm:
-        specs = (env.base_env.observation_spec, env.observation_spec)
-        shapes = [spec[key].shape for spec in specs for key in transform.in_keys if key in spec.keys()]  # noqa: SIM118
-        if len(shapes) < len(specs) * len(transform.in_keys):
-            return False
-        dims = max((len(shape) - 1 for shape in shapes), default=0)
-        if per_environment(transform.loc, transform.scale, dims):
-            return False
-    return kind in (*POINTWISE, RunningRewardNorm) and (kind is DoubleToFloat or not transform.in_keys_inv)
 
 
 def _stack_arrays(rows: list[Arrays]) -> Tensors:

@@ -12,12 +12,9 @@ from rlpipe.errors import ConfigError
 from rlpipe.losses.functional import Regression
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
-from rlpipe.pipelines.config.env_arguments import EnvArgumentsConfig
+from rlpipe.pipelines.config.environment import EnvironmentConfig
 from rlpipe.pipelines.config.fields import LARGEST, MANY, number
 from rlpipe.pipelines.devices import Execution, split_address
-from rlpipe.pipelines.envs.backends.choice import Backend
-from rlpipe.pipelines.envs.config import EnvConfig
-from rlpipe.pipelines.envs.reward_shaping import RewardShaping
 from rlpipe.pipelines.stopping import StoppingRule
 
 MOST_PROCESSES = 1_000
@@ -177,63 +174,6 @@ class LivesConfig:
 
     end_at_life_loss: bool = False
     """Treat a lost life as the end of an episode when learning; returns and evaluations cover whole games."""
-
-
-@dataclass(frozen=True)
-class EnvironmentConfig(EnvArgumentsConfig):
-    """The environment, and how its rewards and observations are changed."""
-
-    num_envs: int = number(1, at_least=1, at_most=1_000_000)
-    """Number of environments that step together."""
-    backend: Backend = "auto"
-    """`auto`: in one process, vectorised where possible; `async`: a process per environment; `envpool`: in C++, an
-    extra."""
-    max_episode_steps: int | None = number(None, at_least=1, at_most=1_000_000_000)
-    """Truncate episodes after this many steps instead of at the environment's own limit."""
-    reward_shaping: RewardShaping = "none"
-    """Learn from a reward shaped for CartPole, or `clip` rewards to [-1, 1]; reported returns are not shaped."""
-    shaping_steps: int = number(500, at_least=1, at_most=1_000_000_000)
-    """Steps after which `outcome` and `fall` count an episode as a success."""
-    normalize_observation: bool = False
-    """Normalise float observations by their running mean and standard deviation, which evaluations do not change."""
-    normalize_reward: bool = False
-    """Divide rewards by the running standard deviation of the discounted return; reported returns are unchanged."""
-    clip_observation: float = number(10.0, above=0, at_most=LARGEST)
-    """Largest absolute value of a normalised observation."""
-    clip_reward: float = number(10.0, above=0, at_most=LARGEST)
-    """Largest absolute value of a normalised reward."""
-    from_pixels: bool = False
-    """Observe the rendered environment instead: the last four images in grey, 84x84."""
-    log_info: tuple[str, ...] = ()
-    """Log numbers of `info` as `info/KEY`: `KEY` is the mean over steps, `KEY:last` that of episodes' last steps."""
-
-    @property
-    def env(self) -> EnvConfig:
-        """What `make_env` takes."""
-        return EnvConfig(
-            self.env_id,
-            self.num_envs,
-            self.backend,
-            self.max_episode_steps,
-            self.from_pixels,
-            kwargs=self.env_kwargs,
-            wrappers=self.wrapper,
-            frame_stack=self.frame_stack,
-            action_repeat=self.action_repeat,
-            time_aware=self.time_aware,
-            log_info=self.log_info,
-        )
-
-    def check_normalization(self) -> None:
-        """Check that no option of normalisation is without effect.
-
-        Raises:
-            ConfigError: names the field.
-        """
-        for what, instead in (("observation", ""), ("reward", "; --reward-shaping clip clips to [-1, 1] without it")):
-            clip = getattr(self, f"clip_{what}")
-            if clip != 10.0 and not getattr(self, f"normalize_{what}"):
-                raise ConfigError(f"clip_{what} is {clip}, which needs normalize_{what}{instead}")
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeVar
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.checkpoints.older import completed
+from rlpipe.pipelines.config.environment import EnvironmentConfig
 from rlpipe.pipelines.config.fields import MANY, check_fields, number
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.groups import (
     MOST_PROCESSES,
     CollectionConfig,
-    EnvironmentConfig,
     OptimizerConfig,
     RayConfig,
     StoppingConfig,

@@ -77,17 +77,16 @@ def make_env(
         envs = _make_vector_env(config, render_mode) if tensors is None else None
     except MadeForTorchRLError as made:
         tensors = adopt_made(made, config, spec, seed=seed, render_mode=render_mode, device=place)
-    if tensors is not None:
-        if config.log_info:
-            notice(f"rlpipe: log_info: {config.env_id} is an environment of tensors, which has no info to log")
-    made: Any = envs if tensors is None else tensors
+    if tensors is not None and config.log_info:
+        notice(f"rlpipe: log_info: {config.env_id} is an environment of tensors, which has no info to log")
+    opened: Any = envs if tensors is None else tensors
     try:
         if tensors is not None:
             return _transformed(TransformedEnv, tensors, transforms)
-        base = VectorEnv(made, seed=seed, reuses_arrays=False, log_info=config.log_info)
+        base = VectorEnv(opened, seed=seed, reuses_arrays=False, log_info=config.log_info)
         return _transformed(transformed_class(base), base, transforms)
     except BaseException:
-        made.close()
+        opened.close()
         raise
 
 

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, TensorSpec
-from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
+from torchrl.envs import DoubleToFloat, ObservationNorm, Transform, TransformedEnv
 from torchrl.envs.transforms import ObservationTransform
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.envs.frozen_transforms import per_environment
+from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm, reads_raw
 
 
 class OneHotObservation(ObservationTransform):
@@ -127,3 +129,23 @@ class BinObservation(ObservationTransform):
 
 POINTWISE = (OneHotObservation, ShapeReward, BinObservation, ObservationNorm, DoubleToFloat)
 """Transforms of single steps: a rollout transformed at once equals its steps transformed one by one."""
+
+
+def is_pointwise(transform: Transform, env: TransformedEnv) -> bool:
+    """Whether a transform is one of `POINTWISE`, not a subclass, and does not change actions.
+
+    The action's type does not matter: the environment casts it. A normalisation with statistics for each environment
+    does not fit a whole rollout, and one of an entry that a reset does not give (a reward) needs TorchRL's reset.
+    """
+    kind = type(transform)
+    if kind is RunningObservationNorm:
+        return reads_raw(transform, env)
+    if kind is ObservationNorm:
+        specs = (env.base_env.observation_spec, env.observation_spec)
+        shapes = [spec[key].shape for spec in specs for key in transform.in_keys if key in spec.keys()]  # noqa: SIM118
+        if len(shapes) < len(specs) * len(transform.in_keys):
+            return False
+        dims = max((len(shape) - 1 for shape in shapes), default=0)
+        if per_environment(transform.loc, transform.scale, dims):
+            return False
+    return kind in (*POINTWISE, RunningRewardNorm) and (kind is DoubleToFloat or not transform.in_keys_inv)

@@ -18,7 +18,6 @@ from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.actions import cast_of
 from rlpipe.pipelines.envs.backends.batch_checker import BatchChecker
 from rlpipe.pipelines.envs.backends.dtypes import readable
-from rlpipe.pipelines.envs.backends.env_checker import check_wrappers
 from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
 from rlpipe.pipelines.envs.backends.sync import copy_observations
 from rlpipe.pipelines.envs.entries import Arrays, Key, leaves_of, name_of, named
@@ -28,6 +27,7 @@ from rlpipe.pipelines.envs.infos.merging import merge_what_fits
 from rlpipe.pipelines.envs.observations import ObservationReader, entries_of
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import action_spec, done_spec, observation_spec
+from rlpipe.pipelines.envs.wrappers.learning import check_wrappers
 from rlpipe.warn_once import notice
 
 _COUNTED = frozenset({"reward", "terminated", "truncated", "done", "step_count", "episode_reward"})

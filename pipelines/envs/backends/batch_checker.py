@@ -57,8 +57,8 @@ class BatchChecker:
 
     def accepts(self, observed: Arrays) -> bool:
         """Whether float32 can hold all numbers of arrays like the last step's; `False` means perhaps not."""
-        # a loop, because a generator takes longer
-        for key, norm in self._norms:
+        # a generator takes longer
+        for key, norm in self._norms:  # noqa: SIM110
             if not norm(observed[key].ravel()) <= _LARGEST:
                 return False
         return True

@@ -18,12 +18,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
-from rlpipe.errors import ConfigError, TrainingError
+from rlpipe.errors import TrainingError
 from rlpipe.pipelines.envs.backends.atari_game import AtariGame, is_game
 from rlpipe.pipelines.envs.backends.dtypes import FaultError, cast, readable
 from rlpipe.pipelines.envs.entries import LEAVES, copied, is_of_boxes, leaves_of
 from rlpipe.pipelines.envs.infos.keys import InfoKey
 from rlpipe.pipelines.envs.infos.log import InfoPicker
+from rlpipe.pipelines.envs.wrappers.learning import check_wrappers
 from rlpipe.warn_once import notice, notice_mujoco
 
 Env = gym.Env[Any, Any]
@@ -39,10 +40,6 @@ _LENT = (
 )
 # the last `Checked` that reset an environment, by the id of the environment itself
 _users: weakref.WeakValueDictionary[int, Checked] = weakref.WeakValueDictionary()
-
-
-_STATISTICS = "RunningMeanStd"
-"""The class that keeps them, in Gymnasium and in copies of its wrappers."""
 
 
 def make_checked(
@@ -281,37 +278,3 @@ def _in_words(error: BaseException, what: str) -> str:
     if isinstance(error, ValueError) and "values to unpack" in str(error):
         words += f"; {what} is expected to return {_expected(what)}"
     return words
-
-
-def check_wrappers(env: gym.Env[Any, Any] | gym.vector.VectorEnv, env_id: object) -> None:
-    """Refuse an environment that is normalised by running statistics.
-
-    Each copy would have different ones, an evaluation would begin without any, and returns would be of normalised
-    rewards. Statistics that do not change (`update_running_mean` is False) are accepted.
-
-    Args:
-        env: with all its wrappers; of a vector environment, also those of its environments.
-        env_id: its name in messages.
-
-    Raises:
-        ConfigError: a wrapper learns; the message says what to use instead.
-    """
-    layer: Any = env
-    while isinstance(layer, (gym.Wrapper, gym.vector.VectorWrapper)):
-        held = vars(layer).items()
-        learned = [name for name, value in held if any(each.__name__ == _STATISTICS for each in type(value).__mro__)]
-        if learned and getattr(layer, "update_running_mean", True):
-            # Gymnasium's names are obs_rms and return_rms
-            of_rewards = any(name.startswith("re") for name in learned)
-            instead = (
-                "returns would be those of its normalised rewards; leave it out and use --normalize-reward"
-                if of_rewards
-                else "an evaluation would begin with none; leave it out and use --normalize-observation"
-            )
-            raise ConfigError(
-                f"env-id {env_id!r} has the wrapper {type(layer).__name__}, which learns statistics in each copy of "
-                f"the environment, and {instead}"
-            )
-        layer = layer.env
-    for each in getattr(layer, "envs", ())[:1]:
-        check_wrappers(each, env_id)

@@ -1,1 +1,1 @@
-"""Wrappers that options add to an environment: frame stack, action repeat, and the time that remains."""
+"""Wrappers that options add to an environment, and a check of those that users add."""

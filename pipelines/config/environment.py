@@ -1,4 +1,4 @@
-"""The fields of Configs that name an environment, its arguments, and what is put around it."""
+"""The fields of Configs about the environment: its name, its arguments, and how it is changed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.config.fields import number
+from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.envs.arguments.given import name_env
 from rlpipe.pipelines.envs.arguments.names import Arguments, as_arguments
 from rlpipe.pipelines.envs.arguments.wrapping import unnamed_wrappers, wrapper_names
-from rlpipe.pipelines.envs.config import MOST_REPEATS, MOST_STACKED
+from rlpipe.pipelines.envs.backends.choice import Backend
+from rlpipe.pipelines.envs.config import MOST_REPEATS, MOST_STACKED, EnvConfig
+from rlpipe.pipelines.envs.reward_shaping import RewardShaping
 from rlpipe.user_modules import UNNAMED
 
 ALIASES = {"env_id": "env", "wrapper": "wrappers"}
@@ -62,6 +64,63 @@ class EnvArgumentsConfig:
         for name in ("env_kwargs", "eval_env_kwargs"):
             found += [f"{name} {each}" for each in (getattr(self, name) or Arguments()).unwritten()]
         return found + [f"the wrapper {each}" for each in unnamed_wrappers(self.wrapper)]
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig(EnvArgumentsConfig):
+    """The environment, and how its rewards and observations are changed."""
+
+    num_envs: int = number(1, at_least=1, at_most=1_000_000)
+    """Number of environments that step together."""
+    backend: Backend = "auto"
+    """`auto`: in one process, vectorised where possible; `async`: a process per environment; `envpool`: in C++, an
+    extra."""
+    max_episode_steps: int | None = number(None, at_least=1, at_most=1_000_000_000)
+    """Truncate episodes after this many steps instead of at the environment's own limit."""
+    reward_shaping: RewardShaping = "none"
+    """Learn from a reward shaped for CartPole, or `clip` rewards to [-1, 1]; reported returns are not shaped."""
+    shaping_steps: int = number(500, at_least=1, at_most=1_000_000_000)
+    """Steps after which `outcome` and `fall` count an episode as a success."""
+    normalize_observation: bool = False
+    """Normalise float observations by their running mean and standard deviation, which evaluations do not change."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return; reported returns are unchanged."""
+    clip_observation: float = number(10.0, above=0, at_most=LARGEST)
+    """Largest absolute value of a normalised observation."""
+    clip_reward: float = number(10.0, above=0, at_most=LARGEST)
+    """Largest absolute value of a normalised reward."""
+    from_pixels: bool = False
+    """Observe the rendered environment instead: the last four images in grey, 84x84."""
+    log_info: tuple[str, ...] = ()
+    """Log numbers of `info` as `info/KEY`: `KEY` is the mean over steps, `KEY:last` that of episodes' last steps."""
+
+    @property
+    def env(self) -> EnvConfig:
+        """What `make_env` takes."""
+        return EnvConfig(
+            self.env_id,
+            self.num_envs,
+            self.backend,
+            self.max_episode_steps,
+            self.from_pixels,
+            kwargs=self.env_kwargs,
+            wrappers=self.wrapper,
+            frame_stack=self.frame_stack,
+            action_repeat=self.action_repeat,
+            time_aware=self.time_aware,
+            log_info=self.log_info,
+        )
+
+    def check_normalization(self) -> None:
+        """Check that no option of normalisation is without effect.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        for what, instead in (("observation", ""), ("reward", "; --reward-shaping clip clips to [-1, 1] without it")):
+            clip = getattr(self, f"clip_{what}")
+            if clip != 10.0 and not getattr(self, f"normalize_{what}"):
+                raise ConfigError(f"clip_{what} is {clip}, which needs normalize_{what}{instead}")
 
 
 def with_aliases(options: dict[str, Any], **given: Any) -> dict[str, Any]:
