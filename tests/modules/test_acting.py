@@ -193,3 +193,11 @@ def test_a_rollout_follows_weights_and_hooks_that_changed_since_the_last():
     network[0].register_forward_hook(lambda module, inputs, output: output + 1)
     check()
     collector.shutdown()
+
+
+@pytest.mark.parametrize("others", [torch.float32, torch.float64, torch.int64, torch.uint8])
+def test_entries_of_any_type_are_joined_as_they_are_cast(others):
+    joined = Network(Encoder({"place": Flatten((2,)), "rest": Flatten((3,))}), *MLP(5, 2, (4,)))
+    entries = torch.randn(6, 2), (torch.rand(6, 3, dtype=torch.float64) * 2e7 + 0.3).to(others)
+    with torch.inference_mode():
+        assert torch.equal(straight(joined)(*entries), joined(*entries))
