@@ -145,7 +145,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         if not (terminated or truncated):
             kept = self._infos.pick(info, ended=False) if self._logs_steps else {}
             return observation, reward, terminated, truncated, kept
-        return copied(observation), reward, terminated, truncated, self._infos.pick(info, ended=True)
+        # of a Dict only the entries of its space, which are arrays
+        last = copied(self._read(observation) if self._forms else observation)
+        return last, reward, terminated, truncated, self._infos.pick(info, ended=True)
 
     def close(self) -> None:
         """Close the environment; a failure is only shown as a notice, because the results are complete."""
