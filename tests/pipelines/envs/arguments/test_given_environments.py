@@ -174,8 +174,16 @@ REFUSED = {
     "no module": (Sized, {"wrappers": ("ClipReward",)}, "^wrappers has 'ClipReward'; expected module:Wrapper, such as"),
     "not found": (Sized, {"wrappers": ("sized:Double",)}, "has no 'Double'; did you mean sized:Doubled?"),
     "no such module": (Sized, {"wrappers": ("nowhere_to_be:A",)}, "there is no module 'nowhere_to_be'"),
-    "no JSON": (Sized, {"wrappers": ("sized:Doubled {factor: 1}",)}, "follows wrappers sized:Doubled is '{factor: 1}', which is not JSON"),
-    "no object": (Sized, {"wrappers": ("sized:Doubled [1]",)}, r"which is '\[1\]'; expected a JSON object"),
+    "no JSON": (
+        Sized,
+        {"wrappers": ("sized:Doubled {factor: 1}",)},
+        "follows wrappers sized:Doubled is '{factor: 1}', which is not JSON",
+    ),
+    "no object": (
+        Sized,
+        {"wrappers": ("sized:Doubled [1]",)},
+        r"follows wrappers sized:Doubled is '\[1\]'; expected a JSON object",
+    ),
     "its argument": (
         Sized,
         {"wrappers": ((Doubled, {"facto": 1}),)},
