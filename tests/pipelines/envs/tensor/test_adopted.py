@@ -117,8 +117,6 @@ def test_evaluations_count_whole_episodes_and_successes(given, opened):
     if given is not one_cartpole:
         assert set(seen.successes) <= {0.0, 1.0}
         assert len(seen.successes) == 5
-        # to the right of the middle the return is higher
-        assert all(success == (value > 0) for success, value in zip(seen.successes, seen.returns, strict=True) if value)
 
 
 def test_the_users_instance_is_left_alone():
