@@ -54,7 +54,9 @@ class ChoiceLayout(nn.Module):
         grid = (*flat.shape[:-1], self.choices, self.most)
         if self._even:
             return flat.reshape(grid)
-        return flat.index_select(-1, self.places).reshape(grid).masked_fill(self.outside, fill)
+        spread = flat.index_select(-1, self.places).reshape(grid)
+        # onnxruntime cannot fill booleans
+        return spread & ~self.outside if flat.dtype is torch.bool else spread.masked_fill(self.outside, fill)
 
 
 class MultiCategorical(Distribution):

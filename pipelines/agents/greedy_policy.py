@@ -52,10 +52,10 @@ class GreedyPolicy(nn.Module):
             read = {key for part in modules for key in part.in_keys if key in base.spaces}
             self.keys: list[Key] = [key for key in base.spaces if key in read]
             self.specs: dict[Key, TensorSpec] = {key: with_raw.observation_spec[key][0] for key in self.keys}
-            # in the order of the policy's parts; TorchRL sorts its `action_keys` by depth
-            self.action_keys: list[Key] = list(with_raw.full_action_spec.keys(True, True))
             self.starts = {key: start for key in self.keys if (start := _start(base.spaces[key])) is not None}
             actions = leaves_of(base.envs.single_action_space, "action")
+            # in the order of the space, as the policy's parts are; TorchRL's `action_keys` are sorted
+            self.action_keys: list[Key] = list(actions)
             self.casts = nn.ModuleList(_cast(actions[key].space) for key in self.action_keys)
         finally:
             with_raw.close()
@@ -156,7 +156,7 @@ class _Cast(nn.Module):
         self.whole = np.dtype(space.dtype).kind in "iub"
         low, high = (torch.from_numpy(each.astype(np.float64)) for each in (space.low, space.high))
         # the largest float64 that is not above the bound
-        below = torch.from_numpy(np.nextafter(high.numpy(), -np.inf))
+        below = torch.nextafter(high, torch.full_like(high, -torch.inf))
         limit = 2.0**63 if self.dtype is torch.int64 else 2.0**64
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", torch.where(high >= limit, below, high) if self.whole else high, persistent=False)

@@ -107,7 +107,7 @@ class MaskedEnv(TransformedEnv):
         if mask is None or getattr(self.action_spec, "mask", None) is not None:
             return drawn
         lots = torch.rand(mask.shape).masked_fill(~mask, -1.0)
-        # not `action_keys`, which TorchRL sorts by depth
+        # in the order of the mask; `action_keys` are sorted
         for key in self.full_action_spec.keys(True, True):
             action = drawn.get(key)
             sizes = _choices(self.full_action_spec[key], action[0].numel())

@@ -50,8 +50,8 @@ def check_arguments(
 def unknown_argument(name: str, taken: Collection[str], who: str) -> ConfigError:
     """The error for an argument that `who` does not take."""
     near = nearest(name, taken)
-    takes = f"it takes {', '.join(taken)}" if taken else "it takes none"
-    return ConfigError(f"{who} takes no argument {name!r}; {f'did you mean {near}?' if near else takes}")
+    takes = ", ".join(taken) if taken else "none"
+    return ConfigError(f"{who} takes no argument {name!r}; it takes {takes}{f'; did you mean {near}?' if near else ''}")
 
 
 def taken_by(make: Callable[..., Any], without: Collection[str] = ()) -> list[str]:

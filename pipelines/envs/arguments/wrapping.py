@@ -96,7 +96,7 @@ def _checked(text: str, what: str) -> str:
         raise ConfigError(f"{what} has {text!r:.100}; expected module:Wrapper, such as {_EXAMPLE}")
     if not rest.strip():
         return name
-    return f"{name} {json.dumps(read_json(rest.strip(), f'{what} has {name} with arguments, which'))}"
+    return f"{name} {json.dumps(read_json(rest.strip(), f'what follows {what} {name}'))}"
 
 
 def _parts(name: str) -> tuple[str, Arguments]:

@@ -142,9 +142,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         if not (terminated or truncated):
             kept = self._infos.pick(info, ended=False) if self._logs_steps else {}
             return observation, reward, terminated, truncated, kept
-        # without entries that are not in the space
-        last = self._read(observation) if self._forms else observation
-        return copied(last), reward, terminated, truncated, self._infos.pick(info, ended=True)
+        # of a Dict only the entries of its space, which are arrays
+        last = copied(self._read(observation) if self._forms else observation)
+        return last, reward, terminated, truncated, self._infos.pick(info, ended=True)
 
     def close(self) -> None:
         """Close the environment; a failure is only shown as a notice, because the results are complete."""

@@ -173,7 +173,7 @@ class RunningObservationNorm(Running):
     def _update(self, seen: TensorDictBase, rows: Tensor | None) -> None:
         """Add the observations of environments, `rows` of them `[*B, 1]`."""
         for key, moments in zip(self.in_keys, self.each(), strict=True):
-            value = seen.get(key).detach().double().cpu().reshape(-1, *moments.shape)
+            value = seen.get(key).detach().double().cpu().reshape(seen.numel(), *moments.shape)
             chosen = value if rows is None else value[rows.cpu().reshape(-1)]
             if len(chosen):
                 moments.update(chosen.numpy())

@@ -94,6 +94,26 @@ def test_transforms_of_actions_can_be_added_where_there_is_no_mask():
     assert env.rollout(4)["action"].shape[:2] == (2, 4)
 
 
+class Pairs(gym.Env):
+    """Allows the first of two `up` and the last of two `left`, which are not in the order of the alphabet."""
+
+    observation_space = Dict(seen=Discrete(2), action_mask=Box(0, 1, (4,), np.int8))
+    action_space = Dict(up=Discrete(2), left=Discrete(2))
+
+    def reset(self, *, seed=None, options=None):
+        return {"seen": 0, "action_mask": np.array([1, 0, 0, 1], np.int8)}, {}
+
+    def step(self, action):
+        return *self.reset()[:1], 0.0, False, False, {}
+
+
+def test_random_actions_of_a_dict_are_those_that_its_mask_allows():
+    env = make_env(EnvConfig(Pairs, 3), seed=0)
+    actions = env.rollout(10)["action"]
+    assert (actions["up"] == 0).all()
+    assert (actions["left"] == 1).all()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_maze_equals_single_mazes_step_by_step(backend):
     env = make_env(EnvConfig(MAZE, 3, backend, max_episode_steps=9), seed=0)

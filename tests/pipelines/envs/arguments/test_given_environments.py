@@ -151,7 +151,7 @@ REFUSED = {
     "raises": (sized.breaks, {}, "^env-id 'sized:breaks' cannot be made: RuntimeError: no licence"),
     "needs an argument": (sized.needs, {}, "^env-kwargs: sized:needs needs an argument 'size', which is not given"),
     "same instance": (lambda env=USED: env, {}, "gives the same object each time it is made, but 2 separate ones"),
-    "unknown argument": (Sized, {"kwargs": {"sise": 3}}, "takes no argument 'sise'; did you mean size?"),
+    "unknown argument": (Sized, {"kwargs": {"sise": 3}}, "takes no argument 'sise'; it takes size"),
     "of an id": (
         "FrozenLake-v1",
         {"kwargs": {"map": 3}},
@@ -174,8 +174,16 @@ REFUSED = {
     "no module": (Sized, {"wrappers": ("ClipReward",)}, "^wrappers has 'ClipReward'; expected module:Wrapper, such as"),
     "not found": (Sized, {"wrappers": ("sized:Double",)}, "has no 'Double'; did you mean sized:Doubled?"),
     "no such module": (Sized, {"wrappers": ("nowhere_to_be:A",)}, "there is no module 'nowhere_to_be'"),
-    "no JSON": (Sized, {"wrappers": ("sized:Doubled {factor: 1}",)}, "which is '{factor: 1}', which is not JSON"),
-    "no object": (Sized, {"wrappers": ("sized:Doubled [1]",)}, r"which is '\[1\]'; expected a JSON object"),
+    "no JSON": (
+        Sized,
+        {"wrappers": ("sized:Doubled {factor: 1}",)},
+        "follows wrappers sized:Doubled is '{factor: 1}', which is not JSON",
+    ),
+    "no object": (
+        Sized,
+        {"wrappers": ("sized:Doubled [1]",)},
+        r"follows wrappers sized:Doubled is '\[1\]'; expected a JSON object",
+    ),
     "its argument": (
         Sized,
         {"wrappers": ((Doubled, {"facto": 1}),)},

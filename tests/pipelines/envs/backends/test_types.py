@@ -5,7 +5,7 @@ import numpy as np
 import odd
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from walking import register, rollout
 
 from rlpipe.errors import TrainingError
@@ -96,6 +96,14 @@ def test_observations_that_become_the_spaces_own_without_loss(name):
     seen = rollout(register(Returns, kwargs={"space": space, "observation": observation}), steps=2)
     assert seen["next", "observation"].numpy().dtype == space.dtype
     assert seen["next", "observation"][1, 1].tolist() == ([1, 1] if "flags" in name else [1, 2])
+
+
+def test_entries_that_are_not_in_the_space_are_left_out_to_the_end_of_an_episode():
+    returned = {"place": np.ones(2, np.float32), "note": 3}
+    kwargs = {"space": Dict(place=BOX), "observation": returned, "terminated": True}
+    seen = rollout(register(Returns, kwargs=kwargs), steps=2)
+    assert "note" not in seen["next"]
+    assert (seen["next", "place"] == 1).all()
 
 
 @pytest.mark.parametrize("value", [3, np.int32(3), np.array(3), np.array([3]), torch.tensor([3])])

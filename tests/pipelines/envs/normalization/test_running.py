@@ -450,3 +450,17 @@ def test_large_observations_and_rewards_need_normalisation(seed, tmp_path):
     plain, normalised = (each["mean"] / 1e4 for each in scores)
     assert normalised > 9
     assert plain < 8
+
+
+class Empty(Counting):
+    """Has an entry of no numbers."""
+
+    observation_space = Dict(none=Box(-1.0, 1.0, (0,)), time=Box(-np.inf, np.inf, (1,), np.float64))
+
+    def out(self):
+        return {"none": np.zeros(0, np.float32), "time": super().out()}
+
+
+def test_an_entry_of_no_numbers_has_no_statistics_to_learn():
+    env = make_env(EnvConfig(Empty, 2), seed=0, transforms=[RunningObservationNorm()])
+    assert env.rollout(5, break_when_any_done=False)["none"].shape == (2, 5, 0)

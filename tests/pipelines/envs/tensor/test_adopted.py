@@ -156,7 +156,7 @@ class Fails(Walk):
         (Flat, {}, r"Flat has a reward of shape \[2, 2\]; expected \[2, 1\]"),
         (lambda num_envs: num_envs, {}, "which made a int; expected an environment of TorchRL"),
         (Fails, {}, "env-id '.*Fails' cannot be made: ValueError: no licence$"),
-        (Walk, {"kwargs": {"goals": 2.0}}, "Walk takes no argument 'goals'; did you mean goal"),
+        (Walk, {"kwargs": {"goals": 2.0}}, "Walk takes no argument 'goals'; it takes .*; did you mean goal"),
         (Walk(2), {"kwargs": {"goal": 2.0}}, "env_kwargs are goal, and env_id is made already: a Walk"),
         (Walk, {"frame_stack": 2}, "Walk is a TorchRL environment, which takes no wrappers of Gymnasium"),
         (
