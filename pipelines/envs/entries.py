@@ -18,6 +18,8 @@ from rlpipe.errors import ConfigError
 Key = str | tuple[str, ...]
 """A key of a TensorDict: that of a nested entry is a tuple."""
 Arrays = dict[Key, np.ndarray]
+COUNTERS = ("step_count", "episode_reward")
+"""Entries beside an observation that the environment counts."""
 LEAVES = (Box, Discrete, MultiDiscrete, MultiBinary)
 WRITTEN = (
     "action",

@@ -20,7 +20,7 @@ from rlpipe.pipelines.envs.backends.batch_checker import BatchChecker
 from rlpipe.pipelines.envs.backends.dtypes import readable
 from rlpipe.pipelines.envs.backends.snapshot import can_capture, capture, restore
 from rlpipe.pipelines.envs.backends.sync import copy_observations
-from rlpipe.pipelines.envs.entries import Arrays, Key, leaves_of, name_of, named
+from rlpipe.pipelines.envs.entries import COUNTERS, Arrays, Key, leaves_of, name_of, named
 from rlpipe.pipelines.envs.infos.keys import parse_keys
 from rlpipe.pipelines.envs.infos.log import InfoLog
 from rlpipe.pipelines.envs.infos.merging import merge_what_fits
@@ -30,7 +30,7 @@ from rlpipe.pipelines.envs.specs import action_spec, done_spec, observation_spec
 from rlpipe.pipelines.envs.wrappers.learning import check_wrappers
 from rlpipe.warn_once import notice
 
-_COUNTED = frozenset({"reward", "terminated", "truncated", "done", "step_count", "episode_reward"})
+_COUNTED = frozenset({"reward", "terminated", "truncated", "done", *COUNTERS})
 """Numbers of a step, which become columns."""
 Actions = np.ndarray | Arrays
 
@@ -233,7 +233,7 @@ def _shown(shapes: Mapping[Key, tuple[int, ...]]) -> object:
 def _make_root(observed: Arrays, fresh: np.ndarray | None, counted: Arrays) -> Arrays:
     """Observations, and counters that are 0 for environments of `fresh`, which begin an episode."""
     if fresh is None:
-        return {**observed, **{key: counted[key].copy() for key in ("step_count", "episode_reward")}}
+        return {**observed, **{key: counted[key].copy() for key in COUNTERS}}
     return {
         **observed,
         "step_count": np.where(fresh, 0, counted.get("step_count", 0)),

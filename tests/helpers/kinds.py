@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from rlpipe.pipelines.envs.entries import leaves_of, nest
+from rlpipe.pipelines.envs.entries import leaves_of, name_of, nest
 
 INFINITE = np.inf
 CAMERA = Box(0, 255, (1, 36, 36), np.uint8)
@@ -167,10 +167,6 @@ def drawn(space, random):
         return random.integers(2, size=space.shape).astype(np.int8)
     counts = space.nvec if isinstance(space, MultiDiscrete) else space.n
     return space.start + random.integers(counts)
-
-
-def name_of(key):
-    return key if isinstance(key, str) else ".".join(key)
 
 
 def reads(kind, key):

@@ -20,10 +20,9 @@ from torchrl.data import Bounded, Composite, TensorSpec
 from torchrl.envs import Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.envs.entries import Key
+from rlpipe.pipelines.envs.entries import COUNTERS, Key
 from rlpipe.pipelines.envs.normalization.moments import RunningMoments
 
-_COUNTERS = ("step_count", "episode_reward")
 _Step = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Of each entry: what to act on, normalised, and the mean and standard deviation that it was normalised by."""
 
@@ -92,7 +91,7 @@ class RunningObservationNorm(Running):
         return cast("list[RunningMoments]", list(self.moments))
 
     def _choose(self, spec: Composite) -> None:
-        entries = {key: each for key, each in spec.items(True, True) if key not in _COUNTERS}
+        entries = {key: each for key, each in spec.items(True, True) if key not in COUNTERS}
         floats = [key for key, each in entries.items() if each.dtype.is_floating_point]
         if not floats:
             kinds = ", ".join(f"{key!r} of {str(each.dtype).removeprefix('torch.')}" for key, each in entries.items())

@@ -14,8 +14,8 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.envs.entries import Key, name_of
-from rlpipe.pipelines.envs.tensor.env import COUNTERS, FLAGS, Move, Spaces, TensorEnv, Tensors
+from rlpipe.pipelines.envs.entries import COUNTERS, Key, name_of
+from rlpipe.pipelines.envs.tensor.env import FLAGS, Move, Spaces, TensorEnv, Tensors
 
 _SUCCESS = "is_success"
 _NOTHING = np.zeros(0, dtype=bool)

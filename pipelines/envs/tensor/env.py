@@ -16,14 +16,13 @@ from torchrl.envs import EnvBase
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.devices import moved
-from rlpipe.pipelines.envs.entries import Arrays, Key, name_of, named
+from rlpipe.pipelines.envs.entries import COUNTERS, Arrays, Key, name_of, named
 from rlpipe.pipelines.envs.infos.log import InfoLog
 from rlpipe.pipelines.envs.reset_seeds import ResetSeeds
 from rlpipe.pipelines.envs.specs import done_spec
 
 Tensors = dict[Key, Tensor]
 FLAGS = ("done", "terminated", "truncated")
-COUNTERS = ("step_count", "episode_reward")
 _HOST = torch.device("cpu")
 _NUMBERS = ("reward", *FLAGS, *COUNTERS)
 
