@@ -23,6 +23,7 @@ IMPORTERS = {
     "importlib.import_module(package)",
     "importlib.import_module(module)",
     "import_module(name, 'trust-module')",
+    "import_module(module, what)",
     "import_module(module, f'env-id is {env_id!r}')",
 }
 """Of what is not written out: a table of our own names is asked first, or (the last three) the user, who names a module

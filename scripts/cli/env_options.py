@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.envs.arguments.names import Arguments, read_json
 
 _OF_ARGUMENTS = ("env-kwargs", "eval-env-kwargs")
 _WRAPPER = "wrapper"
@@ -51,9 +50,16 @@ def _with_arguments(arguments: list[str], option: str) -> list[str]:
         if not dot and value.lower() == "none" and option != _OF_ARGUMENTS[0]:
             kept += [f"--{option}", "None"]
             continue
-        read = _one(written, key, value) if dot else read_json(value, written.removeprefix("--"))
+        read = _one(written, key, value) if dot else _read_json(value, written.removeprefix("--"))
         found = {**(found or {}), **read}
     return kept if found is None else [*kept, f"--{option}", json.dumps(found)]
+
+
+def _read_json(value: str, what: str) -> dict[str, Any]:
+    # loads Gymnasium, which a mistyped command does not need
+    from rlpipe.pipelines.envs.arguments.names import read_json
+
+    return read_json(value, what)
 
 
 def _one(written: str, key: str, value: str) -> dict[str, Any]:
@@ -91,12 +97,15 @@ def add_rule(registry: Any) -> None:
     from tyro.constructors import PrimitiveConstructorSpec
 
     def rule(info: Any) -> Any:
-        if info.type is not Arguments:
+        # by its name, because importing it loads Gymnasium
+        if getattr(info.type, "__name__", None) != "Arguments":
             return None
+        from rlpipe.pipelines.envs.arguments.names import Arguments
+
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="JSON",
-            instance_from_str=lambda words: Arguments(read_json(words[0], "env-kwargs")),
+            instance_from_str=lambda words: Arguments(_read_json(words[0], "env-kwargs")),
             is_instance=lambda each: isinstance(each, Arguments),
             str_from_instance=lambda given: [json.dumps(given)],
         )

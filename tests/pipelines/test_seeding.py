@@ -139,9 +139,9 @@ def test_no_two_environments_of_whole_runs_share_a_stream(tmp_path, monkeypatch)
     # the others were only drawn, to see whether it can be done
     used = [each for each in made if each.seeds]
     lengths = [len(each.resets) for each in used]
-    # a run: 2 to normalise by and 2 to train in, 1 and (once those are closed) 2 to evaluate in, 1 to draw
-    assert len(used) == 3 * (2 + 2 + 1 + 2 + 1)
-    assert sum(length > RESETS for length in lengths) == 3 * (2 + 2)
+    # a run: 2 to train in, 1 and (once those are closed) 2 to evaluate in, 1 to draw
+    assert len(used) == 3 * (2 + 1 + 2 + 1)
+    assert sum(length > RESETS for length in lengths) == 3 * 2
     assert len({each.seeds[0] for each in used}) == len(used)
     assert common(dict(enumerate(each.resets for each in used))) == []
 

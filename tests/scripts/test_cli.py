@@ -199,7 +199,6 @@ def test_help_of_a_command_lists_its_options(capsys, command):
         (["train", "ppo", "--lr", "nan"], "lr is nan; expected a finite number"),
         (["train", "ppo", "--backend", "threads"], "error: invalid choice 'threads' for argument '--backend'."),
         (["train", "ppo", "--env-id", "CartPool-v1"], "did you mean CartPole-v1"),
-        (["train", "ppo", "--env-id", "Blackjack-v1"], "observation space is Tuple"),
         (["train", "dqn", "--env-id", "Pendulum-v1"], "actions are a Box; DQN needs Discrete actions"),
         (["evaluate", "nothing-here"], "nothing-here is no run"),
         (["evaluate", "nothing-here", "--episodes", "0"], "episodes is 0; allowed is 1 or more"),

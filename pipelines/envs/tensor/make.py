@@ -36,7 +36,7 @@ def make_tensor_env(
         given = given.make
     if is_torchrl(given) or given is not spec.entry_point:
         return _adopt(given, config, spec, seed=seed, render_mode=render_mode, device=device)
-    changed = config.is_wrapped or config.kwargs or config.log_info
+    changed = config.is_wrapped or config.kwargs
     plain = config.backend == "auto" and not changed and render_mode is None
     if spec.id not in SIMULATORS or not plain:
         return None

@@ -263,7 +263,9 @@ def test_actions_are_noted_however_the_hook_is_used(tmp_path):
     with pytest.raises(InterruptedRunError, match="interrupted at frame"):
         go(tmp_path / "run", "a2c", config, interruption=interruption, during=during)
     saved = json.loads((newest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text())["content"]
-    assert ["actions", {"tensor": "actions"}] in saved["components"]["environments"]["dict"]
+    assert ["actions", {"dict": [["action", {"tensor": "actions/action"}]]}] in saved["components"]["environments"][
+        "dict"
+    ]
 
 
 def test_no_two_of_many_environments_share_their_stream():
