@@ -160,6 +160,15 @@ def pytest_terminal_summary(terminalreporter, config):
         )
 
 
+@pytest.fixture
+def own_ids():
+    """Forget the environments that a test registers, such as those of a page, which other tests run too."""
+    before = dict(gym.registry)
+    yield
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request):
     """Each device in turn: a test that takes it runs on the CPU, and with `--device cuda` on the GPU."""

@@ -122,7 +122,7 @@ class EnoughError(Exception):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_runs(page):
+def test_python_runs(page, own_ids):
     names = {"__name__": "__main__"}
     for block in blocks_of(page):
         excerpt = EXCERPT.match(block.text.split("\n")[0])

@@ -121,7 +121,7 @@ def test_the_coefficient_doubles_above_its_target_and_halves_below(share, beta):
     assert loss.adapt(batch, float(kl) / share) == beta
 
 
-def test_the_page_about_them_shows_what_runs():
+def test_the_page_about_them_shows_what_runs(own_ids):
     page = (FOLDER.parent / "docs" / "compose.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) >= 2
