@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class RlpipeError(Exception):
@@ -58,3 +59,13 @@ def first_line(error: BaseException) -> str:
 def exists_already(what: str, path: Path | str) -> ConfigError:
     """The error for an output that exists; `what` is the option that names it, such as `out` or `run-dir`."""
     return ConfigError(f"{what} {path} exists already; nothing was overwritten, name a new one")
+
+
+def shown(value: Any) -> str:
+    """`repr`, shortened to one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:
+        # Python refuses to print such integers
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"

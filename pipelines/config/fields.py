@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, shown
 
 MANY = 2**62
 """Upper bound of counts, such as frames: int64 holds sums of it."""
@@ -53,7 +53,7 @@ def check_fields(config: Any) -> None:
         if not _matches(value, hint):
             listed = get_origin(hint) is Literal
             expected = f"allowed are {', '.join(get_args(hint))}" if listed else f"expected {_words(hint)}"
-            raise ConfigError(f"{name} is {_shown(value)}; {expected}")
+            raise ConfigError(f"{name} is {shown(value)}; {expected}")
         # whole numbers would become tensors of another type
         object.__setattr__(config, name, _converted(value, hint))
     for each in dataclasses.fields(config):
@@ -97,16 +97,6 @@ def _converted(value: Any, hint: Any) -> Any:
     return float(value) if hint is float else value
 
 
-def _shown(value: Any) -> str:
-    """`repr`, shortened to one line."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:
-        # Python refuses to print such integers
-        return "a number of thousands of digits"
-    return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"
-
-
 def _words(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_words(arg) for arg in get_args(hint))
@@ -140,4 +130,4 @@ def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> 
         if any(broken for broken, _ in rules):
             limits = (at_least, above, at_most)
             allowed = " and ".join(words for (_, words), limit in zip(rules, limits, strict=True) if limit is not None)
-            raise ConfigError(f"{name} is {_shown(item)}; allowed is {allowed}")
+            raise ConfigError(f"{name} is {shown(item)}; allowed is {allowed}")

@@ -44,6 +44,7 @@ WRAPPED = {
     "wrapper": [(), ("gymnasium.wrappers:OrderEnforcing",), ('gymnasium.wrappers:ClipReward {"max_reward": 1}',)],
     "frame_stack": [1, 2],
     "action_repeat": [1, 3],
+    "log_info": [(), ("speed",), ("speed", "x.y:last")],
 }
 """What an environment is given, or put into, and is not slow."""
 SIZES = {"num_envs": 2, "rollout_steps": 8, "max_episode_steps": 8, "total_frames": 64, "eval_episodes": 1}
@@ -100,6 +101,8 @@ def fits(value: Any, field: Field) -> bool:
             isinstance(value, dict) and all(isinstance(name, str) for name in value) and "render_mode" not in value
         )
         return is_dict or (value is None and field.name == "eval_env_kwargs")
+    if field.name == "log_info":
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
     if field.name == "wrapper":
         return isinstance(value, (tuple, list)) and all(each in sum(WRAPPED["wrapper"], ()) for each in value)
     return any(_fits(value, hint, field.bounds) for hint in alternatives(field.hint))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.collectors.evaluation import MAX_EPISODE_STEPS, evaluate
 from rlpipe.pipelines.config.train import config_from_json
 from rlpipe.pipelines.envs import env_spec
@@ -166,7 +167,8 @@ def test_json(data):
     unknown = data.draw(st.dictionaries(st.text(max_size=8), json_values(), max_size=1))
     values = {name: value for name, value in {**values, **unknown, **changed}.items() if name not in missing}
     note(values)
-    unknown = set(unknown) - set(fields)
+    # those that older versions lack have a value then
+    unknown, missing = set(unknown) - set(fields), missing - set(completed(values))
     with limited(values):
         try:
             config = config_from_json(cls, values)

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from rlpipe.errors import ConfigError, first_line
+from rlpipe.errors import ConfigError, first_line, shown
 from rlpipe.pipelines.envs.arguments.names import Arguments, Named, as_arguments, name_of
 from rlpipe.pipelines.envs.arguments.signature import check_arguments
 from rlpipe.pipelines.envs.backends.atari_game import FIXED, is_game
@@ -156,12 +156,12 @@ class Maker:
         if is_torchrl(made):
             raise MadeForTorchRLError(self._name, made, self.make)
         if not isinstance(made, gym.Env):
-            shown = (
+            kind = (
                 "None, as a function without a return does"
                 if made is None
-                else f"{made!r:.60}, of type {type(made).__name__}"
+                else f"{shown(made)}, of type {type(made).__name__}"
             )
-            raise ConfigError(f"env-id is {self._name!r}, which made {shown}; expected a gymnasium.Env")
+            raise ConfigError(f"env-id is {self._name!r}, which made {kind}; expected a gymnasium.Env")
         if render_mode is not None and made.render_mode != render_mode:
             made.close()
             raise ConfigError(
@@ -177,11 +177,11 @@ class Maker:
 def _check_kind(given: Any, what: str) -> None:
     """Refuse what makes no single environment, as far as can be seen before it is called."""
     if isinstance(given, gym.vector.VectorEnv) or (isinstance(given, type) and issubclass(given, gym.vector.VectorEnv)):
-        raise ConfigError(f"{what} is {given!r:.100}, which {_VECTOR}")
+        raise ConfigError(f"{what} is {shown(given)}, which {_VECTOR}")
     if is_torchrl(given):
         return
     if not callable(given) or (isinstance(given, type) and not issubclass(given, gym.Env)):
-        raise ConfigError(f"{what} is {given!r:.100}; {_EXPECTED}")
+        raise ConfigError(f"{what} is {shown(given)}; {_EXPECTED}")
 
 
 def _original(env: Env, what: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from rlpipe.errors import ConfigError, first_line
+from rlpipe.errors import ConfigError, first_line, shown
 from rlpipe.spelling import nearest
 from rlpipe.user_modules import GYMNASIUM_WRAPPERS, UNNAMED, UNWRITTEN, import_module
 
@@ -94,7 +94,7 @@ def as_arguments(given: Any, what: str) -> Arguments:
     if isinstance(given, Arguments):
         return given
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{what} is {_shown(given)}; expected a dict of arguments by name")
+        raise ConfigError(f"{what} is {shown(given)}; expected a dict of arguments by name")
     try:
         return Arguments(given)
     except ConfigError as error:
@@ -110,9 +110,9 @@ def read_json(text: str, what: str) -> dict[str, Any]:
     try:
         read = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{what} is {_shown(text)}, which is not JSON: {first_line(error)}") from error
+        raise ConfigError(f"{what} is {shown(text)}, which is not JSON: {first_line(error)}") from error
     if not isinstance(read, dict):
-        raise ConfigError(f"{what} is {_shown(text)}; expected a JSON object" + ', such as {"size": 5}')
+        raise ConfigError(f"{what} is {shown(text)}; expected a JSON object" + ', such as {"size": 5}')
     return read
 
 
@@ -154,7 +154,7 @@ def inside(module: Any, name: str) -> Any:
 
 def _checked(name: Any) -> str:
     if not isinstance(name, str):
-        raise ConfigError(f"has the name {_shown(name)}; expected text")
+        raise ConfigError(f"has the name {shown(name)}; expected text")
     return name
 
 
@@ -193,8 +193,3 @@ def _copied(value: Any) -> Any:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"

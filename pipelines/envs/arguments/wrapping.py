@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, shown
 from rlpipe.pipelines.envs.arguments.names import Arguments, Named, as_arguments, find, name_of, read_json
 from rlpipe.pipelines.envs.arguments.signature import check_arguments
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation
@@ -63,7 +63,7 @@ def wrapper_names(wrappers: Any, what: str) -> tuple[str, ...]:
         ConfigError: one of them is something else.
     """
     if not isinstance(wrappers, (tuple, list)):
-        raise ConfigError(f"{what} is {wrappers!r:.100}; expected a tuple of wrappers, such as {_EXAMPLE}")
+        raise ConfigError(f"{what} is {shown(wrappers)}; expected a tuple of wrappers, such as {_EXAMPLE}")
     return tuple(_named(each, what) for each in wrappers)
 
 
@@ -85,7 +85,7 @@ def _named(wrapper: Any, what: str) -> str:
     if isinstance(make, str):
         return _checked(f"{make} {json.dumps(given)}" if given else make, what)
     if not callable(make) or isinstance(make, gym.Env):
-        raise ConfigError(f"{what} has {wrapper!r:.100}; expected wrappers, each such as {_EXAMPLE}, or its class")
+        raise ConfigError(f"{what} has {shown(wrapper)}; expected wrappers, each such as {_EXAMPLE}, or its class")
     return Named(f"{name_of(make)} {json.dumps(given)}" if given else name_of(make), (make, given))
 
 
@@ -93,7 +93,7 @@ def _checked(text: str, what: str) -> str:
     name, _, rest = text.strip().partition(" ")
     module, _, attribute = name.rpartition(":")
     if not name.startswith(UNNAMED) and not (module and attribute):
-        raise ConfigError(f"{what} has {text!r:.100}; expected module:Wrapper, such as {_EXAMPLE}")
+        raise ConfigError(f"{what} has {shown(text)}; expected module:Wrapper, such as {_EXAMPLE}")
     if not rest.strip():
         return name
     return f"{name} {json.dumps(read_json(rest.strip(), f'what follows {what} {name}'))}"
@@ -120,7 +120,7 @@ def _wrapped(env: Env, name: str) -> Env:
     except Exception as error:  # its code may raise anything
         raise ConfigError(f"{what}, which cannot be put around {_kind(env)}: {reason_of(error)}") from error
     if not isinstance(made, gym.Env):
-        raise ConfigError(f"{what}, which returned {made!r:.60}; expected a wrapped environment, a gymnasium.Wrapper")
+        raise ConfigError(f"{what}, which returned {shown(made)}; expected a wrapped environment, a gymnasium.Wrapper")
     return made
 
 
