@@ -27,7 +27,7 @@ from rlpipe.pipelines.envs.backends.env_checker import make_checked
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation, check_modes, choose_drivers
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.envs.frozen_transforms import check_steps
-from rlpipe.pipelines.envs.tensor.make import adopt_made, make_tensor_env
+from rlpipe.pipelines.envs.tensor.make import adopt_given, make_tensor_env
 from rlpipe.pipelines.envs.tensor.torchrl_env import BatchSizeError
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.spelling import nearest
@@ -76,7 +76,9 @@ def make_env(
     try:
         envs = _make_vector_env(config, render_mode) if tensors is None else None
     except MadeForTorchRLError as made:
-        tensors = adopt_made(made, config, spec, seed=seed, render_mode=render_mode, device=place)
+        # called again, with what it takes
+        made.env.close(raise_if_closed=False)
+        tensors = adopt_given(made.make, config, spec, seed=seed, render_mode=render_mode, device=place)
     if tensors is not None and config.log_info:
         notice(f"rlpipe: log_info: {config.env_id} is an environment of tensors, which has no info to log")
     opened: Any = envs if tensors is None else tensors

@@ -9,7 +9,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.envs.arguments.given import MadeForTorchRLError, Maker, is_torchrl
+from rlpipe.pipelines.envs.arguments.given import Maker, is_torchrl
 from rlpipe.pipelines.envs.arguments.names import as_arguments
 from rlpipe.pipelines.envs.arguments.signature import needed_by
 from rlpipe.pipelines.envs.builtin.register import SIMULATORS
@@ -35,7 +35,7 @@ def make_tensor_env(
     if isinstance(given, Maker) and {"num_envs", "batch_size"} & set(needed_by(given.make)):
         given = given.make
     if is_torchrl(given) or given is not spec.entry_point:
-        return _adopt(given, config, spec, seed=seed, render_mode=render_mode, device=device)
+        return adopt_given(given, config, spec, seed=seed, render_mode=render_mode, device=device)
     changed = config.is_wrapped or config.kwargs
     plain = config.backend == "auto" and not changed and render_mode is None
     if spec.id not in SIMULATORS or not plain:
@@ -47,21 +47,7 @@ def make_tensor_env(
     return SimulatedEnv(simulator, limit, seed=seed)
 
 
-def adopt_made(
-    made: MadeForTorchRLError,
-    config: EnvConfig,
-    spec: EnvSpec,
-    *,
-    seed: int | None,
-    render_mode: str | None,
-    device: torch.device,
-) -> TensorEnv:
-    """The same for a function that turned out to make TorchRL's; it is called again, with what it takes."""
-    made.env.close(raise_if_closed=False)
-    return _adopt(made.make, config, spec, seed=seed, render_mode=render_mode, device=device)
-
-
-def _adopt(
+def adopt_given(
     given: Any,
     config: EnvConfig,
     spec: EnvSpec,
@@ -70,6 +56,11 @@ def _adopt(
     render_mode: str | None,
     device: torch.device,
 ) -> TensorEnv:
+    """The environments of a config that are TorchRL's, which the class, function or instance `given` makes.
+
+    Raises:
+        ConfigError: they cannot be made, or are asked for what TorchRL's do not have.
+    """
     name = config.env_id if not config.env_id.startswith("<") else spec.id
     if config.backend != "auto" or config.from_pixels or render_mode is not None:
         raise ConfigError(f"{name} is a TorchRL environment: it has only backend 'auto', and rlpipe cannot draw it")
