@@ -206,7 +206,7 @@ class EpisodeRecorder:
         step: Any = self._advance(action)
         self.last = on_host(step) if isinstance(self._env, TensorEnv) else step
         self._ended = self.last["done"].copy()
-        self._note(self._ended, {place: success for _, place, success in self._env.infos.take().successes})
+        self._note(self._ended, dict(self._env.infos.take().successes))
         return step
 
     def restart(self, mask: Any = None) -> Any:

@@ -147,7 +147,8 @@ class VectorEnv(EnvBase):
         done = terminated | truncated
         # takes a third of the time of `any`
         ended = np.count_nonzero(done) > 0
-        self.infos.read(info, done, ended=ended)
+        if ended or self.infos.keys:
+            self.infos.read(info, done, ended=ended)
         after = {
             **self._last(observed, self._checker.final_of(info) if ended else None, done),
             "reward": reward.astype(np.float32),

@@ -78,7 +78,7 @@ class EpisodeCounter:
         if not isinstance(report, InfoReport):
             return Ended(returns, lengths, _successes_in(after, done))
         self._missing.note(report, returns)
-        return Ended(returns, lengths, [success for _, _, success in report.successes], report.sums)
+        return Ended(returns, lengths, [success for _, success in report.successes], report.sums)
 
     def _sum_up(self, batch: TensorDictBase) -> tuple[list[float], list[int]]:
         """The same for environments that keep only one of the two sums, or none."""

@@ -19,12 +19,12 @@ class InfoReport(NamedTuple):
     """What infos reported.
 
     Args:
-        successes: of each episode that ended and reports `is_success`: step, environment, and success, usually 0 or 1.
+        successes: of each episode that ended and reports `is_success`: environment, and success, usually 0 or 1.
         sums: sum and count of the numbers under each metric `info/...`.
         names: keys with numbers, if a key was missing.
     """
 
-    successes: list[tuple[int, int, float]]
+    successes: list[tuple[int, float]]
     sums: dict[str, tuple[float, int]]
     names: list[str]
 
@@ -69,9 +69,9 @@ class InfoLog:
         self._is_on = False
 
     def start(self) -> None:
-        """Keep what infos report from now on, and count steps from 0."""
-        self._is_on, self._step = True, 0
-        self._successes: list[tuple[int, int, float]] = []
+        """Keep what infos report from now on."""
+        self._is_on = True
+        self._successes: list[tuple[int, float]] = []
         self._sums, self._counts = np.zeros(len(self.keys)), np.zeros(len(self.keys), np.int64)
         self._names: list[str] = []
 
@@ -85,11 +85,10 @@ class InfoLog:
 
     def read(self, info: Any, done: np.ndarray, *, ended: bool | np.bool_) -> None:
         """Keep what the info of a step reports; `ended` says whether an episode did, `done` `[num_envs]` which."""
-        if self._is_on and (ended or self.keys):
+        if self._is_on:
             # a custom vector environment's info may hold anything
             with contextlib.suppress(Exception), np.errstate(all="ignore"):
                 self._read(info, done if ended else None)
-        self._step += 1
 
     def _read(self, info: dict[Any, Any], done: np.ndarray | None) -> None:
         # the info beside `final_info` is that of the reset
@@ -97,7 +96,7 @@ class InfoLog:
         if done is not None and not (isinstance(last, dict) and SUCCESS.name not in last):
             successes = self._column(SUCCESS, last)
             where = np.flatnonzero(done & np.isfinite(successes)).tolist()
-            self._successes += [(self._step, index, float(successes[index])) for index in where]
+            self._successes += [(index, float(successes[index])) for index in where]
         if not self.keys:
             return
         numbers = self._rows(info)
@@ -135,7 +134,7 @@ class InfoLog:
 
 def joined(reports: Iterable[InfoReport]) -> InfoReport:
     """What several collectors report as one."""
-    successes: list[tuple[int, int, float]] = []
+    successes: list[tuple[int, float]] = []
     names: list[str] = []
     sums: dict[str, tuple[float, int]] = {}
     for report in reports:

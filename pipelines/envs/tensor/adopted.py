@@ -18,7 +18,6 @@ from rlpipe.pipelines.envs.entries import COUNTERS, Key, name_of
 from rlpipe.pipelines.envs.tensor.env import FLAGS, Move, Spaces, TensorEnv, Tensors
 
 _SUCCESS = "is_success"
-_NOTHING = np.zeros(0, dtype=bool)
 
 
 class AdoptedEnv(TensorEnv):
@@ -78,8 +77,6 @@ class AdoptedEnv(TensorEnv):
         if done.any():
             self._note(done, after)
             root = self._inner.reset(root.set("_reset", done.unsqueeze(-1))).clone()
-        else:
-            self.infos.read({}, _NOTHING, ended=False)
         return self._carry(root)
 
     def _note(self, done: Tensor, after: Tensors) -> None:
