@@ -96,10 +96,10 @@ class Tells(SameStepCartPole):
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ({"is_success": np.array([True, False])}, [(2, 0, 1.0), (2, 1, 0.0)]),
-        ({"is_success": np.array([0.5, 1.0]), "_is_success": np.array([True, False])}, [(2, 0, 0.5)]),
+        ({"is_success": np.array([True, False])}, [(0, 1.0), (1, 0.0)]),
+        ({"is_success": np.array([0.5, 1.0]), "_is_success": np.array([True, False])}, [(0, 0.5)]),
         ({"is_success": np.array([None, "yes"])}, []),
-        (np.array([{"is_success": True}, None], dtype=object), [(2, 0, 1.0)]),
+        (np.array([{"is_success": True}, None], dtype=object), [(0, 1.0)]),
     ],
 )
 def test_successes_of_a_vector_environment_of_one_piece(told, expected):
