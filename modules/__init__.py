@@ -37,7 +37,7 @@ from rlpipe.modules.policies import (
     stochastic_actor,
 )
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
-from rlpipe.modules.values import ActionValueCritic, Critic, QActor, QuantileActor
+from rlpipe.modules.value_networks import ActionValueCritic, Critic, QActor, QuantileActor
 
 __all__ = [
     "CNN",

@@ -14,7 +14,19 @@ from rlpipe.version import __version__
 if TYPE_CHECKING:
     from rlpipe.errors import ConfigError, RlpipeError
     from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss, TargetUpdate
-    from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
+    from rlpipe.modules import (
+        MLP,
+        ActionValueCritic,
+        CategoricalActor,
+        Critic,
+        DeterministicActor,
+        EpsilonGreedy,
+        GaussianActor,
+        GaussianNoise,
+        OrnsteinUhlenbeck,
+        QActor,
+        QuantileActor,
+    )
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
     from rlpipe.pipelines.collectors.collector import SyncDataCollector
@@ -38,7 +50,8 @@ if not Path(__file__).with_name("losses").exists():
 _NAMES = {
     "rlpipe.errors": "ConfigError RlpipeError",
     "rlpipe.losses": "ClipPPOLoss DQNLoss GAE TargetUpdate",
-    "rlpipe.modules": "CategoricalActor Critic EpsilonGreedy GaussianActor MLP QActor",
+    "rlpipe.modules": "ActionValueCritic CategoricalActor Critic DeterministicActor EpsilonGreedy GaussianActor "
+    "GaussianNoise MLP OrnsteinUhlenbeck QActor QuantileActor",
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
     "rlpipe.pipelines.collectors.collector": "SyncDataCollector",
@@ -59,19 +72,24 @@ _NAMES = {
 __all__ = [
     "GAE",
     "MLP",
+    "ActionValueCritic",
     "CategoricalActor",
     "ClipPPOLoss",
     "ConfigError",
     "Critic",
     "DQNLoss",
+    "DeterministicActor",
     "EnvConfig",
     "EpsilonGreedy",
     "Evaluation",
     "GaussianActor",
+    "GaussianNoise",
+    "OrnsteinUhlenbeck",
     "Pipeline",
     "PrioritizedSampler",
     "Progress",
     "QActor",
+    "QuantileActor",
     "ReplayState",
     "RlpipeError",
     "Run",

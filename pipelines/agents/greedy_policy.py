@@ -9,12 +9,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Binary, Categorical, TensorSpec
 from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import GaussianActor
+from rlpipe.modules import DeterministicActor, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
 from rlpipe.pipelines.agents.load import Trained
@@ -44,7 +45,7 @@ class GreedyPolicy(nn.Module):
         super().__init__()
         modules = tensor_modules(agent.policy)
         if modules is None:
-            raise ConfigError(f"a policy of kind {type(agent.policy).__name__} cannot be exported")
+            raise ConfigError(f"a policy {_described(agent.policy)} cannot be exported")
         self.parts = nn.ModuleList(modules)
         with_raw = make_env_of_any_size(replace(agent.config.env, num_envs=1, backend="auto"))
         try:
@@ -61,6 +62,11 @@ class GreedyPolicy(nn.Module):
             with_raw.close()
         dims = {key: len(spec.shape) for key, spec in self.specs.items()}
         self.transforms = nn.ModuleList(_of_observations(agent.transforms, dims))
+
+    @property
+    def actor(self) -> Any:
+        """The first part that writes an action."""
+        return next(part for part in self.parts if set(cast("Any", part).out_keys) & set(self.action_keys))
 
     def forward(self, *observed: Tensor) -> Any:
         """The greedy action, or a tuple of its entries; see the class."""
@@ -105,16 +111,27 @@ class GreedyPolicy(nn.Module):
 
 def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
     """Weights, action bounds and the numbers of transforms, by names that do not depend on exploration."""
-    actor = greedy.parts[0]
-    found = {f"policy.{name}": value for name, value in actor.state_dict().items() if isinstance(value, Tensor)}
+    actor, found = greedy.actor, {}
+    for index, part in enumerate(greedy.parts):
+        prefix = "policy" if part is actor else f"part.{index}"
+        found |= {f"{prefix}.{name}": value for name, value in part.state_dict().items() if isinstance(value, Tensor)}
     for name, module in actor.named_modules(prefix="policy"):
-        if isinstance(module, GaussianActor):
+        if isinstance(module, (DeterministicActor, GaussianActor)):
             place = name_of(greedy.action_keys[int(name.rpartition(".")[2])]) if name != "policy" else "action"
             for bound in ("low", "high"):
                 found[f"{place}.{bound}"] = found.pop(f"{name}.{bound}")
     for transform in cast("Iterable[OfEntry]", greedy.transforms):
         found |= {f"{name_of(transform.key)}.{name}": value for name, value in transform.named_buffers()}
     return {name: value.detach().clone().contiguous() for name, value in found.items()}
+
+
+def _described(policy: nn.Module) -> str:
+    """What a policy that cannot be exported is."""
+    if type(policy) is TensorDictSequential:
+        for part in policy.get_submodule("module").children():
+            if tensor_modules(part) is None:
+                return f"with a part of kind {type(part).__name__}, which is no TensorModule of rlpipe,"
+    return f"of kind {type(policy).__name__}"
 
 
 def _start(space: Any) -> Tensor | None:
