@@ -82,13 +82,14 @@ class TensorModule(TensorDictModuleBase):
             # a network of the user's may take several entries, and not tell them
             free = not isinstance(network, Sequence) and len(reads) == 1 and given
             if len(given) != len(reads) and not free:
-                raise ValueError(f"in_keys of {name} are {given}; expected {len(reads)} keys, in place of {reads}")
+                raise ValueError(f"in_keys of {name} are {given}; expected as many keys as {reads}")
             reads = given
         self.in_keys = [*reads, *beside]
         self.out_keys = list(writes) if out_keys is None else _listed(name, "out_keys", out_keys)
         if not len(set(self.out_keys)) == len(self.out_keys) == len(writes):
-            number = f"{len(writes)} different keys" if len(writes) > 1 else "one key"
-            raise ValueError(f"out_keys of {name} are {self.out_keys}; expected {number}, in place of {list(writes)}")
+            raise ValueError(
+                f"out_keys of {name} are {self.out_keys}; expected as many different keys as {list(writes)}"
+            )
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         inputs = self.read(tensordict)
@@ -155,7 +156,7 @@ def _listed(name: str, what: str, keys: Sequence[NestedKey]) -> list[NestedKey]:
         if isinstance(keys, str):
             raise TypeError
         return [unravel_key(key) for key in keys]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         example = f"[{keys!r}]" if isinstance(keys, str) else "['observation']"
         raise ValueError(f"{what} of {name} is {keys!r}; expected a list of keys, such as {example}") from None
 
