@@ -168,8 +168,8 @@ class GaussianActor(StochasticActor):
             )
         if self.log_std is None:
             flat, raw = flat.chunk(2, -1)
-            std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape(*flat.shape[:-1], *self.shape)
-        mean = flat.reshape(*flat.shape[:-1], *self.shape)
+            std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape((*flat.shape[:-1], *self.shape))
+        mean = flat.reshape((*flat.shape[:-1], *self.shape))
         if self.log_std is not None:
             std = self.log_std.exp().expand_as(mean)
         return self._kind(mean, std, self.low, self.high, self.quadrature)
@@ -210,7 +210,7 @@ class DeterministicActor(TensorModule):
     def compute(self, *entries: Tensor) -> tuple[Tensor]:
         outputs = self.through(self.network, *entries)
         flat = check_outputs(self, outputs, self.shape.numel(), f"one for each element of actions {list(self.shape)}")
-        u = flat.reshape(*flat.shape[:-1], *self.shape)
+        u = flat.reshape((*flat.shape[:-1], *self.shape))
         return (self._kind(u, u, self.low, self.high).mode,)
 
 

@@ -146,7 +146,7 @@ class OrnsteinUhlenbeck(_Noise):
         if before is None or before.shape != action.shape:
             before = torch.zeros_like(action)
         batch = action.shape[: action.ndim - len(self.shape)]
-        goes_on = (~step if step.dtype is torch.bool else step != 0).reshape(*batch, *[1] * len(self.shape))
+        goes_on = (~step if step.dtype is torch.bool else step != 0).reshape((*batch, *[1] * len(self.shape)))
         kept = torch.where(goes_on, before.to(action), 0.0)
         fresh = self.draw(action).mul_(self.sigma * math.sqrt(self.dt))
         self.carried = noise = fresh.add_(kept, alpha=1 - self.theta * self.dt)

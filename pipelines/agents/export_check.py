@@ -44,6 +44,9 @@ class Case:
             for transform in agent.transforms:
                 if any(key in greedy.keys for key in transform.in_keys):
                     step = transform.clone().forward(step)
+            for key in set(agent.policy.in_keys) - set(step.keys(True, True)):
+                # of noise, which is silent here
+                step.set(key, torch.ones(len(inputs[0]), 1, dtype=torch.int64))
             self._step = agent.policy(step)
             values = self._step.get("action_value", None)
             if values is not None:

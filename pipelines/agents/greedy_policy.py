@@ -15,7 +15,7 @@ from torchrl.data import Binary, Categorical, TensorSpec
 from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import DeterministicActor, GaussianActor
+from rlpipe.modules import DeterministicActor, Explorer, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
 from rlpipe.pipelines.agents.load import Trained
@@ -65,8 +65,10 @@ class GreedyPolicy(nn.Module):
 
     @property
     def actor(self) -> Any:
-        """The first part that writes an action."""
-        return next(part for part in self.parts if set(cast("Any", part).out_keys) & set(self.action_keys))
+        """The first part that writes an action, or what exploration makes one of."""
+        parts = cast("Iterable[TensorModule]", self.parts)
+        acted = {*self.action_keys, *(part.in_keys[0] for part in parts if isinstance(part, Explorer))}
+        return next(part for part in parts if acted & set(part.out_keys))
 
     def forward(self, *observed: Tensor) -> Any:
         """The greedy action, or a tuple of its entries; see the class."""
@@ -77,7 +79,9 @@ class GreedyPolicy(nn.Module):
         for transform in cast("Iterable[OfEntry]", self.transforms):
             entries[transform.key] = transform(entries[transform.key])
         for part in cast("Iterable[TensorModule]", self.parts):
-            entries.update(zip(part.out_keys, part.compute(*[entries[key] for key in part.in_keys]), strict=True))
+            # noise may read what a greedy policy does not need
+            find = entries.get if isinstance(part, Explorer) else entries.__getitem__
+            entries.update(zip(part.out_keys, part.compute(*map(find, part.in_keys)), strict=True))
         given = tuple(each(entries[key]) for each, key in zip(self.casts, self.action_keys, strict=True))
         return given if len(given) > 1 else given[0]
 

@@ -298,6 +298,16 @@ def test_gradients_pass_through_a_deterministic_action_to_the_network(name):
     assert learning.tolist() == ([True, False] if name == "fixed" else [True] * len(learning))
 
 
+@pytest.mark.parametrize("kind", [DeterministicActor, GaussianActor])
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (5,), (5, 6)])
+def test_box_actors_take_any_shape_of_batch_and_action(kind, shape, batch):
+    actor = kind(nn.Linear(4, torch.Size(shape).numel()), Bounded(-1.0, 1.0, (64, *shape)))
+    action, *others = actor.compute(torch.zeros(*batch, 4))
+    assert action.shape == (*batch, *shape)
+    assert all(each.shape == batch for each in others)
+
+
 def test_a_deterministic_actor_refuses_what_it_cannot_act_in():
     with pytest.raises(ValueError, match="DeterministicActor needs Box actions .* got Categorical .* there is QActor"):
         DeterministicActor(nn.Linear(4, 3), DISCRETE)
