@@ -115,7 +115,8 @@ class GreedyPolicy(nn.Module):
 
 def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
     """Weights, action bounds and the numbers of transforms, by names that do not depend on exploration."""
-    actor, found = greedy.actor, {}
+    actor = greedy.actor
+    found: dict[str, Tensor] = {}
     for index, part in enumerate(greedy.parts):
         prefix = "policy" if part is actor else f"part.{index}"
         found |= {f"{prefix}.{name}": value for name, value in part.state_dict().items() if isinstance(value, Tensor)}
