@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.formatting import duration, figure, rate, statistics
-from rlpipe.pipelines.runs.layout import CURVE
+from rlpipe.pipelines.runs.layout import CURVE, WINDOW
 from rlpipe.scripts.display.live_view import history, report_failure, watching
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.pipelines.progress import Listener, Progress
     from rlpipe.pipelines.session import Display
     from rlpipe.pipelines.training.signals import Interruption
@@ -107,7 +106,7 @@ class PlainLines:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Display:
+def display(recipe: str, config: Any, *, watch: bool, quiet: bool) -> Display:
     """Make the progress display that a `Session` takes: a bar, or with `quiet` nothing.
 
     With `watch` it is a live view, or plain lines if stderr is not a terminal.
@@ -119,10 +118,10 @@ def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Di
         raise ConfigError("--watch shows the training and --quiet shows nothing; give one of them")
     if not watch:
         return lambda *_: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
-    title = f"{recipe} on {config.env_id}, seed {config.seed}"
+    title, window = f"{recipe} on {config.env_id}, seed {config.seed}", getattr(config, "curve_window", WINDOW)
 
     def watched(interruption: Interruption, folder: Path) -> AbstractContextManager[Listener]:
-        stats = RunStats(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
+        stats = RunStats(title, folder, config.total_frames, window, time.monotonic(), history)
         if not can_draw():
             return contextlib.closing(PlainLines(recipe, stats))
         from rich.console import Console
