@@ -1,4 +1,4 @@
-"""Shows the progress of a run on stderr (a bar, a live view, plain lines or nothing), and its summary at the end."""
+"""How a run's progress is shown on stderr (a bar, a live view, plain lines or nothing), and its summary at the end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlpipe.errors import ConfigError
 from rlpipe.formatting import duration, figure, rate, statistics
 from rlpipe.pipelines.runs.layout import CURVE, WINDOW
+from rlpipe.pipelines.training.progress_bar import ProgressBar
 from rlpipe.scripts.display.live_view import history, report_failure, watching
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
@@ -22,40 +23,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.session import Display
     from rlpipe.pipelines.training.signals import Interruption
 
-_SHOWN = {"success_rate": "success", "epsilon": "epsilon", "approx_kl": "KL"}
 _LINE_EVERY = 5.0
-
-
-class ProgressBar:
-    """A tqdm bar on stderr: frames per second, latest return, last evaluation, epsilon or KL."""
-
-    def __init__(self, name: str, total_frames: int, *, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        # in a file, a line every ten seconds is enough
-        interval = 0.1 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(
-            total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet, mininterval=interval
-        )
-        self._notes: dict[str, str] = {}
-
-    def __call__(self, progress: Progress) -> None:
-        """Show new values."""
-        if progress.stage == "starting":
-            # frames of before a resume do not count for the speed
-            self._bar.initial = self._bar.n = progress.frames
-        if progress.returns:
-            self._notes["return"] = figure(sum(progress.returns) / len(progress.returns))
-        if progress.evaluation is not None:
-            self._notes["evaluation"] = figure(progress.evaluation.mean)
-        scalars = progress.scalars
-        self._notes.update({name: f"{scalars[key]:.3g}" for key, name in _SHOWN.items() if key in scalars})
-        self._bar.set_postfix(self._notes, refresh=False)
-        self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
-
-    def close(self) -> None:
-        """End the bar's line."""
-        self._bar.close()
 
 
 class PlainLines:
