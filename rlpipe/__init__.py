@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
+    from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
     from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy, once
 
@@ -52,6 +53,7 @@ _NAMES = {
     "rlpipe.pipelines.seeding": "Seeds",
     "rlpipe.pipelines.session": "run_recipe",
     "rlpipe.pipelines.stopping": "StoppingRule",
+    "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",
     "rlpipe.pipelines.updates.update": "gradient_step off_policy on_policy once",
 }
@@ -68,6 +70,7 @@ __all__ = [
     "EpsilonGreedy",
     "Evaluation",
     "GaussianActor",
+    "Moment",
     "Pipeline",
     "PrioritizedSampler",
     "Progress",
