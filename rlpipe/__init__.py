@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.stopping import StoppingRule
     from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
+    from rlpipe.pipelines.training.schedules import schedule
     from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy, once
 
 # in a checkout, which Python finds before an installed package, the other packages lie beside this folder and not in it
@@ -55,6 +56,7 @@ _NAMES = {
     "rlpipe.pipelines.stopping": "StoppingRule",
     "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",
+    "rlpipe.pipelines.training.schedules": "schedule",
     "rlpipe.pipelines.updates.update": "gradient_step off_policy on_policy once",
 }
 
@@ -93,6 +95,7 @@ __all__ = [
     "on_policy",
     "once",
     "run_recipe",
+    "schedule",
     "train",
     "trained",
 ]
