@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
+    from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
+    from rlpipe.pipelines.training.schedules import schedule
     from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy, once
 
 # in a checkout, which Python finds before an installed package, the other packages lie beside this folder and not in it
@@ -76,7 +78,9 @@ _NAMES = {
     "rlpipe.pipelines.seeding": "Seeds",
     "rlpipe.pipelines.session": "run_recipe",
     "rlpipe.pipelines.stopping": "StoppingRule",
+    "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",
+    "rlpipe.pipelines.training.schedules": "schedule",
     "rlpipe.pipelines.updates.update": "gradient_step off_policy on_policy once",
 }
 
@@ -97,6 +101,7 @@ __all__ = [
     "Evaluation",
     "ExplorationConfig",
     "GaussianActor",
+    "Moment",
     "NetworkConfig",
     "OptimizerConfig",
     "Pipeline",
@@ -127,6 +132,7 @@ __all__ = [
     "on_policy",
     "once",
     "run_recipe",
+    "schedule",
     "set_up",
     "train",
     "trained",

@@ -84,8 +84,10 @@ def make_env(
     opened: Any = envs if tensors is None else tensors
     try:
         if tensors is not None:
+            tensors.made_from = config
             return _transformed(TransformedEnv, tensors, transforms)
         base = VectorEnv(opened, seed=seed, reuses_arrays=False, log_info=config.log_info)
+        base.made_from = config
         return _transformed(transformed_class(base), base, transforms)
     except BaseException:
         opened.close()
