@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from rlpipe.losses import functional as F
 from rlpipe.modules import JointChoices
+from rlpipe.modules.actors import StochasticActor
 
 
 def policy_terms(
@@ -103,12 +104,15 @@ def part_with(module: nn.Module, name: str) -> nn.Module | None:
 
 
 def written_keys(actor: TensorDictModuleBase) -> dict[str, NestedKey]:
-    """The keys of action and log-probability, for `set_keys`, of an actor that tells them as TorchRL's do."""
-    part = part_with(actor, "log_prob_keys")
-    log_probs, actions = getattr(part, "log_prob_keys", None), getattr(part, "dist_sample_keys", None)
-    if not log_probs or not actions or len(log_probs) > 1 or len(actions) > 1:
-        return {}
-    return {"action": actions[0], "sample_log_prob": log_probs[0]}
+    """The keys of action and log-probability that an actor of ours or of TorchRL's writes, for `set_keys`."""
+    part = part_with(actor, "get_dist")
+    if isinstance(part, StochasticActor):
+        actions, log_probs = part.out_keys_source[:-1], part.out_keys_source[-1:]
+    else:
+        actions, log_probs = (getattr(part, name, None) or [] for name in ("dist_sample_keys", "log_prob_keys"))
+    # the entries of Dict and Tuple actions are under one key, the default
+    keys = {"action": actions, "sample_log_prob": log_probs}
+    return {name: each[0] for name, each in keys.items() if len(each) == 1}
 
 
 def action_keys(actor: TensorDictModuleBase, action: NestedKey = "action") -> list[NestedKey]:

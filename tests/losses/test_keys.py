@@ -5,7 +5,8 @@ from dataclasses import asdict
 import pytest
 import torch
 from small_losses import ACTIONS, make_network, random_batch
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torchrl.data import Bounded, Categorical, Composite
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import A2CLoss as StockA2CLoss
 from torchrl.objectives import ClipPPOLoss as StockClipPPOLoss
@@ -14,7 +15,7 @@ from torchrl.objectives import ReinforceLoss as StockReinforceLoss
 from torchrl.objectives.value import GAE as StockGAE
 
 from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, NStep, ReinforceLoss, ReturnToGo
-from rlpipe.modules import CategoricalActor, Critic, QActor
+from rlpipe.modules import CategoricalActor, Critic, QActor, policy_outputs, stochastic_actor
 from rlpipe.pipelines.updates.recorder import make_gradient
 
 
@@ -131,6 +132,32 @@ def test_a_stock_actor_tells_its_keys():
     actual = loss(batch.select(*loss.in_keys))
     for key in expected.keys():
         torch.testing.assert_close(actual[key], expected[key])
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_our_actor_tells_its_keys(sequence):
+    actor, critic = actor_and_critic()
+    actor.out_keys = ["move", ("deep", "log_prob")]
+    loss = ClipPPOLoss(TensorDictSequential(actor) if sequence else actor, critic)
+    assert loss.in_keys == ["observation", "move", ("deep", "log_prob"), "advantage", "value_target"]
+    batch = actor(random_batch(32).exclude("action", "action_log_prob")).detach()
+    assert loss(batch)["approx_kl"] == 0.0
+    loss.set_keys(action=None, sample_log_prob="other")
+    assert loss.in_keys[1:3] == ["action", "other"]
+
+
+def test_the_entries_of_a_dict_action_are_read_under_its_key():
+    spec = Composite({"arm": Bounded(-1.0, 1.0, (32, 2)), "grip": Categorical(3, (32,))}, shape=(32,))
+    actor = stochastic_actor(make_network(policy_outputs(spec), 1), spec)
+    loss = A2CLoss(actor, actor_and_critic()[1])
+    batch = actor(random_batch(32).exclude("action")).detach()
+    expected = loss(batch)
+    assert loss.in_keys[1:3] == [("action", "arm"), ("action", "grip")]
+    actor.out_keys = [("my", "arm"), ("my", "grip"), "action_log_prob"]
+    loss.set_keys(action="my")
+    assert loss.in_keys[1:3] == [("my", "arm"), ("my", "grip")]
+    batch.rename_key_("action", "my")
+    assert torch.equal(loss(batch.select(*loss.in_keys))["loss_policy"], expected["loss_policy"])
 
 
 @pytest.mark.parametrize(
