@@ -193,9 +193,10 @@ class OffPolicy:
         if isinstance(sampler, PrioritizedSampler) and sampler.capacity < capacity:
             raise ValueError(f"the sampler is for {sampler.capacity} transitions, and the buffer has {capacity}")
         _check_keys("off_policy", self.keys, self.update)
-        if "priority_weight" in _keys_for(self.keys, self.update) and not self._prioritized:
+        weight = _loss_key(self.update, "priority_weight")
+        if weight in _keys_for(self.keys, self.update) and not self._prioritized:
             raise ValueError(
-                "the loss reads 'priority_weight', which a buffer with a PrioritizedSampler gives; this one has a "
+                f"the loss reads {weight!r}, which a buffer with a PrioritizedSampler gives; this one has a "
                 f"{type(sampler).__name__}"
             )
 
@@ -217,7 +218,8 @@ class OffPolicy:
     @property
     def in_keys(self) -> list[NestedKey]:
         """The keys that are stored."""
-        return [key for key in _keys_for(self.keys, self.update) if key != "priority_weight"]
+        weight = _loss_key(self.update, "priority_weight")
+        return [key for key in _keys_for(self.keys, self.update) if key != weight]
 
     @property
     def held(self) -> dict[str, Any]:
@@ -228,9 +230,11 @@ class OffPolicy:
 def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
     """One gradient step on a minibatch drawn by priority, which it updates; returns the other scalars."""
     minibatch, drawn = buffer.sample(return_info=True)
-    scalars = update(minibatch.set("priority_weight", drawn["priority_weight"]))
+    scalars = update(minibatch.set(_loss_key(update, "priority_weight"), drawn["priority_weight"]))
+    own = _loss_key(update, PRIORITY)
     # TorchRL's losses write theirs into the minibatch
-    priority = scalars.pop(PRIORITY, minibatch.get("td_error", None))
+    written = minibatch.get(own, minibatch.get("td_error", None))
+    priority = scalars.pop(PRIORITY if PRIORITY in scalars else own, written)
     if priority is not None:
         buffer.update_priority(drawn["index"], priority)
     elif len(scalars.keys()):
@@ -239,6 +243,12 @@ def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
             "can a custom loss, [B] and detached"
         )
     return scalars
+
+
+def _loss_key(update: Update, name: str) -> NestedKey:
+    """The key that the update's loss has under this name, see its `set_keys`; by default the name."""
+    key: NestedKey = getattr(getattr(getattr(update, "loss", None), "tensor_keys", None), name, name)
+    return key
 
 
 def _steps(scalars: TensorDictBase) -> int:
