@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.envs import ObservationNorm, TransformedEnv
 
-from rlpipe.modules import EpsilonGreedy
+from rlpipe.modules import Explorer
 from rlpipe.pipelines.build.collector import check_device, make_collector
 from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint
@@ -76,5 +76,5 @@ def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
     """
     load_checkpoint(checkpoint, pipeline.state, ({"policy", "loss"} & set(pipeline.state)) | pipeline.statistics())
     for module in pipeline.policy.modules():
-        if isinstance(module, EpsilonGreedy):
+        if isinstance(module, Explorer):
             module.frames = module.episodes = 0
