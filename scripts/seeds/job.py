@@ -50,6 +50,7 @@ class Job:
     numbered: bool = False
     weights: str | None = None
     start_from: str | None = None
+    take: tuple[str, ...] = ()
     loggers: tuple[Any, ...] = ()
 
     @property
@@ -61,20 +62,23 @@ class Job:
         """Train in this process, and return the last message; `display` is that of a `Session`."""
         try:
             from rlpipe.pipelines.algorithms.recipes import config_class
+            from rlpipe.pipelines.config.start import find_start
             from rlpipe.pipelines.config.train import config_from_json
             from rlpipe.pipelines.session import Session
 
+            config = config_from_json(config_class(self.algorithm), self.config)
+            start = find_start(self.weights, self.take, config, recipe=self.recipe, algorithm=self.algorithm)
             session = Session(
                 self.recipe,
                 self.algorithm,
-                config_from_json(config_class(self.algorithm), self.config),
+                config,
                 Path(self.folder),
                 numbered=self.numbered,
                 start_from=self.start_from,
                 display=display,
                 loggers=tuple(self.loggers),
             )
-            return {"finished": session.run(None if self.weights is None else Path(self.weights))}
+            return {"finished": session.run(start)}
         except InterruptedRunError as error:
             return {"interrupted": str(error)}
         except RlpipeError as error:
