@@ -178,11 +178,11 @@ def _check_spaces(config: Any, start: Start) -> None:
     before: dict[str, Any] = {name: there.get(name) for name in _SPACES}
     if not isinstance(config, EnvironmentConfig) or before == {name: now.get(name) for name in _SPACES}:
         return
-    names = [str(before["env_id"]), *map(str, before["wrapper"] or ())]
     trusted = [module_of(each) for each in (config.env_id, *config.wrapper)]
-    if not all(is_free(each, sys.modules) or module_of(each) in trusted for each in names):
-        return
     try:
+        names = [before["env_id"], *(before["wrapper"] or ())]
+        if not all(is_free(each, sys.modules) or module_of(each) in trusted for each in names):
+            return
         theirs = _spaces(replace(config, **{**before, "wrapper": tuple(before["wrapper"] or ())}))
     except Exception:  # an environment of another time or place; the shapes of the tensors are left to compare
         return
