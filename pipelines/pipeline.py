@@ -23,10 +23,15 @@ from torchrl.envs import (
     VecNormV2,
 )
 
+from rlpipe.errors import ConfigError
+from rlpipe.pipelines.checkpoints.parts import completed
+
 Update = Callable[[TensorDictBase], TensorDictBase]
 """One gradient step on a minibatch, or (then called Learn) everything that is learned from a collected batch."""
 
 
+_TAKEN = ("environments", "transforms", "listeners", "progress", "line", "stopping", "global_random")
+"""Names of components that the pipeline and the training loop add."""
 _LIBRARIES = ("torchrl", "rlpipe")
 STATISTICS = (ObservationNorm, RewardScaling, ActionScaling)
 _KNOWN = (*STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPrimer, TrajCounter)
@@ -36,6 +41,11 @@ class EnvState(Protocol):
     """The environments of a collector, as a component of checkpoints; see `LocalEnvState`."""
 
     kind: str
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]: ...
+
+    def change(self, env_kwargs: dict[str, Any]) -> None: ...
 
     def note_actions(self) -> None: ...
 
@@ -56,10 +66,12 @@ class Pipeline:
         collector: TorchRL's or ours; yields batches `[num_envs, T]`, or `[T]` for an environment without a batch size.
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
-        state: what a checkpoint holds, by name, `policy` among them: every part that learns or draws random numbers.
-            `environments` is added for collectors that can save theirs, and `transforms` for those that learn and are
-            in no other part. Training without a run needs no state.
+        state: what a checkpoint holds, by name: parts that learn or draw random numbers, each with `state_dict` and
+            `load_state_dict`. What it lacks is added: `policy`, what `learn` holds (see `parts_of`), the generators of
+            both that no part saves, `environments` for collectors that can save theirs, and `transforms` for those that
+            learn and are in no other part.
         transforms: of the policy's environment, for evaluations.
+        listeners: functions of one argument, a `Moment`, which `train` calls at the moments of its loop.
     """
 
     collector: Iterable[TensorDictBase]
@@ -67,11 +79,14 @@ class Pipeline:
     policy: TensorDictModuleBase
     state: dict[str, Any] = field(default_factory=dict)
     transforms: Sequence[Transform] = field(default_factory=tuple)
+    listeners: Sequence[Callable[[Any], object]] = ()
     environments: EnvState | None = field(default=None, init=False)
+    _abandoned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         ask = getattr(self.collector, "env_state", None)
         self.environments = ask() if ask is not None else None
+        self.state = completed(self.state, self.policy, self.learn, _TAKEN)
         if self.environments is not None:
             if "environments" in self.state:
                 raise ValueError("the state has 'environments', the name under which the collector's are saved")
@@ -86,6 +101,42 @@ class Pipeline:
         transforms = set(each_of(self.transforms))
         modules = {name: part for name, part in self.state.items() if isinstance(part, nn.Module)}
         return {name for name, part in modules.items() if transforms & set(part.modules())}
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """The present arguments of the training environments."""
+        return self._remakable().env_kwargs
+
+    def change_env(self, **env_kwargs: Any) -> None:
+        """Make the training environments anew, with these arguments besides the present ones, for the next batch.
+
+        Episodes in progress are abandoned, and the first resets have seeds that were not used before. Transforms keep
+        their statistics. Checkpoints hold the arguments. Evaluations keep those that they had.
+
+        Raises:
+            ConfigError: an environment takes no such argument or value, or has other spaces with it, and nothing is
+                changed; or the collector cannot remake its environments.
+        """
+        self._remakable().change(env_kwargs)
+        self._abandoned = True
+
+    def drop_abandoned(self) -> None:
+        """Let parts forget what they keep of unfinished episodes, if `change_env` has abandoned them."""
+        if not self._abandoned:
+            return
+        self._abandoned = False
+        for part in self.state.values():
+            drop = getattr(part, "drop_unfinished", None)
+            if drop is not None:
+                drop()
+
+    def _remakable(self) -> EnvState:
+        if self.environments is None:
+            raise ConfigError(
+                f"{type(self.collector).__name__} cannot change the arguments of its environments; SyncDataCollector "
+                "can, over environments of make_env with transforms that treat each step by itself"
+            )
+        return self.environments
 
     def close(self) -> None:
         """Close the environments and their processes."""

@@ -54,11 +54,11 @@ class StopTraining(Exception):  # noqa: N818 - it is no error
     The run then ends as with a stopping rule: with a checkpoint, the final evaluation and the summary.
 
     Args:
-        reason: for `stopped_by` in the summary; by default "the progress listener".
+        reason: for `stopped_by` in the summary; by default the listener's name.
     """
 
     def __init__(self, reason: str = "") -> None:
-        super().__init__(reason or _LISTENER)
+        super().__init__(reason)
 
 
 class Reporter:
@@ -67,22 +67,22 @@ class Reporter:
     A listener that raised something is not called again.
     """
 
-    def __init__(self, listener: Listener | None) -> None:
-        self._listener = listener
+    def __init__(self, listener: Callable[[Any], object] | None, name: str = _LISTENER) -> None:
+        self._listener, self._name = listener, name
         self.raised: BaseException | None = None
 
-    def report(self, progress: Progress) -> str:
+    def report(self, news: Any) -> str:
         """Call the listener; returns why the run is to end if the listener asks for that, else nothing."""
         if self._listener is None or self.raised is not None:
             return ""
         try:
-            answer = self._listener(progress)
+            answer = self._listener(news)
         except StopTraining as stop:
-            return str(stop)
+            return str(stop) or self._name
         except BaseException as error:  # the run writes a checkpoint first, whatever it is
             self.raised = error
             return ""
-        return _LISTENER if isinstance(answer, (bool, np.bool_)) and not answer else ""
+        return self._name if isinstance(answer, (bool, np.bool_)) and not answer else ""
 
 
 @dataclass(frozen=True)

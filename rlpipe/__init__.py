@@ -17,8 +17,23 @@ if TYPE_CHECKING:
     from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
+    from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
     from rlpipe.pipelines.collectors.collector import SyncDataCollector
     from rlpipe.pipelines.collectors.evaluation import evaluate
+    from rlpipe.pipelines.config.environment import EnvironmentConfig
+    from rlpipe.pipelines.config.fields import number
+    from rlpipe.pipelines.config.groups import (
+        ActorConfig,
+        ActorCriticConfig,
+        CollectionConfig,
+        ExplorationConfig,
+        NetworkConfig,
+        OptimizerConfig,
+        ReplayConfig,
+        RolloutConfig,
+    )
+    from rlpipe.pipelines.config.run import RunConfig
+    from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
     from rlpipe.pipelines.pipeline import Pipeline
     from rlpipe.pipelines.progress import Evaluation, Progress, StopTraining
@@ -28,8 +43,12 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
+    from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
-    from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy, once
+    from rlpipe.pipelines.training.schedules import schedule
+    from rlpipe.pipelines.updates.combining import every, in_turn
+    from rlpipe.pipelines.updates.learning import off_policy, on_policy, once
+    from rlpipe.pipelines.updates.update import gradient_step
 
 # in a checkout, which Python finds before an installed package, the other packages lie beside this folder and not in it
 if not Path(__file__).with_name("losses").exists():
@@ -41,6 +60,15 @@ _NAMES = {
     "rlpipe.modules": "CategoricalActor Critic EpsilonGreedy GaussianActor MLP QActor",
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
+    "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
+    "rlpipe.pipelines.config.environment": "EnvironmentConfig",
+    "rlpipe.pipelines.config.fields": "number",
+    "rlpipe.pipelines.config.groups": (
+        "ActorConfig ActorCriticConfig CollectionConfig ExplorationConfig NetworkConfig "
+        "OptimizerConfig ReplayConfig RolloutConfig"
+    ),
+    "rlpipe.pipelines.config.run": "RunConfig",
+    "rlpipe.pipelines.config.train": "TrainConfig",
     "rlpipe.pipelines.collectors.collector": "SyncDataCollector",
     "rlpipe.pipelines.collectors.evaluation": "evaluate",
     "rlpipe.pipelines.envs": "EnvConfig VectorEnv make_env",
@@ -52,44 +80,66 @@ _NAMES = {
     "rlpipe.pipelines.seeding": "Seeds",
     "rlpipe.pipelines.session": "run_recipe",
     "rlpipe.pipelines.stopping": "StoppingRule",
+    "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",
-    "rlpipe.pipelines.updates.update": "gradient_step off_policy on_policy once",
+    "rlpipe.pipelines.training.schedules": "schedule",
+    "rlpipe.pipelines.updates.combining": "every in_turn",
+    "rlpipe.pipelines.updates.learning": "off_policy on_policy once",
+    "rlpipe.pipelines.updates.update": "gradient_step",
 }
 
 __all__ = [
     "GAE",
     "MLP",
+    "ActorConfig",
+    "ActorCriticConfig",
     "CategoricalActor",
     "ClipPPOLoss",
+    "CollectionConfig",
     "ConfigError",
     "Critic",
     "DQNLoss",
     "EnvConfig",
+    "EnvironmentConfig",
     "EpsilonGreedy",
     "Evaluation",
+    "ExplorationConfig",
     "GaussianActor",
+    "Moment",
+    "NetworkConfig",
+    "OptimizerConfig",
     "Pipeline",
     "PrioritizedSampler",
     "Progress",
     "QActor",
+    "ReplayConfig",
     "ReplayState",
     "RlpipeError",
+    "RolloutConfig",
     "Run",
+    "RunConfig",
     "Seeds",
     "StopTraining",
     "StoppingRule",
     "SyncDataCollector",
     "TargetUpdate",
+    "TrainConfig",
     "VectorEnv",
     "__version__",
     "evaluate",
+    "every",
     "find_recipe",
     "gradient_step",
+    "in_turn",
     "make_env",
+    "make_pipeline",
+    "number",
     "off_policy",
     "on_policy",
     "once",
     "run_recipe",
+    "schedule",
+    "set_up",
     "train",
     "trained",
 ]

@@ -93,6 +93,10 @@ class Sarsa:
         with set_exploration_type(ExplorationType.RANDOM):
             return self.policy(TensorDict(observed, batch_size=rows.shape)).get("action")
 
+    def drop_unfinished(self) -> None:
+        """Forget the steps whose next action is not known yet."""
+        self._waiting = {}
+
     def state_dict(self) -> dict[str, Any]:
         """The steps whose next action is not known yet."""
         return dict(self._waiting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -225,5 +225,5 @@ def make_control(
             scalars.set("td_error", moved.abs().mean())
         return meter.report(scalars) if batch.get(("next", "done")).any() else scalars
 
-    parts = {"change": meter, "rule": rule if hasattr(rule, "state_dict") else None}
+    parts: dict[str, Any] = {"change": meter, "rule": rule if hasattr(rule, "state_dict") else None}
     return make_pipeline(config, env, policy, learn, seeds, **parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,12 +35,20 @@ def set_up(config: TrainConfig) -> tuple[torch.device, Seeds, TransformedEnv]:
 
 
 def make_pipeline(
-    config: TrainConfig, env: TransformedEnv, policy: TensorDictModuleBase, learn: Update, seeds: Seeds, **parts: Any
+    config: TrainConfig,
+    env: TransformedEnv,
+    policy: TensorDictModuleBase,
+    learn: Update,
+    seeds: Seeds,
+    *,
+    listeners: Sequence[Callable[[Any], object]] = (),
+    **parts: Any,
 ) -> Pipeline:
     """Put a collector in front of `learn`, and name what a checkpoint holds.
 
     A checkpoint holds the policy, the random streams, the statistics that observations and rewards are normalised by if
-    any, and `parts`: everything else that changes in training, by name. Those that are `None` are left out.
+    any, and `parts`: everything else that changes in training, by name. Those that are `None` are left out. `listeners`
+    are called at the moments of the training loop.
 
     Raises:
         ConfigError: a batch does not fit into memory, or a collector cannot be started.
@@ -51,4 +60,4 @@ def make_pipeline(
             state[name] = statistics
     state = {name: part for name, part in state.items() if part is not None}
     collector = make_collector(config, env, policy, config.frames_per_batch)
-    return Pipeline(collector, learn, policy, state, tuple(env.transform))
+    return Pipeline(collector, learn, policy, state, tuple(env.transform), tuple(listeners))

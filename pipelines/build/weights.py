@@ -21,7 +21,7 @@ from rlpipe.modules.choices import nvec_of
 from rlpipe.modules.encoders import observed_leaves
 from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, read_components
 from rlpipe.pipelines.checkpoints.older import completed
-from rlpipe.pipelines.config.environment import EnvironmentConfig
+from rlpipe.pipelines.config.run import SessionConfig
 from rlpipe.pipelines.config.start import Start
 from rlpipe.pipelines.envs.make import make_env_of_any_size
 from rlpipe.pipelines.pipeline import Pipeline
@@ -33,7 +33,7 @@ _SPACES = ("env_id", "env_kwargs", "wrapper", "frame_stack", "time_aware", "from
 Tensors = dict[str, Tensor]
 
 
-def load_weights(pipeline: Pipeline, config: Any, start: Start) -> None:
+def load_weights(pipeline: Pipeline, config: SessionConfig, start: Start) -> None:
     """Take what a `Start` names of another run into a new pipeline.
 
     - `policy`: the tensors of the policy, or its table. Layers that other networks share with it come with it.
@@ -46,7 +46,7 @@ def load_weights(pipeline: Pipeline, config: Any, start: Start) -> None:
 
     Args:
         pipeline: just built.
-        config: that it was built from.
+        config: what a session reads of the Config that it was built from.
         start: what to take.
 
     Raises:
@@ -151,15 +151,16 @@ def _kept(module: nn.Module) -> set[str]:
 
 def _copies(networks: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Pairs of a module that learns and a frozen one that holds the same numbers, the largest ones only."""
-    found = list({id(each): each for network in networks for each in network.modules()}.values())
-    learning = [each for each in found if any(parameter.requires_grad for parameter in each.parameters())]
-    inside: set[nn.Module] = set()
-    for frozen in found:
-        if frozen in inside or frozen in learning:
+    # by their ids, because the parameters of TorchRL's losses are TensorDicts, which compare by element
+    found = {id(each): each for network in networks for each in network.modules()}
+    learning = {key: each for key, each in found.items() if any(one.requires_grad for one in each.parameters())}
+    inside: set[int] = set()
+    for key, frozen in found.items():
+        if key in inside or key in learning:
             continue
-        source = next((each for each in learning if _same(each, frozen)), None)
+        source = next((each for each in learning.values() if _same(each, frozen)), None)
         if source is not None:
-            inside |= set(frozen.modules())
+            inside |= {id(each) for each in frozen.modules()}
             yield source, frozen
 
 
@@ -171,12 +172,13 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
     return any(each.numel() and bool((each != each.flatten()[0]).any()) for each in a.values())
 
 
-def _check_spaces(config: Any, start: Start) -> None:
+def _check_spaces(config: SessionConfig, start: Start) -> None:
     """Refuse an environment of other spaces than that of the other run, as far as that can be made again."""
     now = json.loads(json.dumps(asdict(config)))
-    there = completed(start.config)
-    before: dict[str, Any] = {name: there.get(name) for name in _SPACES}
-    if not isinstance(config, EnvironmentConfig) or before == {name: now.get(name) for name in _SPACES}:
+    neutral = json.loads(json.dumps(asdict(SessionConfig())))
+    there = {**neutral, **completed(start.config)}
+    before: dict[str, Any] = {name: there[name] for name in _SPACES}
+    if before == {name: now[name] for name in _SPACES}:
         return
     trusted = [module_of(each) for each in (config.env_id, *config.wrapper)]
     try:
@@ -194,7 +196,7 @@ def _check_spaces(config: Any, start: Start) -> None:
             raise ConfigError(f"the {whose} of {start.path} {reads} {old}, and {where} has {new}")
 
 
-def _spaces(config: EnvironmentConfig) -> tuple[str, str]:
+def _spaces(config: SessionConfig) -> tuple[str, str]:
     """What is observed, and what actions are, in words."""
     one = replace(config.env, num_envs=1, backend="auto")
     with GlobalRandom().kept(), contextlib.closing(make_env_of_any_size(one)) as env:

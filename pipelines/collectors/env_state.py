@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,21 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from rlpipe.errors import TrainingError
+from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.state_checks import check_like
+from rlpipe.pipelines.envs.arguments.names import as_arguments
 from rlpipe.pipelines.envs.entries import Key, name_of, named
+from rlpipe.pipelines.envs.make import make_env
 from rlpipe.pipelines.envs.normalization.running import reward_norms
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.vector import VectorEnv
+from rlpipe.pipelines.seeding import spawned
 
 _LOG = logging.getLogger("rlpipe")
 _PIECES = 1_000
+_BY_CHANGES = 2
+"""First number of the key that derives the seed of environments made anew; the second counts the changes."""
 
 
 class LocalEnvState:
@@ -30,6 +37,8 @@ class LocalEnvState:
     their episodes in the batch, and after it, `synchronise` resets them, with seeds derived from their first seed and
     the frames collected. Any other checkpoint, such as at Ctrl-C, is restored by repeating the actions since the last
     planned one, if they were recorded; else, or if that gives other observations, new episodes begin.
+
+    Environments of `make_env` can be made anew with other arguments (`change`), which the component then holds.
     """
 
     def __init__(self, collector: Any) -> None:
@@ -39,11 +48,62 @@ class LocalEnvState:
         self.captured = self._env.can_capture() and _can_keep(self._env)
         self._synchronised: int | None = None
         self._actions: list[TensorDictBase] | None = None
+        self.changes = 0
+        """How often the environments were made anew."""
+        self._changed: dict[str, Any] = {}
+        self._first: tuple[Any, int | None] | None = None
 
     @property
     def kind(self) -> str:
         """`captured` or `synchronised`."""
         return "captured" if self.captured else "synchronised"
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """The present arguments of the environments."""
+        return dict(self._origin()[0].kwargs) | self._changed
+
+    def change(self, env_kwargs: Mapping[str, Any]) -> None:
+        """Make the environments anew with these arguments besides the present ones, and reset them with new seeds.
+
+        Raises:
+            ConfigError: they cannot be made so, or have other spaces then; nothing is changed.
+        """
+        changed = as_arguments({**self._changed, **env_kwargs}, "change_env")
+        if unwritten := changed.unwritten():
+            kind = type(changed[unwritten[0]].given).__name__
+            raise ConfigError(
+                f"change_env sets {unwritten[0]!r} to a {kind}, which a checkpoint cannot hold; give a number, text, "
+                "list or dict"
+            )
+        self._remake(dict(changed), self.changes + 1)
+
+    def _origin(self) -> tuple[Any, int | None]:
+        """What the first environments were made from, and their seed."""
+        if self._first is None and self._env.made_from is None:
+            raise ConfigError(
+                "the arguments of these environments cannot be changed, because make_env did not make them"
+            )
+        return self._first or (self._env.made_from, self._env.seeds.first)
+
+    def _remake(self, changed: dict[str, Any], changes: int) -> None:
+        (config, first), old = self._origin(), self._env
+        seed = spawned(first, _BY_CHANGES, changes) if changes and first is not None else first
+        new: Any = make_env(replace(config, kwargs={**config.kwargs, **changed}), seed=seed, device=old.device).base_env
+        try:
+            _check_alike(old, new, changed)
+        except ConfigError:
+            new.close(raise_if_closed=False)
+            raise
+        # it reports to whoever reads it already
+        new.infos = old.infos
+        self._collector.env.base_env = self._env = new
+        self._collector.env.empty_cache()
+        old.close(raise_if_closed=False)
+        self._first, self._changed, self.changes = (config, first), changed, changes
+        self._synchronised, self._actions = None, None if self._actions is None else []
+        self._collector.reset()
+        self.captured = new.can_capture() and _can_keep(new)
 
     def note_actions(self) -> None:
         """Record actions from now on, for `load_state_dict` to repeat; nothing to do if captured."""
@@ -72,6 +132,8 @@ class LocalEnvState:
     def state_dict(self) -> dict[str, Any]:
         frames, iterations = self._collector.position
         state = {"kind": self.kind, "frames": frames, "iterations": iterations, "root": named(self._env.root)}
+        if self.changes:
+            state |= {"changes": self.changes, "changed": dict(self._changed)}
         if norms := reward_norms(self._collector.env):
             state["returns"] = [norm.returns for norm in norms]
         if self.captured:
@@ -84,6 +146,11 @@ class LocalEnvState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`; one of other environments is a `ValueError`."""
+        changes, changed = state.get("changes", 0), state.get("changed", {})
+        if type(changes) is not int or changes < 0 or type(changed) is not dict:
+            raise ValueError("changes of arguments are expected to be a whole number, and the arguments a dict")
+        if changes != self.changes or changed != self._changed:
+            self._remake(changed, changes)
         self._collector.position = position_in(state, self.kind)
         if self.captured:
             self._env.set_state(state["envs"])
@@ -123,6 +190,17 @@ class LocalEnvState:
             name: each.cpu() if isinstance(each, Tensor) else each for name, each in named(self._env.root).items()
         }
         return all(bool((each == root[name]).all()) for name, each in now.items())
+
+
+def _check_alike(old: Any, new: Any, changed: Mapping[str, Any]) -> None:
+    """Refuse environments that a policy of the old ones does not fit."""
+    what = f"change_env: with {', '.join(f'{name}={value!r}' for name, value in changed.items())}"
+    if type(old) is not type(new):
+        raise ConfigError(f"{what} the environments are made as {type(new).__name__}, and not as {type(old).__name__}")
+    for name, kind in (("single_observation_space", "observations"), ("single_action_space", "actions")):
+        before, after = getattr(old.envs, name), getattr(new.envs, name)
+        if before != after:
+            raise ConfigError(f"{what} the {kind} are {after}, and were {before}; they must stay the same")
 
 
 def cut(batch: TensorDictBase) -> None:

@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from torch import nn
 from torchrl.envs import EnvBase
 
+from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.env_state import cut, position_in
 from rlpipe.pipelines.collectors.worker import PolicyCopy, generators_of, get_streams, make_payload, set_streams
 from rlpipe.pipelines.envs.infos.log import InfoReport, joined
@@ -60,6 +61,8 @@ class RemoteCollectors:
     """Whether a batch is one collector's, while the others continue."""
     num_collectors: int
     """How many there are."""
+    remakes: bool = False
+    """Whether they can make their environments anew, with other arguments."""
     infos: InfoReport
     """What infos reported in the last batch."""
     _frames: int
@@ -179,6 +182,27 @@ class RemoteEnvState:
         self._collectors, self._is_asynchronous = collectors, collectors.asynchronous
         self.kind: str = "synchronised" if collectors.asynchronous else collectors.call("environments.kind")[0]
         self.captured = self.kind == "captured"
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """The present arguments of the environments."""
+        self._check_remakes()
+        found: dict[str, Any] = self._collectors.call("environments.env_kwargs")[0]
+        return found
+
+    def change(self, env_kwargs: dict[str, Any]) -> None:
+        """Make the environments anew; see `LocalEnvState.change`."""
+        self._check_remakes()
+        self._collectors.call("environments.change", env_kwargs)
+        # the observations of these resets
+        self._collectors.merge_statistics()
+
+    def _check_remakes(self) -> None:
+        if not self._collectors.remakes:
+            raise ConfigError(
+                f"{type(self._collectors).__name__} cannot change the arguments of its environments; collectors "
+                "'local' and 'processes' can, if they are not asynchronous"
+            )
 
     def note_actions(self) -> None:
         if not self._is_asynchronous:

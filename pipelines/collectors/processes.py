@@ -172,6 +172,7 @@ class SyncProcesses(_Processes, MultiSyncCollector):
     """
 
     asynchronous = False
+    remakes = True
 
 
 class AsyncProcesses(_Processes, MultiAsyncCollector):

@@ -60,6 +60,9 @@ class VectorEnv(EnvBase):
         ConfigError: another autoreset mode or kind of space, a wrapper that learns, or a bad `log_info`.
     """
 
+    made_from: Any = None
+    """The `EnvConfig` that `make_env` made it from."""
+
     def __init__(
         self,
         envs: gym.vector.VectorEnv,

@@ -50,6 +50,10 @@ class EpisodeBuffer:
                 self._unfinished[index].append(batch[index, first:].clone())
         return finished
 
+    def drop_unfinished(self) -> None:
+        """Forget the steps of episodes that have not ended."""
+        self._unfinished = []
+
     def state_dict(self) -> dict[str, Any]:
         """The steps of unfinished episodes, one entry per environment."""
         return {"unfinished": [torch.cat(pieces) if pieces else None for pieces in self._unfinished]}

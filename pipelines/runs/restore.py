@@ -70,7 +70,14 @@ def _load(path: Path, files: RunFiles, described: Mapping[str, Any], state: Mapp
     """Load a checkpoint that is this run's, and fits its journals; returns its metadata."""
     check_identity(path, identity(described["algorithm"], described["config"]))
     check_lengths(path)
-    if more := sorted(set(read_manifest(path)["components"]) - set(state)):
+    components = set(read_manifest(path)["components"])
+    if ("listeners" in components) != ("listeners" in state):
+        before, now = ("with", "none") if "listeners" in components else ("without", "some")
+        raise CheckpointError(
+            f"checkpoint {path} was written by a run {before} listeners, and there are {now} now; give the same ones "
+            "to train or run_recipe: listeners=[...]"
+        )
+    if more := sorted(components - set(state)):
         raise CheckpointError(f"checkpoint {path} has a component {more[0]!r}, which the pipeline's state lacks")
     metadata = load_checkpoint(path, state)
     for name, journal in files.journals.items():

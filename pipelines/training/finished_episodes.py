@@ -48,14 +48,15 @@ class EpisodeCounter:
         self._collector = collector
         env = getattr(collector, "env", None)
         base = getattr(env, "base_env", env)
-        self._env = base if isinstance(base, VectorEnv) else None
+        # environments that are remade keep it
+        self._infos = base.infos if isinstance(base, VectorEnv) else None
         self._running: dict[int, tuple[float, int]] = {}
         self._missing = MissingKeys()
 
     def begin(self) -> None:
         """Let the environments report successes from now on."""
-        if self._env is not None:
-            self._env.infos.start()
+        if self._infos is not None:
+            self._infos.start()
 
     def count(self, batch: TensorDictBase) -> Ended:
         """The episodes that ended in a batch `[*num_envs, T]`.
@@ -74,7 +75,7 @@ class EpisodeCounter:
             returns, lengths = self._sum_up(batch)
         else:
             returns, lengths = finished_episodes(batch)
-        report = getattr(self._collector, "infos", None) if self._env is None else self._env.infos.take()
+        report = getattr(self._collector, "infos", None) if self._infos is None else self._infos.take()
         if not isinstance(report, InfoReport):
             return Ended(returns, lengths, _successes_in(after, done))
         self._missing.note(report, returns)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from tensordict import TensorDictBase
 
 from rlpipe.errors import InterruptedRunError, TrainingError
 from rlpipe.pipelines.checkpoints.checkpoint import check_savable
+from rlpipe.pipelines.checkpoints.names import checkpoint_path
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.pipeline import Pipeline
@@ -23,11 +23,12 @@ from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
 from rlpipe.pipelines.training.failures import check_diverged, check_finite, check_weights, explained
 from rlpipe.pipelines.training.finished_episodes import Ended, EpisodeCounter, frames_of
+from rlpipe.pipelines.training.hints import warn_of_fresh_environments, warn_of_no_updates
+from rlpipe.pipelines.training.listeners import Listeners, Moment, MomentStage
 from rlpipe.pipelines.training.metrics import Line, numbers_of
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 
-_LOG = logging.getLogger("rlpipe")
 _PATIENCE = 10_000
 """Steps of each environment without an update or the end of an episode, after which a warning says so."""
 _SMALLER_BATCH = "--num-envs or --rollout-steps"
@@ -43,6 +44,7 @@ class LoopOptions:
     log_every: int = 1
     stopping: StoppingRule = field(default_factory=StoppingRule)
     progress: Listener | None = None
+    listeners: Sequence[Callable[[Moment], object]] = ()
 
 
 def train(
@@ -55,6 +57,7 @@ def train(
     stopping: StoppingRule | None = None,
     log_every: int = 1,
     progress: Listener | None = None,
+    listeners: Sequence[Callable[[Moment], object]] = (),
 ) -> Result:
     """Collect, learn, log, and at intervals evaluate and checkpoint, until the collector has its frames.
 
@@ -74,15 +77,20 @@ def train(
             raises `StopTraining`, the run ends after the batch, as by a stopping rule; when resumed, it only continues
             if it is given more frames. Any other exception is raised again after the batch, an evaluation that is due
             and a checkpoint.
+        listeners: called with a `Moment` at the moments of the loop, after those of the pipeline: they see it, and may
+            change it. They end the run as `progress` does. Those with `state_dict` and `load_state_dict` are saved in
+            checkpoints. A run that is resumed needs the same ones.
 
     Raises:
+        ConfigError: a listener is no function.
         TrainingError: a loss or gradient became NaN or infinite; names the frame, the term and the last checkpoint. Or
             the run folder cannot be written, or the GPU ran out of memory (`GPUMemoryError`).
         CheckpointError: the run folder has checkpoints, and none of them fits.
         ValueError: checkpoints are asked for, and there is no run.
     """
     stopping = stopping or StoppingRule()
-    return run_loop(pipeline, run, LoopOptions(evaluate, eval_every, checkpoint_every, log_every, stopping, progress))
+    options = LoopOptions(evaluate, eval_every, checkpoint_every, log_every, stopping, progress, listeners)
+    return run_loop(pipeline, run, options)
 
 
 def run_loop(
@@ -117,7 +125,12 @@ class _Loop:
         self.pipeline, self.run, self.options, self.stopping = pipeline, run, options, options.stopping
         self.result, self.line, self.before = Result(), Line(), 0
         self.reporter, self.episodes = Reporter(options.progress), EpisodeCounter(pipeline.collector)
-        own = {"progress": self.result, "line": self.line, "stopping": self.stopping, "global_random": GlobalRandom()}
+        listeners = (*pipeline.listeners, *options.listeners)
+        self.listeners = Listeners(listeners) if listeners else None
+        own: dict[str, Any] = {"progress": self.result, "line": self.line, "stopping": self.stopping}
+        own["global_random"] = GlobalRandom()
+        if self.listeners is not None:
+            own["listeners"] = self.listeners
         self.state = _add_own(pipeline.state, own, saved=run is not None)
         limit = getattr(pipeline.collector, "total_frames", None)
         self.limit = math.inf if limit is None or limit < 0 else limit
@@ -132,12 +145,14 @@ class _Loop:
             if self.result.frames:
                 # what the process draws after training is no part of the run
                 stack.callback(GlobalRandom().load_state_dict, before)
-                _warn_of_fresh_environments(self.pipeline)
+                warn_of_fresh_environments(self.pipeline)
             else:
                 self.run.note_built(self.pipeline.state, self.pipeline.collector)
         self.episodes.begin()
         self.stopping.resume(self.limit)
         self.report("starting")
+        if self.listeners:
+            self.tell("started")
         if self.run is not None and self.run.start_from is not None and not self.result.frames:
             # the weights that the run begins with do not follow from its config
             self.checkpoint()
@@ -148,6 +163,7 @@ class _Loop:
         if self.result.frames >= self.limit:
             return False
         started, environments = time.perf_counter(), self.pipeline.environments
+        self.pipeline.drop_abandoned()
         batch = self.collect(batches)
         if batch is None:
             return False
@@ -156,15 +172,17 @@ class _Loop:
         saving = environments is not None and self.due(self.options.checkpoint_every)
         if environments is not None and saving:
             environments.cut(batch)
+        if self.listeners and (changed := self.tell("collected", batch=batch).batch) is not None:
+            batch = changed
         learned = self.learn(batch, started)
-        self.count(learned, ended)
+        self.count(batch, learned, ended)
         if environments is not None and saving:
             environments.synchronise(self.result.frames)
         self.result.seconds += time.perf_counter() - started
         if not self.result.updates and not self.result.episodes:
             num_envs = batch.numel() // batch.shape[-1]
             if self.before < _PATIENCE * num_envs <= self.result.frames:
-                _warn_of_no_updates(self.result, "training has made")
+                warn_of_no_updates(self.result, "training has made")
         if self.due(self.options.log_every):
             self.log()
         return True
@@ -185,11 +203,13 @@ class _Loop:
         metrics = getattr(self.pipeline.collector, "metrics", None)
         return learned if metrics is None else learned | metrics(time.perf_counter() - started)
 
-    def count(self, learned: dict[str, float], ended: Ended) -> None:
+    def count(self, batch: TensorDictBase, learned: dict[str, float], ended: Ended) -> None:
         """Add a batch to the counters, the stopping rule and the line of metrics."""
         result = self.result
         result.updates += int(learned["updates"])
         result.episodes += len(ended.returns)
+        if self.listeners:
+            learned = self.tell("learned", batch=batch, scalars=learned).scalars
         check_finite(learned, result.frames)
         self.stopping.after_batch(ended.returns, learned)
         result.longest_streak = self.stopping.longest_streak
@@ -229,6 +249,8 @@ class _Loop:
             check_weights(self.pipeline.policy, self.result.frames)
             self.run.keep_best(self.result.frames, self.state, evaluation.mean)
         self.stopping.after_evaluation(evaluation.mean)
+        if self.listeners:
+            self.tell("evaluated", evaluation=evaluation)
         self.report("evaluated", evaluation=evaluation)
 
     def checkpoint(self) -> None:
@@ -236,16 +258,35 @@ class _Loop:
         check_weights(self.pipeline.policy, self.result.frames)
         self.result.stopped_by = self.stopping.reason
         if self.run is not None:
+            is_new = not checkpoint_path(self.run.folder, self.result.frames).exists()
             self.run.checkpoint(self.result.frames, self.state)
+            if self.listeners and is_new:
+                self.tell("checkpointed")
 
     def report(self, stage: Stage, **new: Any) -> None:
         """Report to the listener, who may end the run."""
         if reason := self.reporter.report(self.result.progress(stage, **new)):
             self.stopping.end(reason, self.limit)
 
+    def tell(self, stage: MomentStage, **new: Any) -> Moment:
+        """Tell the listeners of a moment, which there must be; they may change what is new, and end the run."""
+        result, run = self.result, None if self.run is None else self.run.folder
+        counted = (result.frames, self.limit, result.updates, result.episodes, result.seconds)
+        moment = Moment(stage, self.pipeline, *counted, run, **new)
+        assert self.listeners is not None
+        if reason := self.listeners.tell(moment):
+            self.stopping.end(reason, self.limit)
+        if stage != "collected":
+            # else what is kept of older batches belongs to episodes that end in this one
+            self.pipeline.drop_abandoned()
+        return moment
+
     def raise_listeners(self) -> None:
-        """Raise what the listener raised, after the batch is finished and a checkpoint written."""
-        if (error := self.reporter.raised) is not None:
+        """Raise what a listener raised, after the batch is finished and a checkpoint written."""
+        error = self.reporter.raised
+        if error is None and self.listeners:
+            error = self.listeners.raised
+        if error is not None:
             try:
                 self.checkpoint()
             except TrainingError as failure:
@@ -256,8 +297,10 @@ class _Loop:
         """Write what is left; after the checkpoint, because a run that resumes from it has not yet ended."""
         self.checkpoint()
         self.log()
+        if self.listeners:
+            self.tell("ended")
         if self.result.frames and not self.result.updates:
-            _warn_of_no_updates(self.result, "nothing was learned: training ended with")
+            warn_of_no_updates(self.result, "nothing was learned: training ended with")
         self.raise_listeners()
         return self.result
 
@@ -268,26 +311,5 @@ def _add_own(state: Mapping[str, Any], own: Mapping[str, Any], *, saved: bool) -
         raise ValueError(f"the pipeline's state has {taken[0]!r}, a name that train uses itself; choose another")
     whole = {**state, **own}
     if saved:
-        if "policy" not in state:
-            raise ValueError("the pipeline's state has no 'policy', and a checkpoint is useless without one")
         check_savable(whole)
     return whole
-
-
-def _warn_of_fresh_environments(pipeline: Pipeline) -> None:
-    if pipeline.environments is None:
-        _LOG.warning(
-            "rlpipe: checkpoints cannot save this collector's environments: a resumed run continues in fresh ones, "
-            "with other results; those of SyncDataCollector are saved, if each transform treats every step by itself"
-        )
-
-
-def _warn_of_no_updates(result: Result, what: str) -> None:
-    if result.episodes:
-        why = "raise total_frames, or lower what learning waits for, such as warmup_frames"
-    else:
-        why = (
-            "no episode has ended, and some algorithms learn from whole episodes; --max-episode-steps "
-            "(max_episode_steps) sets a limit"
-        )
-    _LOG.warning("rlpipe: %s 0 updates in %s frames: %s", what, f"{result.frames:,}", why)

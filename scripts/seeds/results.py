@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from rlpipe.scripts.reports.rows import as_json
 if TYPE_CHECKING:
     from rlpipe.pipelines.algorithms.recipes import Recipe
     from rlpipe.pipelines.config.start import Start
-    from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.scripts.cli.train_options import Options
     from rlpipe.scripts.reports.groups import Row
     from rlpipe.scripts.seeds.job import Job, Message
@@ -52,10 +50,9 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
 class Jobs:
     """The seeds to train, and their results."""
 
-    def __init__(
-        self, recipe: Recipe, options: Options[TrainConfig], start: Start | None, seeds: Sequence[int]
-    ) -> None:
+    def __init__(self, recipe: Recipe, options: Options[Any], start: Start | None, seeds: Sequence[int]) -> None:
         self.recipe, self.seeds, self.config = recipe, seeds, options.config
+        self._source = recipe.described()
         self._options, self._start = options, start
         self._loggers = check_loggers(check_option(options.logger))
         self.folders: dict[int, Path] = {}
@@ -74,6 +71,7 @@ class Jobs:
         return Job(
             self.recipe.name,
             self.recipe.algorithm,
+            self._source,
             dataclasses.asdict(dataclasses.replace(self.config, seed=seed)),
             str(folder),
             numbered=parent is None,
@@ -123,7 +121,9 @@ class Jobs:
         self.failed = {seed: self.failed[seed] for seed in self.seeds if seed in self.failed}
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
         del config["seed"]
-        origin = Origin() if self._start is None else Origin(start_from=self._start.path, take=self._start.noted)
+        origin = Origin(defaults=(self._source or {}).get("defaults"))
+        if self._start is not None:
+            origin = dataclasses.replace(origin, start_from=self._start.path, take=self._start.noted)
         runs = [
             FinishedRun(
                 folder=Path(found["run"]),
@@ -156,8 +156,8 @@ class Jobs:
     def _resume(self, seed: int) -> str:
         folder = self.folders[seed]
         if self._is_here(seed):
-            return f"rlpipe resume {shlex.quote(str(folder))}"
-        return f"rlpipe resume {shlex.quote(str(folder.absolute()))}, on {self._hosts[seed]}"
+            return self.recipe.resume(folder)
+        return f"{self.recipe.resume(folder.absolute())}, on {self._hosts[seed]}"
 
     def _place(self, seed: int) -> str:
         """The run folder, after the name of its machine if that is another one."""

@@ -68,6 +68,9 @@ class TensorEnv(EnvBase):
         seed: of the first reset; `None` draws one from the operating system.
     """
 
+    made_from: Any = None
+    """The `EnvConfig` that `make_env` made it from."""
+
     def __init__(self, spaces: Spaces, device: torch.device, *, limit: int | None, seed: int | None) -> None:
         num_envs = spaces.num_envs
         super().__init__(device=device, batch_size=torch.Size([num_envs]))

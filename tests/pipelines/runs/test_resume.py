@@ -27,6 +27,7 @@ from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
 from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.checkpoints.names import checkpoints, frames_of, newest_checkpoint
+from rlpipe.pipelines.config.run import settings_of
 from rlpipe.pipelines.config.start import find_start
 
 BOTH = ["cartpole", "frozen-lake"]
@@ -180,7 +181,7 @@ def test_a_run_that_starts_from_another_goes_on_without_it(batch, tmp_path, whol
 
     def make(config):
         pipeline = builder("dqn")(config)
-        load_weights(pipeline, config, start)
+        load_weights(pipeline, settings_of(config), start)
         return pipeline
 
     go(tmp_path / "whole", "dqn", config, make=make, start_from="other")
