@@ -130,6 +130,8 @@ class GaussianActor(StochasticActor):
     low: Tensor
     high: Tensor
     quadrature: Tensor
+    of_environment = ("low", "high")
+    """Buffers that describe the environment; a run that starts from another keeps its own."""
 
     def __init__(
         self,

@@ -128,7 +128,7 @@ ABSENT: dict[str, str] = {
 
 _TRAINS = "num-envs"
 """An option that only training commands have."""
-_OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
+_OF_THE_COMMAND = ("seeds", "jobs", "json", "quiet", "watch")
 """Options of `rlpipe train` that `run_recipe` does not have."""
 _IN_PYTHON = {"run-dir": "folder", "logger": "loggers", "wrapper": "wrappers"}
 """Options of `rlpipe train` that `run_recipe` has under another name."""
