@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
-import shlex
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,15 +15,17 @@ from typing import Any
 
 import torch
 
-from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
-from rlpipe.pipelines.algorithms.recipes import builder, find_recipe, owners_of
+from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
+from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
 from rlpipe.pipelines.build.pipeline import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
 from rlpipe.pipelines.config.environment import ALIASES, with_aliases
 from rlpipe.pipelines.config.foreign_names import explain
-from rlpipe.pipelines.config.train import TrainConfig
+from rlpipe.pipelines.config.groups import RayConfig
+from rlpipe.pipelines.config.json_form import checked, made
+from rlpipe.pipelines.config.run import SessionConfig, settings_of
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.pipeline import Pipeline
@@ -55,7 +57,8 @@ class Session:
     """A run to start or to resume.
 
     Args:
-        algorithm: the module in `rlpipe.pipelines.algorithms` that builds it.
+        recipe: that builds it.
+        config: of the recipe.
         folder: of the run; a new one is made before anything else.
         numbered: if the folder exists, make the next free one, with a number after its name.
         start_from: the run or checkpoint whose weights it begins with, as the user named it.
@@ -63,15 +66,19 @@ class Session:
         loggers: where metrics go besides the journals.
     """
 
-    recipe: str
-    algorithm: str
-    config: TrainConfig
+    recipe: Recipe
+    config: Any
     folder: Path
     numbered: bool = False
     resume: bool = False
     start_from: str | None = None
     display: Display = lambda *_: contextlib.nullcontext()
     loggers: tuple[Kind, ...] = DEFAULT
+
+    @functools.cached_property
+    def settings(self) -> SessionConfig:
+        """What a run reads of its config."""
+        return settings_of(self.config)
 
     def run(self, weights: Path | None = None) -> dict[str, Any]:
         """Train, from the weights of another run's checkpoint if one is given, evaluate, and return the summary.
@@ -81,16 +88,12 @@ class Session:
             ConfigError: there is an address of Ray, and nothing for Ray to do.
         """
         check_main_guard()
-        if self.config.ray_address is not None and self.config.collector != "ray":
-            raise ConfigError(
-                f"ray_address is {self.config.ray_address} with collector {self.config.collector!r}; set collector to "
-                "'ray', or train several seeds with --jobs ray"
-            )
+        _check_address(self.config)
         logging.getLogger("torchrl").setLevel(logging.WARNING)
-        seed = Seeds(self.config.seed).integer("process")
+        seed = Seeds(self.settings.seed).integer("process")
         made = contextlib.nullcontext(self.folder) if self.resume else claimed(self.folder, numbered=self.numbered)
         with each_once(), GlobalRandom().kept(seed), Interruption() as interruption, made as folder:
-            torch.set_num_threads(self.config.threads)
+            torch.set_num_threads(self.settings.threads)
             session = dataclasses.replace(self, folder=folder)
             try:
                 with contextlib.ExitStack() as stack:
@@ -100,12 +103,12 @@ class Session:
                 raise InterruptedRunError(f"{what}; {session._how_to_resume()}", interruption.exit_code) from None
 
     def _run(self, stack: contextlib.ExitStack, interruption: Interruption, weights: Path | None) -> dict[str, Any]:
-        config = self.config
+        config = self.settings
         if config.gif:
             # before the training environments exist, because some simulators allow only a few copies
             check_drawable(config.eval_env)
         with gpu_memory_for("the networks", "--hidden"):
-            pipeline = stack.enter_context(contextlib.closing(builder(self.algorithm)(config)))
+            pipeline = stack.enter_context(contextlib.closing(self._build()))
         if interruption.signal is not None:
             # a signal that came while processes or Ray started may have been lost there
             raise KeyboardInterrupt
@@ -129,19 +132,26 @@ class Session:
             raise InterruptedRunError(interruption.word, interruption.exit_code)
         return self._finish(pipeline, written, result, evaluation)
 
+    def _build(self) -> Pipeline:
+        pipeline = self.recipe.build(self.config)
+        if not isinstance(pipeline, Pipeline):
+            raise ConfigError(f"build of {self.recipe.algorithm} returned {shown(pipeline)}; expected a Pipeline")
+        return pipeline
+
     def _open_run(self, pipeline: Pipeline, weights: Path | None) -> Run:
         built_from = BuiltFrom(
-            self.algorithm,
+            self.recipe.algorithm,
             self.config,
+            source=self.recipe.described(),
             environments=None if pipeline.environments is None else pipeline.environments.kind,
             start_from=self.start_from,
             start_digest=None if weights is None else digest_of_checkpoint(weights),
             claimed=not self.resume,
         )
-        return Run(self.folder, self.recipe, built_from=built_from, loggers=self.loggers, resume=self.resume)
+        return Run(self.folder, self.recipe.name, built_from=built_from, loggers=self.loggers, resume=self.resume)
 
     def _judge_finally(self, pipeline: Pipeline, written: Run, result: Result, progress: Listener | None) -> Evaluation:
-        config = self.config
+        config = self.settings
         # the environments of training are no longer needed
         pipeline.close()
         _report(progress, result.progress("evaluating", final=True))
@@ -156,22 +166,31 @@ class Session:
 
     def _finish(self, pipeline: Pipeline, written: Run, result: Result, evaluation: Evaluation) -> dict[str, Any]:
         """Draw the curve, and an episode if asked for; returns the summary."""
-        config = self.config
+        config = self.settings
         if config.gif:
             seed = Seeds(config.seed).integer("gif")
             # there is one if the run was stopped after it was drawn
             (written.folder / layout.GIF).unlink(missing_ok=True)
             record(Player(config.eval_env, pipeline.policy, seed, pipeline.transforms), written.folder / layout.GIF)
         written.draw()
-        return summarise(self.recipe, config, result, evaluation, self.folder)
+        return summarise(self.recipe.name, config, result, evaluation, self.folder)
 
     def _how_to_resume(self) -> str:
         if not (self.folder / layout.CONFIG).is_file():
             return "nothing was written yet"
-        return f"what was written is in {self.folder}; continue with: rlpipe resume {shlex.quote(str(self.folder))}"
+        return f"what was written is in {self.folder}; continue with: {self.recipe.resume(self.folder)}"
 
 
-def _loop_options(pipeline: Pipeline, config: TrainConfig, progress: Listener | None) -> LoopOptions:
+def _check_address(config: Any) -> None:
+    collector = getattr(config, "collector", "local")
+    if isinstance(config, RayConfig) and config.ray_address is not None and collector != "ray":
+        raise ConfigError(
+            f"ray_address is {config.ray_address} with collector {collector!r}; set collector to 'ray', or "
+            "train several seeds with --jobs ray"
+        )
+
+
+def _loop_options(pipeline: Pipeline, config: SessionConfig, progress: Listener | None) -> LoopOptions:
     return LoopOptions(
         evaluate=lambda: _judge(
             pipeline, config, config.eval_episodes, "evaluation", stochastic=config.eval_stochastic
@@ -185,7 +204,7 @@ def _loop_options(pipeline: Pipeline, config: TrainConfig, progress: Listener | 
 
 
 def _judge(
-    pipeline: Pipeline, config: TrainConfig, episodes: int, stream: str, *, stochastic: bool = False, copies: int = 1
+    pipeline: Pipeline, config: SessionConfig, episodes: int, stream: str, *, stochastic: bool = False, copies: int = 1
 ) -> Evaluation:
     return evaluate(
         pipeline.policy,
@@ -198,7 +217,7 @@ def _judge(
     )
 
 
-def _warn_of_no_end(config: TrainConfig, result: Result) -> None:
+def _warn_of_no_end(config: SessionConfig, result: Result) -> None:
     if result.frames and result.updates and not result.episodes and is_endless(config.env):
         _LOG.warning(
             "rlpipe: %s has no time limit, and no episode ended in %s frames of training: there are no training "
@@ -217,9 +236,9 @@ def _report(listener: Listener | None, progress: Progress) -> None:
         raise reporter.raised
 
 
-def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+def summarise(recipe: str, config: Any, result: Result, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     """The summary of a run: what `--json` prints."""
-    best = read_best(folder)
+    config, best = settings_of(config), read_best(folder)
     return {
         "recipe": recipe,
         "env_id": config.env_id,
@@ -240,7 +259,7 @@ def summarise(recipe: str, config: TrainConfig, result: Result, evaluation: Eval
 
 
 def run_recipe(
-    name: str,
+    name: str | Path,
     *,
     env: Any = None,
     folder: Path | str | None = None,
@@ -256,7 +275,7 @@ def run_recipe(
     the recipe's number of threads; afterwards all are as before.
 
     Args:
-        name: of the recipe.
+        name: of the recipe; or an algorithm of your own, as `rlpipe train` takes it: `my_algorithm.py`, `module:name`.
         env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
             that makes one, a spec or an instance. Its arguments are `env_kwargs`.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
@@ -276,22 +295,23 @@ def run_recipe(
         TrainingError: training failed; says where and why.
         InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.
     """
-    recipe = find_recipe(name)
+    recipe = find_recipe(str(name))
     config = recipe.config()
     names = [field.name for field in dataclasses.fields(config)]
     options = with_aliases(options, env_id=env, wrapper=wrappers)
     if unknown := [option for option in options if option not in names]:
-        hint = explain(unknown[0], [*names, *ALIASES.values(), "folder", "progress", "loggers"], owners_of, python=True)
+        hint = explain(
+            unknown[0], [*names, *ALIASES.values(), "folder", "progress", "loggers"], recipe.owners, python=True
+        )
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
-    config = dataclasses.replace(config, **options)
+    config = checked(made(type(config), {**vars(config), **options}))
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, or None")
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     # a policy that explores must not become greedy while another is evaluated
     with _ONE_AT_A_TIME:
         return Session(
-            recipe.name,
-            recipe.algorithm,
+            recipe,
             config,
             default_folder(recipe.name, config.seed) if folder is None else Path(folder),
             numbered=folder is None,

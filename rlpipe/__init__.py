@@ -17,8 +17,23 @@ if TYPE_CHECKING:
     from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
+    from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
     from rlpipe.pipelines.collectors.collector import SyncDataCollector
     from rlpipe.pipelines.collectors.evaluation import evaluate
+    from rlpipe.pipelines.config.environment import EnvironmentConfig
+    from rlpipe.pipelines.config.fields import number
+    from rlpipe.pipelines.config.groups import (
+        ActorConfig,
+        ActorCriticConfig,
+        CollectionConfig,
+        ExplorationConfig,
+        NetworkConfig,
+        OptimizerConfig,
+        ReplayConfig,
+        RolloutConfig,
+    )
+    from rlpipe.pipelines.config.run import RunConfig
+    from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
     from rlpipe.pipelines.pipeline import Pipeline
     from rlpipe.pipelines.progress import Evaluation, Progress, StopTraining
@@ -43,6 +58,15 @@ _NAMES = {
     "rlpipe.modules": "CategoricalActor Critic EpsilonGreedy GaussianActor MLP QActor",
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
+    "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
+    "rlpipe.pipelines.config.environment": "EnvironmentConfig",
+    "rlpipe.pipelines.config.fields": "number",
+    "rlpipe.pipelines.config.groups": (
+        "ActorConfig ActorCriticConfig CollectionConfig ExplorationConfig NetworkConfig "
+        "OptimizerConfig ReplayConfig RolloutConfig"
+    ),
+    "rlpipe.pipelines.config.run": "RunConfig",
+    "rlpipe.pipelines.config.train": "TrainConfig",
     "rlpipe.pipelines.collectors.collector": "SyncDataCollector",
     "rlpipe.pipelines.collectors.evaluation": "evaluate",
     "rlpipe.pipelines.envs": "EnvConfig VectorEnv make_env",
@@ -63,39 +87,53 @@ _NAMES = {
 __all__ = [
     "GAE",
     "MLP",
+    "ActorConfig",
+    "ActorCriticConfig",
     "CategoricalActor",
     "ClipPPOLoss",
+    "CollectionConfig",
     "ConfigError",
     "Critic",
     "DQNLoss",
     "EnvConfig",
+    "EnvironmentConfig",
     "EpsilonGreedy",
     "Evaluation",
+    "ExplorationConfig",
     "GaussianActor",
     "Moment",
+    "NetworkConfig",
+    "OptimizerConfig",
     "Pipeline",
     "PrioritizedSampler",
     "Progress",
     "QActor",
+    "ReplayConfig",
     "ReplayState",
     "RlpipeError",
+    "RolloutConfig",
     "Run",
+    "RunConfig",
     "Seeds",
     "StopTraining",
     "StoppingRule",
     "SyncDataCollector",
     "TargetUpdate",
+    "TrainConfig",
     "VectorEnv",
     "__version__",
     "evaluate",
     "find_recipe",
     "gradient_step",
     "make_env",
+    "make_pipeline",
+    "number",
     "off_policy",
     "on_policy",
     "once",
     "run_recipe",
     "schedule",
+    "set_up",
     "train",
     "trained",
 ]

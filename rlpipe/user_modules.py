@@ -35,6 +35,13 @@ def import_module(module: str, option: str) -> ModuleType:
         raise ConfigError(f"{option}: the module {module!r} cannot be imported: {reason_of(error)}") from error
 
 
+def inside(module: Any, name: str) -> Any:
+    """What a name, which may have dots, names in a module; `None` if there is no such thing."""
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
 def reason_of(error: BaseException) -> str:
     """An exception in one line: its type, and the first line of its message."""
     first, kind = first_line(error), type(error).__name__

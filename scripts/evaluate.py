@@ -53,21 +53,21 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     with trained(path, options.trust_module) as agent:
-        seed = Seeds(agent.config.seed).integer("final evaluation") if options.seed is None else options.seed
+        seed = Seeds(agent.settings.seed).integer("final evaluation") if options.seed is None else options.seed
         evaluation = evaluate(
             agent.policy,
-            agent.config.eval_env,
+            agent.settings.eval_env,
             episodes=options.episodes,
             seed=seed,
             stochastic=options.stochastic,
             transforms=agent.transforms,
             num_envs=most_copies(
-                agent.config.eval_env, options.eval_envs or agent.config.eval_envs, agent.config.num_envs
+                agent.settings.eval_env, options.eval_envs or agent.settings.eval_envs, agent.settings.num_envs
             ),
         )
     return {
         "recipe": agent.recipe,
-        "env_id": agent.config.eval_env.env_id,
+        "env_id": agent.settings.eval_env.env_id,
         "checkpoint": str(agent.checkpoint),
         "stochastic": options.stochastic,
         "evaluation": evaluation.summary(),

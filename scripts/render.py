@@ -21,7 +21,7 @@ from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse, parse_run
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.main import run
-from rlpipe.user_modules import import_module
+from rlpipe.user_files import load_trusted
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.render.player import Moment, Player
@@ -81,8 +81,7 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
     if path is not None:
         # fails fast, before heavy imports
         read_run(path, options.trust_module)
-    for name in options.trust_module:
-        import_module(name, "trust-module")
+    load_trusted(options.trust_module)
     _check_opengl()
     if not options.screen:
         # drawing into memory needs neither, and SDL may complain about them
@@ -124,7 +123,7 @@ def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
 def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
     """The player, and what the summary says about it."""
     from rlpipe.pipelines.agents.environment import check_known
-    from rlpipe.pipelines.agents.load import read_config, trained
+    from rlpipe.pipelines.agents.load import read_settings, trained
     from rlpipe.pipelines.envs import EnvConfig
     from rlpipe.pipelines.envs.rendering import check_drawable
     from rlpipe.pipelines.render.player import Player
@@ -143,7 +142,7 @@ def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[
         return
     described, checkpoint = read_run(path, options.trust_module)
     check_known(described["config"], path)
-    config = read_config(described, checkpoint)
+    config = read_settings(described, checkpoint)
     check_drawable(config.eval_env)
     # the checkpoint found above, even if a newer one appears meanwhile
     with trained(checkpoint, options.trust_module) as agent:

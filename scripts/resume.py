@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.algorithms.recipes import config_class
+from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
 from rlpipe.pipelines.checkpoints.names import MANIFEST
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
@@ -18,9 +18,6 @@ from rlpipe.pipelines.runs.read import read_description, split_choice
 from rlpipe.scripts.cli.options import RunOptions, parse_run
 from rlpipe.scripts.display.progress_bar import describe, display
 from rlpipe.scripts.main import run
-
-if TYPE_CHECKING:
-    from rlpipe.pipelines.config.train import TrainConfig
 
 USAGE = (
     "rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] "
@@ -74,7 +71,9 @@ def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[s
     check_known(described["config"], folder)
     # a wrong option is an error even if nothing is left to log
     other = None if options.logger == _UNCHANGED else check_option(options.logger)
-    config, longer = _configs(folder, described, options)
+    recipe = recipe_of_run(described)
+    config, longer = _configs(folder, recipe, described, options)
+    gif = getattr(config, "gif", False)
     shown = display(described["recipe"], longer, watch=options.watch, quiet=options.quiet)
     result, evaluation, by_choice = read_end(folder, described["algorithm"], config)
     if result.stopped_by and not by_choice and longer != config:
@@ -82,12 +81,11 @@ def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[s
 
     from rlpipe.pipelines.session import Session, summarise
 
-    pictures = (layout.CURVE, *([layout.GIF] if config.gif else []))
+    pictures = (layout.CURVE, *([layout.GIF] if gif else []))
     if evaluation is not None and longer == config and all((folder / name).is_file() for name in pictures):
         return summarise(described["recipe"], config, result, evaluation, folder)
     session = Session(
-        described["recipe"],
-        described["algorithm"],
+        recipe,
         longer,
         folder,
         resume=True,
@@ -98,11 +96,14 @@ def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[s
     return session.run()
 
 
-def _configs(folder: Path, described: dict[str, Any], options: Options) -> tuple[TrainConfig, TrainConfig]:
+def _configs(folder: Path, recipe: Recipe, described: dict[str, Any], options: Options) -> tuple[Any, Any]:
     """The config of the run, and the one to continue it with."""
-    from rlpipe.pipelines.config.train import config_from_json
+    from rlpipe.pipelines.config.groups import RayConfig
+    from rlpipe.pipelines.config.json_form import checked, config_from_json
 
-    config = config_from_json(config_class(described["algorithm"]), described["config"])
+    config = checked(config_from_json(recipe.config_class, described["config"]))
+    if options.ray_address is not None and not isinstance(config, RayConfig):
+        raise ConfigError(f"--ray-address {options.ray_address}: the Config of {recipe.algorithm} has no ray_address")
     if options.ray_address is not None:
         config = replace(config, ray_address=options.ray_address)
     longer = config if options.total_frames is None else replace(config, total_frames=options.total_frames)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, exists_already
-from rlpipe.pipelines.algorithms.recipes import RECIPES, Recipe, find_recipe, owners_of
+from rlpipe.pipelines.algorithms.recipes import RECIPES, Recipe, find_recipe
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
 from rlpipe.scripts.cli.options import parse
@@ -48,13 +48,14 @@ def main(arguments: Sequence[str]) -> int:
         )
     recipe = find_recipe(arguments[0])
     default = recipe.config()
+    prog = recipe.name if recipe.source is None else recipe.source.text
     options = parse(
         Options[type(default)],  # type: ignore[misc, arg-type]
         arguments[1:],
-        prog=f"rlpipe train {recipe.name}",
-        description=f"Train with the recipe {recipe.name}: {recipe.summary}.",
+        prog=f"rlpipe train {prog}",
+        description=f"Train with the {'recipe' if recipe.source is None else 'algorithm'} {prog}: {recipe.summary}.",
         default=Options(default),
-        owners=owners_of,
+        owners=recipe.owners,
     )
     if options.seeds is not None or options.jobs is not None:
         return train_seeds(recipe, options, arguments[1:], find_weights(recipe, options))
@@ -64,9 +65,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
+    from rlpipe.pipelines.config.json_form import checked
     from rlpipe.pipelines.session import Session
 
-    config = options.config
+    config = checked(options.config)
     folder = options.run_dir or default_folder(recipe.name, config.seed)
     if options.run_dir is not None and os.path.lexists(folder):
         raise exists_already("run-dir", folder)
@@ -75,8 +77,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     start_from = None if options.start_from is None else str(options.start_from)
     shown = display(recipe.name, config, watch=options.watch, quiet=options.quiet)
     session = Session(
-        recipe.name,
-        recipe.algorithm,
+        recipe,
         config,
         folder,
         numbered=options.run_dir is None,

@@ -151,7 +151,7 @@ def _program(greedy: GreedyPolicy) -> torch.export.ExportedProgram:
 def _metadata(agent: Trained, greedy: GreedyPolicy) -> dict[str, str]:
     return {
         "recipe": agent.recipe,
-        "env_id": agent.config.env_id,
+        "env_id": agent.settings.env_id,
         "frames": agent.checkpoint.name.removeprefix("frames-").lstrip("0") or "0",
         "rlpipe": __version__,
         "start": json.dumps(greedy.counted_from()),

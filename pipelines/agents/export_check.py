@@ -84,8 +84,8 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[Case]:
         torch.manual_seed(0)
         inputs = greedy.example(_RANDOM)
     yield Case(agent, greedy, inputs)
-    copies = min(_ENVS, most_copies(agent.config.env, agent.config.eval_envs, agent.config.num_envs))
-    env = make_env_of_any_size(replace(agent.config.env, num_envs=copies, backend="auto"), seed=0)
+    copies = min(_ENVS, most_copies(agent.settings.env, agent.settings.eval_envs, agent.settings.num_envs))
+    env = make_env_of_any_size(replace(agent.settings.env, num_envs=copies, backend="auto"), seed=0)
     try:
         step = env.reset()
         for _ in range(_STEPS):

@@ -46,7 +46,7 @@ class GreedyPolicy(nn.Module):
         if modules is None:
             raise ConfigError(f"a policy of kind {type(agent.policy).__name__} cannot be exported")
         self.parts = nn.ModuleList(modules)
-        with_raw = make_env_of_any_size(replace(agent.config.env, num_envs=1, backend="auto"))
+        with_raw = make_env_of_any_size(replace(agent.settings.env, num_envs=1, backend="auto"))
         try:
             base = with_raw.base_env
             read = {key for part in modules for key in part.in_keys if key in base.spaces}

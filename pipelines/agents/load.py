@@ -15,11 +15,12 @@ from torchrl.envs import Transform
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.environment import check_known, trusted_by, with_environment
-from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
 from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
-from rlpipe.pipelines.config.train import TrainConfig, config_from_json
+from rlpipe.pipelines.config.json_form import checked, config_from_json
+from rlpipe.pipelines.config.run import SessionConfig, settings_of
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
@@ -42,9 +43,14 @@ class Trained:
     """
 
     recipe: str
-    config: TrainConfig
+    config: Any
     checkpoint: Path
     pipeline: Pipeline
+
+    @property
+    def settings(self) -> SessionConfig:
+        """What evaluations read of the config; defaults where a user's own Config has no such fields."""
+        return settings_of(self.config)
 
     @property
     def policy(self) -> TensorDictModuleBase:
@@ -57,14 +63,18 @@ class Trained:
         return tuple(self.pipeline.transforms)
 
 
-def read_config(described: Mapping[str, Any], checkpoint: Path) -> TrainConfig:
-    """The config of a run, from the result of `read_run`.
+def read_settings(described: Mapping[str, Any], checkpoint: Path) -> SessionConfig:
+    """What evaluations read of the config of a run, from the result of `read_run`.
 
     Raises:
         CheckpointError: a field is missing, unknown or has a value that is not allowed; names the run.
     """
+    return settings_of(_read_config(recipe_of_run(described), described, checkpoint))
+
+
+def _read_config(recipe: Recipe, described: Mapping[str, Any], checkpoint: Path) -> Any:
     try:
-        return config_from_json(config_class(described["algorithm"]), described["config"])
+        return checked(config_from_json(recipe.config_class, described["config"]))
     except ConfigError as error:
         raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
 
@@ -78,7 +88,7 @@ def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) ->
     Args:
         path: a run folder, for its newest checkpoint; `RUN@best`, for the one of its best evaluation, `RUN@last` or
             `RUN@<frames>`; or a checkpoint in a run folder.
-        trusted: modules that its environment may come from; they are imported.
+        trusted: modules and files that its environment and its algorithm may come from; they are imported.
         env: the environment, if `config.json` cannot name it: what `env_id` may be, such as a function that makes it,
             or an `EnvConfig`, whose arguments and wrappers are then used too.
 
@@ -89,13 +99,15 @@ def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) ->
     described, checkpoint = read_run(Path(path), [*trusted, *trusted_by(env)])
     found = described["config"] if env is None else with_environment(described["config"], env)
     check_known(found, Path(path))
-    config = read_config({**described, "config": found}, checkpoint)
+    recipe = recipe_of_run(described)
+    config = _read_config(recipe, {**described, "config": found}, checkpoint)
+    settings = settings_of(config)
     check_identity(checkpoint, identity(described["algorithm"], described["config"]))
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(settings.threads)
     try:
-        with GlobalRandom().kept(Seeds(config.seed).integer("process")):
-            pipeline = builder(described["algorithm"])(config.to_act())
+        with GlobalRandom().kept(Seeds(settings.seed).integer("process")):
+            pipeline = recipe.build(to_act(config))
         with contextlib.closing(pipeline):
             # the policy's input depends on the observation statistics as well
             load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
@@ -106,7 +118,12 @@ def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) ->
         torch.set_num_threads(threads)
 
 
-def read_end(folder: Path, algorithm: str, config: TrainConfig) -> tuple[Result, Evaluation | None, bool]:
+def to_act(config: Any) -> Any:
+    """The config of a pipeline that only acts, see `TrainConfig.to_act`; a user's own Config may have such a method."""
+    return config.to_act() if hasattr(config, "to_act") else config
+
+
+def read_end(folder: Path, algorithm: str, config: Any) -> tuple[Result, Evaluation | None, bool]:
     """The result of the run in a folder, its final evaluation, and whether a listener ended it.
 
     A run that is not finished has no final evaluation.

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+import json
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import recipe_settings as tuned
+from rlpipe.pipelines.algorithms.source import Source, named_source, source_of_run
 from rlpipe.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.pipelines.pipeline import Pipeline
+
+
+_LOG = logging.getLogger("rlpipe")
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Recipe:
         summary: one line.
         env_id: its environment.
         settings: fields of the Config that differ from the algorithm's defaults.
+        source: where the algorithm is, if it is a user's.
     """
 
     name: str
@@ -34,10 +43,49 @@ class Recipe:
     summary: str
     env_id: str = "CartPole-v1"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
 
-    def config(self) -> TrainConfig:
+    @property
+    def config_class(self) -> type[Any]:
+        """The Config class of the algorithm."""
+        return config_class(self.algorithm) if self.source is None else self.source.load().Config
+
+    def config(self) -> Any:
         """This recipe's Config."""
-        return config_class(self.algorithm)(env_id=self.env_id, **self.settings)
+        if self.source is None:
+            return self.config_class(env_id=self.env_id, **self.settings)
+        from rlpipe.pipelines.config.json_form import checked, made  # noqa: PLC0415 - heavy
+
+        return checked(made(self.config_class, {}))
+
+    def build(self, config: Any) -> Pipeline:
+        """Build the algorithm of a config.
+
+        Raises:
+            ConfigError: the environment or the device is not available, or does not fit the config.
+        """
+        build = builder(self.algorithm) if self.source is None else self.source.load().build
+        return build(config)
+
+    def owners(self, option: str) -> Sequence[str]:
+        """What has an option that this recipe does not have: algorithms, or a group that its Config may inherit."""
+        if self.source is None:
+            return owners_of(option)
+        from rlpipe.pipelines.config.groups import groups_with  # noqa: PLC0415 - heavy
+
+        return [f"a Config that inherits rlpipe.{each}" for each in groups_with(option)[:1]]
+
+    def described(self) -> dict[str, Any] | None:
+        """What `config.json` holds of a user's algorithm; `None` for a recipe."""
+        if self.source is None:
+            return None
+        defaults = json.loads(json.dumps(dataclasses.asdict(self.config())))
+        return {**self.source.described(), "defaults": defaults}
+
+    def resume(self, folder: Path) -> str:
+        """The command that continues a run."""
+        trust = "" if self.source is None else f" --trust-module {shlex.quote(self.source.place)}"
+        return f"rlpipe resume {shlex.quote(str(folder))}{trust}"
 
 
 _ALL = (
@@ -91,14 +139,46 @@ _ALGORITHMS = sorted({recipe.algorithm for recipe in RECIPES.values()})
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of this name.
+    """The recipe of this name, or the algorithm of a user's: `FILE.py`, `FILE.py:name` or `module:name`.
 
     Raises:
-        ConfigError: no recipe has it; names the nearest.
+        ConfigError: there is no such recipe, and the nearest is named; or the algorithm cannot be loaded.
     """
     if name in RECIPES:
         return RECIPES[name]
-    raise ConfigError(f"no recipe is called {name!r}; {did_you_mean(name, RECIPES)}")
+    source = named_source(name)
+    if source is None:
+        raise ConfigError(f"no recipe is called {name!r}; {did_you_mean(name, RECIPES)}")
+    return _of_user(source)
+
+
+def recipe_of_run(described: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run, from its `config.json`; says in a warning if the source of a user's algorithm has changed.
+
+    Raises:
+        ConfigError: this version has no such algorithm, or it cannot be loaded.
+    """
+    name, algorithm = described["recipe"], described["algorithm"]
+    source = source_of_run(described)
+    if source is None:
+        config_class(algorithm)
+        return Recipe(name, algorithm, "")
+    # the digest of a module can be computed once it is imported
+    source.load()
+    if (before := described["source"]["digest"]) != source.digest:
+        _LOG.warning(
+            "rlpipe: the source of %s has changed since this run began (%s then, %s now): what it does may differ",
+            source.place,
+            before,
+            source.digest,
+        )
+    return Recipe(name, algorithm, "", source=source)
+
+
+def _of_user(source: Source) -> Recipe:
+    loaded = source.load()
+    env_id = next((each.default for each in dataclasses.fields(loaded.Config) if each.name == "env_id"), "")
+    return Recipe(source.recipe(RECIPES), source.algorithm, loaded.summary, str(env_id), source=source)
 
 
 def config_class(algorithm: str) -> type[TrainConfig]:

@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase, Transform, TransformedEnv
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.build.collector import env_device
+from rlpipe.pipelines.config.environment import EnvArgumentsConfig
 from rlpipe.pipelines.config.groups import LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import ShapeReward, env_spec, make_env
@@ -73,7 +74,7 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     return env
 
 
-def warn_of_unnamed(config: TrainConfig) -> None:
+def warn_of_unnamed(config: EnvArgumentsConfig) -> None:
     """Say in one line which parts of the environment `config.json` will not hold."""
     if unnamed := config.unnamed():
         _LOG.warning(

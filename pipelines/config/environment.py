@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.config.fields import LARGEST, number
+from rlpipe.pipelines.config.fields import LARGEST, CheckedConfig, number
 from rlpipe.pipelines.envs.arguments.given import name_env
 from rlpipe.pipelines.envs.arguments.names import Arguments, as_arguments
 from rlpipe.pipelines.envs.arguments.wrapping import unnamed_wrappers, wrapper_names
@@ -20,7 +20,7 @@ ALIASES = {"env_id": "env", "wrapper": "wrappers"}
 
 
 @dataclass(frozen=True)
-class EnvArgumentsConfig:
+class EnvArgumentsConfig(CheckedConfig):
     """The environment, its arguments, and what is put around it."""
 
     env_id: str = "CartPole-v1"
@@ -38,7 +38,11 @@ class EnvArgumentsConfig:
     time_aware: bool = False
     """Also observe the share of the time limit that is left, from 1 to 0."""
 
-    def name_environment(self) -> None:
+    def __post_init__(self) -> None:
+        self._name_environment()
+        super().__post_init__()
+
+    def _name_environment(self) -> None:
         """Replace environments and wrappers that are given as objects by their names, which hold them.
 
         Raises:
@@ -111,16 +115,23 @@ class EnvironmentConfig(EnvArgumentsConfig):
             log_info=self.log_info,
         )
 
-    def check_normalization(self) -> None:
-        """Check that no option of normalisation is without effect.
-
-        Raises:
-            ConfigError: names the field.
-        """
+    def check(self) -> None:
+        """Check that no option is without effect, and that the options of the environment go together."""
+        super().check()
         for what, instead in (("observation", ""), ("reward", "; --reward-shaping clip clips to [-1, 1] without it")):
             clip = getattr(self, f"clip_{what}")
             if clip != 10.0 and not getattr(self, f"normalize_{what}"):
                 raise ConfigError(f"clip_{what} is {clip}, which needs normalize_{what}{instead}")
+        if self.from_pixels and self.reward_shaping == "balance":
+            raise ConfigError(
+                "reward_shaping is 'balance', which reads CartPole's own observation; from_pixels hides it"
+            )
+        if self.from_pixels and self.normalize_observation:
+            raise ConfigError(
+                "normalize_observation is True, but the network divides pixels by 255 itself; leave it out"
+            )
+        # its constructor refuses what does not go together
+        _ = self.env
 
 
 def with_aliases(options: dict[str, Any], **given: Any) -> dict[str, Any]:

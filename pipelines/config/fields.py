@@ -41,6 +41,26 @@ def number(
     return dataclasses.field(default=default, metadata=bounds)
 
 
+@dataclasses.dataclass(frozen=True)
+class CheckedConfig:
+    """The base of Configs and of their groups: every field is checked when one is made.
+
+    Raises:
+        ConfigError: a field has the wrong type or a value that is not allowed.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check()
+        self.validate()
+
+    def check(self) -> None:
+        """Check the fields of a group against each other; groups extend it, and call that of their bases."""
+
+    def validate(self) -> None:
+        """Check fields against each other; algorithms override it."""
+
+
 def check_fields(config: Any) -> None:
     """Check the type and the bounds of every field of a frozen dataclass; whole numbers in float fields become floats.
 

@@ -13,9 +13,9 @@ from rlpipe.losses.functional import Regression
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.config.environment import EnvironmentConfig
-from rlpipe.pipelines.config.fields import LARGEST, MANY, number
+from rlpipe.pipelines.config.fields import LARGEST, MANY, CheckedConfig, number
+from rlpipe.pipelines.config.run import RunConfig
 from rlpipe.pipelines.devices import Execution, split_address
-from rlpipe.pipelines.stopping import StoppingRule
 
 MOST_PROCESSES = 1_000
 """Most environments with a process each."""
@@ -24,7 +24,7 @@ LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 
 
 @dataclass(frozen=True)
-class RayConfig:
+class RayConfig(CheckedConfig):
     """Where Ray places collectors, and what it reserves for them."""
 
     ray_address: str | None = None
@@ -57,7 +57,7 @@ class RayConfig:
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(CheckedConfig):
     """The shape of the networks."""
 
     hidden: tuple[int, ...] = number((64, 64), at_least=1, at_most=16_384, at_most_numbers=100)
@@ -85,7 +85,7 @@ class ActorConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(CheckedConfig):
     """The optimiser and its learning rate."""
 
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -118,7 +118,7 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(CheckedConfig):
     """The batches that are collected, and the discount of their rewards."""
 
     rollout_steps: int = number(64, at_least=1, at_most=1_000_000)
@@ -152,7 +152,7 @@ class ActorCriticConfig(PolicyGradientConfig):
 
 
 @dataclass(frozen=True)
-class ExplorationConfig:
+class ExplorationConfig(CheckedConfig):
     """Epsilon-greedy exploration."""
 
     epsilon_schedule: ScheduleKind = "linear"
@@ -169,7 +169,7 @@ class ExplorationConfig:
 
 
 @dataclass(frozen=True)
-class LivesConfig:
+class LivesConfig(CheckedConfig):
     """Lives, in environments that count them, such as Atari games."""
 
     end_at_life_loss: bool = False
@@ -177,7 +177,7 @@ class LivesConfig:
 
 
 @dataclass(frozen=True)
-class CollectionConfig:
+class CollectionConfig(CheckedConfig):
     """Where environments are stepped."""
 
     collector: CollectorKind = "local"
@@ -235,33 +235,19 @@ class ReplayConfig(EnvironmentConfig):
             )
 
 
-@dataclass(frozen=True)
-class StoppingConfig:
-    """The length of a run, and what may end it earlier."""
-
-    total_frames: int = number(50_000, at_least=1, at_most=MANY)
-    """Environment steps to train for, rounded up to whole batches."""
-    total_episodes: int | None = number(None, at_least=1, at_most=MANY)
-    """Stop once this many episodes have ended."""
-    stop_at_return: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once an evaluation's mean return reaches this."""
-    stop_at_mean: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once the mean return of the last `stop_window` training episodes reaches this."""
-    stop_window: int = number(100, at_least=1, at_most=1_000_000)
-    """Number of episodes in that mean."""
-    stop_after_successes: int | None = number(None, at_least=1, at_most=MANY)
-    """Stop after this many consecutive training episodes with a return of `success_return` or more."""
-    success_return: float = number(475.0, at_least=-LARGEST, at_most=LARGEST)
-    """Lowest return that counts as a success."""
-
-    @property
-    def stopping(self) -> StoppingRule:
-        """The rule that these fields describe."""
-        return StoppingRule(
-            total_episodes=self.total_episodes,
-            at_return=self.stop_at_return,
-            at_mean=self.stop_at_mean,
-            window=self.stop_window,
-            successes=self.stop_after_successes,
-            success_return=self.success_return,
-        )
+def groups_with(option: str) -> list[str]:
+    """The groups for Configs that have a field of this name, with dashes or underscores; the smallest first."""
+    name = option.replace("-", "_")
+    groups = (
+        RunConfig,
+        OptimizerConfig,
+        NetworkConfig,
+        ActorConfig,
+        RolloutConfig,
+        ActorCriticConfig,
+        ExplorationConfig,
+        CollectionConfig,
+        EnvironmentConfig,
+        ReplayConfig,
+    )
+    return [group.__name__ for group in groups if name in {each.name for each in fields(group)}]

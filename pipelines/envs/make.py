@@ -19,7 +19,7 @@ from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv
 from rlpipe.errors import ConfigError, RlpipeError, first_line
 from rlpipe.pipelines.envs.actions import transformed_class
 from rlpipe.pipelines.envs.arguments.given import MadeForTorchRLError, name_env, spec_of, with_arguments
-from rlpipe.pipelines.envs.arguments.names import Arguments, Named, as_arguments, inside
+from rlpipe.pipelines.envs.arguments.names import Arguments, Named, as_arguments
 from rlpipe.pipelines.envs.arguments.signature import taken_by, unknown_argument
 from rlpipe.pipelines.envs.backends.atari_game import FRAMESKIP, AtariGame, is_game
 from rlpipe.pipelines.envs.backends.choice import WITHOUT_IMAGES, make_vector_env
@@ -31,7 +31,7 @@ from rlpipe.pipelines.envs.tensor.make import adopt_given, make_tensor_env
 from rlpipe.pipelines.envs.tensor.torchrl_env import BatchSizeError
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.spelling import nearest
-from rlpipe.user_modules import UNNAMED, import_module, module_of, reason_of
+from rlpipe.user_modules import UNNAMED, import_module, inside, module_of, reason_of
 from rlpipe.warn_once import notice
 
 _GAMES = "ALE/"

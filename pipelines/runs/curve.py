@@ -11,9 +11,6 @@ import numpy as np
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
 
-WINDOW = 100
-"""Episodes in the moving mean of a run that names no other number."""
-
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the last `window` values at each position, of fewer at the start; `[n]` to `[n]`."""

@@ -23,6 +23,8 @@ CURVE = "curve.png"
 GIF = "agent.gif"
 """An episode of the trained policy, if asked for."""
 
+WINDOW = 100
+"""Episodes in the moving mean of the curve, unless a config has another number."""
 LARGEST_JSON = 1_000_000
 """The most bytes of a `.json` file that is read."""
 LARGEST_LINES = 500_000_000

@@ -5,7 +5,6 @@ Runs that differ in their origin are not the same, and `rlpipe table` gives them
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,8 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from rlpipe.pipelines.checkpoints.names import MANIFEST
+from rlpipe.user_files import content, digest
 
-_LARGEST_SOURCE = 10_000_000
 _FALLING = ("linear", "cosine")
 """Learning rate schedules that depend on the run's length."""
 _WHOLE = re.compile(r"(?<![\d.])(?<!e[+-])(?<!\de)\d+(?![\d.]|e[\d+-])")
@@ -34,10 +33,11 @@ class Origin:
         start_from: the run or checkpoint whose weights it began with, as the user named it.
         start: digest of that checkpoint.
         prolonged: pairs of the total frames before, and the frames trained when it was given more.
-        program: digest of the source of a custom run's program.
+        program: digest of the source of a user's algorithm, or of a custom run's program.
         arguments: of that program.
         built: numbers and words found in a custom run's optimisers, networks and collector.
         seed: of the run; may be part of the arguments.
+        defaults: of the Config of a user's algorithm.
     """
 
     start_from: str | None = None
@@ -47,6 +47,7 @@ class Origin:
     arguments: tuple[str, ...] = ()
     built: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    defaults: Mapping[str, Any] | None = None
 
     def is_like(self, other: Origin) -> bool:
         """Whether two runs of one config, except for the seed, have the same origin.
@@ -99,9 +100,10 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
     Raises:
         One of `DAMAGE`: rlpipe did not write it.
     """
-    program, config = described.get("program") or {}, described["config"]
+    program, config = described.get("program") or described.get("source") or {}, described["config"]
     # a learning rate that does not depend on the run's length is the same in a longer run
-    depends = config.get("lr_schedule") in _FALLING or ("program" in described and described["program"] is not None)
+    is_own = bool(described.get("source")) or described.get("program") is not None
+    depends = config.get("lr_schedule") in _FALLING or is_own
     prolonged = [(int(each["total_frames"]), int(each["frames"])) for each in described.get("prolonged") or ()]
     start_from, start = described.get("start_from"), described.get("start_digest")
     return Origin(
@@ -112,6 +114,7 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
         arguments=tuple(map(str, program.get("arguments") or ())),
         built=dict(described.get("built") or {}),
         seed=seed,
+        defaults=(described.get("source") or {}).get("defaults"),
     )
 
 
@@ -129,11 +132,23 @@ def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) ->
     planned = later[0]["total_frames"] if later else before["config"].get("total_frames")
     if planned is not None and planned != now["config"].get("total_frames"):
         earlier.append({"total_frames": planned, "frames": frames})
-    program, old = now.get("program"), before.get("program")
-    if program and old and old["digest"] != program["digest"]:
-        old = {**old, "digest": _digest([old["digest"].encode(), program["digest"].encode()])}
     kept = {name: before[name] for name in ("start_digest", "built") if name in before}
-    return {**kept, "prolonged": earlier, "program": old or program}
+    return {
+        **kept,
+        "prolonged": earlier,
+        "program": _mixed(before.get("program"), now.get("program")),
+        "source": _mixed(before.get("source"), now.get("source"), moved=True),
+    }
+
+
+def _mixed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, moved: bool = False) -> Any:
+    """A program or source that a resumed run has had, with a digest of both if it changed; where it is now if moved."""
+    if not before or not now:
+        return before or now
+    kept = now if moved else before
+    if before["digest"] == now["digest"]:
+        return dict(kept)
+    return {**kept, "digest": digest([str(each["digest"]).encode() for each in (before, now)])}
 
 
 def describe_program(folder: Path) -> dict[str, Any]:
@@ -147,9 +162,9 @@ def describe_program(folder: Path) -> dict[str, Any]:
         return {"digest": None, "arguments": []}
     loaded = {_source_of(module, main.parent) for module in list(sys.modules.values())}
     sources = sorted(each for each in loaded if each is not None)
-    contents = [part for each in sources for part in (str(each.relative_to(main.parent)).encode(), _content(each))]
+    contents = [part for each in sources for part in (str(each.relative_to(main.parent)).encode(), content(each))]
     arguments = [re.sub(rf"(^|=){re.escape(str(folder))}$", r"\1RUN", each) for each in sys.argv[1:]]
-    return {"digest": _digest(contents), "arguments": arguments}
+    return {"digest": digest(contents), "arguments": arguments}
 
 
 def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
@@ -168,7 +183,7 @@ def find_built(parts: Mapping[str, Any], collector: Any) -> dict[str, Any]:
 
 def digest_of_checkpoint(path: Path) -> str:
     """Digest of a checkpoint: of its manifest, which holds those of all its files."""
-    return _digest([(path / MANIFEST).read_bytes()])
+    return digest([(path / MANIFEST).read_bytes()])
 
 
 def _is_setting(name: str, value: Any) -> bool:
@@ -189,15 +204,3 @@ def _source_of(module: Any, below: Path | None = None) -> Path | None:
     path = Path(file).absolute()
     installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return None if any(map(path.is_relative_to, installed)) or not path.is_file() else path
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_LARGEST_SOURCE)
-
-
-def _digest(parts: Sequence[bytes]) -> str:
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(len(part).to_bytes(8, "little") + part)
-    return whole.hexdigest()[:16]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoints, frames_of
 from rlpipe.pipelines.runs import layout
-from rlpipe.user_modules import import_module, is_free, module_of
+from rlpipe.user_files import is_loaded, load_trusted
+from rlpipe.user_modules import is_free, module_of
 
 _OLD_LOGS = "wandb/*/logs/*.log"
 """Links that W&B makes; a resumed run writes into another folder."""
@@ -43,7 +45,7 @@ def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any],
 
     Args:
         path: a run folder, for its newest checkpoint; `RUN@best`, `RUN@last` or `RUN@<frames>`; or a checkpoint in one.
-        trusted: modules that its environment may come from; they are imported.
+        trusted: modules and files that its environment and its algorithm may come from; they are imported.
 
     Returns:
         The content of `config.json`, and the checkpoint's path.
@@ -101,13 +103,13 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
 
     Args:
         folder: of the run.
-        trusted: modules that its environment may come from; they are imported.
+        trusted: modules and files that its environment and its algorithm may come from; they are imported.
         asked: the path that the user gave, for messages.
 
     Raises:
         ConfigError: a trusted module cannot be imported.
-        CheckpointError: it is no run folder, or its environment is from a module (`module:Env-v0`) that is neither
-            trusted nor imported already.
+        CheckpointError: it is no run folder, or its environment (`module:Env-v0`) or its algorithm is from a module or
+            a file that is neither trusted nor imported already.
     """
     file, path = folder / layout.CONFIG, asked or folder
     if not file.is_file():
@@ -121,10 +123,43 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
+    source = _trusted_source(described, trusted, path)
     _check_trusted(described["config"], trusted, path)
-    for name in filter(None, trusted):
-        import_module(name, "trust-module")
-    return dict(described)
+    load_trusted(trusted)
+    return {**described, "source": source}
+
+
+def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], run: Path) -> dict[str, Any] | None:
+    """What `config.json` says of a user's algorithm, with the file where the user has named it now.
+
+    Raises:
+        CheckpointError: it is not trusted, or not described as rlpipe does it.
+    """
+    found = described.get("source")
+    if not found:
+        return None
+    texts = [found.get(key) for key in ("module", "name", "digest")] if isinstance(found, dict) else [None]
+    if not all(isinstance(each, str) and each.isprintable() for each in (*texts, found["file"] or "")):
+        raise CheckpointError(f"{run} is no run: its config.json is not one that rlpipe wrote")
+    if found["file"] is None:
+        if found["module"] not in trusted and found["module"] not in sys.modules:
+            raise _untrusted(run, "the module", found["module"])
+        return dict(found)
+    file = Path(found["file"])
+    named = [Path(each) for each in trusted if each.endswith(".py") and Path(each).name == file.name]
+    if named:
+        return {**found, "file": str(named[-1].absolute())}
+    if not is_loaded(file):
+        raise _untrusted(run, "the file", str(file), "" if file.is_file() else ", which is not there any more")
+    return dict(found)
+
+
+def _untrusted(run: Path, kind: str, place: str, gone: str = "") -> CheckpointError:
+    where = "FILE, where it is now" if gone else shlex.quote(place)
+    return CheckpointError(
+        f"run {run} was trained by an algorithm of your own, and loading it runs the code of {kind} {place!r}{gone}; "
+        f"if you trust that, add --trust-module {where}"
+    )
 
 
 def _check_trusted(config: Mapping[str, Any], trusted: Collection[str], path: Path) -> None:

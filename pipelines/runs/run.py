@@ -16,7 +16,8 @@ from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.best import keep_best, remove_old
-from rlpipe.pipelines.runs.curve import WINDOW, draw_curve
+from rlpipe.pipelines.runs.curve import draw_curve
+from rlpipe.pipelines.runs.layout import WINDOW
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, Loggers, batch_scalars, evaluation_scalars
 from rlpipe.pipelines.runs.new_folder import make_run_folder
@@ -183,7 +184,8 @@ class BuiltFrom:
     """What the run of a recipe is built from.
 
     Args:
-        algorithm: the module in `rlpipe.pipelines.algorithms` that builds it.
+        algorithm: the module in `rlpipe.pipelines.algorithms` that builds it, or the name of a user's.
+        source: where a user's algorithm is, and a digest of it.
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         start_from: the run or checkpoint whose weights the run begins with, as the user named it.
         start_digest: of that checkpoint.
@@ -192,6 +194,7 @@ class BuiltFrom:
 
     algorithm: str
     config: Any
+    source: Mapping[str, Any] | None = None
     environments: str | None = None
     start_from: str | None = None
     start_digest: str | None = None
@@ -209,6 +212,7 @@ def _describe(
         "config": _check_settings(settings) if built_from is None else dataclasses.asdict(source.config),
         "start_from": source.start_from,
         "start_digest": source.start_digest,
+        "source": source.source,
         "program": describe_program(folder) if built_from is None else None,
         "environments": source.environments,
         "loggers": list(loggers),

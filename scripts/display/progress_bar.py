@@ -1,4 +1,4 @@
-"""Shows the progress of a run on stderr (a bar, a live view, plain lines or nothing), and its summary at the end."""
+"""How a run's progress is shown on stderr (a bar, a live view, plain lines or nothing), and its summary at the end."""
 
 from __future__ import annotations
 
@@ -13,50 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
 from rlpipe.formatting import duration, figure, rate, statistics
-from rlpipe.pipelines.runs.layout import CURVE
+from rlpipe.pipelines.runs.layout import CURVE, WINDOW
+from rlpipe.pipelines.training.progress_bar import ProgressBar
 from rlpipe.scripts.display.live_view import history, report_failure, watching
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.pipelines.progress import Listener, Progress
     from rlpipe.pipelines.session import Display
     from rlpipe.pipelines.training.signals import Interruption
 
-_SHOWN = {"success_rate": "success", "epsilon": "epsilon", "approx_kl": "KL"}
 _LINE_EVERY = 5.0
-
-
-class ProgressBar:
-    """A tqdm bar on stderr: frames per second, latest return, last evaluation, epsilon or KL."""
-
-    def __init__(self, name: str, total_frames: int, *, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        # in a file, a line every ten seconds is enough
-        interval = 0.1 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(
-            total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet, mininterval=interval
-        )
-        self._notes: dict[str, str] = {}
-
-    def __call__(self, progress: Progress) -> None:
-        """Show new values."""
-        if progress.stage == "starting":
-            # frames of before a resume do not count for the speed
-            self._bar.initial = self._bar.n = progress.frames
-        if progress.returns:
-            self._notes["return"] = figure(sum(progress.returns) / len(progress.returns))
-        if progress.evaluation is not None:
-            self._notes["evaluation"] = figure(progress.evaluation.mean)
-        scalars = progress.scalars
-        self._notes.update({name: f"{scalars[key]:.3g}" for key, name in _SHOWN.items() if key in scalars})
-        self._bar.set_postfix(self._notes, refresh=False)
-        self._bar.update(min(progress.frames, self._bar.total) - self._bar.n)
-
-    def close(self) -> None:
-        """End the bar's line."""
-        self._bar.close()
 
 
 class PlainLines:
@@ -107,7 +74,7 @@ class PlainLines:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Display:
+def display(recipe: str, config: Any, *, watch: bool, quiet: bool) -> Display:
     """Make the progress display that a `Session` takes: a bar, or with `quiet` nothing.
 
     With `watch` it is a live view, or plain lines if stderr is not a terminal.
@@ -119,10 +86,10 @@ def display(recipe: str, config: TrainConfig, *, watch: bool, quiet: bool) -> Di
         raise ConfigError("--watch shows the training and --quiet shows nothing; give one of them")
     if not watch:
         return lambda *_: contextlib.closing(ProgressBar(recipe, config.total_frames, quiet=quiet))
-    title = f"{recipe} on {config.env_id}, seed {config.seed}"
+    title, window = f"{recipe} on {config.env_id}, seed {config.seed}", getattr(config, "curve_window", WINDOW)
 
     def watched(interruption: Interruption, folder: Path) -> AbstractContextManager[Listener]:
-        stats = RunStats(title, folder, config.total_frames, config.curve_window, time.monotonic(), history)
+        stats = RunStats(title, folder, config.total_frames, window, time.monotonic(), history)
         if not can_draw():
             return contextlib.closing(PlainLines(recipe, stats))
         from rich.console import Console

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -221,6 +221,10 @@ def _options(run: FinishedRun) -> list[str] | None:
 
     A custom run has no defaults, so all its settings are shown.
     """
+    if run.origin.defaults is not None:
+        return [
+            _option(name, run.config[name]) for name in run.config if _differs(name, run.config, run.origin.defaults)
+        ]
     if run.recipe not in RECIPES and run.algorithm not in {each.algorithm for each in RECIPES.values()}:
         return [_option(name, value) for name, value in run.config.items() if name != "env_id"]
     recipe = RECIPES.get(run.recipe)
@@ -230,8 +234,11 @@ def _options(run: FinishedRun) -> list[str] | None:
     config = completed(run.config)
     if default.keys() - {"seed"} != config.keys():
         return None
-    named = [name for name in default if name not in WITHOUT_EFFECT]
-    return [_option(name, config[name]) for name in named if config[name] != default[name]]
+    return [_option(name, config[name]) for name in default if _differs(name, config, default)]
+
+
+def _differs(name: str, config: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    return name not in WITHOUT_EFFECT and (name not in default or config[name] != default[name])
 
 
 def _option(name: str, value: Any) -> str:

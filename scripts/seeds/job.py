@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.child_processes import QUIET_TRACKER, stay_with_parent
+from rlpipe.pipelines.runs.layout import WINDOW
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Progress
@@ -37,7 +38,7 @@ _EVERY = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """A run to train, in JSON values.
+    """A run to train, in JSON values: `source` tells where a user's algorithm is.
 
     `weights` is a checkpoint of another run to start with, `start_from` the same as the user named it. With `numbered`,
     a number is added to the folder's name if it exists.
@@ -45,6 +46,7 @@ class Job:
 
     recipe: str
     algorithm: str
+    source: Mapping[str, Any] | None
     config: Mapping[str, Any]
     folder: str
     numbered: bool = False
@@ -60,14 +62,14 @@ class Job:
     def train(self, display: Display) -> Message:
         """Train in this process, and return the last message; `display` is that of a `Session`."""
         try:
-            from rlpipe.pipelines.algorithms.recipes import config_class
-            from rlpipe.pipelines.config.train import config_from_json
+            from rlpipe.pipelines.algorithms.recipes import recipe_of_run
+            from rlpipe.pipelines.config.json_form import checked, config_from_json
             from rlpipe.pipelines.session import Session
 
+            recipe = recipe_of_run({"recipe": self.recipe, "algorithm": self.algorithm, "source": self.source})
             session = Session(
-                self.recipe,
-                self.algorithm,
-                config_from_json(config_class(self.algorithm), self.config),
+                recipe,
+                checked(config_from_json(recipe.config_class, self.config)),
                 Path(self.folder),
                 numbered=self.numbered,
                 start_from=self.start_from,
@@ -144,7 +146,7 @@ def main() -> None:
     def display(interruption: Interruption, folder: Path) -> contextlib.nullcontext[ProgressSender]:
         _stop_but_once(interruption)
         send({"folder": str(folder)})
-        return contextlib.nullcontext(ProgressSender(send, job.config["curve_window"]))
+        return contextlib.nullcontext(ProgressSender(send, job.config.get("curve_window", WINDOW)))
 
     send(job.train(display))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from rlpipe.scripts.reports.rows import as_json
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.algorithms.recipes import Recipe
-    from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.scripts.cli.train_options import Options
     from rlpipe.scripts.reports.groups import Row
     from rlpipe.scripts.seeds.job import Job, Message
@@ -51,10 +49,9 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
 class Jobs:
     """The seeds to train, and their results."""
 
-    def __init__(
-        self, recipe: Recipe, options: Options[TrainConfig], weights: Path | None, seeds: Sequence[int]
-    ) -> None:
+    def __init__(self, recipe: Recipe, options: Options[Any], weights: Path | None, seeds: Sequence[int]) -> None:
         self.recipe, self.seeds, self.config = recipe, seeds, options.config
+        self._source = recipe.described()
         self._options, self._weights = options, weights
         self._loggers = check_loggers(check_option(options.logger))
         self.folders: dict[int, Path] = {}
@@ -73,6 +70,7 @@ class Jobs:
         return Job(
             self.recipe.name,
             self.recipe.algorithm,
+            self._source,
             dataclasses.asdict(dataclasses.replace(self.config, seed=seed)),
             str(folder),
             numbered=parent is None,
@@ -121,7 +119,8 @@ class Jobs:
         self.failed = {seed: self.failed[seed] for seed in self.seeds if seed in self.failed}
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
         del config["seed"]
-        start_from = self._options.start_from
+        start_from = None if self._options.start_from is None else str(self._options.start_from)
+        origin = Origin(start_from=start_from, defaults=(self._source or {}).get("defaults"))
         runs = [
             FinishedRun(
                 folder=Path(found["run"]),
@@ -134,7 +133,7 @@ class Jobs:
                 score=found["evaluation"]["mean"],
                 success_rate=found["evaluation"].get("success_rate"),
                 curve=np.empty((0, 3)),
-                origin=Origin(start_from=None if start_from is None else str(start_from)),
+                origin=origin,
             )
             for seed, found in sorted(self.finished.items())
         ]
@@ -154,8 +153,8 @@ class Jobs:
     def _resume(self, seed: int) -> str:
         folder = self.folders[seed]
         if self._is_here(seed):
-            return f"rlpipe resume {shlex.quote(str(folder))}"
-        return f"rlpipe resume {shlex.quote(str(folder.absolute()))}, on {self._hosts[seed]}"
+            return self.recipe.resume(folder)
+        return f"{self.recipe.resume(folder.absolute())}, on {self._hosts[seed]}"
 
     def _place(self, seed: int) -> str:
         """The run folder, after the name of its machine if that is another one."""

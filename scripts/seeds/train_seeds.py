@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError, exists_already
 from rlpipe.pipelines.runs.layout import CONFIG
@@ -24,7 +24,7 @@ from rlpipe.scripts.seeds.results import Jobs, describe
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.algorithms.recipes import Recipe
-    from rlpipe.pipelines.config.train import TrainConfig
+    from rlpipe.pipelines.config.run import SessionConfig
     from rlpipe.pipelines.training.signals import Interruption
     from rlpipe.scripts.cli.train_options import Options
     from rlpipe.scripts.seeds.job import Message
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _POLL = 0.1
 
 
-def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str], weights: Path | None) -> int:
+def main(recipe: Recipe, options: Options[Any], arguments: Sequence[str], weights: Path | None) -> int:
     """Train all seeds, from the checkpoint `weights` if given, and print their results; 1 if a seed failed.
 
     Raises:
@@ -44,8 +44,8 @@ def main(recipe: Recipe, options: Options[TrainConfig], arguments: Sequence[str]
     from rlpipe.pipelines.training.signals import Interruption
 
     seeds, at_once = _check(options, arguments)
-    address = options.config.ray_address
-    if at_once is None:
+    address = getattr(options.config, "ray_address", None)
+    if at_once is None and address is not None:
         # the address is that of the cluster for the tasks; each run in it needs no Ray
         options = replace(options, config=replace(options.config, ray_address=None))
     jobs = Jobs(recipe, options, weights, seeds)
@@ -84,11 +84,13 @@ class _Training:
     """Starts the jobs, shows their progress, and passes signals on to them."""
 
     def __init__(
-        self, jobs: Jobs, engine: Processes | RayTasks, interruption: Interruption, options: Options[TrainConfig]
+        self, jobs: Jobs, engine: Processes | RayTasks, interruption: Interruption, options: Options[Any]
     ) -> None:
         self._jobs, self._engine, self._interruption = jobs, engine, interruption
         self._waiting, self._stopping, self._first_refusal = deque(jobs.seeds), False, ""
-        config, recipe = jobs.config, jobs.recipe.name
+        from rlpipe.pipelines.config.run import settings_of
+
+        config, recipe = settings_of(jobs.config), jobs.recipe.name
         self._seeds = SeedTable(f"{recipe} on {config.env_id}", {seed: _unknown(config, seed) for seed in jobs.seeds})
         self._table = NoTable() if options.quiet else PlainTable(self._seeds)
         if can_draw() and not options.quiet:
@@ -153,11 +155,11 @@ class _Training:
 _ENDED = {"finished": "finished", "failed": "failed", "died": "failed", "interrupted": "stopped"}
 
 
-def _unknown(config: TrainConfig, seed: int) -> Seed:
+def _unknown(config: SessionConfig, seed: int) -> Seed:
     return Seed(RunStats(f"seed {seed}", Path(), config.total_frames, config.curve_window, time.monotonic(), history))
 
 
-def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[list[int], int | None]:
+def _check(options: Options[Any], arguments: Sequence[str]) -> tuple[list[int], int | None]:
     """The seeds, and how many to train at once.
 
     Raises:
@@ -170,7 +172,7 @@ def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[lis
     if options.watch:
         raise ConfigError("--watch shows one run; --seeds shows a live table without it, leave it out")
     seeds, at_once = read_seeds(options.seeds), read_jobs(options.jobs or "1")
-    if at_once is None and options.config.collector == "ray":
+    if at_once is None and getattr(options.config, "collector", "local") == "ray":
         raise ConfigError(
             "--jobs ray and --collector ray would block each other on the cluster; use --jobs 1 with "
             "--collector ray, or --jobs ray alone"
@@ -185,12 +187,13 @@ def _check(options: Options[TrainConfig], arguments: Sequence[str]) -> tuple[lis
     return seeds, at_once
 
 
-def _engine(config: TrainConfig, at_once: int | None, address: str | None) -> Processes | RayTasks:
+def _engine(config: Any, at_once: int | None, address: str | None) -> Processes | RayTasks:
     if at_once is None:
+        from rlpipe.pipelines.config.run import settings_of
         from rlpipe.scripts.seeds.ray_tasks import RayTasks
 
-        processes = 1 + (config.num_collectors if config.collector == "processes" else 0)
-        return RayTasks(address, config.threads * processes, config.device)
+        processes = 1 + (config.num_collectors if getattr(config, "collector", "local") == "processes" else 0)
+        return RayTasks(address, settings_of(config).threads * processes, getattr(config, "device", "cpu"))
     from rlpipe.scripts.seeds.processes import Processes
 
     return Processes(at_once)

@@ -18,7 +18,7 @@ from rlpipe.errors import ConfigError, TrainingError
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.collectors.evaluation import MAX_EPISODE_STEPS, evaluate
-from rlpipe.pipelines.config.train import config_from_json
+from rlpipe.pipelines.config.json_form import config_from_json
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.training.loop import train

@@ -14,7 +14,7 @@ import pytest
 from rlpipe.errors import InterruptedRunError
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.collectors.evaluation import evaluate
-from rlpipe.pipelines.config.train import config_from_json
+from rlpipe.pipelines.config.json_form import config_from_json
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop

@@ -15,7 +15,7 @@ from rlpipe import EnvConfig, evaluate, run_recipe, trained
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.ppo import Config
 from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
-from rlpipe.pipelines.config.train import config_from_json
+from rlpipe.pipelines.config.json_form import config_from_json
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.env_options import gathered
 from rlpipe.scripts.main import run

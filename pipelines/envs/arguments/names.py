@@ -16,7 +16,7 @@ import numpy as np
 
 from rlpipe.errors import ConfigError, first_line, shown
 from rlpipe.spelling import nearest
-from rlpipe.user_modules import GYMNASIUM_WRAPPERS, UNNAMED, UNWRITTEN, import_module
+from rlpipe.user_modules import GYMNASIUM_WRAPPERS, UNNAMED, UNWRITTEN, import_module, inside
 
 _SCRIPTS = ("__main__", "__mp_main__")
 
@@ -143,13 +143,6 @@ def find(name: str, what: str) -> Any:
         hint = f"; did you mean {module}:{near}?" if near else ""
         raise ConfigError(f"{what}, and the module {module!r} has no {attribute!r}{hint}")
     return found
-
-
-def inside(module: Any, name: str) -> Any:
-    """What a name, which may have dots, names in a module; `None` if there is no such thing."""
-    for part in name.split("."):
-        module = getattr(module, part, None)
-    return module
 
 
 def _checked(name: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.algorithms.recipes import RECIPES, builder, config_class, find_recipe
-from rlpipe.pipelines.config.train import config_from_json
+from rlpipe.pipelines.config.json_form import config_from_json
 
 
 @pytest.mark.parametrize(

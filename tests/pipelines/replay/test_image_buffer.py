@@ -19,6 +19,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.losses import NStep
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.algorithms import dqn
+from rlpipe.pipelines.algorithms.recipes import find_recipe
 from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.checkpoints.names import checkpoints
 from rlpipe.pipelines.checkpoints.state_checks import Kind
@@ -386,7 +387,7 @@ def test_a_run_whose_checkpoints_have_no_room_does_not_begin(tmp_path, monkeypat
 
     def begin(free, **changes):
         monkeypatch.setattr("rlpipe.pipelines.devices.shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
-        Session("dqn", "dqn", dataclasses.replace(config, **changes), tmp_path / f"run-{free}").run()
+        Session(find_recipe("dqn"), dataclasses.replace(config, **changes), tmp_path / f"run-{free}").run()
         return [record.message for record in caplog.records if "disk" in record.message]
 
     with pytest.raises(ConfigError, match="a checkpoint take 12,000 bytes of disk; .* has 11,999 free; .*--run-dir"):
