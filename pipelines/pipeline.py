@@ -24,11 +24,14 @@ from torchrl.envs import (
 )
 
 from rlpipe.errors import ConfigError
+from rlpipe.pipelines.checkpoints.parts import completed
 
 Update = Callable[[TensorDictBase], TensorDictBase]
 """One gradient step on a minibatch, or (then called Learn) everything that is learned from a collected batch."""
 
 
+_TAKEN = ("environments", "transforms", "listeners", "progress", "line", "stopping", "global_random")
+"""Names of components that the pipeline and the training loop add."""
 _LIBRARIES = ("torchrl", "rlpipe")
 STATISTICS = (ObservationNorm, RewardScaling, ActionScaling)
 _KNOWN = (*STATISTICS, VecNorm, VecNormV2, CatFrames, TimeMaxPool, TensorDictPrimer, TrajCounter)
@@ -63,9 +66,10 @@ class Pipeline:
         collector: TorchRL's or ours; yields batches `[num_envs, T]`, or `[T]` for an environment without a batch size.
         learn: takes a collected batch, returns detached scalars; `updates` among them is the number of gradient steps.
         policy: greedy under `ExplorationType.DETERMINISTIC`.
-        state: what a checkpoint holds, by name, `policy` among them: every part that learns or draws random numbers.
-            `environments` is added for collectors that can save theirs, and `transforms` for those that learn and are
-            in no other part. Training without a run needs no state.
+        state: what a checkpoint holds, by name: parts that learn or draw random numbers, each with `state_dict` and
+            `load_state_dict`. What it lacks is added: `policy`, what `learn` holds (see `parts_of`), the generators of
+            both that no part saves, `environments` for collectors that can save theirs, and `transforms` for those that
+            learn and are in no other part.
         transforms: of the policy's environment, for evaluations.
         listeners: functions of one argument, a `Moment`, which `train` calls at the moments of its loop.
     """
@@ -82,6 +86,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         ask = getattr(self.collector, "env_state", None)
         self.environments = ask() if ask is not None else None
+        self.state = completed(self.state, self.policy, self.learn, _TAKEN)
         if self.environments is not None:
             if "environments" in self.state:
                 raise ValueError("the state has 'environments', the name under which the collector's are saved")

@@ -57,6 +57,10 @@ class Seeds:
         for name, value in state.items():
             self.generator(name).set_state(value.cpu())
 
+    def saves(self) -> list[torch.Generator]:
+        """The generators in use."""
+        return list(self._generators.values())
+
 
 def spawned(seed: int, *key: int) -> int:
     """A 63-bit seed derived from another seed and a key; independent of those of other keys."""

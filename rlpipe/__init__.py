@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
     from rlpipe.pipelines.training.schedules import schedule
-    from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy, once
+    from rlpipe.pipelines.updates.combining import every, in_turn
+    from rlpipe.pipelines.updates.learning import off_policy, on_policy, once
+    from rlpipe.pipelines.updates.update import gradient_step
 
 # in a checkout, which Python finds before an installed package, the other packages lie beside this folder and not in it
 if not Path(__file__).with_name("losses").exists():
@@ -81,7 +83,9 @@ _NAMES = {
     "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",
     "rlpipe.pipelines.training.schedules": "schedule",
-    "rlpipe.pipelines.updates.update": "gradient_step off_policy on_policy once",
+    "rlpipe.pipelines.updates.combining": "every in_turn",
+    "rlpipe.pipelines.updates.learning": "off_policy on_policy once",
+    "rlpipe.pipelines.updates.update": "gradient_step",
 }
 
 __all__ = [
@@ -123,8 +127,10 @@ __all__ = [
     "VectorEnv",
     "__version__",
     "evaluate",
+    "every",
     "find_recipe",
     "gradient_step",
+    "in_turn",
     "make_env",
     "make_pipeline",
     "number",

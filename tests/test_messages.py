@@ -23,7 +23,8 @@ from rlpipe.modules import (
 )
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy
+from rlpipe.pipelines.updates.learning import off_policy, on_policy
+from rlpipe.pipelines.updates.update import gradient_step
 
 CART = make_env(EnvConfig("CartPole-v1", 2), seed=0)
 PENDULUM = make_env(EnvConfig("Pendulum-v1", 2), seed=0)

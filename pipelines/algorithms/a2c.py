@@ -18,7 +18,8 @@ from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.config.groups import ActorCriticConfig
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.updates.update import gradient_step, once
+from rlpipe.pipelines.updates.learning import once
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,5 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
     gae = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
-    learn = scheduled(once(update, keys=loss.in_keys, advantage=gae), optimizer, schedule)
+    learn = scheduled(once(update, advantage=gae), optimizer, schedule)
     return make_pipeline(config, env, actor, learn, seeds, loss=loss, optimizer=optimizer, schedule=schedule)

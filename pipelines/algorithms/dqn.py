@@ -42,7 +42,8 @@ from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.replay.image_buffer import ImageReplay
 from rlpipe.pipelines.replay.state import replay_parts, transition_kinds
-from rlpipe.pipelines.updates.update import gradient_step, off_policy, once
+from rlpipe.pipelines.updates.learning import off_policy, once
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ def build(config: Config) -> Pipeline:
         execution=config.execution,
     )
     if buffer is None:
-        learn_from, replay = once(update, keys=loss.in_keys), {}
+        learn_from, replay = scheduled(once(update), optimizer, schedule), {}
     else:
-        learn_from = off_policy(buffer, update, updates=config.updates, warmup=warmup, keys=loss.in_keys)
+        replayed = off_policy(buffer, update, updates=config.updates, warmup=warmup)
+        learn_from = scheduled(replayed, optimizer, schedule)
         replay = replay_parts(buffer, transition_kinds(env, loss.in_keys))
-    learn_from = scheduled(learn_from, optimizer, schedule)
     end_at_life_loss, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
     def learn(batch: TensorDictBase) -> TensorDictBase:

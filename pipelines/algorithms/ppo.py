@@ -25,7 +25,8 @@ from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.config.groups import ActorCriticConfig, LivesConfig
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.updates.update import gradient_step, on_policy
+from rlpipe.pipelines.updates.learning import on_policy
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,6 @@ def build(config: Config) -> Pipeline:
     def advantages(batch: TensorDictBase) -> TensorDictBase:
         return gae(end_at_life_loss(batch))
 
-    learn = on_policy(advantages, minibatches, update, epochs=config.epochs, keys=loss.in_keys)
-    learn = scheduled(learn, optimizer, schedule)
+    epochs = on_policy(advantages, minibatches, update, epochs=config.epochs)
+    learn = scheduled(epochs, optimizer, schedule)
     return make_pipeline(config, env, actor, learn, seeds, loss=loss, optimizer=optimizer, schedule=schedule)

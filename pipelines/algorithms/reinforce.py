@@ -26,7 +26,8 @@ from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 from rlpipe.pipelines.replay.state import transition_kinds
-from rlpipe.pipelines.updates.update import gradient_step, mean_of
+from rlpipe.pipelines.updates.combining import mean_of
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 @dataclass(frozen=True)

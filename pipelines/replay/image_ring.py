@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ class ImageRing:
             found = self.ring.index_select(0, once).to(numbers.device).index_select(0, places.to(numbers.device))
         return found.reshape(*numbers.shape, *self.image_shape)
 
-    def pieces(self) -> dict[str, Piece]:
-        """The images as components of checkpoints, by name, each small beside the memory."""
+    @cached_property
+    def _pieces(self) -> dict[str, Piece]:
         images = max(1, _PIECE // self.image_bytes)
         begins = range(0, self.capacity, images)
         digits = len(str(len(begins) - 1))
@@ -81,6 +82,10 @@ class ImageRing:
             f"replay_frames_{index:0{digits}}": Piece(self, slice(begin, min(begin + images, self.capacity)))
             for index, begin in enumerate(begins)
         }
+
+    def pieces(self) -> dict[str, Piece]:
+        """The images as components of checkpoints, by name, each small beside the memory; the same at every call."""
+        return dict(self._pieces)
 
 
 class Piece:

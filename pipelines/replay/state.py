@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.data import Categorical, MultiCategorical, ReplayBuffer, TensorDictReplayBuffer, TensorSpec
 from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
+from torchrl.data.replay_buffers.storages import TensorStorage
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
@@ -28,20 +29,27 @@ _LOG = logging.getLogger("rlpipe")
 class ReplayState:
     """The transitions that a replay buffer holds, where it writes next, and the priorities if it has them.
 
-    The buffer's random generator is one of the run's `Seeds`, which save it.
+    The buffer's random generator is not in it: it may be one of the run's `Seeds`, or else the pipeline saves it.
 
     Args:
         buffer: with a tensor storage and a round-robin writer; draws uniformly or by rlpipe's `PrioritizedSampler`.
         kinds: of a transition's entries, to refuse a state of others; by default any are accepted.
 
     Raises:
-        ValueError: it draws by TorchRL's `PrioritizedSampler`.
+        ValueError: it draws by TorchRL's `PrioritizedSampler`, or its storage is not of tensors.
     """
 
     def __init__(self, buffer: ReplayBuffer, kinds: Mapping[Any, Kind] | None = None) -> None:
         if isinstance(buffer.sampler, StockPrioritizedSampler):
             raise ValueError("no checkpoint holds the priorities of TorchRL's sampler; use rlpipe's PrioritizedSampler")
+        if not isinstance(buffer.storage, TensorStorage):
+            kind = type(buffer.storage).__name__
+            raise ValueError(f"no checkpoint holds a {kind}; use a LazyTensorStorage or a LazyMemmapStorage")
         self.buffer, self._kinds = buffer, kinds
+
+    def saves(self) -> list[Any]:
+        """The objects that it saves."""
+        return [self.buffer, self.buffer.sampler]
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; the tensors are views of the buffer's own."""
@@ -131,6 +139,10 @@ class ImageReplayState(ReplayState):
         super().__init__(buffer, None if kinds is None else numbered(kinds, buffer.images.shape))
         self.buffer: ImageReplay = buffer
 
+    def saves(self) -> list[Any]:
+        """The objects that it saves, with the pieces."""
+        return [*super().saves(), self.buffer.images]
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; the tensors are views of the buffer's own."""
         return {**super().state_dict(), "frames": self.buffer.images.state_dict()}
@@ -153,11 +165,36 @@ class ImageReplayState(ReplayState):
             raise ValueError("held has no transition whose images are kept")
 
 
-def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind]) -> dict[str, Any]:
+def replay_parts(buffer: ReplayBuffer, kinds: Mapping[Any, Kind] | None = None) -> dict[str, Any]:
     """A replay buffer as components of checkpoints, by name; `kinds` are of transitions with observations of pixels."""
     if isinstance(buffer, ImageReplay):
         return {"replay": ImageReplayState(buffer, kinds), **buffer.images.pieces()}
     return {"replay": ReplayState(buffer, kinds)}
+
+
+class NotSaved:
+    """Stands for a replay buffer that no checkpoint can hold; to save it says why."""
+
+    def __init__(self, buffer: ReplayBuffer, reason: str) -> None:
+        self.buffer, self.reason = buffer, reason
+
+    def state_dict(self) -> dict[str, Any]:
+        raise TypeError(self.reason)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        raise TypeError(self.reason)
+
+    def saves(self) -> list[Any]:
+        """The buffer: a part of the user's that saves it stands in its place."""
+        return [self.buffer]
+
+
+def saved_parts(buffer: ReplayBuffer) -> dict[str, Any]:
+    """As `replay_parts`, for any buffer: one that cannot be saved is refused when it is."""
+    try:
+        return replay_parts(buffer)
+    except ValueError as error:
+        return {"replay": NotSaved(buffer, str(error))}
 
 
 def check_checkpoints(state: Mapping[str, Any], folder: Path, total_frames: int, every: int | None) -> None:

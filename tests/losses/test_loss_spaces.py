@@ -12,8 +12,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, NStep, ReinforceLoss, ReturnToGo, action_keys
 from rlpipe.modules import MLP, Critic, Network, QActor, Shared, encoder, policy_outputs, stochastic_actor
 from rlpipe.pipelines.updates import recorder
+from rlpipe.pipelines.updates.learning import on_policy, once
 from rlpipe.pipelines.updates.recorder import make_gradient
-from rlpipe.pipelines.updates.update import on_policy, once
 
 ENVS, STEPS = 4, 8
 ACTIONS = {"discrete": discrete, "multi_discrete": multi_discrete, "multi_binary": multi_binary, "box": box}

@@ -27,7 +27,8 @@ from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
 from rlpipe.pipelines.training.loop import train
 from rlpipe.pipelines.training.metrics import numbers_of
-from rlpipe.pipelines.updates.update import gradient_step, off_policy
+from rlpipe.pipelines.updates.learning import off_policy
+from rlpipe.pipelines.updates.update import gradient_step
 from rlpipe.scripts.main import run
 
 HOST = torch.device("cpu")

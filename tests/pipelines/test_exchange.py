@@ -15,7 +15,8 @@ from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss
 from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, QActor
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.updates.update import gradient_step, off_policy, on_policy
+from rlpipe.pipelines.updates.learning import off_policy, on_policy
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 def make_modules(env_id):

@@ -16,7 +16,8 @@ from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkp
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
 from rlpipe.pipelines.replay.state import ReplayState
-from rlpipe.pipelines.updates.update import gradient_step, off_policy
+from rlpipe.pipelines.updates.learning import off_policy
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 def make_buffer(size=100, batch_size=64, kind=ReplayBuffer, seed=0, **options):
@@ -75,7 +76,7 @@ def test_messages():
     uniform = ReplayBuffer(storage=LazyTensorStorage(10), batch_size=4)
     with pytest.raises(ValueError, match="reads 'priority_weight', .* this one has a RandomSampler"):
         off_policy(uniform, None, updates=1, warmup=1, keys=["priority_weight"])
-    learn = off_policy(buffer, lambda minibatch: TensorDict(), updates=1, warmup=1, keys=["x"])
+    learn = off_policy(buffer, lambda minibatch: TensorDict(loss=torch.zeros(())), updates=1, warmup=1, keys=["x"])
     with pytest.raises(ValueError, match="the loss returns no 'priority'"):
         learn(numbers(0, 4))
 

@@ -7,7 +7,9 @@ from torch import nn
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
-from rlpipe.pipelines.updates.update import gradient_step, mean_of, off_policy, on_policy
+from rlpipe.pipelines.updates.combining import mean_of
+from rlpipe.pipelines.updates.learning import off_policy, on_policy
+from rlpipe.pipelines.updates.update import gradient_step
 
 
 class TwoTerms(nn.Module):

@@ -1,0 +1,154 @@
+"""Updates made of other updates, and the mean of what several updates return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from rlpipe.pipelines.checkpoints.parts import parts_of, together
+from rlpipe.pipelines.pipeline import Update
+
+PRIORITY = "priority"
+"""The entry of an update that becomes the priority of replayed transitions, `[B]`."""
+
+
+def every(n: int, update: Update) -> Every:
+    """An update at every `n`-th call: calls `n`, `2 * n`, ... In between it returns an empty TensorDict.
+
+    Args:
+        n: calls.
+        update: a `gradient_step`, or any other update. Its calls are counted in checkpoints.
+
+    Raises:
+        ValueError: `n` is not 1 or more.
+    """
+    return Every(n, update)
+
+
+def in_turn(*updates: Update, **named: Update) -> InTurn:
+    """An update that makes several, one after the other on the same minibatch; their entries are put together.
+
+    Together they count as one update; it is skipped if all that were made are, see `gradient_step`. The entries keep
+    their names, so two updates must not return the same; only `grad_norm` is numbered, `grad_norm_1`, `grad_norm_2`, by
+    the place of the update. With names, as in `in_turn(critic=..., actor=...)`, an entry is called `critic/loss`,
+    whatever the others return. `priority` stays.
+
+    Args:
+        *updates: such as a `gradient_step` for the critic, and `every(2, ...)` for the actor.
+        **named: the same with names.
+
+    Raises:
+        ValueError: no updates, or some with a name and some without; in a later call, two entries of the same name.
+    """
+    if bool(updates) == bool(named):
+        raise ValueError(
+            f"in_turn has {len(updates)} updates without a name and {len(named)} with one; give it some, and a name "
+            "to all or to none"
+        )
+    return InTurn(list(updates) or list(named.values()), list(named))
+
+
+class Every:
+    """What `every` makes."""
+
+    def __init__(self, n: int, update: Update) -> None:
+        if type(n) is not int or n < 1:
+            raise ValueError(f"n is {n!r}, allowed is a whole number of 1 or more")
+        self.n, self.update, self.calls = n, update, 0
+
+    def __call__(self, minibatch: TensorDictBase) -> TensorDictBase:
+        self.calls += 1
+        return TensorDict() if self.calls % self.n else self.update(minibatch)
+
+    @property
+    def in_keys(self) -> list[NestedKey] | None:
+        """What the update reads."""
+        return reads(self.update)
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """The counter, and what the update holds."""
+        return together({"every": self}, parts_of(self.update))
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of calls so far."""
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue from a `state_dict`."""
+        if type(state["calls"]) is not int or state["calls"] < 0:
+            raise ValueError(f"calls is {state['calls']!r}, expected a whole number")
+        self.calls = state["calls"]
+
+
+class InTurn:
+    """What `in_turn` makes."""
+
+    def __init__(self, updates: Sequence[Update], names: Sequence[str] = ()) -> None:
+        self.updates, self.names = list(updates), list(names)
+
+    def __call__(self, minibatch: TensorDictBase) -> TensorDictBase:
+        entries: dict[str, Tensor] = {}
+        made = []
+        for index, update in enumerate(self.updates):
+            scalars = dict(update(minibatch).items())
+            if not scalars:
+                continue
+            made.append(taken(scalars))
+            scalars.pop("updates", None)
+            for key, value in scalars.items():
+                name = self._name(key, index)
+                if name in entries:
+                    raise ValueError(
+                        f"two updates of in_turn return {name!r}; give the updates names, as in_turn(critic=..., "
+                        "actor=...)"
+                    )
+                entries[name] = value
+        if made and not any(made):
+            entries["updates"] = torch.tensor(0)
+        return TensorDict(entries)
+
+    @property
+    def in_keys(self) -> list[NestedKey] | None:
+        """What any of the updates reads; `None` if one does not say."""
+        keys = [reads(update) for update in self.updates]
+        if any(each is None for each in keys):
+            return None
+        return list(dict.fromkeys(key for each in keys for key in each or ()))
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """What the updates hold."""
+        return together(*map(parts_of, self.updates))
+
+    def _name(self, key: str, index: int) -> str:
+        if key == PRIORITY:
+            return key
+        if self.names:
+            return f"{self.names[index]}/{key}"
+        return f"{key}_{index + 1}" if key == "grad_norm" and len(self.updates) > 1 else key
+
+
+def reads(update: Update) -> list[NestedKey] | None:
+    """What an update says that it reads, its `in_keys`; `None` if it does not say."""
+    keys = getattr(update, "in_keys", None)
+    return None if keys is None else list(keys)
+
+
+def taken(scalars: Mapping[str, Tensor]) -> int:
+    """The number of gradient steps of an update that returned these: `updates`, or else 1, or 0 if there are none."""
+    return int(scalars["updates"]) if "updates" in scalars else int(bool(scalars))
+
+
+def mean_of(scalars: Sequence[TensorDictBase]) -> TensorDictBase:
+    """The mean of each entry over the updates that return it, with the number of gradient steps as `updates`."""
+    rows = [dict(each.items()) for each in scalars]
+    made = sum(map(taken, rows))
+    names = dict.fromkeys(name for row in rows for name in row if name != "updates")
+    columns = {name: torch.stack([row[name] for row in rows if name in row]) for name in names}
+    return TensorDict({**{name: each.mean(0) for name, each in columns.items()}, "updates": torch.tensor(made)})
