@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from rlpipe.errors import ConfigError, shown
-from rlpipe.pipelines.config.fields import MANY, check_number, hints_of
+from rlpipe.pipelines.config.fields import MANY, bounds_of, check_number, hints_of
 from rlpipe.spelling import did_you_mean
 
 KINDS = ("linear", "cosine", "exponential")
@@ -78,35 +78,38 @@ def start_schedules(config: Any) -> None:
     if not isinstance(config.schedule, tuple) or not all(isinstance(each, str) for each in config.schedule):
         raise ConfigError(f"schedule is {shown(config.schedule)}; expected a tuple, such as ('clip=linear:0.2:0',)")
     found: dict[str, NumberSchedule] = {}
+    cls: Any = type(config)
     for each in schedules_of(config):
-        kind = number_kind(type(config), each.field)
+        kind = number_kind(cls, each.field)
         if kind is None:
-            numbers = [name for name in hints_of(type(config)) if number_kind(type(config), name)]
+            numbers = [name for name in hints_of(cls) if number_kind(cls, name)]
             raise ConfigError(f"schedule has {each.field!r}, which is no number; {did_you_mean(each.field, numbers)}")
         if each.field in found:
             raise ConfigError(f"{each.field} has two schedules, {found[each.field].text} and {each.text}")
         for value in (each.start, each.end):
             if kind is int and not value.is_integer():
                 raise ConfigError(f"{each.field} is {each.text}; both ends are expected to be whole numbers")
-            check_number(type(config), each.field, value)
+            # a number that falls to its limit comes as close as one likes before
+            if value == each.start or value != bounds_of(cls, each.field).get("above"):
+                check_number(cls, each.field, value)
         found[each.field] = each
         object.__setattr__(config, each.field, kind(each.start))
     falling = getattr(config, "lr_schedule", "constant")
     if "lr" in found and falling != "constant":
         raise ConfigError(
-            f"lr is {found['lr'].text}, and lr_schedule is {falling!r}, which changes it too; add --lr-schedule constant "
-            "(lr_schedule)"
+            f"lr is {found['lr'].text}, and lr_schedule is {falling!r}, which changes it too; set lr_schedule to "
+            "'constant' (--lr-schedule constant)"
         )
 
 
-def number_kind(cls: type, field: str) -> type | None:
+def number_kind(cls: Any, field: str) -> type | None:
     """`int` or `float` if a field holds one number, or may be `None` instead; else `None`."""
     hint = hints_of(cls).get(field)
     kinds = [each for each in get_args(hint) or (hint,) if each is not type(None)]
     return kinds[0] if kinds in ([int], [float]) else None
 
 
-def with_schedules(options: Mapping[str, Any], cls: type, present: Sequence[str] = ()) -> dict[str, Any]:
+def with_schedules(options: Mapping[str, Any], cls: Any, present: Sequence[str] = ()) -> dict[str, Any]:
     """Options with `schedule` in place of numbers that are given as schedules: `clip="linear:0.2:0"`.
 
     Args:
@@ -123,7 +126,7 @@ def with_schedules(options: Mapping[str, Any], cls: type, present: Sequence[str]
     kept = [each for each in options.get("schedule", present) if each.partition("=")[0] not in options]
     if not given:
         return changed if "schedule" in options or len(kept) == len(present) else {**changed, "schedule": tuple(kept)}
-    if "schedule" not in {each.name for each in dataclasses.fields(cls)}:  # type: ignore[arg-type]
+    if "schedule" not in {each.name for each in dataclasses.fields(cls)}:
         name, value = next(iter(given.items()))
         raise ConfigError(f"{name} is {value!r}, and Config has no field 'schedule'; let it inherit rlpipe.RunConfig")
     return {**changed, "schedule": (*kept, *(f"{name}={value}" for name, value in given.items()))}
