@@ -42,6 +42,7 @@ from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.failures import explained
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop
+from rlpipe.pipelines.training.progress_bar import shown as shown_progress
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.warn_once import each_once
@@ -264,7 +265,7 @@ def run_recipe(
     *,
     env: Any = None,
     folder: Path | str | None = None,
-    progress: Listener | None = None,
+    progress: Listener | bool | None = True,
     loggers: Sequence[str] | str | None = DEFAULT,
     wrappers: Sequence[Any] | None = None,
     **options: Any,
@@ -280,10 +281,11 @@ def run_recipe(
         env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
             that makes one, a spec or an instance. Its arguments are `env_kwargs`.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
-        progress: called at the start, with each line of metrics, and before and after each evaluation:
-            `progress=lambda now: print(now.frames, now.scalars)`. If it returns `False` or raises `StopTraining`, the
-            run ends after the batch with a checkpoint, the final evaluation and the summary. Any other exception, such
-            as Optuna's `TrialPruned`, is raised after a checkpoint.
+        progress: shows a bar on stderr, or nothing if `False`; or a function, called at the start, with each line of
+            metrics, and before and after each evaluation: `progress=lambda now: print(now.frames, now.scalars)`. If it
+            returns `False` or raises `StopTraining`, the run ends after the batch with a checkpoint, the final
+            evaluation and the summary. Any other exception, such as Optuna's `TrialPruned`, is raised after a
+            checkpoint.
         loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
         wrappers: of the environment, the innermost first: see `EnvConfig`. On the command line it is `--wrapper`.
         options: fields of the recipe's Config.
@@ -306,9 +308,9 @@ def run_recipe(
         )
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
     options = with_schedules(options, type(config), getattr(config, "schedule", ()))
-    config = checked(made(type(config), {**vars(config), **options}))
-    if progress is not None and not callable(progress):
-        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, or None")
+    config = checked(made(type(config), {**{each: getattr(config, each) for each in names}, **options}))
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     # a policy that explores must not become greedy while another is evaluated
     with _ONE_AT_A_TIME:
@@ -317,6 +319,6 @@ def run_recipe(
             config,
             default_folder(recipe.name, config.seed) if folder is None else Path(folder),
             numbered=folder is None,
-            display=lambda *_: contextlib.nullcontext(progress),
+            display=lambda *_: shown_progress(progress, recipe.name, settings_of(config).total_frames),
             loggers=check_loggers(named),
         ).run()

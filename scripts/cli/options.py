@@ -71,7 +71,7 @@ class RunOptions:
     """Options of every command that takes a RUN."""
 
     trust_module: tuple[str, ...] = ()
-    """Python modules to import first, for example the one that registers the run's environment."""
+    """Python modules or files to import first: the one that registers the run's environment, or has its algorithm."""
     json: bool = False
     """Print the result as one JSON object."""
 
