@@ -26,6 +26,7 @@ from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.groups import RayConfig
 from rlpipe.pipelines.config.json_form import checked, made
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
+from rlpipe.pipelines.config.schedules import with_schedules
 from rlpipe.pipelines.config.start import Start, find_start
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.envs.rendering import check_drawable
@@ -311,6 +312,7 @@ def run_recipe(
         more = [*ALIASES.values(), "folder", "progress", "loggers", "start_from", "take"]
         hint = explain(unknown[0], [*names, *more], recipe.owners, python=True)
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
+    options = with_schedules(options, type(config), getattr(config, "schedule", ()))
     config = checked(made(type(config), {**{each: getattr(config, each) for each in names}, **options}))
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")

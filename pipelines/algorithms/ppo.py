@@ -21,7 +21,7 @@ from rlpipe.losses import GAE, ClipPPOLoss
 from rlpipe.modules import Activation
 from rlpipe.pipelines.build.environment import make_lives
 from rlpipe.pipelines.build.networks import make_actor_critic
-from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
+from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.config.groups import ActorCriticConfig, LivesConfig
@@ -102,4 +102,7 @@ def build(config: Config) -> Pipeline:
 
     epochs = on_policy(advantages, minibatches, update, epochs=config.epochs)
     learn = scheduled(epochs, optimizer, schedule)
-    return make_pipeline(config, env, actor, learn, seeds, loss=loss, optimizer=optimizer, schedule=schedule)
+    parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
+    numbers = optimizer_numbers(optimizer, update) | {"epochs": epochs, "gamma": gae, "lmbda": gae}
+    numbers |= dict.fromkeys(("clip", "value_clip", "value_coefficient", "entropy_coefficient"), loss)
+    return make_pipeline(config, env, actor, learn, seeds, numbers=numbers, **parts)

@@ -8,6 +8,7 @@ from typing import Any
 _SINCE: dict[str, tuple[Any, str]] = {
     "eval_envs": (None, "env_id"),
     "log_info": ([], "env_id"),
+    "schedule": ([], "env_id"),
     "env_kwargs": ({}, "env_id"),
     "eval_env_kwargs": (None, "env_id"),
     "wrapper": ([], "env_id"),
