@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rlpipe.pipelines.devices import REPLAY, gpu_memory_for
 from rlpipe.pipelines.pipeline import Update
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
 from rlpipe.pipelines.replay.state import saved_parts
-from rlpipe.pipelines.updates.combining import PRIORITY, mean_of, reads, taken
+from rlpipe.pipelines.updates.combining import PRIORITY, mean_of, reader_of, reads, taken
 
 _BATCH = "--num-envs or --rollout-steps"
 Keys = Sequence[NestedKey]
@@ -259,7 +259,7 @@ def _check_keys(name: str, keys: Keys | None, update: Update) -> None:
     """Refuse an update of which nobody says what it reads."""
     if keys is None and reads(update) is None:
         raise ValueError(
-            f"{name} cannot tell what to keep of a batch, because {_reader(update)} has no in_keys; name what it "
+            f"{name} cannot tell what to keep of a batch, because {reader_of(update)} has no in_keys; name what it "
             "reads: keys=[...]"
         )
 
@@ -273,7 +273,7 @@ def _keys_for(keys: Keys | None, update: Update, advantage: Update | None = None
     return own if set(own) & set(written) else list(dict.fromkeys([*own, *written]))
 
 
-def select(batch: TensorDictBase, keys: Keys, reader: Callable[..., Any]) -> TensorDictBase:
+def select(batch: TensorDictBase, keys: Keys, reader: Update) -> TensorDictBase:
     """Some entries of a batch.
 
     Raises:
@@ -285,14 +285,8 @@ def select(batch: TensorDictBase, keys: Keys, reader: Callable[..., Any]) -> Ten
         missing = next((key for key in keys if batch.get(key, None) is None), None)
         has = list(batch.keys(True, True))
         raise KeyError(
-            f"{_reader(reader)} reads key {missing!r}, which the batch does not have; it has {has}"
+            f"{reader_of(reader, missing)} reads key {missing!r}, which the batch does not have; it has {has}"
         ) from None
-
-
-def _reader(update: Any) -> str:
-    """The name of an update for messages: its loss's, or its own."""
-    loss = getattr(update, "loss", None)
-    return type(loss).__name__ if loss is not None else getattr(update, "__name__", type(update).__name__)
 
 
 def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:
