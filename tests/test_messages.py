@@ -214,7 +214,14 @@ MESSAGES = {
     "gae": (lambda: GAE(CRITIC)(batch()), KeyError, ["GAE reads key ('next', 'done'), which the batch does not have"]),
     "gae column": (
         lambda: GAE(CRITIC)(
-            batch(next=TensorDict(reward=torch.zeros(3), done=torch.zeros(3, 1), terminated=torch.zeros(3, 1)))
+            batch(
+                next=TensorDict(
+                    observation=torch.zeros(3, 4),
+                    reward=torch.zeros(3),
+                    done=torch.zeros(3, 1),
+                    terminated=torch.zeros(3, 1),
+                )
+            )
         ),
         ValueError,
         ["key 'reward' has shape [3], expected [3, 1]"],
