@@ -26,6 +26,7 @@ from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.groups import RayConfig
 from rlpipe.pipelines.config.json_form import checked, made
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
+from rlpipe.pipelines.config.schedules import with_schedules
 from rlpipe.pipelines.config.start import Start, find_start
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.envs.rendering import check_drawable
@@ -42,6 +43,7 @@ from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.failures import explained
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop
+from rlpipe.pipelines.training.progress_bar import shown as shown_progress
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.warn_once import each_once
@@ -267,7 +269,7 @@ def run_recipe(
     folder: Path | str | None = None,
     start_from: Path | str | None = None,
     take: Sequence[str] = (),
-    progress: Listener | None = None,
+    progress: Listener | bool | None = True,
     loggers: Sequence[str] | str | None = DEFAULT,
     wrappers: Sequence[Any] | None = None,
     **options: Any,
@@ -285,10 +287,11 @@ def run_recipe(
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
         start_from: a run whose weights to start with: its folder, `RUN@best` or a checkpoint.
         take: the parts to take of that run, of `policy`, `critic` and `statistics`; by default all that there are.
-        progress: called at the start, with each line of metrics, and before and after each evaluation:
-            `progress=lambda now: print(now.frames, now.scalars)`. If it returns `False` or raises `StopTraining`, the
-            run ends after the batch with a checkpoint, the final evaluation and the summary. Any other exception, such
-            as Optuna's `TrialPruned`, is raised after a checkpoint.
+        progress: shows a bar on stderr, or nothing if `False`; or a function, called at the start, with each line of
+            metrics, and before and after each evaluation: `progress=lambda now: print(now.frames, now.scalars)`. If it
+            returns `False` or raises `StopTraining`, the run ends after the batch with a checkpoint, the final
+            evaluation and the summary. Any other exception, such as Optuna's `TrialPruned`, is raised after a
+            checkpoint.
         loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
         wrappers: of the environment, the innermost first: see `EnvConfig`. On the command line it is `--wrapper`.
         options: fields of the recipe's Config.
@@ -309,9 +312,10 @@ def run_recipe(
         more = [*ALIASES.values(), "folder", "progress", "loggers", "start_from", "take"]
         hint = explain(unknown[0], [*names, *more], recipe.owners, python=True)
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
-    config = checked(made(type(config), {**vars(config), **options}))
-    if progress is not None and not callable(progress):
-        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, or None")
+    options = with_schedules(options, type(config), getattr(config, "schedule", ()))
+    config = checked(made(type(config), {**{each: getattr(config, each) for each in names}, **options}))
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
     start = find_start(start_from, take, config, recipe=recipe.name, algorithm=recipe.algorithm)
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     # a policy that explores must not become greedy while another is evaluated
@@ -322,6 +326,6 @@ def run_recipe(
             default_folder(recipe.name, config.seed) if folder is None else Path(folder),
             numbered=folder is None,
             start_from=None if start is None else start.path,
-            display=lambda *_: contextlib.nullcontext(progress),
+            display=lambda *_: shown_progress(progress, recipe.name, settings_of(config).total_frames),
             loggers=check_loggers(named),
         ).run(start)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 
 USAGE = f"""usage: rlpipe train RECIPE [options]
+       rlpipe train FILE.py [options]
 
 Train an agent with a recipe; rlpipe train RECIPE --help lists the recipe's options.
+rlpipe train FILE.py, or module:name, trains an algorithm of your own, a Config and a build(config) -> Pipeline.
 rlpipe train --resume RUN continues a run, see rlpipe resume --help.
 rlpipe train RECIPE --seeds 0-9 --jobs 2 trains ten seeds, two at a time, and summarises their results.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torchrl.envs import ObservationNorm, TransformedEnv
 
 from rlpipe.pipelines.build.collector import check_device, make_collector
 from rlpipe.pipelines.build.environment import make_training_env
+from rlpipe.pipelines.build.schedules import make_schedules
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.pipeline import Pipeline, Update
@@ -42,6 +43,7 @@ def make_pipeline(
     seeds: Seeds,
     *,
     listeners: Sequence[Callable[[Any], object]] = (),
+    numbers: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> Pipeline:
     """Put a collector in front of `learn`, and name what a checkpoint holds.
@@ -49,6 +51,10 @@ def make_pipeline(
     A checkpoint holds the policy, the random streams, the statistics that observations and rewards are normalised by if
     any, and `parts`: everything else that changes in training, by name. Those that are `None` are left out. `listeners`
     are called at the moments of the training loop.
+
+    `numbers` says where fields of the config are used that may change during training (`--clip linear:0.2:0`), as
+    `{"clip": loss, "max_grad_norm": (update, "max_norm")}`: the object that has the number, with its name there if that
+    is another one.
 
     Raises:
         ConfigError: a batch does not fit into memory, or a collector cannot be started.
@@ -59,5 +65,6 @@ def make_pipeline(
         if len(statistics):
             state[name] = statistics
     state = {name: part for name, part in state.items() if part is not None}
+    schedules = make_schedules(config, numbers or {})
     collector = make_collector(config, env, policy, config.frames_per_batch)
-    return Pipeline(collector, learn, policy, state, tuple(env.transform), tuple(listeners))
+    return Pipeline(collector, learn, policy, state, tuple(env.transform), (*schedules, *listeners))

@@ -102,7 +102,6 @@ CHANGED: dict[str, tuple[str, str]] = {
 
 _OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
 ABSENT: dict[str, str] = {
-    "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
     "use-sde sde-sample-freq": "there is no state-dependent exploration (gSDE)",
     "policy": "layers or convolutions follow from the observation",
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",

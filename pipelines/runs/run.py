@@ -79,6 +79,11 @@ class Run:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise
 
+    @property
+    def name(self) -> str:
+        """Of the recipe, or of the custom algorithm."""
+        return str(self._described["recipe"])
+
     def log_batch(self, frames: int, scalars: Mapping[str, float], returns: list[float], lengths: list[int]) -> None:
         """Write one line of metrics: scalars, and the episodes that ended in the batch, in their order."""
         row = {"frames": frames, **scalars, "returns": returns, "lengths": lengths}

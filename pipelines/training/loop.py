@@ -26,6 +26,7 @@ from rlpipe.pipelines.training.finished_episodes import Ended, EpisodeCounter, f
 from rlpipe.pipelines.training.hints import warn_of_fresh_environments, warn_of_no_updates
 from rlpipe.pipelines.training.listeners import Listeners, Moment, MomentStage
 from rlpipe.pipelines.training.metrics import Line, numbers_of
+from rlpipe.pipelines.training.progress_bar import shown
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 
@@ -56,7 +57,7 @@ def train(
     checkpoint_every: int | None = None,
     stopping: StoppingRule | None = None,
     log_every: int = 1,
-    progress: Listener | None = None,
+    progress: Listener | bool | None = True,
     listeners: Sequence[Callable[[Moment], object]] = (),
 ) -> Result:
     """Collect, learn, log, and at intervals evaluate and checkpoint, until the collector has its frames.
@@ -73,10 +74,10 @@ def train(
         checkpoint_every: frames between two checkpoints; one is always written at the end.
         stopping: ends the run early; by default nothing does.
         log_every: frames between two lines of metrics, at least a batch.
-        progress: called at the start, with each line, and before and after each evaluation. If it returns `False` or
-            raises `StopTraining`, the run ends after the batch, as by a stopping rule; when resumed, it only continues
-            if it is given more frames. Any other exception is raised again after the batch, an evaluation that is due
-            and a checkpoint.
+        progress: shows a bar on stderr, or nothing if `False`; or a function, called at the start, with each line, and
+            before and after each evaluation. If it returns `False` or raises `StopTraining`, the run ends after the
+            batch, as by a stopping rule; when resumed, it only continues if it is given more frames. Any other
+            exception is raised again after the batch, an evaluation that is due and a checkpoint.
         listeners: called with a `Moment` at the moments of the loop, after those of the pipeline: they see it, and may
             change it. They end the run as `progress` does. Those with `state_dict` and `load_state_dict` are saved in
             checkpoints. A run that is resumed needs the same ones.
@@ -89,8 +90,16 @@ def train(
         ValueError: checkpoints are asked for, and there is no run.
     """
     stopping = stopping or StoppingRule()
-    options = LoopOptions(evaluate, eval_every, checkpoint_every, log_every, stopping, progress, listeners)
-    return run_loop(pipeline, run, options)
+    name = "train" if run is None else run.name
+    with shown(progress, name, frames_limit(pipeline)) as listener:
+        options = LoopOptions(evaluate, eval_every, checkpoint_every, log_every, stopping, listener, listeners)
+        return run_loop(pipeline, run, options)
+
+
+def frames_limit(pipeline: Pipeline) -> float:
+    """The frames that a pipeline's collector will have collected in all; infinite if it does not end by itself."""
+    limit = getattr(pipeline.collector, "total_frames", None)
+    return math.inf if limit is None or limit < 0 else limit
 
 
 def run_loop(
@@ -132,8 +141,7 @@ class _Loop:
         if self.listeners is not None:
             own["listeners"] = self.listeners
         self.state = _add_own(pipeline.state, own, saved=run is not None)
-        limit = getattr(pipeline.collector, "total_frames", None)
-        self.limit = math.inf if limit is None or limit < 0 else limit
+        self.limit = frames_limit(pipeline)
 
     def begin(self, stack: contextlib.ExitStack) -> None:
         """Restore a run that is resumed, until `stack` closes, and report the start."""

@@ -51,7 +51,7 @@ def test_an_option_that_there_is_not_is_named_with_its_nearest(tmp_path):
 
 
 def test_what_progress_and_loggers_may_be(tmp_path):
-    with pytest.raises(ConfigError, match="progress is 3; expected a function of one argument, or None"):
+    with pytest.raises(ConfigError, match="progress is 3; expected a function of one argument, True or False"):
         run_recipe("ppo", folder=tmp_path / "run", progress=3)
     with pytest.raises(ConfigError, match="logger is 'tensorbord'; did you mean tensorboard?"):
         run_recipe("ppo", folder=tmp_path / "run", loggers="tensorbord")
