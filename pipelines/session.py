@@ -19,6 +19,7 @@ from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
 from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
 from rlpipe.pipelines.build.pipeline import load_weights
+from rlpipe.pipelines.build.resumed import check_listeners, configs_of, loggers_of, read_resumed
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
 from rlpipe.pipelines.config.environment import ALIASES, with_aliases
@@ -40,7 +41,9 @@ from rlpipe.pipelines.runs.origin import digest_of_checkpoint
 from rlpipe.pipelines.runs.read import read_best
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.training.ended import read_end
 from rlpipe.pipelines.training.failures import explained
+from rlpipe.pipelines.training.listeners import Moment, listener_names
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop
 from rlpipe.pipelines.training.progress_bar import shown as shown_progress
 from rlpipe.pipelines.training.result import Result
@@ -66,6 +69,7 @@ class Session:
         start_from: the run or checkpoint whose weights it begins with, as the user named it.
         display: shows the progress; by default nothing does.
         loggers: where metrics go besides the journals.
+        listeners: besides those of the pipeline.
     """
 
     recipe: Recipe
@@ -76,6 +80,7 @@ class Session:
     start_from: str | None = None
     display: Display = lambda *_: contextlib.nullcontext()
     loggers: tuple[Kind, ...] = DEFAULT
+    listeners: tuple[Callable[[Moment], object], ...] = ()
 
     @functools.cached_property
     def settings(self) -> SessionConfig:
@@ -122,7 +127,9 @@ class Session:
         written = stack.enter_context(contextlib.closing(self._open_run(pipeline, weights)))
         try:
             with self.display(interruption, self.folder) as progress:
-                result = run_loop(pipeline, written, _loop_options(pipeline, config, progress), interruption)
+                options = _loop_options(pipeline, config, progress)
+                options = dataclasses.replace(options, listeners=self.listeners)
+                result = run_loop(pipeline, written, options, interruption)
                 _warn_of_no_end(config, result)
                 evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
         except InterruptedRunError:
@@ -149,6 +156,7 @@ class Session:
             start_from=self.start_from,
             start_digest=None if weights is None else digest_of_checkpoint(weights),
             claimed=not self.resume,
+            listeners=tuple(listener_names(self.listeners)),
         )
         return Run(self.folder, self.recipe.name, built_from=built_from, loggers=self.loggers, resume=self.resume)
 
@@ -180,7 +188,27 @@ class Session:
     def _how_to_resume(self) -> str:
         if not (self.folder / layout.CONFIG).is_file():
             return "nothing was written yet"
+        if self.listeners:
+            how = self.recipe.resume_from_python(self.folder)
+            return f"what was written is in {self.folder}; continue with: {how}"
         return f"what was written is in {self.folder}; continue with: {self.recipe.resume(self.folder)}"
+
+
+def continue_run(session: Session, before: Any) -> dict[str, Any]:
+    """Resume a run that had the config `before`; of one that has ended, only the summary is read.
+
+    Raises:
+        ConfigError: a stopping rule ended it, and more frames do not change that.
+    """
+    folder, config = session.folder, session.config
+    result, evaluation, by_choice = read_end(folder, session.recipe.algorithm, before)
+    is_longer = config.total_frames != before.total_frames
+    if result.stopped_by and not by_choice and is_longer:
+        raise ConfigError(f"run {folder} was stopped by {result.stopped_by}; more frames do not change that")
+    pictures = (layout.CURVE, *([layout.GIF] if session.settings.gif else []))
+    if evaluation is not None and not is_longer and all((folder / name).is_file() for name in pictures):
+        return summarise(session.recipe.name, config, result, evaluation, folder)
+    return session.run()
 
 
 def _check_address(config: Any) -> None:
@@ -268,6 +296,8 @@ def run_recipe(
     progress: Listener | bool | None = True,
     loggers: Sequence[str] | str | None = DEFAULT,
     wrappers: Sequence[Any] | None = None,
+    listeners: Sequence[Callable[[Moment], object]] = (),
+    resume: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Train with a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
@@ -288,7 +318,11 @@ def run_recipe(
             checkpoint.
         loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
         wrappers: of the environment, the innermost first: see `EnvConfig`. On the command line it is `--wrapper`.
-        options: fields of the recipe's Config.
+        listeners: functions of one argument, a `Moment`, which are called at the moments of training, see `train`. The
+            command line cannot resume such a run, because it does not have them.
+        resume: continue the run in `folder` from its newest checkpoint, with its own config and the same listeners;
+            options that are given must be those of the run, but `total_frames` may be larger.
+        options: fields of the recipe's Config; a number may be a schedule, as `clip="linear:0.2:0"`.
 
     Returns:
         The summary that `rlpipe train --json` prints: `run`, its folder, and `evaluation`, of the greedy policy, in it.
@@ -303,22 +337,37 @@ def run_recipe(
     names = [field.name for field in dataclasses.fields(config)]
     options = with_aliases(options, env_id=env, wrapper=wrappers)
     if unknown := [option for option in options if option not in names]:
-        hint = explain(
-            unknown[0], [*names, *ALIASES.values(), "folder", "progress", "loggers"], recipe.owners, python=True
-        )
+        more = [*ALIASES.values(), "folder", "progress", "loggers", "listeners", "resume"]
+        hint = explain(unknown[0], [*names, *more], recipe.owners, python=True)
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
     options = with_schedules(options, type(config), getattr(config, "schedule", ()))
     config = checked(made(type(config), {**{each: getattr(config, each) for each in names}, **options}))
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
+    listener_names(listeners)
+    session = Session(
+        recipe,
+        config,
+        default_folder(recipe.name, config.seed) if folder is None else Path(folder),
+        numbered=folder is None,
+        display=lambda *_: shown_progress(progress, recipe.name, settings_of(session.config).total_frames),
+        loggers=check_loggers(named),
+        listeners=tuple(listeners),
+    )
     # a policy that explores must not become greedy while another is evaluated
     with _ONE_AT_A_TIME:
-        return Session(
-            recipe,
-            config,
-            default_folder(recipe.name, config.seed) if folder is None else Path(folder),
-            numbered=folder is None,
-            display=lambda *_: shown_progress(progress, recipe.name, settings_of(config).total_frames),
-            loggers=check_loggers(named),
-        ).run()
+        if not resume:
+            return session.run()
+        described = read_resumed(folder, recipe.algorithm, config)
+        check_listeners(described, listeners)
+        before, config = configs_of(described, config, list(options))
+        session = dataclasses.replace(
+            session,
+            recipe=dataclasses.replace(recipe, name=described["recipe"]),
+            config=config,
+            resume=True,
+            start_from=described.get("start_from"),
+            loggers=loggers_of(described) if loggers is DEFAULT else session.loggers,
+        )
+        return continue_run(session, before)

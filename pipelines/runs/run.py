@@ -195,6 +195,7 @@ class BuiltFrom:
         start_from: the run or checkpoint whose weights the run begins with, as the user named it.
         start_digest: of that checkpoint.
         claimed: the run's folder was made already, and is empty.
+        listeners: names of those that were given from Python.
     """
 
     algorithm: str
@@ -204,6 +205,7 @@ class BuiltFrom:
     start_from: str | None = None
     start_digest: str | None = None
     claimed: bool = False
+    listeners: tuple[str, ...] = ()
 
 
 def _describe(
@@ -221,6 +223,7 @@ def _describe(
         "program": describe_program(folder) if built_from is None else None,
         "environments": source.environments,
         "loggers": list(loggers),
+        "listeners": list(source.listeners),
     }
 
 
