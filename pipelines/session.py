@@ -20,6 +20,7 @@ from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
 from rlpipe.pipelines.build.pipeline import load_weights
 from rlpipe.pipelines.build.resumed import check_listeners, configs_of, loggers_of, read_resumed
+from rlpipe.pipelines.build.schedules import check_scheduled
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
 from rlpipe.pipelines.config.environment import ALIASES, with_aliases
@@ -145,6 +146,7 @@ class Session:
         pipeline = self.recipe.build(self.config)
         if not isinstance(pipeline, Pipeline):
             raise ConfigError(f"build of {self.recipe.algorithm} returned {shown(pipeline)}; expected a Pipeline")
+        check_scheduled(self.config, pipeline.listeners)
         return pipeline
 
     def _open_run(self, pipeline: Pipeline, weights: Path | None) -> Run:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
     from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
+    from rlpipe.pipelines.build.schedules import make_schedules
     from rlpipe.pipelines.collectors.collector import SyncDataCollector
     from rlpipe.pipelines.collectors.evaluation import evaluate
     from rlpipe.pipelines.config.environment import EnvironmentConfig
@@ -61,6 +62,7 @@ _NAMES = {
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
     "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
+    "rlpipe.pipelines.build.schedules": "make_schedules",
     "rlpipe.pipelines.config.environment": "EnvironmentConfig",
     "rlpipe.pipelines.config.fields": "number",
     "rlpipe.pipelines.config.groups": (
@@ -133,6 +135,7 @@ __all__ = [
     "in_turn",
     "make_env",
     "make_pipeline",
+    "make_schedules",
     "number",
     "off_policy",
     "on_policy",
