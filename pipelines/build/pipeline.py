@@ -1,9 +1,8 @@
-"""What the algorithms' `build` begins and ends with, and weights to start from."""
+"""What the algorithms' `build` begins and ends with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +10,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.envs import ObservationNorm, TransformedEnv
 
-from rlpipe.modules import EpsilonGreedy
 from rlpipe.pipelines.build.collector import check_device, make_collector
 from rlpipe.pipelines.build.environment import make_training_env
 from rlpipe.pipelines.build.schedules import make_schedules
-from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.pipeline import Pipeline, Update
@@ -71,17 +68,3 @@ def make_pipeline(
     schedules = make_schedules(config, numbers or {})
     collector = make_collector(config, env, policy, config.frames_per_batch)
     return Pipeline(collector, learn, policy, state, tuple(env.transform), (*schedules, *listeners))
-
-
-def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
-    """Start from what another run has learned: networks, tables, observation statistics.
-
-    The optimiser, random streams and counters stay those of `pipeline`; exploration starts from its beginning.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or of other networks.
-    """
-    load_checkpoint(checkpoint, pipeline.state, ({"policy", "loss"} & set(pipeline.state)) | pipeline.statistics())
-    for module in pipeline.policy.modules():
-        if isinstance(module, EpsilonGreedy):
-            module.frames = module.episodes = 0
