@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Evaluation, Progress, StopTraining
     from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
     from rlpipe.pipelines.replay.state import ReplayState
+    from rlpipe.pipelines.run_recipe import run_recipe
     from rlpipe.pipelines.runs.run import Run
     from rlpipe.pipelines.seeding import Seeds
-    from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
     from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
@@ -93,7 +93,7 @@ _NAMES = {
     "rlpipe.pipelines.replay.state": "ReplayState",
     "rlpipe.pipelines.runs.run": "Run",
     "rlpipe.pipelines.seeding": "Seeds",
-    "rlpipe.pipelines.session": "run_recipe",
+    "rlpipe.pipelines.run_recipe": "run_recipe",
     "rlpipe.pipelines.stopping": "StoppingRule",
     "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",

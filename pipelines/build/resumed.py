@@ -53,7 +53,8 @@ def configs_of(described: Mapping[str, Any], config: Any, given: Collection[str]
     """
     before = checked(config_from_json(type(config), described["config"]))
     was, now = (json.loads(json.dumps(dataclasses.asdict(each))) for each in (before, config))
-    for name in given:
+    given = {*given, "schedule"} if getattr(config, "schedule", ()) else set(given)
+    for name in sorted(given):
         if name not in _FREE and was[name] != now[name]:
             raise ConfigError(
                 f"{name} is {shown(now[name])}, and the run was started with {shown(was[name])}; leave it out"

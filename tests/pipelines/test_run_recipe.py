@@ -1,4 +1,4 @@
-"""`run_recipe` with listeners, and its runs continued from Python."""
+"""`run_recipe`: listeners, schedules, and runs continued from Python."""
 
 import json
 
@@ -81,6 +81,8 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
         ({"lr": 1e-5}, "lr is 1e-05, and the run was started with 0.003; leave it out"),
         ({"total_frames": 256}, "total_frames is 256, and the run was started with 1024; it can only be raised"),
         ({"folder": None}, "resume is True, and no folder is given"),
+        ({"clip": "linear:0.3:0"}, r"schedule is \['clip=linear:0.3:0'\], and the run was started with \[\]; leave it"),
+        ({"start_from": folder}, "resume is True, and start_from is given"),
     ):
         with pytest.raises(ConfigError, match=message):
             run_recipe("ppo", **{"folder": folder, "listeners": [Clock()], "resume": True, **options})
