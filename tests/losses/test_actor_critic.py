@@ -187,6 +187,9 @@ def test_an_estimator_is_not_in_the_state_dict():
     assert list(loss.state_dict()) == names
     assert len(list(loss.parameters())) == len(names)
     assert loss.get_stateful_net("critic") is loss.critic
+    before = loss.critic.network[0].weight.clone()
+    loss.reset_parameters_recursive()
+    assert not torch.equal(loss.critic.network[0].weight, before)
     copy = deepcopy(loss)
     assert copy.value_estimator.value_network.critic is copy.critic
 
