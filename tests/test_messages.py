@@ -23,7 +23,7 @@ from rlpipe.modules import (
 )
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.updates.learning import off_policy, on_policy
+from rlpipe.pipelines.updates.learning import off_policy, on_policy, once
 from rlpipe.pipelines.updates.update import gradient_step
 
 CART = make_env(EnvConfig("CartPole-v1", 2), seed=0)
@@ -247,6 +247,16 @@ MESSAGES = {
         ),
         ValueError,
         ["the buffer has room for 2 frames, and a batch has 3; make its storage that large"],
+    ),
+    "keys": (
+        lambda: once(lambda batch: batch),
+        ValueError,
+        ["once cannot tell what to keep of a batch, because <lambda> has no in_keys; name what it reads: keys=[...]"],
+    ),
+    "lacking key": (
+        lambda: once(gradient_step(DQNLoss(Q), torch.optim.SGD(Q.parameters(), lr=0.1)))(batch(action=None)),
+        KeyError,
+        ["DQNLoss reads key 'action', which the batch does not have; it has ["],
     ),
     "small replay": (
         lambda: off_policy(buffer(2), step, updates=1, warmup=0, keys=["action"])(batch()),
