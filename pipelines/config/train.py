@@ -18,7 +18,7 @@ MOST_FRAMES = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class TrainConfig(SessionConfig, RayConfig, CollectionConfig):
+class TrainConfig(RayConfig, CollectionConfig, SessionConfig):
     """The options of every training run: environment, length, seed, evaluation and checkpoints. Checked when made.
 
     Raises:
@@ -85,7 +85,7 @@ class TrainConfig(SessionConfig, RayConfig, CollectionConfig):
     def to_act(self: C) -> C:
         """The config of a pipeline that only acts: on the CPU, without collectors and what only learning needs."""
         here = dataclasses.replace(self.on_cpu(), collector="local", num_collectors=1, asynchronous=False)
-        return dataclasses.replace(here, backend="auto")
+        return dataclasses.replace(here, backend="auto", schedule=())
 
     def on_cpu(self: C) -> C:
         """The same config with its networks on the CPU."""

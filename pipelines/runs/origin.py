@@ -21,6 +21,8 @@ from rlpipe.user_files import content, digest
 
 _FALLING = ("linear", "cosine")
 """Learning rate schedules that depend on the run's length."""
+_PARTS = 2
+"""Colons of a schedule without a number of frames."""
 _WHOLE = re.compile(r"(?<![\d.])(?<!e[+-])(?<!\de)\d+(?![\d.]|e[\d+-])")
 """A whole number that is not part of another number."""
 
@@ -32,6 +34,7 @@ class Origin:
     Args:
         start_from: the run or checkpoint whose weights it began with, as the user named it.
         start: digest of that checkpoint.
+        take: the parts taken of it; empty for all.
         prolonged: pairs of the total frames before, and the frames trained when it was given more.
         program: digest of the source of a user's algorithm, or of a custom run's program.
         arguments: of that program.
@@ -42,6 +45,7 @@ class Origin:
 
     start_from: str | None = None
     start: str | None = None
+    take: tuple[str, ...] = ()
     prolonged: tuple[tuple[int, int], ...] = ()
     program: str | None = None
     arguments: tuple[str, ...] = ()
@@ -57,7 +61,7 @@ class Origin:
         mine, theirs = (
             (
                 each.start or (each.start_from and os.path.normpath(each.start_from)),
-                (each.prolonged, each.built, each.program),
+                (each.take, each.prolonged, each.built, each.program),
                 [_WHOLE.sub("N", argument) for argument in each.arguments],
             )
             for each in (self, other)
@@ -76,6 +80,7 @@ class Origin:
     def words(self) -> list[str]:
         """The words for a label."""
         said = [f"--start-from {self.start_from}"] if self.start_from else []
+        said += [f"--take {' '.join(self.take)}"] if self.take else []
         for planned, frames in self.prolonged:
             said.append(f"(prolonged from {planned}{f' at frame {frames}' if frames < planned else ''})")
         return said
@@ -103,12 +108,13 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
     program, config = described.get("program") or described.get("source") or {}, described["config"]
     # a learning rate that does not depend on the run's length is the same in a longer run
     is_own = bool(described.get("source")) or described.get("program") is not None
-    depends = config.get("lr_schedule") in _FALLING or is_own
+    depends = config.get("lr_schedule") in _FALLING or is_own or _has_endless(config)
     prolonged = [(int(each["total_frames"]), int(each["frames"])) for each in described.get("prolonged") or ()]
     start_from, start = described.get("start_from"), described.get("start_digest")
     return Origin(
         start_from=None if start_from is None else str(start_from),
         start=None if start is None else str(start),
+        take=tuple(map(str, described.get("take") or ())),
         prolonged=tuple(prolonged) if depends else (),
         program=None if not program.get("digest") else str(program["digest"]),
         arguments=tuple(map(str, program.get("arguments") or ())),
@@ -116,6 +122,12 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
         seed=seed,
         defaults=(described.get("source") or {}).get("defaults"),
     )
+
+
+def _has_endless(config: Mapping[str, Any]) -> bool:
+    """Whether a number follows a schedule over the whole run."""
+    entries = config.get("schedule") or ()
+    return any(str(each).count(":") == _PARTS for each in entries)
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:
@@ -132,7 +144,7 @@ def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) ->
     planned = later[0]["total_frames"] if later else before["config"].get("total_frames")
     if planned is not None and planned != now["config"].get("total_frames"):
         earlier.append({"total_frames": planned, "frames": frames})
-    kept = {name: before[name] for name in ("start_digest", "built") if name in before}
+    kept = {name: before[name] for name in ("start_digest", "take", "built") if name in before}
     return {
         **kept,
         "prolonged": earlier,

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_algorithm import write
+from own_algorithm import MAKES_ENV, write
 
 from rlpipe import trained
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.scripts.main import run
 
 QUIET = ["--quiet", "--json"]
@@ -30,6 +30,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def forget(monkeypatch):
     """As in another process: nothing of the user's was run."""
     monkeypatch.setattr("rlpipe.user_files._LOADED", {})
+    monkeypatch.setattr("rlpipe.user_files._MODULES", set())
     sys.modules.pop("mine", None)
 
 
@@ -159,6 +160,32 @@ def test_several_seeds_in_processes_of_their_own(capsys):
     assert alone["evaluation"] == found["summaries"][1]["evaluation"]
 
 
+@pytest.mark.parametrize("collector", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def test_collectors_in_other_processes_find_the_modules_of_a_file_elsewhere(capsys, collector):
+    if collector == "ray":
+        pytest.importorskip("ray")
+    changes = [
+        ("class Config:", "class Config(TrainConfig):"),
+        ("import (", "import (\n    TrainConfig, make_pipeline, set_up,"),
+        ("import torch\n", "import torch\nfrom mine_helper import Network\n"),
+        (MAKES_ENV, "    _, seeds, env = set_up(config)"),
+        ("MLP(4, 2, config.hidden)", "Network(2)"),
+        (
+            "    return Pipeline(collector, learn, actor, state)",
+            "    return make_pipeline(config, env, actor, learn, seeds)",
+        ),
+        (
+            "    total_frames: int = 512",
+            "    num_envs: int = 4\n    rollout_steps: int = 16\n    total_frames: int = 256",
+        ),
+    ]
+    path = write("elsewhere/mine.py", *changes)
+    network = "class Network(nn.Linear):\n    def __init__(self, out):\n        super().__init__(4, out)\n"
+    Path("elsewhere/mine_helper.py").write_text(f"from torch import nn\n\n{network}")
+    options = ["--collector", collector, "--num-collectors", "2", "--eval-every", "none", *QUIET]
+    assert said(capsys, "train", path, *options)["frames"] == 256
+
+
 def test_python_trains_and_loads_what_the_command_does(capsys):
     summary = run_recipe(write(), seed=1, lr=1e-3, progress=None)
     with trained(summary["run"]) as agent:
@@ -183,6 +210,29 @@ def test_a_module_names_its_build_too(capsys, monkeypatch):
     with pytest.raises(CheckpointError, match="the module 'mine'; if you trust that, add --trust-module mine"):
         trained(summary["run"]).__enter__()
     assert said(capsys, "evaluate", summary["run"], "--trust-module", "mine", "--json")["recipe"] == "smaller"
+
+
+def test_an_environment_in_the_same_file_needs_no_other_trust(capsys, monkeypatch):
+    changes = [
+        ('env_id: str = "CartPole-v1"', "env_id: str = short"),
+        ("@dataclass", 'def short():\n    return gym.make("CartPole-v1", max_episode_steps=7)\n\n\n@dataclass'),
+        ("import torch\n", "import gymnasium as gym\nimport torch\n"),
+    ]
+    summary = said(capsys, "train", write("mine.py", *changes), *QUIET)
+    assert summary["env_id"] == "mine:short"
+    assert summary["evaluation"]["mean"] == 7
+    forget(monkeypatch)
+    assert said(capsys, "evaluate", summary["run"], "--trust-module", "mine.py", "--json")["evaluation"]["mean"] == 7
+    forget(monkeypatch)
+    said(capsys, "resume", summary["run"], "--trust-module", "mine.py", "--total-frames", "576", *QUIET)
+
+
+def test_a_run_folder_cannot_name_any_module_that_is_imported(capsys, monkeypatch):
+    folder = said(capsys, "train", write(), *QUIET)["run"]
+    place = Path(folder, "config.json")
+    described = json.loads(place.read_text())
+    place.write_text(json.dumps({**described, "source": {**described["source"], "file": None, "module": "shutil"}}))
+    assert "runs the code of the module 'shutil'" in said(capsys, "evaluate", folder, code=2)
 
 
 def test_a_file_with_the_name_of_a_recipe_is_another_algorithm(capsys):

@@ -9,7 +9,7 @@ import pytest
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, owners_of
 from rlpipe.pipelines.config.foreign_names import ABSENT, CHANGED, RENAMED, explain
-from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.scripts.cli.options import _options
 from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run
@@ -93,7 +93,7 @@ ANSWERS = {
     ("ppo", "--track=True"): "it is --logger wandb here",
     ("ppo", "--no-track"): "it is --logger wandb here",
     ("ppo", "--wandb-entity"): "the environment variable WANDB_ENTITY names it, with --logger wandb",
-    ("ppo", "--target-kl"): "there is no stop by KL divergence",
+    ("dqn", "--target-kl"): "only ppo has it",
     ("ppo", "--vec-env"): "it is --backend here, auto for dummy, async for subproc",
     ("ppo", "--env"): "it is --env-id here",
     ("ppo", "--buffer-size"): "only dqn has it",
