@@ -2,16 +2,19 @@
 
 from rlpipe.losses import functional
 from rlpipe.losses.a2c import A2CLoss
+from rlpipe.losses.actor_critic import ActorCriticLoss
 from rlpipe.losses.advantage import GAE
 from rlpipe.losses.dqn import DQNLoss
+from rlpipe.losses.keys import Keyed
 from rlpipe.losses.ppo import ClipPPOLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
-from rlpipe.losses.target import TargetUpdate, frozen, frozen_copy
+from rlpipe.losses.target import HasTargets, TargetUpdate, frozen, frozen_copy
 from rlpipe.losses.terms import (
     action_keys,
     column,
     discrete_action,
+    distribution_of,
     nested,
     policy_terms,
     read,
@@ -23,8 +26,11 @@ from rlpipe.losses.terms import (
 __all__ = [
     "GAE",
     "A2CLoss",
+    "ActorCriticLoss",
     "ClipPPOLoss",
     "DQNLoss",
+    "HasTargets",
+    "Keyed",
     "NStep",
     "Normalization",
     "ReinforceLoss",
@@ -33,6 +39,7 @@ __all__ = [
     "action_keys",
     "column",
     "discrete_action",
+    "distribution_of",
     "frozen",
     "frozen_copy",
     "functional",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.terms import action_keys, column, policy_terms, standardized, value_terms
+from rlpipe.losses.actor_critic import ActorCriticLoss
+from rlpipe.losses.terms import column, policy_terms, standardized, value_terms, written_keys
 from rlpipe.modules.networks import computed_once
 
 
-class A2CLoss(LossModule):
+class A2CLoss(ActorCriticLoss):
     """Advantage actor-critic, Mnih et al. 2016, section 4 and Algorithm S3, on one batch instead of many threads.
 
     Reads the networks' `in_keys`, `action`, `advantage` and `value_target` `[*B, 1]`. The advantage is a constant to
@@ -39,21 +39,26 @@ class A2CLoss(LossModule):
         entropy_coefficient: float = 0.01,
         normalize_advantage: bool = False,
     ) -> None:
-        super().__init__()
-        self.actor, self.critic, self.value_kind = actor, critic, value_kind
+        super().__init__(actor, critic)
+        self.value_kind = value_kind
         self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
         self.normalize_advantage = normalize_advantage
-        observed = dict.fromkeys([*actor.in_keys, *critic.in_keys])
-        self.in_keys = [*observed, *action_keys(actor), "advantage", "value_target"]
+        self.set_keys(**written_keys(actor))
+
+    def set_in_keys(self) -> None:
+        self.in_keys = [*self.policy_keys, self.tensor_keys.advantage, self.tensor_keys.value_target]
         self.out_keys = ["loss_policy", "loss_value", "loss_entropy", "entropy", "explained_variance"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        advantage = column(batch, "advantage")
+        keys, batch = self.tensor_keys, self.with_advantage(batch)
+        advantage = column(batch, keys.advantage)
         if self.normalize_advantage:
             advantage = standardized(advantage)
         with computed_once(self):
-            log_prob, entropy = policy_terms(self.actor, batch)
-            value_loss, explained = value_terms(self.critic, batch, self.value_kind)
+            log_prob, entropy = policy_terms(self.actor, batch, keys.action)
+            value_loss, explained = value_terms(
+                self.critic, batch, self.value_kind, None, keys.value, keys.value_target
+            )
         entropy = entropy.mean()
         return TensorDict(
             {

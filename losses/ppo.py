@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.terms import action_keys, column, policy_terms, scalar, standardized, value_terms
+from rlpipe.losses.actor_critic import ActorCriticLoss
+from rlpipe.losses.terms import column, policy_terms, scalar, standardized, value_terms, written_keys
 from rlpipe.modules.networks import computed_once
 
 
-class ClipPPOLoss(LossModule):
+class ClipPPOLoss(ActorCriticLoss):
     """Clipped proximal policy optimisation, Schulman et al. 2017, equations 7 and 9.
 
     Reads the networks' `in_keys`, `action`, `action_log_prob` `[*B]`, `advantage` and `value_target` `[*B, 1]`, and
@@ -44,25 +44,30 @@ class ClipPPOLoss(LossModule):
         entropy_coefficient: float = 0.01,
         normalize_advantage: bool = True,
     ) -> None:
-        super().__init__()
-        self.actor, self.critic = actor, critic
+        super().__init__(actor, critic)
         self.clip, self.value_clip, self.value_kind = clip, value_clip, value_kind
         self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
         self.normalize_advantage = normalize_advantage
-        observed = dict.fromkeys([*actor.in_keys, *critic.in_keys])
-        self.in_keys = [*observed, *action_keys(actor), "action_log_prob", "advantage", "value_target"]
-        if value_clip is not None:
-            self.in_keys = [*self.in_keys, "state_value"]
+        self.set_keys(**written_keys(actor))
+
+    def set_in_keys(self) -> None:
+        keys = self.tensor_keys
+        self.in_keys = [*self.policy_keys, keys.sample_log_prob, keys.advantage, keys.value_target]
+        if self.value_clip is not None:
+            self.in_keys = [*self.in_keys, keys.value]
         losses, diagnostics = ["loss_policy", "loss_value", "loss_entropy"], ["entropy", "approx_kl", "clip_fraction"]
         self.out_keys = [*losses, *diagnostics, "explained_variance"]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        advantage, old_log_prob = column(batch, "advantage"), scalar(batch, "action_log_prob")
+        keys, batch = self.tensor_keys, self.with_advantage(batch)
+        advantage, old_log_prob = column(batch, keys.advantage), scalar(batch, keys.sample_log_prob)
         if self.normalize_advantage:
             advantage = standardized(advantage)
         with computed_once(self):
-            log_prob, entropy = policy_terms(self.actor, batch)
-            value_loss, explained = value_terms(self.critic, batch, self.value_kind, self.value_clip)
+            log_prob, entropy = policy_terms(self.actor, batch, keys.action)
+            value_loss, explained = value_terms(
+                self.critic, batch, self.value_kind, self.value_clip, keys.value, keys.value_target
+            )
         entropy = entropy.mean()
         with torch.no_grad():
             clipped = ((log_prob - old_log_prob).exp() - 1.0).abs() > self.clip

@@ -8,16 +8,17 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.terms import action_keys, column, policy_terms, standardized, value_terms
+from rlpipe.losses.actor_critic import ActorCriticLoss
+from rlpipe.losses.keys import ReinforceKeys
+from rlpipe.losses.terms import column, policy_terms, standardized, value_terms, written_keys
 
 Normalization = Literal["none", "batch", "episode"]
 """Over what returns are brought to mean 0 and standard deviation 1."""
 
 
-class ReinforceLoss(LossModule):
+class ReinforceLoss(ActorCriticLoss):
     """Monte Carlo policy gradient, Williams 1992, section 5; with a critic as baseline, Sutton and Barto 2018, 13.4.
 
     Reads the actor's `in_keys`, `action` and `advantage` `[*B, 1]`, the weight of each step: its return-to-go, minus
@@ -41,6 +42,8 @@ class ReinforceLoss(LossModule):
         ValueError: an unknown `normalize`.
     """
 
+    _AcceptedKeys = ReinforceKeys
+
     def __init__(
         self,
         actor: TensorDictModuleBase,
@@ -51,27 +54,32 @@ class ReinforceLoss(LossModule):
         value_coefficient: float = 0.5,
         entropy_coefficient: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(actor, critic)
         if normalize not in get_args(Normalization):
             raise ValueError(f"normalize is {normalize!r}; allowed are {', '.join(map(repr, get_args(Normalization)))}")
-        self.actor, self.critic, self.normalize, self.value_kind = actor, critic, normalize, value_kind
+        self.normalize, self.value_kind = normalize, value_kind
         self.value_coefficient, self.entropy_coefficient = value_coefficient, entropy_coefficient
-        observed = dict.fromkeys([*actor.in_keys, *(critic.in_keys if critic is not None else [])])
-        self.in_keys = [*observed, *action_keys(actor), "advantage"]
-        self.out_keys = ["loss_policy", "loss_entropy", "entropy"]
-        if critic is not None:
-            self.in_keys = [*self.in_keys, "value_target"]
+        self.set_keys(**written_keys(actor))
+
+    def set_in_keys(self) -> None:
+        keys = self.tensor_keys
+        self.in_keys, self.out_keys = [*self.policy_keys, keys.advantage], ["loss_policy", "loss_entropy", "entropy"]
+        if self.critic is not None:
+            self.in_keys = [*self.in_keys, keys.value_target]
             self.out_keys = ["loss_policy", "loss_value", "loss_entropy", "entropy", "explained_variance"]
-        if normalize == "episode":
-            self.in_keys = [*self.in_keys, "episode"]
+        if self.normalize == "episode":
+            self.in_keys = [*self.in_keys, keys.episode]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
+        keys, batch = self.tensor_keys, self.with_advantage(batch)
         weight = self._weight(batch)
-        log_prob, entropy = policy_terms(self.actor, batch)
+        log_prob, entropy = policy_terms(self.actor, batch, keys.action)
         entropy = entropy.mean()
         out = TensorDict({"loss_policy": F.policy_gradient(log_prob, weight).mean()})
         if self.critic is not None:
-            value_loss, explained = value_terms(self.critic, batch, self.value_kind)
+            value_loss, explained = value_terms(
+                self.critic, batch, self.value_kind, None, keys.value, keys.value_target
+            )
             out["loss_value"] = self.value_coefficient * value_loss.mean()
             out["explained_variance"] = explained
         out["loss_entropy"] = -self.entropy_coefficient * entropy
@@ -79,11 +87,11 @@ class ReinforceLoss(LossModule):
         return out
 
     def _weight(self, batch: TensorDictBase) -> Tensor:
-        weight = column(batch, "advantage")
+        weight = column(batch, self.tensor_keys.advantage)
         if self.normalize == "batch":
             return standardized(weight)
         if self.normalize == "episode":
-            return _standardized_within(weight, column(batch, "episode"))
+            return _standardized_within(weight, column(batch, self.tensor_keys.episode))
         return weight
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from tensordict import TensorDict
 from torch import nn
+from torchrl.objectives import LossModule
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen_copy(network: Network) -> Network:
-    """A deep copy of `network` whose parameters take no gradient."""
+    """A deep copy of `network`, or of an `nn.ModuleList` of several, whose parameters take no gradient."""
     return deepcopy(network).requires_grad_(False)
 
 
@@ -34,6 +36,36 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+class HasTargets(LossModule):
+    """A loss whose target networks TorchRL's `SoftUpdate` and `HardUpdate` can move, in place of a `TargetUpdate`.
+
+    A submodule `target_x` is the `frozen_copy` of the submodule `x`. They look for `x_params` and `target_x_params`,
+    which are here the parameters of the two, under the same names. Unlike `TargetUpdate`, they do not copy buffers.
+    """
+
+    sources: Mapping[str, str] = {}
+    """The source of each target by its name, where that is another than without `target_`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.endswith("_params"):
+            network = self._modules.get(name.removesuffix("_params"))
+            for target, source in self._targets().items():
+                network = self._modules[target] if name == f"target_{source}_params" else network
+            if network is not None:
+                return TensorDict.from_module(network)
+        return super().__getattr__(name)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """As of any module, but for the targets' names, by which TorchRL finds them: `target_x_params`."""
+        targets = self._targets()
+        for name, child in super().named_children():
+            yield f"target_{targets[name]}_params" if name in targets else name, child
+
+    def _targets(self) -> dict[str, str]:
+        names = {name: self.sources.get(name, name.removeprefix("target_")) for name in self._modules}
+        return {target: source for target, source in names.items() if target != source and source in self._modules}
+
+
 class TargetUpdate:
     """Moves a target network towards its source at each call, or copies it every `every` calls.
 
@@ -41,7 +73,7 @@ class TargetUpdate:
     2015 at calls `every`, `2 * every`, ... Buffers are copied whenever the parameters move.
 
     Args:
-        source: the network that learns.
+        source: the network that learns; several as an `nn.ModuleList`.
         target: its `frozen_copy`.
         tau: in (0, 1]; 1 copies.
         every: move at every so many calls.

@@ -1,16 +1,19 @@
 """What is learned, and what acts: TensorDictModules on TorchRL's key names."""
 
-from rlpipe.modules.actors import ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
+from rlpipe.modules.actors import CategoricalActor, DeterministicActor, GaussianActor, exploring, only_allowed
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import Bernoulli, JointChoices, MultiCategorical
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal
 from rlpipe.modules.encoders import Encoder, Flatten, MultiOneHot, OneHot, Pixels, encoder
 from rlpipe.modules.exploration import (
     EpsilonGreedy,
+    Explorer,
     Exponential,
+    GaussianNoise,
     Geometric,
     Harmonic,
     Linear,
+    OrnsteinUhlenbeck,
     Schedule,
     ScheduleKind,
     make_schedule,
@@ -34,6 +37,7 @@ from rlpipe.modules.policies import (
     stochastic_actor,
 )
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
+from rlpipe.modules.value_networks import ActionValueCritic, Critic, QActor, QuantileActor
 
 __all__ = [
     "CNN",
@@ -47,12 +51,15 @@ __all__ = [
     "Categorical",
     "CategoricalActor",
     "Critic",
+    "DeterministicActor",
     "DuelingHead",
     "Encoder",
     "EpsilonGreedy",
+    "Explorer",
     "Exponential",
     "Flatten",
     "GaussianActor",
+    "GaussianNoise",
     "Geometric",
     "Harmonic",
     "Initialization",
@@ -65,9 +72,11 @@ __all__ = [
     "MultiOneHot",
     "Network",
     "OneHot",
+    "OrnsteinUhlenbeck",
     "Pixels",
     "PreferenceTable",
     "QActor",
+    "QuantileActor",
     "Schedule",
     "ScheduleKind",
     "Shared",
@@ -75,6 +84,7 @@ __all__ = [
     "TensorModule",
     "computed_once",
     "encoder",
+    "exploring",
     "make_schedule",
     "only_allowed",
     "policy_outputs",

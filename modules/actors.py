@@ -1,21 +1,25 @@
-"""Actors and critics: TensorDictModules on TorchRL's key names, built from specs, knowing no algorithm."""
+"""Policies over one space of actions: TensorDictModules on TorchRL's key names, built from specs."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, TensorSpec, Unbounded
 from torchrl.data import Categorical as CategoricalSpec
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from rlpipe.modules.base import FINE, TensorModule, check_outputs, keys_read, needs_discrete
-from rlpipe.modules.choices import joint_choices
+from rlpipe.modules.base import FINE, Keys, TensorModule, check_outputs, needs_discrete
 from rlpipe.modules.distributions import BoxNormal, Categorical, TanhNormal, quadrature
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def exploring() -> bool:
@@ -33,62 +37,19 @@ def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
 
 
-class QActor(TensorModule):
-    """Greedy actor over action values, with the keys of TorchRL's `QValueActor`.
-
-    Writes `action_value` `[*B, A]`, `action` `[*B]` and `chosen_action_value` `[*B, 1]`. The value of a forbidden
-    action is minus infinity. MultiDiscrete and MultiBinary actions, `[*B, *shape]`, have a value for each combination
-    (`JointChoices` numbers them), up to 1,024.
-
-    Args:
-        network: what `in_keys` hold to `[*B, A]`.
-        action_spec: the environment's; must be Discrete, MultiDiscrete or MultiBinary.
-        masked: read `action_mask` `[*B, A]`, or flat `[*B, sum(nvec)]`, and take allowed actions only.
-        tie_breaker: while exploring, draws one of several best actions; `None` takes the first.
-        batch_dims: how many of the spec's leading dimensions are the environment's batch.
-
-    Raises:
-        ValueError: any other action spec, or too many combinations.
-    """
-
-    action_space = "categorical"
+class StochasticActor(TensorModule):
+    """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode."""
 
     def __init__(
         self,
         network: nn.Module,
-        action_spec: TensorSpec,
+        generator: torch.Generator | None = None,
         masked: bool = False,
-        tie_breaker: torch.Generator | None = None,
-        batch_dims: int = 1,
+        actions: Sequence[NestedKey] = ("action",),
+        **keys: Unpack[Keys],
     ) -> None:
         super().__init__()
-        self.joint = joint_choices(action_spec, masked, batch_dims)
-        hint = "for Box actions there is GaussianActor"
-        self.actions = needs_discrete(self, action_spec, hint) if self.joint is None else self.joint.actions
-        self.in_keys = [*keys_read(network), *(["action_mask"] if masked else [])]
-        self.out_keys = ["action_value", "action", "chosen_action_value"]
-        self.network, self.masked, self.generator = network, masked, tie_breaker
-
-    def compute(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        entries, mask = (inputs[:-1], inputs[-1]) if self.masked else (inputs, None)
-        if mask is not None and self.joint is not None:
-            mask = self.joint.allowed(mask)
-        action_value = only_allowed(check_outputs(self, self.through(self.network, *entries), self.actions), mask)
-        chosen, action = action_value.max(-1, keepdim=True)
-        if self.generator is not None and exploring():
-            lots = torch.rand(action_value.shape, generator=self.generator, device=action_value.device)
-            action = lots.masked_fill_(action_value < chosen, -1.0).argmax(-1, keepdim=True)
-        action = action.squeeze(-1)
-        return action_value, action if self.joint is None else self.joint.at(action), chosen
-
-
-class StochasticActor(TensorModule):
-    """Writes `action` and `action_log_prob` `[*B]`: a sample while exploring, else the mode."""
-
-    def __init__(self, network: nn.Module, generator: torch.Generator | None = None, masked: bool = False) -> None:
-        super().__init__()
-        self.in_keys = [*keys_read(network), *(["action_mask"] if masked else [])]
-        self.out_keys = ["action", "action_log_prob"]
+        self.name_keys(network, ["action_mask"] if masked else [], [*actions, "action_log_prob"], **keys)
         self.network, self.generator, self.masked = network, generator, masked
 
     def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> Any:
@@ -121,9 +82,10 @@ class CategoricalActor(StochasticActor):
         action_spec: the environment's; must be Discrete (TorchRL's `Categorical`).
         generator: draws the samples; `None` is PyTorch's global one.
         masked: read `action_mask` `[*B, A]`; a forbidden action has probability 0.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: any other action spec.
+        ValueError: any other action spec, or keys of another number.
     """
 
     def __init__(
@@ -132,8 +94,9 @@ class CategoricalActor(StochasticActor):
         action_spec: TensorSpec,
         generator: torch.Generator | None = None,
         masked: bool = False,
+        **keys: Unpack[Keys],
     ) -> None:
-        super().__init__(network, generator, masked)
+        super().__init__(network, generator, masked, **keys)
         self.actions = needs_discrete(self, action_spec, "for Box actions there is GaussianActor")
 
     def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> Categorical:
@@ -158,14 +121,17 @@ class GaussianActor(StochasticActor):
         initial_std: before squashing; 1 covers most of the action range. From a network, where its output is 0.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
         state_dependent_std: see above.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: any other action spec, or an action of no numbers.
+        ValueError: any other action spec, an action of no numbers, or keys of another number.
     """
 
     low: Tensor
     high: Tensor
     quadrature: Tensor
+    of_environment = ("low", "high")
+    """Buffers that describe the environment; a run that starts from another keeps its own."""
 
     def __init__(
         self,
@@ -175,20 +141,12 @@ class GaussianActor(StochasticActor):
         initial_std: float = 1.0,
         batch_dims: int = 1,
         state_dependent_std: bool = False,
+        **keys: Unpack[Keys],
     ) -> None:
-        super().__init__(network, generator)
-        if not isinstance(action_spec, (Bounded, Unbounded)) or not action_spec.dtype.is_floating_point:
-            hint = "pass env.action_spec of an environment of make_env"
-            if isinstance(action_spec, CategoricalSpec):
-                hint = "for Discrete actions there is CategoricalActor"
-            what = f"{type(action_spec).__name__} of {action_spec.dtype}"
-            raise ValueError(f"GaussianActor needs Box actions of floats, got {what}; {hint}")
-        self.shape = action_spec.shape[batch_dims:]
-        if not self.shape.numel():
-            raise ValueError(f"GaussianActor needs an action of numbers, got one of shape {list(self.shape)}")
-        low, high = _bounds(action_spec, self.shape)
-        ordinary = bool((low.isfinite() & high.isfinite() & (high / 2 - low / 2 > 0)).all())
-        self._kind = TanhNormal if ordinary else BoxNormal
+        super().__init__(network, generator, **keys)
+        self.shape = box_shape(self, action_spec, batch_dims, "CategoricalActor")
+        low, high = bounds_of(action_spec, self.shape)
+        self._kind = TanhNormal if is_ordinary(low, high) else BoxNormal
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         # a buffer, so that it moves to the device once and not in each update
@@ -212,14 +170,72 @@ class GaussianActor(StochasticActor):
             )
         if self.log_std is None:
             flat, raw = flat.chunk(2, -1)
-            std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape(*flat.shape[:-1], *self.shape)
-        mean = flat.reshape(*flat.shape[:-1], *self.shape)
+            std = F.softplus(raw + self._bias).clamp_min(1e-4).reshape((*flat.shape[:-1], *self.shape))
+        mean = flat.reshape((*flat.shape[:-1], *self.shape))
         if self.log_std is not None:
             std = self.log_std.exp().expand_as(mean)
         return self._kind(mean, std, self.low, self.high, self.quadrature)
 
 
-def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tensor]:
+class DeterministicActor(TensorModule):
+    """A policy without chance over Box actions of any shape, as that of DDPG and TD3: writes `action`.
+
+    Its action is the mode of a `GaussianActor` of the same network: what the network gives, squashed by tanh into the
+    bounds. A dimension without bounds is what the network gives; one with a single bound is squashed by softplus; where
+    both are equal, it is that number. Actions are float32, or float64 where float32 is too coarse.
+
+    Gradients pass through it to the network: `actor.compute(observation)` for the policy loss of Lillicrap et al. 2016,
+    equation 6. To explore, put `GaussianNoise` or `OrnsteinUhlenbeck` behind it.
+
+    Args:
+        network: what `in_keys` hold to `[*B, D]`, D the number of elements of an action.
+        action_spec: the environment's, batch dimensions included; must be a Box of floats.
+        batch_dims: how many of the spec's leading dimensions are the environment's batch.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
+
+    Raises:
+        ValueError: any other action spec, an action of no numbers, or keys of another number.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, network: nn.Module, action_spec: TensorSpec, batch_dims: int = 1, **keys: Unpack[Keys]) -> None:
+        super().__init__()
+        self.name_keys(network, [], ["action"], **keys)
+        self.shape, self.network = box_shape(self, action_spec, batch_dims, "QActor"), network
+        low, high = bounds_of(action_spec, self.shape)
+        self._kind = TanhNormal if is_ordinary(low, high) else BoxNormal
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+
+    def compute(self, *entries: Tensor) -> tuple[Tensor]:
+        outputs = self.through(self.network, *entries)
+        flat = check_outputs(self, outputs, self.shape.numel(), f"one for each element of actions {list(self.shape)}")
+        u = flat.reshape((*flat.shape[:-1], *self.shape))
+        return (self._kind(u, u, self.low, self.high).mode,)
+
+
+def box_shape(module: nn.Module, spec: TensorSpec, batch_dims: int, for_discrete: str) -> torch.Size:
+    """The shape of an action of a Box of floats; any other spec is a `ValueError`, which may name another module."""
+    name = type(module).__name__
+    if not isinstance(spec, (Bounded, Unbounded)) or not spec.dtype.is_floating_point:
+        hint = "pass env.action_spec of an environment of make_env"
+        if isinstance(spec, CategoricalSpec):
+            hint = f"for Discrete actions there is {for_discrete}"
+        raise ValueError(f"{name} needs Box actions of floats, got {type(spec).__name__} of {spec.dtype}; {hint}")
+    shape = spec.shape[batch_dims:]
+    if not shape.numel():
+        raise ValueError(f"{name} needs an action of numbers, got one of shape {list(shape)}")
+    return shape
+
+
+def is_ordinary(low: Tensor, high: Tensor) -> bool:
+    """Whether bounds are finite and apart in each dimension."""
+    return bool((low.isfinite() & high.isfinite() & (high / 2 - low / 2 > 0)).all())
+
+
+def bounds_of(spec: TensorSpec, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Lowest and highest action, `[*D]` each: float32, or float64 where float32 has too few numbers between them."""
     if isinstance(spec, Unbounded):
         infinite = torch.full(shape, torch.inf)
@@ -232,62 +248,3 @@ def _bounds(spec: Bounded | Unbounded, shape: torch.Size) -> tuple[Tensor, Tenso
     width = torch.where((high - low).isfinite(), high - low, 1.0)
     is_fine = (width >= distance * FINE) & (width >= 4 * limits.tiny) | (width == 0)
     return (low.float(), high.float()) if is_fine.all() else (low, high)
-
-
-class Critic(TensorModule):
-    """State value: writes `state_value` `[*B, 1]`, which `network` gives for what `in_keys` hold."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.in_keys = keys_read(network)
-        self.out_keys = ["state_value"]
-        self.network = network
-
-    def compute(self, *entries: Tensor) -> tuple[Tensor]:
-        return (self.through(self.network, *entries),)
-
-
-class ActionValueCritic(TensorModule):
-    """Value of one action, `Q(s, a)`: writes `state_action_value` `[*B, 1]`, the key of TorchRL's `ValueOperator`.
-
-    Unlike `QActor`, whose network gives a value for every Discrete action, it reads the action, which may be a Box.
-
-    Args:
-        network: features and action side by side, `[*B, O + D]`, to `[*B, 1]`; D is the number of elements of an
-            action.
-        action_spec: the environment's, batch dimensions included; must be a Box.
-        batch_dims: how many of the spec's leading dimensions are the environment's batch.
-        encoder: from what `in_keys` hold to features `[*B, O]`; by default the observation itself.
-
-    Raises:
-        ValueError: any other action spec.
-    """
-
-    def __init__(
-        self, network: nn.Module, action_spec: TensorSpec, batch_dims: int = 1, encoder: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        if not isinstance(action_spec, (Bounded, Unbounded)):
-            raise ValueError(
-                f"ActionValueCritic needs Box actions, got {type(action_spec).__name__}; for Discrete actions there is "
-                "QActor"
-            )
-        self.shape = action_spec.shape[batch_dims:]
-        self.in_keys = [*keys_read(encoder), "action"]
-        self.out_keys = ["state_action_value"]
-        self.network, self.encoder = network, encoder
-
-    def compute(self, *inputs: Tensor) -> tuple[Tensor]:
-        """Compute `Q(s, a)`; an action that does not have the spec's shape is a `ValueError`."""
-        *entries, action = inputs
-        features = entries[0] if self.encoder is None else self.through(self.encoder, *entries)
-        batch = action.shape[: action.ndim - len(self.shape)]
-        if action.shape[len(batch) :] != self.shape or features.shape[:-1] != batch:
-            raise ValueError(
-                f"key 'action' has shape {list(action.shape)}, expected {[*features.shape[:-1], *self.shape]} with "
-                f"{'key ' + repr(self.in_keys[0]) if self.encoder is None else 'features'} of shape "
-                f"{list(features.shape)}, whose last dimension is its features"
-            )
-        flat = action.reshape(*batch, self.shape.numel()).to(features.dtype)
-        together = torch.cat([features, flat], -1)
-        return (self.through(self.network, together, beside=", with the action's numbers behind its own,"),)

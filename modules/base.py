@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.data import (
     Binary,
@@ -25,10 +26,23 @@ FINE = 2.0**-11
 """Width of a range, as a share of its distance from 0, in which float32 has some 4,000 numbers."""
 
 
+class Keys(TypedDict, total=False):
+    """The keyword arguments that every module takes: see `TensorModule`."""
+
+    in_keys: Sequence[NestedKey] | None
+    out_keys: Sequence[NestedKey] | None
+
+
 class TensorModule(TensorDictModuleBase):
     """A module that computes a function of tensors, `compute`, and is called with a TensorDict.
 
     Code that runs at every step, such as the lean collector, may call `compute` directly, without TensorDicts.
+
+    Every module of rlpipe takes two keyword arguments:
+
+    - `in_keys`: the entries that its network takes, in this order; by default those that the network tells, such as
+      `["observation"]`. What the module itself reads, `action_mask` or `action`, comes behind them.
+    - `out_keys`: other names for what it writes, as many as its own.
     """
 
     in_keys: list[NestedKey]
@@ -39,6 +53,43 @@ class TensorModule(TensorDictModuleBase):
 
     running: Mapping[nn.Module, Callable[..., Tensor]] = {}
     """What is called in place of a network within `acting`."""
+
+    def name_keys(
+        self,
+        network: nn.Module | Sequence[NestedKey] | None,
+        beside: Sequence[NestedKey],
+        writes: Sequence[NestedKey],
+        *,
+        in_keys: Sequence[NestedKey] | None = None,
+        out_keys: Sequence[NestedKey] | None = None,
+    ) -> None:
+        """Set `in_keys` and `out_keys`: the module's own, or those given in their place.
+
+        Args:
+            network: what takes the first entries, see `keys_read`; or the keys of these entries.
+            beside: what the module reads behind them; always the last, also if `in_keys` has them.
+            writes: what it writes.
+            in_keys: in place of the network's own.
+            out_keys: in place of `writes`.
+
+        Raises:
+            ValueError: of another number, or not a list of keys.
+        """
+        name = type(self).__name__
+        reads = list(network) if isinstance(network, Sequence) else keys_read(network)
+        if in_keys is not None:
+            given = [key for key in _listed(name, "in_keys", in_keys) if key not in beside]
+            # a network of the user's may take several entries, and not tell them
+            free = not isinstance(network, Sequence) and len(reads) == 1 and given
+            if len(given) != len(reads) and not free:
+                raise ValueError(f"in_keys of {name} are {given}; expected as many keys as {reads}")
+            reads = given
+        self.in_keys = [*reads, *beside]
+        self.out_keys = list(writes) if out_keys is None else _listed(name, "out_keys", out_keys)
+        if not len(set(self.out_keys)) == len(self.out_keys) == len(writes):
+            raise ValueError(
+                f"out_keys of {name} are {self.out_keys}; expected as many different keys as {list(writes)}"
+            )
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         inputs = self.read(tensordict)
@@ -97,6 +148,17 @@ def keys_read(network: nn.Module | None) -> list[NestedKey]:
             "rlpipe.modules.Network"
         )
     return keys
+
+
+def _listed(name: str, what: str, keys: Sequence[NestedKey]) -> list[NestedKey]:
+    """A list of keys in TensorDict's own form; a text or a number in its place is a `ValueError`."""
+    try:
+        if isinstance(keys, str):
+            raise TypeError
+        return [unravel_key(key) for key in keys]
+    except (TypeError, ValueError, RuntimeError):
+        example = f"[{keys!r}]" if isinstance(keys, str) else "['observation']"
+        raise ValueError(f"{what} of {name} is {keys!r}; expected a list of keys, such as {example}") from None
 
 
 def check_outputs(module: nn.Module, outputs: Tensor, expected: int, what: str = "one an action") -> Tensor:

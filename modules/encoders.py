@@ -33,6 +33,8 @@ class Flatten(nn.Module):
     in_keys: list[NestedKey]
     scale: Tensor | None
     offset: Tensor | None
+    of_environment = ("scale", "offset")
+    """Buffers that describe the environment; a run that starts from another keeps its own."""
 
     def __init__(
         self, shape: Sequence[int], scale: Sequence[float] | None = None, offset: Sequence[float] | None = None

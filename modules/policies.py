@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -16,8 +16,11 @@ from torchrl.data import Binary, Composite, TensorSpec
 from torchrl.data import Categorical as CategoricalSpec
 
 from rlpipe.modules.actors import CategoricalActor, GaussianActor, StochasticActor, only_allowed
-from rlpipe.modules.base import check_outputs, kind_of
+from rlpipe.modules.base import Keys, check_outputs, kind_of
 from rlpipe.modules.choices import Bernoulli, ChoiceLayout, MultiCategorical, nvec_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class JointDistribution(Distribution):
@@ -72,9 +75,10 @@ class MultiCategoricalActor(StochasticActor):
         masked: read `action_mask` `[*B, sum(nvec)]`, laid out as the logits; a forbidden value has probability 0, and
             a number of which all are forbidden is free.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: any other action spec.
+        ValueError: any other action spec, or keys of another number.
     """
 
     def __init__(
@@ -84,8 +88,9 @@ class MultiCategoricalActor(StochasticActor):
         generator: torch.Generator | None = None,
         masked: bool = False,
         batch_dims: int = 1,
+        **keys: Unpack[Keys],
     ) -> None:
-        super().__init__(network, generator, masked)
+        super().__init__(network, generator, masked, **keys)
         if not isinstance(action_spec, CategoricalSpec):
             raise ValueError(f"MultiCategoricalActor needs MultiDiscrete actions, {_instead(action_spec)}")
         nvec = nvec_of(action_spec, batch_dims)
@@ -108,9 +113,10 @@ class BernoulliActor(StochasticActor):
         action_spec: the environment's, batch dimensions included; must be MultiBinary (a `Binary`).
         generator: draws the samples; `None` is PyTorch's global one.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: any other action spec.
+        ValueError: any other action spec, or keys of another number.
     """
 
     def __init__(
@@ -119,8 +125,9 @@ class BernoulliActor(StochasticActor):
         action_spec: TensorSpec,
         generator: torch.Generator | None = None,
         batch_dims: int = 1,
+        **keys: Unpack[Keys],
     ) -> None:
-        super().__init__(network, generator)
+        super().__init__(network, generator, **keys)
         if not isinstance(action_spec, Binary):
             raise ValueError(f"BernoulliActor needs MultiBinary actions, {_instead(action_spec)}")
         self.shape, self.dtype = action_spec.shape[batch_dims:], action_spec.dtype
@@ -144,9 +151,10 @@ class JointActor(StochasticActor):
         masked: read a flat `action_mask`, those of the entries side by side; all must be Discrete or MultiDiscrete.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
         state_dependent_std: of Box entries, see `GaussianActor`.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: any other action spec, or a mask for an entry that takes none.
+        ValueError: any other action spec, a mask for an entry that takes none, or keys of another number.
     """
 
     def __init__(
@@ -157,18 +165,19 @@ class JointActor(StochasticActor):
         masked: bool = False,
         batch_dims: int = 1,
         state_dependent_std: bool = False,
+        **keys: Unpack[Keys],
     ) -> None:
-        super().__init__(network, generator, masked)
         if not isinstance(action_spec, Composite):
             raise ValueError(f"JointActor needs Dict or Tuple actions, {_instead(action_spec)}")
         leaves = dict(_entry(action_spec).items(True, True))
+        actions: list[NestedKey] = [("action", *([key] if isinstance(key, str) else key)) for key in leaves]
+        super().__init__(network, generator, masked, actions, **keys)
         self.names: list[NestedKey] = list(leaves)
         self.sizes = [policy_outputs(leaf, batch_dims, state_dependent_std) for leaf in leaves.values()]
         self.parts = nn.ModuleList(
             stochastic_actor(nn.Identity(), leaf, None, masked, batch_dims, state_dependent_std)
             for leaf in leaves.values()
         )
-        self.out_keys = [*(("action", *([key] if isinstance(key, str) else key)) for key in leaves), "action_log_prob"]
 
     def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> JointDistribution:
         chunks = check_outputs(self, outputs, sum(self.sizes), "policy_outputs(action_spec)").split(self.sizes, -1)
@@ -204,6 +213,7 @@ def stochastic_actor(
     masked: bool = False,
     batch_dims: int = 1,
     state_dependent_std: bool = False,
+    **keys: Unpack[Keys],
 ) -> StochasticActor:
     """The policy for actions of any kind, over a network that gives `policy_outputs(action_spec)` numbers.
 
@@ -217,22 +227,25 @@ def stochastic_actor(
         masked: read `action_mask`; for Discrete and MultiDiscrete actions, and for Dict and Tuple of these.
         batch_dims: how many of the spec's leading dimensions are the environment's batch.
         state_dependent_std: of Box actions, see `GaussianActor`.
+        keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: another kind of action, or a mask for one that takes none.
+        ValueError: another kind of action, a mask for one that takes none, or keys of another number.
     """
     spec = _entry(action_spec)
     if isinstance(spec, Composite):
-        return JointActor(network, action_spec, generator, masked, batch_dims, state_dependent_std)
+        return JointActor(network, action_spec, generator, masked, batch_dims, state_dependent_std, **keys)
     if masked and (isinstance(spec, Binary) or not isinstance(spec, CategoricalSpec)):
         raise ValueError(f"an action_mask is for Discrete and MultiDiscrete actions; this one is {kind_of(spec)}")
     if isinstance(spec, Binary):
-        return BernoulliActor(network, spec, generator, batch_dims)
+        return BernoulliActor(network, spec, generator, batch_dims, **keys)
     if isinstance(spec, CategoricalSpec) and len(spec.shape) > batch_dims:
-        return MultiCategoricalActor(network, spec, generator, masked, batch_dims)
+        return MultiCategoricalActor(network, spec, generator, masked, batch_dims, **keys)
     if isinstance(spec, CategoricalSpec):
-        return CategoricalActor(network, spec, generator, masked)
-    return GaussianActor(network, spec, generator, batch_dims=batch_dims, state_dependent_std=state_dependent_std)
+        return CategoricalActor(network, spec, generator, masked, **keys)
+    return GaussianActor(
+        network, spec, generator, batch_dims=batch_dims, state_dependent_std=state_dependent_std, **keys
+    )
 
 
 def _entry(spec: TensorSpec) -> TensorSpec:

@@ -18,7 +18,7 @@ import torch
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
 from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
-from rlpipe.pipelines.build.pipeline import load_weights
+from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
 from rlpipe.pipelines.config.environment import ALIASES, with_aliases
@@ -26,6 +26,8 @@ from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.groups import RayConfig
 from rlpipe.pipelines.config.json_form import checked, made
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
+from rlpipe.pipelines.config.schedules import with_schedules
+from rlpipe.pipelines.config.start import Start, find_start
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.pipeline import Pipeline
@@ -81,8 +83,8 @@ class Session:
         """What a run reads of its config."""
         return settings_of(self.config)
 
-    def run(self, weights: Path | None = None) -> dict[str, Any]:
-        """Train, from the weights of another run's checkpoint if one is given, evaluate, and return the summary.
+    def run(self, start: Start | None = None) -> dict[str, Any]:
+        """Train, from what another run has learned if one is given, evaluate, and return the summary.
 
         Raises:
             InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.
@@ -98,12 +100,12 @@ class Session:
             session = dataclasses.replace(self, folder=folder)
             try:
                 with contextlib.ExitStack() as stack:
-                    return session._run(stack, interruption, weights)
+                    return session._run(stack, interruption, start)
             except (KeyboardInterrupt, InterruptedRunError) as error:
                 what = str(error) or interruption.word
                 raise InterruptedRunError(f"{what}; {session._how_to_resume()}", interruption.exit_code) from None
 
-    def _run(self, stack: contextlib.ExitStack, interruption: Interruption, weights: Path | None) -> dict[str, Any]:
+    def _run(self, stack: contextlib.ExitStack, interruption: Interruption, start: Start | None) -> dict[str, Any]:
         config = self.settings
         if config.gif:
             # before the training environments exist, because some simulators allow only a few copies
@@ -113,12 +115,12 @@ class Session:
         if interruption.signal is not None:
             # a signal that came while processes or Ray started may have been lost there
             raise KeyboardInterrupt
-        if weights is not None:
-            load_weights(weights, pipeline)
+        if start is not None:
+            load_weights(pipeline, config, start)
         if not self.resume:
             warn_of_unnamed(config)
             check_checkpoints(pipeline.state, self.folder, config.total_frames, config.checkpoint_every)
-        written = stack.enter_context(contextlib.closing(self._open_run(pipeline, weights)))
+        written = stack.enter_context(contextlib.closing(self._open_run(pipeline, start)))
         try:
             with self.display(interruption, self.folder) as progress:
                 result = run_loop(pipeline, written, _loop_options(pipeline, config, progress), interruption)
@@ -139,14 +141,15 @@ class Session:
             raise ConfigError(f"build of {self.recipe.algorithm} returned {shown(pipeline)}; expected a Pipeline")
         return pipeline
 
-    def _open_run(self, pipeline: Pipeline, weights: Path | None) -> Run:
+    def _open_run(self, pipeline: Pipeline, start: Start | None) -> Run:
         built_from = BuiltFrom(
             self.recipe.algorithm,
             self.config,
             source=self.recipe.described(),
             environments=None if pipeline.environments is None else pipeline.environments.kind,
             start_from=self.start_from,
-            start_digest=None if weights is None else digest_of_checkpoint(weights),
+            start_digest=None if start is None else digest_of_checkpoint(start.checkpoint),
+            take=() if start is None else start.noted,
             claimed=not self.resume,
         )
         return Run(self.folder, self.recipe.name, built_from=built_from, loggers=self.loggers, resume=self.resume)
@@ -264,6 +267,8 @@ def run_recipe(
     *,
     env: Any = None,
     folder: Path | str | None = None,
+    start_from: Path | str | None = None,
+    take: Sequence[str] = (),
     progress: Listener | bool | None = True,
     loggers: Sequence[str] | str | None = DEFAULT,
     wrappers: Sequence[Any] | None = None,
@@ -280,6 +285,8 @@ def run_recipe(
         env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
             that makes one, a spec or an instance. Its arguments are `env_kwargs`.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
+        start_from: a run whose weights to start with: its folder, `RUN@best` or a checkpoint.
+        take: the parts to take of that run, of `policy`, `critic` and `statistics`; by default all that there are.
         progress: shows a bar on stderr, or nothing if `False`; or a function, called at the start, with each line of
             metrics, and before and after each evaluation: `progress=lambda now: print(now.frames, now.scalars)`. If it
             returns `False` or raises `StopTraining`, the run ends after the batch with a checkpoint, the final
@@ -302,13 +309,14 @@ def run_recipe(
     names = [field.name for field in dataclasses.fields(config)]
     options = with_aliases(options, env_id=env, wrapper=wrappers)
     if unknown := [option for option in options if option not in names]:
-        hint = explain(
-            unknown[0], [*names, *ALIASES.values(), "folder", "progress", "loggers"], recipe.owners, python=True
-        )
+        more = [*ALIASES.values(), "folder", "progress", "loggers", "start_from", "take"]
+        hint = explain(unknown[0], [*names, *more], recipe.owners, python=True)
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
+    options = with_schedules(options, type(config), getattr(config, "schedule", ()))
     config = checked(made(type(config), {**{each: getattr(config, each) for each in names}, **options}))
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
+    start = find_start(start_from, take, config, recipe=recipe.name, algorithm=recipe.algorithm)
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     # a policy that explores must not become greedy while another is evaluated
     with _ONE_AT_A_TIME:
@@ -317,6 +325,7 @@ def run_recipe(
             config,
             default_folder(recipe.name, config.seed) if folder is None else Path(folder),
             numbered=folder is None,
+            start_from=None if start is None else start.path,
             display=lambda *_: shown_progress(progress, recipe.name, settings_of(config).total_frames),
             loggers=check_loggers(named),
-        ).run()
+        ).run(start)

@@ -14,7 +14,19 @@ from rlpipe.version import __version__
 if TYPE_CHECKING:
     from rlpipe.errors import ConfigError, RlpipeError
     from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss, TargetUpdate
-    from rlpipe.modules import MLP, CategoricalActor, Critic, EpsilonGreedy, GaussianActor, QActor
+    from rlpipe.modules import (
+        MLP,
+        ActionValueCritic,
+        CategoricalActor,
+        Critic,
+        DeterministicActor,
+        EpsilonGreedy,
+        GaussianActor,
+        GaussianNoise,
+        OrnsteinUhlenbeck,
+        QActor,
+        QuantileActor,
+    )
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
     from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
@@ -57,7 +69,8 @@ if not Path(__file__).with_name("losses").exists():
 _NAMES = {
     "rlpipe.errors": "ConfigError RlpipeError",
     "rlpipe.losses": "ClipPPOLoss DQNLoss GAE TargetUpdate",
-    "rlpipe.modules": "CategoricalActor Critic EpsilonGreedy GaussianActor MLP QActor",
+    "rlpipe.modules": "ActionValueCritic CategoricalActor Critic DeterministicActor EpsilonGreedy GaussianActor "
+    "GaussianNoise MLP OrnsteinUhlenbeck QActor QuantileActor",
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
     "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
@@ -91,6 +104,7 @@ _NAMES = {
 __all__ = [
     "GAE",
     "MLP",
+    "ActionValueCritic",
     "ActorConfig",
     "ActorCriticConfig",
     "CategoricalActor",
@@ -99,19 +113,23 @@ __all__ = [
     "ConfigError",
     "Critic",
     "DQNLoss",
+    "DeterministicActor",
     "EnvConfig",
     "EnvironmentConfig",
     "EpsilonGreedy",
     "Evaluation",
     "ExplorationConfig",
     "GaussianActor",
+    "GaussianNoise",
     "Moment",
     "NetworkConfig",
     "OptimizerConfig",
+    "OrnsteinUhlenbeck",
     "Pipeline",
     "PrioritizedSampler",
     "Progress",
     "QActor",
+    "QuantileActor",
     "ReplayConfig",
     "ReplayState",
     "RlpipeError",

@@ -47,6 +47,12 @@ def load_trusted(names: Iterable[str]) -> None:
             import_module(name, "trust-module")
 
 
+def loaded_modules() -> list[ModuleType]:
+    """The modules of the files that were loaded, and of what these import from their folders."""
+    files = {str(each) for path in _LOADED for each in _sources(path, path.parent)}
+    return [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) in files]
+
+
 def load_file(path: Path, option: str) -> ModuleType:
     """Run a file and return its module; it is run again only if its source has changed.
 

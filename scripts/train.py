@@ -75,19 +75,18 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     if options.run_dir is not None and os.path.lexists(folder):
         raise exists_already("run-dir", folder)
     loggers = check_loggers(check_option(options.logger))
-    weights = find_weights(recipe, options)
-    start_from = None if options.start_from is None else str(options.start_from)
+    start = find_weights(recipe, options)
     shown = display(recipe.name, config, watch=options.watch, quiet=options.quiet)
     session = Session(
         recipe,
         config,
         folder,
         numbered=options.run_dir is None,
-        start_from=start_from,
+        start_from=None if start is None else start.path,
         display=shown,
         loggers=loggers,
     )
-    return session.run(weights)
+    return session.run(start)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -36,7 +36,7 @@ class Case:
 
     def __init__(self, agent: Trained, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> None:
         self.inputs, self._greedy = inputs, greedy
-        self._actor = cast("Any", greedy.parts[0])
+        self._actor = greedy.actor
         counted = zip(greedy.keys, inputs, strict=True)
         entries = {key: entry - greedy.starts[key] if key in greedy.starts else entry for key, entry in counted}
         step: TensorDictBase = TensorDict(entries, [len(inputs[0])])
@@ -44,9 +44,17 @@ class Case:
             for transform in agent.transforms:
                 if any(key in greedy.keys for key in transform.in_keys):
                     step = transform.clone().forward(step)
+            for key in set(agent.policy.in_keys) - set(step.keys(True, True)):
+                # of noise, which is silent here
+                step.set(key, torch.ones(len(inputs[0]), 1, dtype=torch.int64))
             self._step = agent.policy(step)
             values = self._step.get("action_value", None)
-            self._scores = _scores(self._actor.get_dist(self._step)) if values is None else [values]
+            if values is not None:
+                self._scores = [values]
+            elif hasattr(self._actor, "get_dist"):
+                self._scores = _scores(self._actor.get_dist(self._step))
+            else:
+                self._scores = [None] * len(greedy.action_keys)
 
     @property
     def actions(self) -> TensorDictBase:

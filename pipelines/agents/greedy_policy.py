@@ -9,12 +9,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Binary, Categorical, TensorSpec
 from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import GaussianActor
+from rlpipe.modules import DeterministicActor, Explorer, GaussianActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
 from rlpipe.pipelines.agents.load import Trained
@@ -44,7 +45,7 @@ class GreedyPolicy(nn.Module):
         super().__init__()
         modules = tensor_modules(agent.policy)
         if modules is None:
-            raise ConfigError(f"a policy of kind {type(agent.policy).__name__} cannot be exported")
+            raise ConfigError(f"a policy {_described(agent.policy)} cannot be exported")
         self.parts = nn.ModuleList(modules)
         with_raw = make_env_of_any_size(replace(agent.settings.env, num_envs=1, backend="auto"))
         try:
@@ -62,6 +63,13 @@ class GreedyPolicy(nn.Module):
         dims = {key: len(spec.shape) for key, spec in self.specs.items()}
         self.transforms = nn.ModuleList(_of_observations(agent.transforms, dims))
 
+    @property
+    def actor(self) -> Any:
+        """The first part that writes an action, or what exploration makes one of."""
+        parts = cast("Iterable[TensorModule]", self.parts)
+        acted = {*self.action_keys, *(part.in_keys[0] for part in parts if isinstance(part, Explorer))}
+        return next(part for part in parts if acted & set(part.out_keys))
+
     def forward(self, *observed: Tensor) -> Any:
         """The greedy action, or a tuple of its entries; see the class."""
         entries: dict[Key, Tensor] = {
@@ -71,7 +79,9 @@ class GreedyPolicy(nn.Module):
         for transform in cast("Iterable[OfEntry]", self.transforms):
             entries[transform.key] = transform(entries[transform.key])
         for part in cast("Iterable[TensorModule]", self.parts):
-            entries.update(zip(part.out_keys, part.compute(*[entries[key] for key in part.in_keys]), strict=True))
+            # noise may read what a greedy policy does not need
+            find = entries.get if isinstance(part, Explorer) else entries.__getitem__
+            entries.update(zip(part.out_keys, part.compute(*map(find, part.in_keys)), strict=True))
         given = tuple(each(entries[key]) for each, key in zip(self.casts, self.action_keys, strict=True))
         return given if len(given) > 1 else given[0]
 
@@ -105,16 +115,28 @@ class GreedyPolicy(nn.Module):
 
 def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
     """Weights, action bounds and the numbers of transforms, by names that do not depend on exploration."""
-    actor = greedy.parts[0]
-    found = {f"policy.{name}": value for name, value in actor.state_dict().items() if isinstance(value, Tensor)}
+    actor = greedy.actor
+    found: dict[str, Tensor] = {}
+    for index, part in enumerate(greedy.parts):
+        prefix = "policy" if part is actor else f"part.{index}"
+        found |= {f"{prefix}.{name}": value for name, value in part.state_dict().items() if isinstance(value, Tensor)}
     for name, module in actor.named_modules(prefix="policy"):
-        if isinstance(module, GaussianActor):
+        if isinstance(module, (DeterministicActor, GaussianActor)):
             place = name_of(greedy.action_keys[int(name.rpartition(".")[2])]) if name != "policy" else "action"
             for bound in ("low", "high"):
                 found[f"{place}.{bound}"] = found.pop(f"{name}.{bound}")
     for transform in cast("Iterable[OfEntry]", greedy.transforms):
         found |= {f"{name_of(transform.key)}.{name}": value for name, value in transform.named_buffers()}
     return {name: value.detach().clone().contiguous() for name, value in found.items()}
+
+
+def _described(policy: nn.Module) -> str:
+    """What a policy that cannot be exported is."""
+    if type(policy) is TensorDictSequential:
+        for part in policy.get_submodule("module").children():
+            if tensor_modules(part) is None:
+                return f"with a part of kind {type(part).__name__}, which is no TensorModule of rlpipe,"
+    return f"of kind {type(policy).__name__}"
 
 
 def _start(space: Any) -> Tensor | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rlpipe.errors import ConfigError
 from rlpipe.losses import GAE, A2CLoss
 from rlpipe.pipelines.build.networks import make_actor_critic
-from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
+from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.config.groups import ActorCriticConfig
 from rlpipe.pipelines.config.train import TrainConfig
@@ -68,4 +68,7 @@ def build(config: Config) -> Pipeline:
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
     gae = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
     learn = scheduled(once(update, advantage=gae), optimizer, schedule)
-    return make_pipeline(config, env, actor, learn, seeds, loss=loss, optimizer=optimizer, schedule=schedule)
+    parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
+    numbers = optimizer_numbers(optimizer, update) | {"gamma": gae, "lmbda": gae}
+    numbers |= {"value_coefficient": loss, "entropy_coefficient": loss}
+    return make_pipeline(config, env, actor, learn, seeds, numbers=numbers, **parts)

@@ -26,7 +26,7 @@ from rlpipe.modules.base import kind_of
 from rlpipe.modules.choices import joint_choices
 from rlpipe.pipelines.build.environment import make_lives
 from rlpipe.pipelines.build.networks import is_masked, make_explorer, make_trunk
-from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
+from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.build.replay import make_buffer
 from rlpipe.pipelines.config.fields import LARGEST, MANY, number
@@ -140,11 +140,12 @@ def build(config: Config) -> Pipeline:
         after=[target] if target is not None else [],
         execution=config.execution,
     )
+    numbers = optimizer_numbers(optimizer, update) | {"max_grad_value": (update, "max_value"), "updates": None}
     if buffer is None:
         learn_from, replay = scheduled(once(update), optimizer, schedule), {}
     else:
         replayed = off_policy(buffer, update, updates=config.updates, warmup=warmup)
-        learn_from = scheduled(replayed, optimizer, schedule)
+        learn_from, numbers["updates"] = scheduled(replayed, optimizer, schedule), replayed
         replay = replay_parts(buffer, transition_kinds(env, loss.in_keys))
     end_at_life_loss, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
@@ -155,4 +156,5 @@ def build(config: Config) -> Pipeline:
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))
 
     parts = {"loss": loss, "optimizer": optimizer, "target": target, "schedule": schedule, **replay}
-    return make_pipeline(config, env, policy, learn, seeds, **parts)
+    numbers |= {"gamma": n_step, "tau": target, "target_every": (target, "every")}
+    return make_pipeline(config, env, policy, learn, seeds, numbers=numbers, **parts)

@@ -8,9 +8,11 @@ Update actor and critic for `epochs` passes over the batch, one Adam step a mini
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
@@ -19,7 +21,7 @@ from rlpipe.losses import GAE, ClipPPOLoss
 from rlpipe.modules import Activation
 from rlpipe.pipelines.build.environment import make_lives
 from rlpipe.pipelines.build.networks import make_actor_critic
-from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
+from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.config.groups import ActorCriticConfig, LivesConfig
@@ -46,6 +48,8 @@ class Config(ActorCriticConfig, LivesConfig, TrainConfig):
     """Clip the probability ratio to within this distance of 1."""
     value_clip: float | None = number(None, above=0, at_most=LARGEST)
     """Also clip how far a value may move in an update, in units of return."""
+    target_kl: float | None = number(None, above=0, at_most=LARGEST)
+    """Leave the rest of the epochs out once the `approx_kl` of a minibatch is above 1.5 times this."""
 
     def validate(self) -> None:
         """Check that a minibatch fits into a batch."""
@@ -56,6 +60,11 @@ class Config(ActorCriticConfig, LivesConfig, TrainConfig):
                 f"minibatch_size is {self.minibatch_size}; allowed is at most {self.frames_per_batch}, the frames of "
                 "a batch (num_envs * rollout_steps)"
             )
+
+
+def is_beyond(limit: float) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Whether the policy has moved further from the one that collected the batch, by the `approx_kl` of a minibatch."""
+    return lambda terms: terms["approx_kl"] > limit
 
 
 def build(config: Config) -> Pipeline:
@@ -78,7 +87,8 @@ def build(config: Config) -> Pipeline:
         normalize_advantage=config.normalize_advantage,
     ).to(device)
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
+    skip_if = None if config.target_kl is None else is_beyond(1.5 * config.target_kl)
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution, skip_if=skip_if)
     minibatches = ReplayBuffer(
         storage=LazyTensorStorage(config.frames_per_batch, device=device),
         sampler=SamplerWithoutReplacement(),
@@ -92,4 +102,7 @@ def build(config: Config) -> Pipeline:
 
     epochs = on_policy(advantages, minibatches, update, epochs=config.epochs)
     learn = scheduled(epochs, optimizer, schedule)
-    return make_pipeline(config, env, actor, learn, seeds, loss=loss, optimizer=optimizer, schedule=schedule)
+    parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
+    numbers = optimizer_numbers(optimizer, update) | {"epochs": epochs, "gamma": gae, "lmbda": gae}
+    numbers |= dict.fromkeys(("clip", "value_clip", "value_coefficient", "entropy_coefficient"), loss)
+    return make_pipeline(config, env, actor, learn, seeds, numbers=numbers, **parts)

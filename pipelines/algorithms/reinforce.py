@@ -17,7 +17,7 @@ from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, action_keys, functional
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
-from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
+from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.config.groups import PolicyGradientConfig
 from rlpipe.pipelines.config.train import TrainConfig
@@ -99,4 +99,7 @@ def build(config: Config) -> Pipeline:
         return mean_of([update(returns(steps).select(*loss.in_keys)) for steps in finished])
 
     parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "episodes": episodes}
-    return make_pipeline(config, env, actor, scheduled(learn, optimizer, schedule), seeds, **parts)
+    numbers = optimizer_numbers(optimizer, update) | {"gamma": returns}
+    numbers |= {"value_coefficient": loss, "entropy_coefficient": loss}
+    learned = scheduled(learn, optimizer, schedule)
+    return make_pipeline(config, env, actor, learned, seeds, numbers=numbers, **parts)

@@ -40,6 +40,11 @@ class _Falling(LambdaLR):
             group["lr"] = base * factor(self.last_epoch)
 
 
+def optimizer_numbers(optimizer: torch.optim.Optimizer, update: Update) -> dict[str, Any]:
+    """Where the numbers of an `OptimizerConfig` are used, for `make_pipeline`."""
+    return {"lr": optimizer, "adam_eps": (optimizer, "eps"), "max_grad_norm": (update, "max_norm")}
+
+
 def scheduled(learn: Update, optimizer: torch.optim.Optimizer, schedule: LRScheduler | None) -> Update:
     """Add to `learn` a step of the schedule after each batch with updates, and `learning_rate` to its scalars."""
 

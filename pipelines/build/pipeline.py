@@ -1,9 +1,8 @@
-"""What the algorithms' `build` begins and ends with, and weights to start from."""
+"""What the algorithms' `build` begins and ends with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.envs import ObservationNorm, TransformedEnv
 
-from rlpipe.modules import EpsilonGreedy
 from rlpipe.pipelines.build.collector import check_device, make_collector
 from rlpipe.pipelines.build.environment import make_training_env
-from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint
+from rlpipe.pipelines.build.schedules import make_schedules
 from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
 from rlpipe.pipelines.pipeline import Pipeline, Update
@@ -45,6 +43,7 @@ def make_pipeline(
     seeds: Seeds,
     *,
     listeners: Sequence[Callable[[Any], object]] = (),
+    numbers: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> Pipeline:
     """Put a collector in front of `learn`, and name what a checkpoint holds.
@@ -52,6 +51,10 @@ def make_pipeline(
     A checkpoint holds the policy, the random streams, the statistics that observations and rewards are normalised by if
     any, and `parts`: everything else that changes in training, by name. Those that are `None` are left out. `listeners`
     are called at the moments of the training loop.
+
+    `numbers` says where fields of the config are used that may change during training (`--clip linear:0.2:0`), as
+    `{"clip": loss, "max_grad_norm": (update, "max_norm")}`: the object that has the number, with its name there if that
+    is another one.
 
     Raises:
         ConfigError: a batch does not fit into memory, or a collector cannot be started.
@@ -62,19 +65,6 @@ def make_pipeline(
         if len(statistics):
             state[name] = statistics
     state = {name: part for name, part in state.items() if part is not None}
+    schedules = make_schedules(config, numbers or {})
     collector = make_collector(config, env, policy, config.frames_per_batch)
-    return Pipeline(collector, learn, policy, state, tuple(env.transform), tuple(listeners))
-
-
-def load_weights(checkpoint: Path, pipeline: Pipeline) -> None:
-    """Start from what another run has learned: networks, tables, observation statistics.
-
-    The optimiser, random streams and counters stay those of `pipeline`; exploration starts from its beginning.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or of other networks.
-    """
-    load_checkpoint(checkpoint, pipeline.state, ({"policy", "loss"} & set(pipeline.state)) | pipeline.statistics())
-    for module in pipeline.policy.modules():
-        if isinstance(module, EpsilonGreedy):
-            module.frames = module.episodes = 0
+    return Pipeline(collector, learn, policy, state, tuple(env.transform), (*schedules, *listeners))

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlpipe.errors import CheckpointError, TrainingError
-from rlpipe.pipelines.checkpoints.durable_files import durable_folder, read_plain, sync, write_synced
+from rlpipe.errors import CheckpointError, TrainingError, first_line
+from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, durable_folder, read_plain, sync, write_synced
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.names import MANIFEST, check_name
 from rlpipe.pipelines.checkpoints.older import telling
@@ -83,8 +83,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
         )
     for name in names:
         try:
-            tensors = load_file(path / _file(name)) if _file(name) in manifest["files"] else {}
-            decoded = decode(manifest["components"][name], tensors)
+            decoded = _decoded(path, manifest, name)
             if isinstance(state[name], torch.optim.Optimizer):
                 check_optimizer(state[name], decoded)
             elif isinstance(state[name], LRScheduler):
@@ -99,6 +98,27 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
     return dict(manifest["metadata"])
+
+
+def read_components(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """The states of components, verified; those that the checkpoint does not have are left out.
+
+    Raises:
+        CheckpointError: it is no checkpoint, a file is missing, added or changed, or a state cannot be read.
+    """
+    manifest = read_manifest(path)
+    found = sorted(set(names) & set(manifest["components"]))
+    _check_files(path, manifest["files"], found)
+    try:
+        return {name: _decoded(path, manifest, name) for name in found}
+    except DAMAGE as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+
+
+def _decoded(path: Path, manifest: Mapping[str, Any], name: str) -> Any:
+    """The state of a component."""
+    tensors = load_file(path / _file(name)) if _file(name) in manifest["files"] else {}
+    return decode(manifest["components"][name], tensors)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 _SINCE: dict[str, tuple[Any, str]] = {
     "eval_envs": (None, "env_id"),
     "log_info": ([], "env_id"),
+    "schedule": ([], "env_id"),
     "env_kwargs": ({}, "env_id"),
     "eval_env_kwargs": (None, "env_id"),
     "wrapper": ([], "env_id"),
@@ -19,6 +20,7 @@ _SINCE: dict[str, tuple[Any, str]] = {
     "clip_observation": (10.0, "env_id"),
     "clip_reward": (10.0, "env_id"),
     "initial_std": (1.0, "state_dependent_std"),
+    "target_kl": (None, "value_clip"),
 }
 """Newer fields, in JSON form: the value that changes nothing, and an older field of the same group."""
 _GONE: dict[str, Any] = {"normalize_frames": None}

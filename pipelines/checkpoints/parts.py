@@ -61,7 +61,9 @@ def _parts_of(thing: Any, name: str, seen: set[int]) -> dict[str, Any]:
     if isinstance(thing, types.MethodType):
         return _parts_of(thing.__self__, "", seen)
     inside = _variables(thing)
-    if isinstance(thing, (list, tuple)):
+    if isinstance(thing, dict):
+        inside = [(str(key), each) for key, each in thing.items()]
+    elif isinstance(thing, (list, tuple)):
         inside = [(name, each) for each in thing]
     elif callable(thing) and not _of_library(type(thing)):
         inside = [*getattr(thing, "__dict__", {}).items(), *inside]

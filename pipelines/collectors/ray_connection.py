@@ -24,6 +24,7 @@ from torchrl._comm.ray_runtime import _RayRuntimeLease
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.devices import split_address
+from rlpipe.user_files import loaded_modules
 
 CONNECT_SECONDS = 20
 """How long a cluster may take to answer."""
@@ -63,6 +64,9 @@ class RayConnection:
                 # in other folders, the paths of its sockets may be longer than the system allows
                 self._folder = tempfile.mkdtemp(prefix="rlpipe-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
                 options |= {"num_cpus": cpus, "_temp_dir": self._folder}
+        for module in loaded_modules():
+            # other processes would not find the file of a user's algorithm
+            ray.cloudpickle.register_pickle_by_value(module)
         try:
             with _keep_sigterm():
                 self._lease = _RayRuntimeLease.acquire(options)

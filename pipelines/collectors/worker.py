@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchrl.envs import EnvBase, TransformedEnv, VecNorm, VecNormV2
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules import OrnsteinUhlenbeck
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
 from rlpipe.pipelines.envs import EnvConfig, make_env
@@ -26,6 +27,8 @@ _BY_COLLECTOR, _BY_FRAMES = 0, 1
 """First number of the key that derives a seed from another; the second is the collector's index, or a frame count."""
 Payload = dict[str, Any]
 """A message to a collector: NumPy arrays, numbers and bytes, which are the cheapest to send."""
+Streams = list[np.ndarray | None]
+"""The states of a policy's generators, then what its noise carries from step to step."""
 
 
 class WorkerCollector(SyncDataCollector):
@@ -60,12 +63,14 @@ class WorkerCollector(SyncDataCollector):
 
     def receive(self, payload: Payload) -> None:
         """Load what `make_payload` made of the learner's policy."""
+        streams = payload["streams"]
+        # what noise carries is of the environments here
+        streams = get_streams(self.policy) if streams is None else streams
         load_arrays(self.policy, payload["policy"])
         load_arrays(self.env.transform, payload["transforms"])
         for moments in moments_of(self.env.transform):
             moments.add_news()
-        if payload["streams"] is not None:
-            set_streams(self.policy, payload["streams"])
+        set_streams(self.policy, streams)
 
     def report(self) -> dict[str, Any]:
         """Of the last batch: the seconds it took, its infos, and the state of the policy's generators after it."""
@@ -113,22 +118,32 @@ def _keeping_news(create_env_fn: Callable[..., EnvBase], **options: Any) -> EnvB
     return env
 
 
-def make_payload(policy: nn.Module, transforms: nn.Module, streams: list[np.ndarray] | None) -> Payload:
-    """What a worker needs to act as `policy` does now; if `streams` is `None`, its generators stay as they are."""
+def make_payload(policy: nn.Module, transforms: nn.Module, streams: Streams | None) -> Payload:
+    """What a worker needs to act as `policy` does now; if `streams` is `None`, its own stay as they are."""
     return {"policy": arrays_of(policy), "transforms": arrays_of(transforms), "streams": streams}
 
 
 def arrays_of(module: nn.Module) -> dict[str, Any]:
     """A module's `state_dict` with NumPy arrays for tensors."""
-    state = module.state_dict()
-    return {key: value.cpu().numpy() if isinstance(value, Tensor) else value for key, value in state.items()}
+    return {key: _as_array(value) for key, value in module.state_dict().items()}
+
+
+def _as_array(value: Any) -> Any:
+    if isinstance(value, dict):
+        # the extra state of a module
+        return {key: _as_array(each) for key, each in value.items()}
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
 
 
 def load_arrays(module: nn.Module, arrays: dict[str, Any]) -> None:
     """Load what `arrays_of` returned for another such module."""
-    module.load_state_dict(
-        {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
-    )
+    module.load_state_dict({key: _as_tensor(value) for key, value in arrays.items()})
+
+
+def _as_tensor(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_tensor(each) for key, each in value.items()}
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def generators_of(policy: nn.Module) -> list[torch.Generator]:
@@ -137,15 +152,26 @@ def generators_of(policy: nn.Module) -> list[torch.Generator]:
     return list({id(value): value for value in held if isinstance(value, torch.Generator)}.values())
 
 
-def get_streams(policy: nn.Module) -> list[np.ndarray]:
-    """The states of the policy's generators."""
-    return [generator.get_state().numpy() for generator in generators_of(policy)]
+def get_streams(policy: nn.Module) -> Streams:
+    """What the policy draws with, and what its noise carries."""
+    carried = [_as_array(module.carried) for module in _carriers_of(policy)]
+    return [*(generator.get_state().numpy() for generator in generators_of(policy)), *carried]
 
 
-def set_streams(policy: nn.Module, states: Sequence[np.ndarray]) -> None:
-    """Set the policy's generators to what `get_streams` returned."""
-    for generator, state in zip(generators_of(policy), states, strict=True):
-        generator.set_state(torch.from_numpy(np.array(state)))
+def set_streams(policy: nn.Module, states: Sequence[np.ndarray | None]) -> None:
+    """Set the policy's generators and noise to what `get_streams` returned."""
+    generators, carriers = generators_of(policy), _carriers_of(policy)
+    if len(states) != len(generators) + len(carriers):
+        raise ValueError(f"there are {len(states)} streams, expected {len(generators) + len(carriers)}")
+    values: list[Any] = [None if state is None else torch.from_numpy(np.array(state)) for state in states]
+    for generator, value in zip(generators, values, strict=False):
+        generator.set_state(value)
+    for module, value in zip(carriers, values[len(generators) :], strict=True):
+        module.carried = value
+
+
+def _carriers_of(policy: nn.Module) -> list[OrnsteinUhlenbeck]:
+    return [module for module in policy.modules() if isinstance(module, OrnsteinUhlenbeck)]
 
 
 class PolicyCopy:

@@ -68,7 +68,7 @@ def check_fields(config: Any) -> None:
         ConfigError: names the first field with a value that is not allowed.
     """
     cls: Any = type(config)
-    for name, hint in _hints(cls).items():
+    for name, hint in hints_of(cls).items():
         value = getattr(config, name)
         if not _matches(value, hint):
             listed = get_origin(hint) is Literal
@@ -80,8 +80,8 @@ def check_fields(config: Any) -> None:
         _check_bounds(each.name, getattr(config, each.name), bounds_of(cls, each.name))
 
 
-_hints = functools.cache(get_type_hints)
-"""Cached, because evaluating the texts of annotations takes longer than all checks."""
+hints_of = functools.cache(get_type_hints)
+"""The types of fields by name; cached, because evaluating the texts of annotations takes longer than all checks."""
 
 
 @functools.cache
@@ -130,6 +130,15 @@ def _words(hint: Any) -> str:
         types.NoneType: "none",
     }
     return names.get(hint, str(hint))
+
+
+def check_number(cls: type, name: str, value: float) -> None:
+    """Check a number against the bounds of a field.
+
+    Raises:
+        ConfigError: it is not allowed.
+    """
+    _check_bounds(name, value, bounds_of(cls, name))
 
 
 def _check_bounds(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:

@@ -102,7 +102,6 @@ CHANGED: dict[str, tuple[str, str]] = {
 
 _OPTUNA = "examples/optuna_search.py searches hyperparameters with Optuna"
 ABSENT: dict[str, str] = {
-    "target-kl": "there is no stop by KL divergence; approx_kl is among the metrics",
     "use-sde sde-sample-freq": "there is no state-dependent exploration (gSDE)",
     "policy": "layers or convolutions follow from the observation",
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
@@ -129,7 +128,7 @@ ABSENT: dict[str, str] = {
 
 _TRAINS = "num-envs"
 """An option that only training commands have."""
-_OF_THE_COMMAND = ("start-from", "seeds", "jobs", "json", "quiet", "watch")
+_OF_THE_COMMAND = ("seeds", "jobs", "json", "quiet", "watch")
 """Options of `rlpipe train` that `run_recipe` does not have."""
 _IN_PYTHON = {"run-dir": "folder", "logger": "loggers", "wrapper": "wrappers"}
 """Options of `rlpipe train` that `run_recipe` has under another name."""

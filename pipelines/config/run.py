@@ -9,6 +9,7 @@ from typing import Any
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.environment import EnvironmentConfig
 from rlpipe.pipelines.config.fields import LARGEST, MANY, CheckedConfig, number
+from rlpipe.pipelines.config.schedules import start_schedules
 from rlpipe.pipelines.envs.config import EnvConfig
 from rlpipe.pipelines.runs.layout import WINDOW
 from rlpipe.pipelines.stopping import StoppingRule
@@ -74,6 +75,12 @@ class RunConfig(StoppingConfig):
     """Episodes in the moving mean of `curve.png`."""
     gif: bool = False
     """Render an episode of the trained policy to `agent.gif`."""
+    schedule: tuple[str, ...] = ()
+    """Numbers that change during training: `clip=linear:0.2:0`; `--clip linear:0.2:0` means the same."""
+
+    def __post_init__(self) -> None:
+        start_schedules(self)
+        super().__post_init__()
 
     def check(self) -> None:
         """Check that evaluations are made for a rule that needs them."""

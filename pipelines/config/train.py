@@ -85,7 +85,7 @@ class TrainConfig(SessionConfig, RayConfig, CollectionConfig):
     def to_act(self: C) -> C:
         """The config of a pipeline that only acts: on the CPU, without collectors and what only learning needs."""
         here = dataclasses.replace(self.on_cpu(), collector="local", num_collectors=1, asynchronous=False)
-        return dataclasses.replace(here, backend="auto")
+        return dataclasses.replace(here, backend="auto", schedule=())
 
     def on_cpu(self: C) -> C:
         """The same config with its networks on the CPU."""

@@ -32,6 +32,7 @@ class Origin:
     Args:
         start_from: the run or checkpoint whose weights it began with, as the user named it.
         start: digest of that checkpoint.
+        take: the parts taken of it; empty for all.
         prolonged: pairs of the total frames before, and the frames trained when it was given more.
         program: digest of the source of a user's algorithm, or of a custom run's program.
         arguments: of that program.
@@ -42,6 +43,7 @@ class Origin:
 
     start_from: str | None = None
     start: str | None = None
+    take: tuple[str, ...] = ()
     prolonged: tuple[tuple[int, int], ...] = ()
     program: str | None = None
     arguments: tuple[str, ...] = ()
@@ -57,7 +59,7 @@ class Origin:
         mine, theirs = (
             (
                 each.start or (each.start_from and os.path.normpath(each.start_from)),
-                (each.prolonged, each.built, each.program),
+                (each.take, each.prolonged, each.built, each.program),
                 [_WHOLE.sub("N", argument) for argument in each.arguments],
             )
             for each in (self, other)
@@ -76,6 +78,7 @@ class Origin:
     def words(self) -> list[str]:
         """The words for a label."""
         said = [f"--start-from {self.start_from}"] if self.start_from else []
+        said += [f"--take {' '.join(self.take)}"] if self.take else []
         for planned, frames in self.prolonged:
             said.append(f"(prolonged from {planned}{f' at frame {frames}' if frames < planned else ''})")
         return said
@@ -109,6 +112,7 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
     return Origin(
         start_from=None if start_from is None else str(start_from),
         start=None if start is None else str(start),
+        take=tuple(map(str, described.get("take") or ())),
         prolonged=tuple(prolonged) if depends else (),
         program=None if not program.get("digest") else str(program["digest"]),
         arguments=tuple(map(str, program.get("arguments") or ())),
@@ -132,7 +136,7 @@ def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) ->
     planned = later[0]["total_frames"] if later else before["config"].get("total_frames")
     if planned is not None and planned != now["config"].get("total_frames"):
         earlier.append({"total_frames": planned, "frames": frames})
-    kept = {name: before[name] for name in ("start_digest", "built") if name in before}
+    kept = {name: before[name] for name in ("start_digest", "take", "built") if name in before}
     return {
         **kept,
         "prolonged": earlier,

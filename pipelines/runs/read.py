@@ -40,12 +40,13 @@ class Best:
     path: Path
 
 
-def read_run(path: Path, trusted: Collection[str] = ()) -> tuple[dict[str, Any], Path]:
+def read_run(path: Path, trusted: Collection[str] | None = ()) -> tuple[dict[str, Any], Path]:
     """Read what a run is, and find the checkpoint that a path names.
 
     Args:
         path: a run folder, for its newest checkpoint; `RUN@best`, `RUN@last` or `RUN@<frames>`; or a checkpoint in one.
-        trusted: modules and files that its environment and its algorithm may come from; they are imported.
+        trusted: modules and files that its environment and its algorithm may come from; they are imported. `None` if
+            neither is loaded, so that no code of theirs runs.
 
     Returns:
         The content of `config.json`, and the checkpoint's path.
@@ -98,12 +99,12 @@ def _choose(folder: Path, which: str) -> Path:
     return named[int(which)]
 
 
-def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | None = None) -> dict[str, Any]:
+def read_description(folder: Path, trusted: Collection[str] | None = (), asked: Path | None = None) -> dict[str, Any]:
     """The content of a run folder's `config.json`.
 
     Args:
         folder: of the run.
-        trusted: modules and files that its environment and its algorithm may come from; they are imported.
+        trusted: see `read_run`.
         asked: the path that the user gave, for messages.
 
     Raises:
@@ -123,6 +124,8 @@ def read_description(folder: Path, trusted: Collection[str] = (), asked: Path | 
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
+    if trusted is None:
+        return dict(described)
     source = _trusted_source(described, trusted, path)
     _check_trusted(described["config"], trusted, path)
     load_trusted(trusted)

@@ -194,6 +194,7 @@ class BuiltFrom:
         environments: how a checkpoint keeps the environments, `captured` or `synchronised`.
         start_from: the run or checkpoint whose weights the run begins with, as the user named it.
         start_digest: of that checkpoint.
+        take: the parts taken of it; empty for all.
         claimed: the run's folder was made already, and is empty.
     """
 
@@ -203,6 +204,7 @@ class BuiltFrom:
     environments: str | None = None
     start_from: str | None = None
     start_digest: str | None = None
+    take: tuple[str, ...] = ()
     claimed: bool = False
 
 
@@ -217,6 +219,7 @@ def _describe(
         "config": _check_settings(settings) if built_from is None else dataclasses.asdict(source.config),
         "start_from": source.start_from,
         "start_digest": source.start_digest,
+        **({"take": list(source.take)} if source.take else {}),
         "source": source.source,
         "program": describe_program(folder) if built_from is None else None,
         "environments": source.environments,

@@ -35,8 +35,8 @@ def in_turn(*updates: Update, **named: Update) -> InTurn:
 
     Together they count as one update; it is skipped if all that were made are, see `gradient_step`. The entries keep
     their names, so two updates must not return the same; only `grad_norm` is numbered, `grad_norm_1`, `grad_norm_2`, by
-    the place of the update. With names, as in `in_turn(critic=..., actor=...)`, an entry is called `critic/loss`,
-    whatever the others return. `priority` stays.
+    the place of the update. With names, as in `in_turn(critic=..., actor=...)`, every entry gets the name of its
+    update, `loss_critic`, `grad_norm_actor`, whatever the others return. `priority` stays.
 
     Args:
         *updates: such as a `gradient_step` for the critic, and `every(2, ...)` for the actor.
@@ -69,6 +69,11 @@ class Every:
     def in_keys(self) -> list[NestedKey] | None:
         """What the update reads."""
         return reads(self.update)
+
+    @property
+    def parts(self) -> list[Update]:
+        """The update."""
+        return [self.update]
 
     @property
     def held(self) -> dict[str, Any]:
@@ -104,10 +109,8 @@ class InTurn:
             for key, value in scalars.items():
                 name = self._name(key, index)
                 if name in entries:
-                    raise ValueError(
-                        f"two updates of in_turn return {name!r}; give the updates names, as in_turn(critic=..., "
-                        "actor=...)"
-                    )
+                    advice = "a transition has one" if name == PRIORITY else "give them names: in_turn(critic=..., ...)"
+                    raise ValueError(f"two updates of in_turn return {name!r}; {advice}")
                 entries[name] = value
         if made and not any(made):
             entries["updates"] = torch.tensor(0)
@@ -122,6 +125,11 @@ class InTurn:
         return list(dict.fromkeys(key for each in keys for key in each or ()))
 
     @property
+    def parts(self) -> list[Update]:
+        """The updates."""
+        return self.updates
+
+    @property
     def held(self) -> dict[str, Any]:
         """What the updates hold."""
         return together(*map(parts_of, self.updates))
@@ -130,7 +138,7 @@ class InTurn:
         if key == PRIORITY:
             return key
         if self.names:
-            return f"{self.names[index]}/{key}"
+            return f"{key}_{self.names[index]}"
         return f"{key}_{index + 1}" if key == "grad_norm" and len(self.updates) > 1 else key
 
 
@@ -140,14 +148,31 @@ def reads(update: Update) -> list[NestedKey] | None:
     return None if keys is None else list(keys)
 
 
+def reader_of(update: Any, key: NestedKey | None = None) -> str:
+    """Who reads a key, for messages: the class of a loss, or the name of a function."""
+    for part in getattr(update, "parts", ()):
+        if key in (reads(part) or ()):
+            return reader_of(part, key)
+    loss = getattr(update, "loss", None)
+    return type(loss).__name__ if loss is not None else getattr(update, "__name__", type(update).__name__)
+
+
 def taken(scalars: Mapping[str, Tensor]) -> int:
     """The number of gradient steps of an update that returned these: `updates`, or else 1, or 0 if there are none."""
     return int(scalars["updates"]) if "updates" in scalars else int(bool(scalars))
 
 
+def _scalar(entry: Tensor) -> Tensor:
+    entry = entry if entry.is_floating_point() else entry.float()
+    return entry.mean() if entry.ndim else entry
+
+
 def mean_of(scalars: Sequence[TensorDictBase]) -> TensorDictBase:
-    """The mean of each entry over the updates that return it, with the number of gradient steps as `updates`."""
-    rows = [dict(each.items()) for each in scalars]
+    """The mean of each entry over the updates that return it, with the number of gradient steps as `updates`.
+
+    An entry with a number a sample, as some of TorchRL's losses return, counts with its mean.
+    """
+    rows = [{name: _scalar(each) for name, each in update.items()} for update in scalars]
     made = sum(map(taken, rows))
     names = dict.fromkeys(name for row in rows for name in row if name != "updates")
     columns = {name: torch.stack([row[name] for row in rows if name in row]) for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rlpipe.pipelines.devices import REPLAY, gpu_memory_for
 from rlpipe.pipelines.pipeline import Update
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
 from rlpipe.pipelines.replay.state import saved_parts
-from rlpipe.pipelines.updates.combining import PRIORITY, mean_of, reads, taken
+from rlpipe.pipelines.updates.combining import PRIORITY, mean_of, reader_of, reads, taken
 
 _BATCH = "--num-envs or --rollout-steps"
 Keys = Sequence[NestedKey]
@@ -193,9 +193,10 @@ class OffPolicy:
         if isinstance(sampler, PrioritizedSampler) and sampler.capacity < capacity:
             raise ValueError(f"the sampler is for {sampler.capacity} transitions, and the buffer has {capacity}")
         _check_keys("off_policy", self.keys, self.update)
-        if "priority_weight" in _keys_for(self.keys, self.update) and not self._prioritized:
+        weight = _loss_key(self.update, "priority_weight")
+        if weight in _keys_for(self.keys, self.update) and not self._prioritized:
             raise ValueError(
-                "the loss reads 'priority_weight', which a buffer with a PrioritizedSampler gives; this one has a "
+                f"the loss reads {weight!r}, which a buffer with a PrioritizedSampler gives; this one has a "
                 f"{type(sampler).__name__}"
             )
 
@@ -217,7 +218,8 @@ class OffPolicy:
     @property
     def in_keys(self) -> list[NestedKey]:
         """The keys that are stored."""
-        return [key for key in _keys_for(self.keys, self.update) if key != "priority_weight"]
+        weight = _loss_key(self.update, "priority_weight")
+        return [key for key in _keys_for(self.keys, self.update) if key != weight]
 
     @property
     def held(self) -> dict[str, Any]:
@@ -228,9 +230,11 @@ class OffPolicy:
 def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
     """One gradient step on a minibatch drawn by priority, which it updates; returns the other scalars."""
     minibatch, drawn = buffer.sample(return_info=True)
-    scalars = update(minibatch.set("priority_weight", drawn["priority_weight"]))
+    scalars = update(minibatch.set(_loss_key(update, "priority_weight"), drawn["priority_weight"]))
+    own = _loss_key(update, PRIORITY)
     # TorchRL's losses write theirs into the minibatch
-    priority = scalars.pop(PRIORITY, minibatch.get("td_error", None))
+    written = minibatch.get(own, minibatch.get("td_error", None))
+    priority = scalars.pop(PRIORITY if PRIORITY in scalars else own, written)
     if priority is not None:
         buffer.update_priority(drawn["index"], priority)
     elif len(scalars.keys()):
@@ -241,6 +245,12 @@ def _update_by_priority(buffer: ReplayBuffer, update: Update) -> TensorDictBase:
     return scalars
 
 
+def _loss_key(update: Update, name: str) -> NestedKey:
+    """The key that the update's loss has under this name, see its `set_keys`; by default the name."""
+    key: NestedKey = getattr(getattr(getattr(update, "loss", None), "tensor_keys", None), name, name)
+    return key
+
+
 def _steps(scalars: TensorDictBase) -> int:
     return taken(dict(scalars.items()))
 
@@ -249,7 +259,7 @@ def _check_keys(name: str, keys: Keys | None, update: Update) -> None:
     """Refuse an update of which nobody says what it reads."""
     if keys is None and reads(update) is None:
         raise ValueError(
-            f"{name} cannot tell what to keep of a batch, because {_reader(update)} has no in_keys; name what it "
+            f"{name} cannot tell what to keep of a batch, because {reader_of(update)} has no in_keys; name what it "
             "reads: keys=[...]"
         )
 
@@ -263,7 +273,7 @@ def _keys_for(keys: Keys | None, update: Update, advantage: Update | None = None
     return own if set(own) & set(written) else list(dict.fromkeys([*own, *written]))
 
 
-def select(batch: TensorDictBase, keys: Keys, reader: Callable[..., Any]) -> TensorDictBase:
+def select(batch: TensorDictBase, keys: Keys, reader: Update) -> TensorDictBase:
     """Some entries of a batch.
 
     Raises:
@@ -275,14 +285,8 @@ def select(batch: TensorDictBase, keys: Keys, reader: Callable[..., Any]) -> Ten
         missing = next((key for key in keys if batch.get(key, None) is None), None)
         has = list(batch.keys(True, True))
         raise KeyError(
-            f"{_reader(reader)} reads key {missing!r}, which the batch does not have; it has {has}"
+            f"{reader_of(reader, missing)} reads key {missing!r}, which the batch does not have; it has {has}"
         ) from None
-
-
-def _reader(update: Any) -> str:
-    """The name of an update for messages: its loss's, or its own."""
-    loss = getattr(update, "loss", None)
-    return type(loss).__name__ if loss is not None else getattr(update, "__name__", type(update).__name__)
 
 
 def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:

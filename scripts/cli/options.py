@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.scripts.cli.env_options import add_rule, gathered
+from rlpipe.scripts.cli.schedule_options import with_schedules_apart
 
 T = TypeVar("T")
 Owners = Callable[[str], Sequence[str]]
@@ -41,7 +42,7 @@ def parse(
     import tyro
 
     known = _options(kind if default is None else default)
-    arguments = gathered(arguments, known)
+    arguments = gathered(with_schedules_apart(arguments, getattr(default, "config", None)), known)
     arguments = _spell_none(arguments, {name for name, optional in known.items() if optional})
     _check_names(arguments, list(known), owners)
     complaint = io.StringIO()

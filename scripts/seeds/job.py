@@ -52,6 +52,7 @@ class Job:
     numbered: bool = False
     weights: str | None = None
     start_from: str | None = None
+    take: tuple[str, ...] = ()
     loggers: tuple[Any, ...] = ()
 
     @property
@@ -64,19 +65,22 @@ class Job:
         try:
             from rlpipe.pipelines.algorithms.recipes import recipe_of_run
             from rlpipe.pipelines.config.json_form import checked, config_from_json
+            from rlpipe.pipelines.config.start import find_start
             from rlpipe.pipelines.session import Session
 
             recipe = recipe_of_run({"recipe": self.recipe, "algorithm": self.algorithm, "source": self.source})
+            config = checked(config_from_json(recipe.config_class, self.config))
+            start = find_start(self.weights, self.take, config, recipe=self.recipe, algorithm=self.algorithm)
             session = Session(
                 recipe,
-                checked(config_from_json(recipe.config_class, self.config)),
+                config,
                 Path(self.folder),
                 numbered=self.numbered,
                 start_from=self.start_from,
                 display=display,
                 loggers=tuple(self.loggers),
             )
-            return {"finished": session.run(None if self.weights is None else Path(self.weights))}
+            return {"finished": session.run(start)}
         except InterruptedRunError as error:
             return {"interrupted": str(error)}
         except RlpipeError as error:

@@ -19,6 +19,7 @@ from rlpipe.scripts.reports.rows import as_json
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.algorithms.recipes import Recipe
+    from rlpipe.pipelines.config.start import Start
     from rlpipe.scripts.cli.train_options import Options
     from rlpipe.scripts.reports.groups import Row
     from rlpipe.scripts.seeds.job import Job, Message
@@ -49,10 +50,10 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
 class Jobs:
     """The seeds to train, and their results."""
 
-    def __init__(self, recipe: Recipe, options: Options[Any], weights: Path | None, seeds: Sequence[int]) -> None:
+    def __init__(self, recipe: Recipe, options: Options[Any], start: Start | None, seeds: Sequence[int]) -> None:
         self.recipe, self.seeds, self.config = recipe, seeds, options.config
         self._source = recipe.described()
-        self._options, self._weights = options, weights
+        self._options, self._start = options, start
         self._loggers = check_loggers(check_option(options.logger))
         self.folders: dict[int, Path] = {}
         self._hosts: dict[int, str] = {}
@@ -64,7 +65,7 @@ class Jobs:
         """The job of a seed that is about to start."""
         from rlpipe.scripts.seeds.job import Job
 
-        parent, start_from = self._options.run_dir, self._options.start_from
+        parent, start = self._options.run_dir, self._start
         folder = default_folder(self.recipe.name, seed) if parent is None else parent / str(seed)
         self.folders[seed] = folder
         return Job(
@@ -74,8 +75,9 @@ class Jobs:
             dataclasses.asdict(dataclasses.replace(self.config, seed=seed)),
             str(folder),
             numbered=parent is None,
-            weights=None if self._weights is None else str(self._weights),
-            start_from=None if start_from is None else str(start_from),
+            weights=None if start is None else str(start.checkpoint),
+            start_from=None if start is None else start.path,
+            take=() if start is None else start.take,
             loggers=self._loggers,
         )
 
@@ -119,8 +121,9 @@ class Jobs:
         self.failed = {seed: self.failed[seed] for seed in self.seeds if seed in self.failed}
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
         del config["seed"]
-        start_from = None if self._options.start_from is None else str(self._options.start_from)
-        origin = Origin(start_from=start_from, defaults=(self._source or {}).get("defaults"))
+        origin = Origin(defaults=(self._source or {}).get("defaults"))
+        if self._start is not None:
+            origin = dataclasses.replace(origin, start_from=self._start.path, take=self._start.noted)
         runs = [
             FinishedRun(
                 folder=Path(found["run"]),

@@ -25,6 +25,7 @@ from rlpipe.scripts.seeds.results import Jobs, describe
 if TYPE_CHECKING:
     from rlpipe.pipelines.algorithms.recipes import Recipe
     from rlpipe.pipelines.config.run import SessionConfig
+    from rlpipe.pipelines.config.start import Start
     from rlpipe.pipelines.training.signals import Interruption
     from rlpipe.scripts.cli.train_options import Options
     from rlpipe.scripts.seeds.job import Message
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 _POLL = 0.1
 
 
-def main(recipe: Recipe, options: Options[Any], arguments: Sequence[str], weights: Path | None) -> int:
-    """Train all seeds, from the checkpoint `weights` if given, and print their results; 1 if a seed failed.
+def main(recipe: Recipe, options: Options[Any], arguments: Sequence[str], start: Start | None) -> int:
+    """Train all seeds, from what another run has learned if given, and print their results; 1 if a seed failed.
 
     Raises:
         ConfigError: options contradict each other, or no seed can be trained with them.
@@ -48,7 +49,7 @@ def main(recipe: Recipe, options: Options[Any], arguments: Sequence[str], weight
     if at_once is None and address is not None:
         # the address is that of the cluster for the tasks; each run in it needs no Ray
         options = replace(options, config=replace(options.config, ray_address=None))
-    jobs = Jobs(recipe, options, weights, seeds)
+    jobs = Jobs(recipe, options, start, seeds)
     with contextlib.closing(_engine(options.config, at_once, address)) as engine, Interruption() as interruption:
         try:
             with interruption.held_back():

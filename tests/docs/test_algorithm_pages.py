@@ -24,7 +24,8 @@ ALGORITHMS = {
 GROUPS = (RolloutConfig, PolicyGradientConfig, ActorCriticConfig, ReplayConfig)
 DEEP = {"eval_every": 10_000, "final_eval_episodes": 1}
 RUNS = {
-    "ppo": [("ppo", {"total_frames": 2048, **DEEP})],
+    # the limit adds a metric
+    "ppo": [("ppo", {"total_frames": 2048, **limit, **DEEP}) for limit in ({}, {"target_kl": 0.02})],
     "dqn": [("dqn", {"total_frames": 2048, **DEEP})],
     "a2c": [("a2c", {"total_frames": 2048, **DEEP})],
     # the baseline adds metrics of its own

@@ -48,6 +48,8 @@ def build(config):
     state = {"policy": actor, "loss": loss, "optimizer": optimizer, "random": seeds}
     return Pipeline(collector, learn, actor, state)
 '''
+MAKES_ENV = """    seeds = Seeds(config.seed)
+    env = make_env(EnvConfig(config.env_id, num_envs=4), seed=seeds.integer("environments"))"""
 
 
 def write(path="mine.py", *changes):

@@ -9,7 +9,17 @@ from torch import nn
 from torchrl.data import Bounded, Categorical, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor, only_allowed
+from rlpipe.modules import (
+    MLP,
+    BoxNormal,
+    CategoricalActor,
+    Critic,
+    DeterministicActor,
+    GaussianActor,
+    QActor,
+    TanhNormal,
+    only_allowed,
+)
 
 DISCRETE = Categorical(3, (64,))
 # every mask of three actions, under every order of their scores
@@ -239,27 +249,67 @@ def test_a_network_too_narrow_for_a_std_of_its_own_is_refused():
             actor.get_dist(observations())
 
 
-@pytest.mark.parametrize("shape", [(2,), (2, 3), ()])
-def test_an_action_value_critic_takes_actions_of_any_shape(shape):
+BOXES = {
+    "bounded": (Bounded(torch.tensor([[-2.0, 0.0]] * 64), torch.tensor([[2.0, 1.0]] * 64), (64, 2)), TanhNormal),
+    "matrix": (Bounded(-3.0, 1.0, (64, 2, 3)), TanhNormal),
+    "scalar": (Bounded(-3.0, 1.0, (64,)), TanhNormal),
+    "open": (Unbounded((64, 2)), BoxNormal),
+    "fine": (Bounded(1e9, 1e9 + 1, (64, 2), dtype=torch.float64), TanhNormal),
+    "one bound": (
+        Bounded(torch.tensor([[0.0, -torch.inf]] * 64), torch.tensor([[torch.inf, 2.0]] * 64), (64, 2)),
+        BoxNormal,
+    ),
+    "fixed": (Bounded(torch.tensor([[0.0, 3.0]] * 64), torch.tensor([[1.0, 3.0]] * 64), (64, 2)), BoxNormal),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_a_deterministic_actor_takes_the_mode_of_a_gaussian_one(name):
+    spec, distribution = BOXES[name]
     torch.manual_seed(0)
-    spec = Bounded(-torch.ones(64, *shape), torch.ones(64, *shape), (64, *shape))
-    critic = ActionValueCritic(MLP(4 + spec.shape[1:].numel(), 1, (8,)), spec)
-    batch = observations().set("action", spec.rand().requires_grad_())
-    value = critic(batch)["state_action_value"]
-    assert value.shape == (64, 1)
-    flat = batch["action"].reshape(64, -1)
-    assert torch.equal(value, critic.network(torch.cat([batch["observation"], flat], -1)))
-    (gradient,) = torch.autograd.grad(value.sum(), batch["action"])
-    assert (gradient != 0).all()
-    # any leading shape
-    torch.testing.assert_close(critic(batch.detach().reshape(8, 8))["state_action_value"], value.reshape(8, 8, 1))
+    network = nn.Linear(4, spec.shape[1:].numel())
+    actor, gaussian = DeterministicActor(network, spec), GaussianActor(network, spec)
+    batch = observations()
+    for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
+        with set_exploration_type(kind):
+            out = actor(batch.clone())
+        assert set(out.keys()) == {"observation", "action"}
+        assert torch.equal(out["action"], gaussian.get_dist(batch).mode)
+        assert out["action"].dtype == (torch.float64 if name == "fine" else torch.float32)
+        assert spec.is_in(out["action"].to(spec.dtype))
+    assert type(gaussian.get_dist(batch)) is distribution
 
 
-def test_an_action_value_critic_says_what_it_cannot_take():
-    with pytest.raises(ValueError, match="ActionValueCritic needs Box actions, got Categorical; .* there is QActor"):
-        ActionValueCritic(MLP(6, 1), DISCRETE)
-    critic = ActionValueCritic(MLP(6, 1), BOX)
-    with pytest.raises(ValueError, match=r"key 'action' has shape \[64\], expected \[64, 2\] with key 'observation'"):
-        critic(observations().set("action", torch.zeros(64)))
-    with pytest.raises(ValueError, match=r"key 'observation' of shape \[64, 6\], with the action's numbers .*build it"):
-        ActionValueCritic(MLP(5, 1), BOX)(observations().set("action", torch.zeros(64, 2)))
+def test_a_deterministic_action_is_the_networks_squashed_into_the_bounds():
+    actor = DeterministicActor(nn.Identity(), BOX)
+    (action,) = actor.compute(torch.tensor([[0.0, 0.0], [0.5, -0.5], [9.0, 9.0], [-50.0, -50.0]]))
+    expected = torch.tensor([[0.0, 0.5], [2 * 0.46211716, 0.5 - 0.46211716 / 2], [2.0, 1.0], [-2.0, 0.0]])
+    torch.testing.assert_close(action, expected)
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_gradients_pass_through_a_deterministic_action_to_the_network(name):
+    spec, _ = BOXES[name]
+    actor = DeterministicActor(nn.Linear(4, spec.shape[1:].numel()), spec)
+    (action,) = actor.compute(observations()["observation"])
+    action.sum().backward()
+    learning = actor.network.bias.grad != 0
+    assert actor.network.bias.grad.isfinite().all()
+    assert learning.tolist() == ([True, False] if name == "fixed" else [True] * len(learning))
+
+
+@pytest.mark.parametrize("kind", [DeterministicActor, GaussianActor])
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (5,), (5, 6)])
+def test_box_actors_take_any_shape_of_batch_and_action(kind, shape, batch):
+    actor = kind(nn.Linear(4, torch.Size(shape).numel()), Bounded(-1.0, 1.0, (64, *shape)))
+    action, *others = actor.compute(torch.zeros(*batch, 4))
+    assert action.shape == (*batch, *shape)
+    assert all(each.shape == batch for each in others)
+
+
+def test_a_deterministic_actor_refuses_what_it_cannot_act_in():
+    with pytest.raises(ValueError, match="DeterministicActor needs Box actions .* got Categorical .* there is QActor"):
+        DeterministicActor(nn.Linear(4, 3), DISCRETE)
+    with pytest.raises(ValueError, match=r"DeterministicActor gives 3 numbers, expected 2: one for each element"):
+        DeterministicActor(nn.Linear(4, 3), BOX)(observations())

@@ -264,7 +264,10 @@ def test_another_run_starts_from_it_with_other_arguments(capsys):
     assert run(["train", "ppo", *first, "--env-kwargs.reward", "3", *start, "--run-dir", "two"]) == 0
     capsys.readouterr()
     assert run(["train", "ppo", "--env-id", "sized:Sized", *start, "--run-dir", "three"]) == 2
-    assert "frame_stack is 1, and start-from one was trained with 2" in capsys.readouterr().err
+    assert (
+        "the policy of one reads observations [6], and sized:Sized with frame_stack 1 has [3]"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_algorithm import write
+from own_algorithm import MAKES_ENV, write
 
 from rlpipe import trained
 from rlpipe.errors import CheckpointError, ConfigError
@@ -157,6 +157,32 @@ def test_several_seeds_in_processes_of_their_own(capsys):
     assert found["row"]["label"] == "mine --lr 0.001"
     alone = said(capsys, "train", "mine.py", "--seed", "1", "--lr", "0.001", *QUIET)
     assert alone["evaluation"] == found["summaries"][1]["evaluation"]
+
+
+@pytest.mark.parametrize("collector", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+def test_collectors_in_other_processes_find_the_modules_of_a_file_elsewhere(capsys, collector):
+    if collector == "ray":
+        pytest.importorskip("ray")
+    changes = [
+        ("class Config:", "class Config(TrainConfig):"),
+        ("import (", "import (\n    TrainConfig, make_pipeline, set_up,"),
+        ("import torch\n", "import torch\nfrom mine_helper import Network\n"),
+        (MAKES_ENV, "    _, seeds, env = set_up(config)"),
+        ("MLP(4, 2, config.hidden)", "Network(2)"),
+        (
+            "    return Pipeline(collector, learn, actor, state)",
+            "    return make_pipeline(config, env, actor, learn, seeds)",
+        ),
+        (
+            "    total_frames: int = 512",
+            "    num_envs: int = 4\n    rollout_steps: int = 16\n    total_frames: int = 256",
+        ),
+    ]
+    path = write("elsewhere/mine.py", *changes)
+    network = "class Network(nn.Linear):\n    def __init__(self, out):\n        super().__init__(4, out)\n"
+    Path("elsewhere/mine_helper.py").write_text(f"from torch import nn\n\n{network}")
+    options = ["--collector", collector, "--num-collectors", "2", "--eval-every", "none", *QUIET]
+    assert said(capsys, "train", path, *options)["frames"] == 256
 
 
 def test_python_trains_and_loads_what_the_command_does(capsys):

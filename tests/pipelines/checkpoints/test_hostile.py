@@ -163,7 +163,9 @@ def test_expressions_in_the_config_are_texts(folder, tell):
 @pytest.mark.parametrize("field", ["env_id", "eval_env_id"])
 def test_a_module_in_the_config_is_not_imported(folder, tell, field):
     change_config(folder, **{field: "evil:Evil-v0"})
-    refused(tell, folder, LOADING, "'evil'")
+    refused(tell, folder, LOADING[:-1], "'evil'")
+    # makes no environment of the run that it starts from
+    refused(tell, folder, ["start-from"], "belongs to another run")
     refused(tell, folder, [["evaluate", "run", "--trust-module", "ev"]], "--trust-module evil")
     assert tell("table") == (0, "")
     # one that is twice there counts as it is then used

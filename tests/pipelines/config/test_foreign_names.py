@@ -93,7 +93,7 @@ ANSWERS = {
     ("ppo", "--track=True"): "it is --logger wandb here",
     ("ppo", "--no-track"): "it is --logger wandb here",
     ("ppo", "--wandb-entity"): "the environment variable WANDB_ENTITY names it, with --logger wandb",
-    ("ppo", "--target-kl"): "there is no stop by KL divergence",
+    ("dqn", "--target-kl"): "only ppo has it",
     ("ppo", "--vec-env"): "it is --backend here, auto for dummy, async for subproc",
     ("ppo", "--env"): "it is --env-id here",
     ("ppo", "--buffer-size"): "only dqn has it",

@@ -120,12 +120,13 @@ def test_torchrl_loss_on_prioritised_replay():
     assert (before != buffer.sampler.state_dict()["raised"]).sum() > 50
 
 
-def learned(execution, batches=14):
+def learned(execution, batches=14, **keys):
     """The weights after some minibatches drawn by priority, and the priorities."""
     env = make_env(EnvConfig("CartPole-v1", 4), seed=0)
     torch.manual_seed(0)
     actor = QActor(MLP(4, 2), env.action_spec)
     loss = DQNLoss(actor, prioritized=True)
+    loss.set_keys(**keys)
     update = gradient_step(loss, torch.optim.Adam(actor.parameters()), execution=execution)
     buffer = make_buffer(size=64, alpha=0.6, beta=0.4)
     learn = off_policy(buffer, update, updates=2, warmup=1, keys=loss.in_keys)
@@ -133,6 +134,11 @@ def learned(execution, batches=14):
     for _ in range(batches):
         learn(rollout)
     return torch.cat([each.flatten() for each in actor.parameters()]), buffer.sampler.state_dict()["raised"]
+
+
+def test_weights_and_priorities_may_have_other_keys():
+    plain, other = learned("eager"), learned("recorded", priority="error", priority_weight=("deep", "weight"))
+    assert all(map(torch.equal, map(torch.as_tensor, plain), map(torch.as_tensor, other)))
 
 
 def test_recorded_updates_are_the_same_to_the_bit():

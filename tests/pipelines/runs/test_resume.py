@@ -24,9 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, builder
-from rlpipe.pipelines.build.pipeline import load_weights
+from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.checkpoints.checkpoint import read_manifest
 from rlpipe.pipelines.checkpoints.names import checkpoints, frames_of, newest_checkpoint
+from rlpipe.pipelines.config.run import settings_of
+from rlpipe.pipelines.config.start import find_start
 
 BOTH = ["cartpole", "frozen-lake"]
 """An environment that is captured, and one that is synchronised."""
@@ -174,11 +176,12 @@ def test_stopping_rules_continue(kind, rule, reason, whole, tmp_path):
 @pytest.mark.parametrize("batch", [1, 20])
 def test_a_run_that_starts_from_another_goes_on_without_it(batch, tmp_path, whole):
     config = make_config("dqn", "frozen-lake", seed=5)
-    start = newest_checkpoint(whole("dqn", make_config("dqn", "frozen-lake")))
+    other = whole("dqn", make_config("dqn", "frozen-lake"))
+    start = find_start(other, (), config, recipe="dqn", algorithm="dqn")
 
     def make(config):
         pipeline = builder("dqn")(config)
-        load_weights(start, pipeline)
+        load_weights(pipeline, settings_of(config), start)
         return pipeline
 
     go(tmp_path / "whole", "dqn", config, make=make, start_from="other")

@@ -1,14 +1,11 @@
-"""Updates: gradient steps, epochs over a batch, replay."""
+"""Gradient steps: clipping, what is frozen and thawed, what may be changed, and steps that are skipped."""
 
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import nn
-from torchrl.data import LazyTensorStorage, ReplayBuffer
-from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
-from rlpipe.pipelines.updates.combining import mean_of
-from rlpipe.pipelines.updates.learning import off_policy, on_policy
+from rlpipe.losses import TargetUpdate, frozen_copy
 from rlpipe.pipelines.updates.update import gradient_step
 
 
@@ -139,62 +136,56 @@ def test_an_optimizer_that_steps_in_its_parameters_hooks_is_left_to_it():
     assert len(seen) == 6
 
 
-def frames(start, count):
-    values = torch.arange(start, start + count).reshape(2, -1)
-    after = TensorDict({"reward": values.unsqueeze(-1)}, values.shape)
-    return TensorDict({"observation": values, "unused": values, "next": after}, values.shape)
+@pytest.mark.parametrize("execution", ["eager", "recorded"])
+def test_a_skipped_step_leaves_everything_as_it_is(execution):
+    torch.manual_seed(0)
+    loss, called, asked = Heads(), [], []
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.1)
+    update = gradient_step(loss, optimizer, after=[lambda: called.append(1)], execution=execution)
+    # long enough for a recording
+    for number in range(30):
+        before = [each.detach().clone() for each in loss.parameters()]
+        moments = [each["step"].item() for each in optimizer.state.values()]
+        skips = number % 3 == 2
+        update.skip_if = lambda terms, skips=skips: asked.append(terms["loss"]) or (torch.tensor(skips))
+        out = update(TensorDict({"x": torch.randn(8, 3)}, [8]))
+        assert all(map(torch.equal, before, loss.parameters())) == skips
+        assert ([each["step"].item() for each in optimizer.state.values()] == moments) == skips
+        assert set(out.keys()) == {"loss", "updates" if skips else "grad_norm"}
+        assert not skips or out["updates"] == 0
+        assert torch.equal(asked[-1], out["loss"])
+        assert not asked[-1].requires_grad
+    assert len(called) == 20
+    assert len(asked) == 30
 
 
-class Recorder:
-    """An update that keeps what it was given."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, minibatch):
-        self.seen.append(minibatch.clone())
-        return TensorDict({"loss_x": torch.tensor(float(len(self.seen)))})
-
-
-@pytest.mark.parametrize("size", [12, 30])
-def test_on_policy_makes_each_epoch_a_permutation_of_the_batch_with_its_advantages(size):
-    update = Recorder()
-    buffer = ReplayBuffer(storage=LazyTensorStorage(size), sampler=SamplerWithoutReplacement(), batch_size=5)
-
-    def advantage(batch):
-        return batch.set("advantage", -batch["observation"])
-
-    learn = on_policy(advantage, buffer, update, epochs=2, keys=["observation", "advantage"])
-    for start in (0, 100):
-        update.seen.clear()
-        out = learn(frames(start, 12))
-        assert [len(minibatch) for minibatch in update.seen] == [5, 5, 2, 5, 5, 2]
-        for epoch in (update.seen[:3], update.seen[3:]):
-            seen = torch.cat(epoch)
-            assert sorted(seen["observation"].tolist()) == list(range(start, start + 12))
-            assert torch.equal(seen["advantage"], -seen["observation"])
-            assert set(seen.keys()) == {"observation", "advantage"}
-        assert out["updates"] == 6
-        assert out["loss_x"] == 3.5
+def test_attributes_may_be_changed_while_it_learns():
+    loss = TwoTerms()
+    update = gradient_step(loss, torch.optim.SGD(loss.parameters(), lr=1.0), max_norm=2.5)
+    update(TensorDict())
+    torch.testing.assert_close(-loss.weight.data, torch.tensor([1.5, 2.0]))
+    update.max_norm, update.max_value = None, 1.0
+    update(TensorDict())
+    torch.testing.assert_close(-loss.weight.data, torch.tensor([2.5, 3.0]))
+    update.loss = other = TwoTerms()
+    update.optimizer = torch.optim.SGD(other.parameters(), lr=2.0)
+    update.execution = "recorded"
+    update.after = [other.weight.data.zero_]
+    update(TensorDict())
+    assert loss.weight.grad.tolist() == [1.0, 1.0]
+    assert other.weight.tolist() == [0.0, 0.0]
+    update.loss = loss
+    with pytest.raises(ValueError, match="the optimizer holds no parameter of TwoTerms"):
+        update(TensorDict())
 
 
-def test_off_policy_waits_for_the_warmup_and_keeps_the_newest():
-    update = Recorder()
-    buffer = ReplayBuffer(storage=LazyTensorStorage(20), batch_size=64)
-    keys = ["observation", ("next", "reward")]
-    learn = off_policy(buffer, update, updates=3, warmup=15, keys=keys)
-    assert learn(frames(0, 12))["updates"] == 0
-    assert not update.seen
-    assert learn(frames(12, 12))["updates"] == 3
-    assert [len(minibatch) for minibatch in update.seen] == [64, 64, 64]
-    stored = set(torch.cat(update.seen)["observation"].tolist())
-    assert stored == set(range(4, 24))
-    assert set(update.seen[0].keys(True, True)) == set(keys)
-    assert torch.equal(update.seen[0]["next", "reward"].squeeze(-1), update.seen[0]["observation"])
-
-
-def test_mean_of():
-    scalars = [TensorDict({"x": torch.tensor(value)}) for value in (1.0, 4.0)]
-    out = mean_of(scalars)
-    assert (out["x"], out["updates"]) == (2.5, 2)
-    assert mean_of([])["updates"] == 0
+def test_it_says_what_it_reads_and_holds():
+    loss = Heads()
+    optimizer = torch.optim.Adam(loss.parameters())
+    target = TargetUpdate(loss.trunk, frozen_copy(loss.trunk))
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    update = gradient_step(loss, optimizer, after=[target, schedule.step, lambda: None])
+    assert update.in_keys == ["x"]
+    assert update.held == {"loss": loss, "optimizer": optimizer, "target": target, "schedule": schedule}
+    other = TwoTerms()
+    assert gradient_step(other, torch.optim.SGD(other.parameters())).in_keys is None

@@ -1,7 +1,6 @@
-"""Epsilon-greedy: schedules in closed form, and epsilon at 0, half and 1."""
+"""Epsilon-greedy: epsilon at 0, half and 1, and what it counts."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -9,35 +8,9 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from rlpipe.modules import EpsilonGreedy, Exponential, Geometric, Harmonic, Linear, make_schedule
+from rlpipe.modules import EpsilonGreedy, Harmonic, Linear
 
 SPEC = Categorical(4, (10_000,))
-
-
-@pytest.mark.parametrize(
-    ("schedule", "frames", "episodes", "expected"),
-    [
-        (Linear(1.0, 0.1, 100), 0, 9, 1.0),
-        (Linear(1.0, 0.1, 100), 50, 9, 0.55),
-        (Linear(1.0, 0.1, 100), 100, 9, 0.1),
-        (Linear(1.0, 0.1, 100), 5000, 9, 0.1),
-        (Exponential(0.9, 0.05, 1000), 0, 9, 0.9),
-        (Exponential(0.9, 0.05, 1000), 1000, 9, 0.05 + 0.85 / math.e),
-        (Geometric(1.0, 0.001, 0.5), 77, 0, 1.0),
-        (Geometric(1.0, 0.001, 0.5), 77, 3, 0.125),
-        (Geometric(1.0, 0.001, 0.5), 77, 30, 0.001),
-        (Harmonic(0.5), 77, 0, 0.5),
-        (Harmonic(0.5), 77, 4, 0.1),
-    ],
-)
-def test_schedules(schedule, frames, episodes, expected):
-    assert schedule(frames, episodes) == pytest.approx(expected)
-
-
-def test_schedules_by_name():
-    kinds = ("linear", "exponential", "geometric", "harmonic")
-    made = [make_schedule(kind, 0.9, 0.1, frames=50, factor=0.5) for kind in kinds]
-    assert made == [Linear(0.9, 0.1, 50), Exponential(0.9, 0.1, 50), Geometric(0.9, 0.1, 0.5), Harmonic(0.9)]
 
 
 def explore(epsilon, kind=ExplorationType.RANDOM):
@@ -114,3 +87,7 @@ def test_counters_are_the_state():
 def test_refuses_a_box():
     with pytest.raises(ValueError, match="EpsilonGreedy needs Discrete actions"):
         EpsilonGreedy(Bounded(0.0, 1.0, (3, 1)), Harmonic(1.0))
+
+
+def test_epsilon_may_be_a_number():
+    assert EpsilonGreedy(SPEC, 0.25).epsilon == 0.25
