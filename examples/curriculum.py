@@ -11,9 +11,8 @@ import torch
 from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
 
-from rlpipe import GAE, MLP, CategoricalActor, ClipPPOLoss, Critic, EnvConfig, Pipeline, SyncDataCollector
-from rlpipe import gradient_step, make_env, on_policy
-from rlpipe.modules import Network, OneHot
+from rlpipe import GAE, MLP, ClipPPOLoss, EnvConfig, Pipeline, SyncDataCollector, gradient_step, make_env, on_policy
+from rlpipe.modules import CategoricalActor, Critic, Network, OneHot
 
 
 def lake(distance=30):
@@ -52,6 +51,6 @@ def build(config):
     optimizer = torch.optim.Adam(loss.parameters(), lr=2e-3, fused=True)
     update = gradient_step(loss, optimizer, max_norm=0.5, execution="recorded")
     buffer = ReplayBuffer(storage=LazyTensorStorage(1024), sampler=SamplerWithoutReplacement(), batch_size=256)
-    learn = on_policy(GAE(critic), buffer, update, epochs=4, keys=loss.in_keys)
+    learn = on_policy(GAE(critic), buffer, update, epochs=4)
     collector = SyncDataCollector(env, actor, frames_per_batch=1024, total_frames=config.total_frames)
     return Pipeline(collector, learn, actor, listeners=[move_start])

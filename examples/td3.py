@@ -20,7 +20,6 @@ from rlpipe.modules import MLP, ActionValueCritic, DeterministicActor, GaussianN
 class Config(TrainConfig):
     env_id: str = "Pendulum-v1"
     num_envs: int = 8
-    rollout_steps: int = 4
     total_frames: int = 9_600
     lr: float = 1e-3
 
@@ -56,6 +55,6 @@ def build(config):
     actor_step = gradient_step(ActorLoss(networks), actor_adam, after=[follow], execution="recorded")
     buffer = ReplayBuffer(storage=LazyTensorStorage(config.total_frames, device=device), batch_size=128)
     keys = ["observation", "action", *(("next", key) for key in ("observation", "reward", "terminated"))]
-    learn = off_policy(buffer, in_turn(critic_step, every(2, actor_step)), updates=16, warmup=1_000, keys=keys)
+    learn = off_policy(buffer, in_turn(critic_step, every(2, actor_step)), updates=4, warmup=1_000, keys=keys)
     policy = TensorDictSequential(online.actor, GaussianNoise(env.action_spec, std=0.2))
     return make_pipeline(config, env, policy, learn, seeds)
