@@ -33,10 +33,9 @@ class Distributions(MLP):
 class C51Loss(torch.nn.ModuleDict):
     def forward(self, batch):
         row, after, atoms = torch.arange(len(batch)), batch["next"], torch.linspace(0, 100, 51)
-        with torch.no_grad():
-            p = self.target.log_prob(after["observation"]).exp()
-            p, reward, discount = p[row, (p @ atoms).argmax(-1)], column(after, "reward"), column(after, "discount")
-            target = functional.categorical_projection(p, reward, discount, atoms)
+        p = self.target.log_prob(after["observation"]).exp()
+        p, reward, discount = p[row, (p @ atoms).argmax(-1)], column(after, "reward"), column(after, "discount")
+        target = functional.categorical_projection(p, reward, discount, atoms)
         log_prob = self.online.log_prob(batch["observation"])[row, batch["action"]]
         return TensorDict(loss_cross_entropy=-(target * log_prob).sum(-1).mean())
 
@@ -45,11 +44,8 @@ def build(config):
     env = make_env(EnvConfig(config.env_id, num_envs=16), seed=config.seed)
     network = Distributions(4, 2 * 51, (128, 128), layer_norm=True)
     actor, explorer = QActor(network, env.action_spec), EpsilonGreedy(env.action_spec, Linear(1.0, 0.05, frames=5_000))
-    loss, optimizer = (
-        C51Loss({"online": network, "target": frozen_copy(network)}),
-        torch.optim.Adam(network.parameters()),
-    )
-    follow = TargetUpdate(network, loss.target, tau=0.05)
+    loss = C51Loss({"online": network, "target": frozen_copy(network)})
+    optimizer, follow = torch.optim.Adam(loss.parameters(), lr=1e-3), TargetUpdate(network, loss.target, tau=0.05)
     update = gradient_step(loss, optimizer, max_norm=10.0, after=[follow], execution="recorded")
     buffer = ReplayBuffer(storage=LazyTensorStorage(50_000), batch_size=128)
     keys = ["observation", "action", *(("next", key) for key in ("observation", "reward", "discount"))]
