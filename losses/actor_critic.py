@@ -34,7 +34,7 @@ class ActorCriticLoss(Keyed, LossModule):
         ValueEstimators.TD1,
         ValueEstimators.TDLambda,
     )
-    # the networks are ordinary submodules, and are called as they are
+    # the networks are called as they are
     functional = False
 
     def __init__(self, actor: TensorDictModuleBase, critic: TensorDictModuleBase | None) -> None:

@@ -43,6 +43,8 @@ class HasTargets(LossModule):
     which are here the parameters of the two, under the same names. Unlike `TargetUpdate`, they do not copy buffers.
     """
 
+    # the networks are called as they are
+    functional = False
     sources: Mapping[str, str] = {}
     """The source of each target by its name, where that is another than without `target_`."""
 

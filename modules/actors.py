@@ -199,6 +199,8 @@ class DeterministicActor(TensorModule):
 
     low: Tensor
     high: Tensor
+    of_environment = ("low", "high")
+    """Buffers that describe the environment; a run that starts from another keeps its own."""
 
     def __init__(self, network: nn.Module, action_spec: TensorSpec, batch_dims: int = 1, **keys: Unpack[Keys]) -> None:
         super().__init__()

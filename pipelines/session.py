@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,15 @@ from typing import Any
 import torch
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
-from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
+from rlpipe.pipelines.algorithms.recipes import Recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
+from rlpipe.pipelines.build.schedules import check_scheduled
 from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.collectors.evaluation import evaluate, is_endless, most_copies
-from rlpipe.pipelines.config.environment import ALIASES, with_aliases
-from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.pipelines.config.groups import RayConfig
-from rlpipe.pipelines.config.json_form import checked, made
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
-from rlpipe.pipelines.config.schedules import with_schedules
-from rlpipe.pipelines.config.start import Start, find_start
+from rlpipe.pipelines.config.start import Start
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.envs.rendering import check_drawable
 from rlpipe.pipelines.pipeline import Pipeline
@@ -35,15 +31,16 @@ from rlpipe.pipelines.progress import Evaluation, Listener, Progress, Reporter
 from rlpipe.pipelines.render.player import Player, record
 from rlpipe.pipelines.replay.state import check_checkpoints
 from rlpipe.pipelines.runs import layout
-from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
-from rlpipe.pipelines.runs.new_folder import claimed, default_folder
+from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind
+from rlpipe.pipelines.runs.new_folder import claimed
 from rlpipe.pipelines.runs.origin import digest_of_checkpoint
 from rlpipe.pipelines.runs.read import read_best
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.training.ended import read_end
 from rlpipe.pipelines.training.failures import explained
+from rlpipe.pipelines.training.listeners import Moment, listener_names
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop
-from rlpipe.pipelines.training.progress_bar import shown as shown_progress
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.warn_once import each_once
@@ -52,7 +49,6 @@ Display = Callable[[Interruption, Path], AbstractContextManager[Listener | None]
 """Makes the display of a run's progress from its folder; it is entered while the run trains."""
 
 _LOG = logging.getLogger("rlpipe")
-_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Session:
         start_from: the run or checkpoint whose weights it begins with, as the user named it.
         display: shows the progress; by default nothing does.
         loggers: where metrics go besides the journals.
+        listeners: besides those of the pipeline.
     """
 
     recipe: Recipe
@@ -77,6 +74,7 @@ class Session:
     start_from: str | None = None
     display: Display = lambda *_: contextlib.nullcontext()
     loggers: tuple[Kind, ...] = DEFAULT
+    listeners: tuple[Callable[[Moment], object], ...] = ()
 
     @functools.cached_property
     def settings(self) -> SessionConfig:
@@ -123,7 +121,9 @@ class Session:
         written = stack.enter_context(contextlib.closing(self._open_run(pipeline, start)))
         try:
             with self.display(interruption, self.folder) as progress:
-                result = run_loop(pipeline, written, _loop_options(pipeline, config, progress), interruption)
+                options = _loop_options(pipeline, config, progress)
+                options = dataclasses.replace(options, listeners=self.listeners)
+                result = run_loop(pipeline, written, options, interruption)
                 _warn_of_no_end(config, result)
                 evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
         except InterruptedRunError:
@@ -139,6 +139,7 @@ class Session:
         pipeline = self.recipe.build(self.config)
         if not isinstance(pipeline, Pipeline):
             raise ConfigError(f"build of {self.recipe.algorithm} returned {shown(pipeline)}; expected a Pipeline")
+        check_scheduled(self.config, pipeline.listeners)
         return pipeline
 
     def _open_run(self, pipeline: Pipeline, start: Start | None) -> Run:
@@ -151,6 +152,7 @@ class Session:
             start_digest=None if start is None else digest_of_checkpoint(start.checkpoint),
             take=() if start is None else start.noted,
             claimed=not self.resume,
+            listeners=tuple(listener_names(self.listeners)),
         )
         return Run(self.folder, self.recipe.name, built_from=built_from, loggers=self.loggers, resume=self.resume)
 
@@ -182,7 +184,27 @@ class Session:
     def _how_to_resume(self) -> str:
         if not (self.folder / layout.CONFIG).is_file():
             return "nothing was written yet"
+        if self.listeners:
+            how = self.recipe.resume_from_python(self.folder)
+            return f"what was written is in {self.folder}; continue with: {how}"
         return f"what was written is in {self.folder}; continue with: {self.recipe.resume(self.folder)}"
+
+
+def continue_run(session: Session, before: Any) -> dict[str, Any]:
+    """Resume a run that had the config `before`; of one that has ended, only the summary is read.
+
+    Raises:
+        ConfigError: a stopping rule ended it, and more frames do not change that.
+    """
+    folder, config = session.folder, session.config
+    result, evaluation, by_choice = read_end(folder, session.recipe.algorithm, before)
+    is_longer = config.total_frames != before.total_frames
+    if result.stopped_by and not by_choice and is_longer:
+        raise ConfigError(f"run {folder} was stopped by {result.stopped_by}; more frames do not change that")
+    pictures = (layout.CURVE, *([layout.GIF] if session.settings.gif else []))
+    if evaluation is not None and not is_longer and all((folder / name).is_file() for name in pictures):
+        return summarise(session.recipe.name, config, result, evaluation, folder)
+    return session.run()
 
 
 def _check_address(config: Any) -> None:
@@ -260,72 +282,3 @@ def summarise(recipe: str, config: Any, result: Result, evaluation: Evaluation, 
         "best": None if best is None else {"frames": best.frames, "mean": best.score, "checkpoint": str(best.path)},
         "run": str(folder),
     }
-
-
-def run_recipe(
-    name: str | Path,
-    *,
-    env: Any = None,
-    folder: Path | str | None = None,
-    start_from: Path | str | None = None,
-    take: Sequence[str] = (),
-    progress: Listener | bool | None = True,
-    loggers: Sequence[str] | str | None = DEFAULT,
-    wrappers: Sequence[Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Train with a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
-
-    Runs in several threads wait for one another, because whether policies explore is one setting of the process.
-    During training, the global generators of PyTorch, NumPy and Python are seeded with the run's seed, and PyTorch uses
-    the recipe's number of threads; afterwards all are as before.
-
-    Args:
-        name: of the recipe; or an algorithm of your own, as `rlpipe train` takes it: `my_algorithm.py`, `module:name`.
-        env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
-            that makes one, a spec or an instance. Its arguments are `env_kwargs`.
-        folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
-        start_from: a run whose weights to start with: its folder, `RUN@best` or a checkpoint.
-        take: the parts to take of that run, of `policy`, `critic` and `statistics`; by default all that there are.
-        progress: shows a bar on stderr, or nothing if `False`; or a function, called at the start, with each line of
-            metrics, and before and after each evaluation: `progress=lambda now: print(now.frames, now.scalars)`. If it
-            returns `False` or raises `StopTraining`, the run ends after the batch with a checkpoint, the final
-            evaluation and the summary. Any other exception, such as Optuna's `TrialPruned`, is raised after a
-            checkpoint.
-        loggers: of `tensorboard`, `wandb` and `mlflow`, one or several; `None` or `()` for none.
-        wrappers: of the environment, the innermost first: see `EnvConfig`. On the command line it is `--wrapper`.
-        options: fields of the recipe's Config.
-
-    Returns:
-        The summary that `rlpipe train --json` prints: `run`, its folder, and `evaluation`, of the greedy policy, in it.
-
-    Raises:
-        ConfigError: there is no such recipe or option, a value is not allowed, or the folder exists.
-        TrainingError: training failed; says where and why.
-        InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.
-    """
-    recipe = find_recipe(str(name))
-    config = recipe.config()
-    names = [field.name for field in dataclasses.fields(config)]
-    options = with_aliases(options, env_id=env, wrapper=wrappers)
-    if unknown := [option for option in options if option not in names]:
-        more = [*ALIASES.values(), "folder", "progress", "loggers", "start_from", "take"]
-        hint = explain(unknown[0], [*names, *more], recipe.owners, python=True)
-        raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
-    options = with_schedules(options, type(config), getattr(config, "schedule", ()))
-    config = checked(made(type(config), {**{each: getattr(config, each) for each in names}, **options}))
-    if not (progress is None or isinstance(progress, bool) or callable(progress)):
-        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
-    start = find_start(start_from, take, config, recipe=recipe.name, algorithm=recipe.algorithm)
-    named = [loggers] if isinstance(loggers, str) else list(loggers or ())
-    # a policy that explores must not become greedy while another is evaluated
-    with _ONE_AT_A_TIME:
-        return Session(
-            recipe,
-            config,
-            default_folder(recipe.name, config.seed) if folder is None else Path(folder),
-            numbered=folder is None,
-            start_from=None if start is None else start.path,
-            display=lambda *_: shown_progress(progress, recipe.name, settings_of(config).total_frames),
-            loggers=check_loggers(named),
-        ).run(start)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
     from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
+    from rlpipe.pipelines.build.schedules import make_schedules
     from rlpipe.pipelines.collectors.collector import SyncDataCollector
     from rlpipe.pipelines.collectors.evaluation import evaluate
     from rlpipe.pipelines.config.environment import EnvironmentConfig
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Evaluation, Progress, StopTraining
     from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
     from rlpipe.pipelines.replay.state import ReplayState
+    from rlpipe.pipelines.run_recipe import run_recipe
     from rlpipe.pipelines.runs.run import Run
     from rlpipe.pipelines.seeding import Seeds
-    from rlpipe.pipelines.session import run_recipe
     from rlpipe.pipelines.stopping import StoppingRule
     from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.loop import train
@@ -74,6 +75,7 @@ _NAMES = {
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
     "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
+    "rlpipe.pipelines.build.schedules": "make_schedules",
     "rlpipe.pipelines.config.environment": "EnvironmentConfig",
     "rlpipe.pipelines.config.fields": "number",
     "rlpipe.pipelines.config.groups": (
@@ -91,7 +93,7 @@ _NAMES = {
     "rlpipe.pipelines.replay.state": "ReplayState",
     "rlpipe.pipelines.runs.run": "Run",
     "rlpipe.pipelines.seeding": "Seeds",
-    "rlpipe.pipelines.session": "run_recipe",
+    "rlpipe.pipelines.run_recipe": "run_recipe",
     "rlpipe.pipelines.stopping": "StoppingRule",
     "rlpipe.pipelines.training.listeners": "Moment",
     "rlpipe.pipelines.training.loop": "train",
@@ -151,6 +153,7 @@ __all__ = [
     "in_turn",
     "make_env",
     "make_pipeline",
+    "make_schedules",
     "number",
     "off_policy",
     "on_policy",

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
 from rlpipe.pipelines.checkpoints.names import MANIFEST
-from rlpipe.pipelines.runs import layout
-from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers, check_option
+from rlpipe.pipelines.runs.loggers.loggers import Kind, check_loggers, check_option
 from rlpipe.pipelines.runs.read import read_description, split_choice
 from rlpipe.scripts.cli.options import RunOptions, parse_run
 from rlpipe.scripts.display.progress_bar import describe, display
@@ -66,34 +65,28 @@ def _check_path(folder: Path) -> None:
 
 def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[str, Any]:
     from rlpipe.pipelines.agents.environment import check_known
-    from rlpipe.pipelines.agents.load import read_end
 
     check_known(described["config"], folder)
     # a wrong option is an error even if nothing is left to log
     other = None if options.logger == _UNCHANGED else check_option(options.logger)
     recipe = recipe_of_run(described)
     config, longer = _configs(folder, recipe, described, options)
-    gif = getattr(config, "gif", False)
-    shown = display(described["recipe"], longer, watch=options.watch, quiet=options.quiet)
-    result, evaluation, by_choice = read_end(folder, described["algorithm"], config)
-    if result.stopped_by and not by_choice and longer != config:
-        raise ConfigError(f"run {folder} was stopped by {result.stopped_by}; more frames do not change that")
+    if names := described.get("listeners"):
+        said = f"run {folder} has listeners ({', '.join(map(str, names))})"
+        raise ConfigError(f"{said}; continue it from Python: {recipe.resume_from_python(folder)}")
 
-    from rlpipe.pipelines.session import Session, summarise
+    from rlpipe.pipelines.session import Session, continue_run
 
-    pictures = (layout.CURVE, *([layout.GIF] if gif else []))
-    if evaluation is not None and longer == config and all((folder / name).is_file() for name in pictures):
-        return summarise(described["recipe"], config, result, evaluation, folder)
     session = Session(
         recipe,
         longer,
         folder,
         resume=True,
         start_from=described.get("start_from"),
-        display=shown,
-        loggers=_loggers(folder, described, other),
+        display=display(described["recipe"], longer, watch=options.watch, quiet=options.quiet),
+        loggers=_loggers(described, other),
     )
-    return session.run()
+    return continue_run(session, config)
 
 
 def _configs(folder: Path, recipe: Recipe, described: dict[str, Any], options: Options) -> tuple[Any, Any]:
@@ -115,14 +108,11 @@ def _configs(folder: Path, recipe: Recipe, described: dict[str, Any], options: O
     return config, longer
 
 
-def _loggers(folder: Path, described: dict[str, Any], other: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
+def _loggers(described: dict[str, Any], other: tuple[Kind, ...] | None) -> tuple[Kind, ...]:
     """The loggers that the options name, or else those of the run."""
-    if other is not None:
-        return check_loggers(other)
-    kinds = described.get("loggers", DEFAULT)
-    if not (isinstance(kinds, (list, tuple)) and all(kind in KINDS for kind in kinds)):
-        raise CheckpointError(f"{folder / layout.CONFIG} names unknown loggers; add --logger tensorboard")
-    return check_loggers(kinds)
+    from rlpipe.pipelines.build.resumed import loggers_of
+
+    return loggers_of(described) if other is None else check_loggers(other)
 
 
 if __name__ == "__main__":

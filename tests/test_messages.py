@@ -23,7 +23,7 @@ from rlpipe.modules import (
 )
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.updates.learning import off_policy, on_policy
+from rlpipe.pipelines.updates.learning import off_policy, on_policy, once
 from rlpipe.pipelines.updates.update import gradient_step
 
 CART = make_env(EnvConfig("CartPole-v1", 2), seed=0)
@@ -214,7 +214,14 @@ MESSAGES = {
     "gae": (lambda: GAE(CRITIC)(batch()), KeyError, ["GAE reads key ('next', 'done'), which the batch does not have"]),
     "gae column": (
         lambda: GAE(CRITIC)(
-            batch(next=TensorDict(reward=torch.zeros(3), done=torch.zeros(3, 1), terminated=torch.zeros(3, 1)))
+            batch(
+                next=TensorDict(
+                    observation=torch.zeros(3, 4),
+                    reward=torch.zeros(3),
+                    done=torch.zeros(3, 1),
+                    terminated=torch.zeros(3, 1),
+                )
+            )
         ),
         ValueError,
         ["key 'reward' has shape [3], expected [3, 1]"],
@@ -240,6 +247,16 @@ MESSAGES = {
         ),
         ValueError,
         ["the buffer has room for 2 frames, and a batch has 3; make its storage that large"],
+    ),
+    "keys": (
+        lambda: once(lambda batch: batch),
+        ValueError,
+        ["once cannot tell what to keep of a batch, because <lambda> has no in_keys; name what it reads: keys=[...]"],
+    ),
+    "lacking key": (
+        lambda: once(gradient_step(DQNLoss(Q), torch.optim.SGD(Q.parameters(), lr=0.1)))(batch(action=None)),
+        KeyError,
+        ["DQNLoss reads key 'action', which the batch does not have; it has ["],
     ),
     "small replay": (
         lambda: off_policy(buffer(2), step, updates=1, warmup=0, keys=["action"])(batch()),

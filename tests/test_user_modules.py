@@ -10,8 +10,8 @@ import pytest
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.runs.read import read_run
-from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
 
 MODULES = {

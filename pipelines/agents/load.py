@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,11 @@ from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.environment import check_known, trusted_by, with_environment
 from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
 from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
-from rlpipe.pipelines.checkpoints.durable_files import DAMAGE
-from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.config.json_form import checked, config_from_json
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.runs import layout
-from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
-from rlpipe.pipelines.stopping import StoppingRule
-from rlpipe.pipelines.training.result import Result
 
 
 @dataclass(frozen=True)
@@ -121,23 +113,3 @@ def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) ->
 def to_act(config: Any) -> Any:
     """The config of a pipeline that only acts, see `TrainConfig.to_act`; a user's own Config may have such a method."""
     return config.to_act() if hasattr(config, "to_act") else config
-
-
-def read_end(folder: Path, algorithm: str, config: Any) -> tuple[Result, Evaluation | None, bool]:
-    """The result of the run in a folder, its final evaluation, and whether a listener ended it.
-
-    A run that is not finished has no final evaluation.
-    """
-    result, rule, newest = Result(), StoppingRule(), newest_checkpoint(folder)
-    if newest is None:
-        return result, None, False
-    try:
-        check_identity(newest, identity(algorithm, dataclasses.asdict(config)))
-        load_checkpoint(newest, {"progress": result, "stopping": rule})
-        row = read_lines(folder / layout.EVALUATIONS)[-1]
-        final = Evaluation.from_json(row)
-        ended = row["final"] is True and row["frames"] == result.frames and final.returns
-        return result, final if ended else None, rule.until is not None
-    except (CheckpointError, *DAMAGE):
-        # resuming the run reports the error
-        return Result(), None, False

@@ -87,6 +87,12 @@ class Recipe:
         trust = "" if self.source is None else f" --trust-module {shlex.quote(self.source.place)}"
         return f"rlpipe resume {shlex.quote(str(folder))}{trust}"
 
+    def resume_from_python(self, folder: Path) -> str:
+        """The call that continues a run with listeners."""
+        source = self.source
+        name = self.name if source is None else (source.algorithm if source.file is None else source.place)
+        return f'run_recipe("{name}", folder="{folder}", resume=True, listeners=[...])'
+
 
 _ALL = (
     Recipe("ppo", "ppo", "clipped PPO, tuned to solve CartPole-v1 fast"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Curve:
 
 
 def make_schedules(config: Any, numbers: Mapping[str, Place]) -> list[Callable[[Moment], None]]:
-    """A listener for each schedule of a Config.
+    """A listener for each schedule of a Config; `make_pipeline` does this with its `numbers`.
 
     Args:
         config: its `schedule`, if it has that field, names fields.
@@ -59,7 +59,22 @@ def _make(config: Any, each: NumberSchedule, numbers: Mapping[str, Place]) -> Ca
     target, name = place if isinstance(place, tuple) else (place, each.field)
     if target is None:
         raise ConfigError(f"{each.field} is {each.text}, and this config does not use it")
-    batch = config.num_envs * getattr(config, "rollout_steps", 1)
+    batch = getattr(config, "frames_per_batch", 1)
     whole = ceil_div(config.total_frames, batch) * batch
     curve = Curve(each.kind, each.start, each.end, each.frames or whole)
     return schedule(target, name, curve, label=each.field)
+
+
+def check_scheduled(config: Any, listeners: Sequence[Any]) -> None:
+    """Refuse a Config with a schedule that none of a pipeline's listeners follows.
+
+    Raises:
+        ConfigError: names the field, and what to add.
+    """
+    followed = [getattr(each, "label", None) for each in listeners]
+    for each in schedules_of(config):
+        if each.field not in followed:
+            raise ConfigError(
+                f"{each.field} is {each.text}, and build makes no schedule of it; give make_pipeline "
+                f"numbers={{{each.field!r}: the object that has it}}, or Pipeline listeners=make_schedules(config, ...)"
+            )

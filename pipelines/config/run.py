@@ -76,7 +76,8 @@ class RunConfig(StoppingConfig):
     gif: bool = False
     """Render an episode of the trained policy to `agent.gif`."""
     schedule: tuple[str, ...] = ()
-    """Numbers that change during training: `clip=linear:0.2:0`; `--clip linear:0.2:0` means the same."""
+    """Numbers that change during training: `clip=linear:0.2:0` (KIND:START:END, with :FRAMES or not; `cosine`,
+    `exponential`); `--clip linear:0.2:0` means the same."""
 
     def __post_init__(self) -> None:
         start_schedules(self)
@@ -112,4 +113,5 @@ def settings_of(config: Any) -> SessionConfig:
     if isinstance(config, SessionConfig):
         return config
     names = [each.name for each in dataclasses.fields(SessionConfig) if hasattr(config, each.name)]
-    return SessionConfig(**{name: getattr(config, name) for name in names})
+    # schedules may be of fields that a session does not read
+    return SessionConfig(**{name: getattr(config, name) for name in names if name != "schedule"})

@@ -196,6 +196,7 @@ class BuiltFrom:
         start_digest: of that checkpoint.
         take: the parts taken of it; empty for all.
         claimed: the run's folder was made already, and is empty.
+        listeners: names of those that were given from Python.
     """
 
     algorithm: str
@@ -206,6 +207,7 @@ class BuiltFrom:
     start_digest: str | None = None
     take: tuple[str, ...] = ()
     claimed: bool = False
+    listeners: tuple[str, ...] = ()
 
 
 def _describe(
@@ -224,6 +226,7 @@ def _describe(
         "program": describe_program(folder) if built_from is None else None,
         "environments": source.environments,
         "loggers": list(loggers),
+        "listeners": list(source.listeners),
     }
 
 

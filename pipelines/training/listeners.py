@@ -17,7 +17,7 @@ from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation, Reporter
 
 MomentStage = Literal["started", "collected", "learned", "evaluated", "checkpointed", "ended"]
-_TAKEN = ("frames", "returns", "lengths", "seconds", "frames_per_second", "updates")
+TAKEN = ("frames", "returns", "lengths", "seconds", "frames_per_second", "updates")
 """What a line of metrics has besides the scalars."""
 
 
@@ -134,7 +134,7 @@ def _settle(scalars: dict[str, Any], before: Mapping[str, float]) -> str:
     for key, value in list(scalars.items()):
         if key in before and value is before[key]:
             continue
-        if not isinstance(key, str) or key in _TAKEN:
+        if not isinstance(key, str) or key in TAKEN:
             wrong = f"sets scalars[{key!r}], a name that lines of metrics use themselves; choose another"
         elif _is_number(value):
             scalars[key] = float(value)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.training.listeners import Moment
+from rlpipe.pipelines.training.listeners import TAKEN, Moment
 from rlpipe.spelling import did_you_mean
 
 _COUNTS = ("epochs", "updates", "every", "n", "warmup")
@@ -46,16 +46,17 @@ def schedule(
 class _Schedule:
     def __init__(self, target: Any, name: str, value_of: Callable[[int, int], float], label: str) -> None:
         _check(target, name)
-        self._target, self._name, self._value_of, self._label = target, name, value_of, label
+        self._target, self._name, self._value_of, self.label = target, name, value_of, label
         self.__name__, self._value = f"schedule({label})", 0.0
 
     def __call__(self, moment: Moment) -> None:
-        if moment.stage == "learned":
-            moment.scalars[self._label] = self._value
+        # such as `updates`, of which a batch may have had none
+        if moment.stage == "learned" and self.label not in TAKEN:
+            moment.scalars[self.label] = self._value
         if moment.stage in ("started", "learned"):
             value = float(self._value_of(moment.frames, moment.episodes))
             if not math.isfinite(value):
-                raise ConfigError(f"the schedule of {self._label} gives {value} at frame {moment.frames}")
+                raise ConfigError(f"the schedule of {self.label} gives {value} at frame {moment.frames}")
             self._value = round(value) if self._name in _COUNTS else value
             set_number(self._target, self._name, self._value)
 

@@ -97,7 +97,8 @@ def test_a_critic_may_write_any_key(name):
     with pytest.raises(KeyError, match=r"a TensorDictModule, writes worth, and no state_value; .* set_keys\(value="):
         other(batch.clone())
     other.set_keys(value="worth")
-    expected, actual = plain(batch.clone()), other(batch.clone().set("worth", batch["state_value"]))
+    batch["worth"] = batch["state_value"]
+    expected, actual = plain(batch.select(*plain.in_keys)), other(batch.select(*other.in_keys))
     if name in LOSSES:
         assert torch.equal(actual["loss_value"], expected["loss_value"])
     else:

@@ -219,6 +219,22 @@ def test_parameters_under_torchrls_names_are_the_networks_own():
     assert not any("params" in name for name in loss.state_dict())
 
 
+def test_a_state_dict_has_the_names_that_it_always_had():
+    layers = ["network.0.weight", "network.0.bias", "network.2.weight", "network.2.bias"]
+    networks = ["q_network", "target_network"]
+    loss = make_q_loss()
+    SoftUpdate(loss, tau=0.5)
+    assert list(loss.state_dict()) == [f"{network}.{layer}" for network in networks for layer in layers]
+
+
+def test_torchrls_access_to_networks_gives_the_networks():
+    loss, other = make_q_loss(), make_q_loss()
+    move(other, 0)
+    assert loss.get_stateful_net("q_network") is loss.q_network
+    loss.from_stateful_net("q_network", other.q_network)
+    assert torch.equal(loss.q_network.network[0].weight, other.q_network.network[0].weight)
+
+
 def test_several_networks_follow_as_a_list():
     sources = nn.ModuleList([nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))])
     targets, before = frozen_copy(sources), [each.clone() for each in sources.parameters()]

@@ -5,17 +5,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
+from torchrl.modules import Actor, NormalParamExtractor, ProbabilisticActor, TanhNormal
 from torchrl.objectives import ClipPPOLoss as StockClipPPOLoss
 from torchrl.objectives import DQNLoss as StockDQNLoss
-from torchrl.objectives import HardUpdate, SoftUpdate, ValueEstimators
+from torchrl.objectives import HardUpdate, SACLoss, SoftUpdate, TD3Loss, ValueEstimators
 from torchrl.objectives.value import GAE as StockGAE
 from torchrl.trainers import TargetNetUpdaterHook, Trainer
 
 from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, TargetUpdate
-from rlpipe.modules import MLP, CategoricalActor, Critic, GaussianActor, QActor
+from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
@@ -49,8 +51,7 @@ def test_stock_ppo_loss_on_our_modules(env_id):
     loss = StockClipPPOLoss(actor, critic, loss_critic_type="l2")
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
     buffer = ReplayBuffer(storage=LazyTensorStorage(128), sampler=SamplerWithoutReplacement(), batch_size=32)
-    keys = ["observation", "action", "action_log_prob", "advantage", "value_target"]
-    learn = on_policy(GAE(critic), buffer, gradient_step(loss, optimizer, max_norm=1.0), epochs=1, keys=keys)
+    learn = on_policy(GAE(critic), buffer, gradient_step(loss, optimizer, max_norm=1.0), epochs=1)
     before = weights(actor), weights(critic)
     for batch in collect(env, actor):
         scalars = learn(batch)
@@ -69,13 +70,41 @@ def test_stock_dqn_loss_on_our_modules(double):
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
     buffer = ReplayBuffer(storage=LazyTensorStorage(1000), batch_size=32)
     update = gradient_step(loss, optimizer, after=[target.step])
-    keys = ["observation", "action", *(("next", key) for key in ("observation", "reward", "done", "terminated"))]
-    learn = off_policy(buffer, update, updates=2, warmup=1, keys=keys)
+    learn = off_policy(buffer, update, updates=2, warmup=1)
     before = weights(actor)
     for batch in collect(env, actor):
         scalars = learn(batch)
     assert scalars["loss"].isfinite()
     assert not torch.equal(weights(actor), before)
+
+
+def make_stock_actor(kind):
+    if kind is TD3Loss:
+        return Actor(MLP(3, 1, (8,)), in_keys=["observation"])
+    network = nn.Sequential(MLP(3, 2, (8,)), NormalParamExtractor())
+    return ProbabilisticActor(
+        TensorDictModule(network, in_keys=["observation"], out_keys=["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=TanhNormal,
+        distribution_kwargs={"low": -2.0, "high": 2.0},
+        return_log_prob=True,
+    )
+
+
+@pytest.mark.parametrize("kind", [SACLoss, TD3Loss])
+def test_stock_losses_for_box_actions_learn_from_replay_and_are_logged(kind):
+    env = make_env(EnvConfig("Pendulum-v1", 4), seed=0)
+    torch.manual_seed(0)
+    actor, critic = make_stock_actor(kind), ActionValueCritic(MLP(4, 1, (8,)), env.action_spec)
+    loss = kind(actor, critic, **({"bounds": (-2.0, 2.0)} if kind is TD3Loss else {"action_spec": env.action_spec}))
+    loss.make_value_estimator(gamma=0.9)
+    update = gradient_step(loss, torch.optim.Adam(loss.parameters(), lr=1e-2), after=[SoftUpdate(loss, tau=0.1).step])
+    buffer = ReplayBuffer(storage=LazyTensorStorage(1000), batch_size=32)
+    learn = off_policy(buffer, update, updates=2, warmup=1)
+    before = weights(actor)
+    assert train(Pipeline(collect(env, actor), learn, actor)).updates == 4
+    assert not torch.equal(weights(actor), before)
+    assert set(buffer[:].keys(True, True)) == set(loss.in_keys)
 
 
 def test_stock_advantages_serve_our_loss():

@@ -11,7 +11,7 @@ from own_algorithm import MAKES_ENV, write
 
 from rlpipe import trained
 from rlpipe.errors import CheckpointError, ConfigError
-from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.scripts.main import run
 
 QUIET = ["--quiet", "--json"]

@@ -99,7 +99,7 @@ def test_the_parts_are_noted_and_make_a_row_of_the_table(first, capsys):
     assert [noted(each) for each in runs] == [(None, None), ("first", None), ("first", ["policy", "critic"])]
     capsys.readouterr()
     assert run(["table", *runs, "--json"]) == 0
-    ends = [row["label"].rpartition("--hidden 8")[2].strip() for row in json.loads(capsys.readouterr().out)["rows"]]
+    ends = [row["label"].rpartition("--epochs 1")[2].strip() for row in json.loads(capsys.readouterr().out)["rows"]]
     assert sorted(ends) == ["", "--start-from first", "--start-from first --take policy critic"]
 
 

@@ -21,7 +21,7 @@ from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
 from rlpipe.pipelines.envs.frozen_transforms import append_frozen
-from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.scripts.main import run
 
 SHORT = {"total_frames": 128, "eval_every": 10_000, "eval_episodes": 1, "final_eval_episodes": 1, "num_envs": 2}

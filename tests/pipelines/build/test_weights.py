@@ -6,11 +6,13 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torchrl.data import Bounded, Unbounded
 from torchrl.modules import QValueActor
 from torchrl.objectives import DQNLoss as StockDQNLoss
 
 from rlpipe import MLP, CategoricalActor, EnvConfig, Pipeline, make_env, run_recipe
 from rlpipe.errors import ConfigError
+from rlpipe.modules import DeterministicActor
 from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.checkpoints.checkpoint import identity, read_components, save_checkpoint
@@ -247,6 +249,20 @@ def test_a_composed_algorithm(tmp_path):
         for name in ("critics", "features"):
             assert equal(new[name].state_dict(), critic[name].state_dict()) == {True}
         assert equal(new["targets"].state_dict(), new["critics"].state_dict()) == {True}
+
+
+def test_the_bounds_of_a_deterministic_actor(tmp_path):
+    def actor(low):
+        return DeterministicActor(MLP(1, 2, (8,)), Bounded(low, 1.0, (1, 2)))
+
+    old, new = changed(actor(-1.0)), actor(-3.0)
+    start = saved_as(tmp_path, composed(old, old))
+    load_weights(composed(new, new), settings_of(Plain()), start)
+    assert equal(new.network.state_dict(), old.network.state_dict()) == {True}
+    assert new.low.tolist() == [-3.0, -3.0]
+    unbounded = DeterministicActor(MLP(1, 2, (8,)), Unbounded((1, 2)))
+    with pytest.raises(ConfigError, match=r"low is \[-1.0, -1.0\], and that of the new one \[-inf, -inf\]"):
+        load_weights(composed(unbounded, unbounded), settings_of(Plain()), start)
 
 
 def test_targets_and_coefficients_of_a_loss_of_torchrl(tmp_path):

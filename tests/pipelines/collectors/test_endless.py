@@ -10,7 +10,7 @@ from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.session import run_recipe
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.training import loop
 from rlpipe.pipelines.training.loop import train
 

@@ -15,12 +15,12 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import batch_scalars, check_loggers
 from rlpipe.pipelines.runs.loggers.mlflow import MLflowLog
 from rlpipe.pipelines.runs.loggers.tensorboard import TensorBoardLog
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
-from rlpipe.pipelines.session import run_recipe
 from rlpipe.scripts.main import run
 
 SHORT = {"num_envs": 4, "rollout_steps": 64, "minibatch_size": 64, "total_frames": 512, "eval_every": 256}
