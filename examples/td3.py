@@ -20,7 +20,7 @@ from rlpipe.modules import MLP, ActionValueCritic, DeterministicActor, GaussianN
 class Config(TrainConfig):
     env_id: str = "Pendulum-v1"
     num_envs: int = 8
-    total_frames: int = 9_600
+    total_frames: int = 16_000
     lr: float = 1e-3
 
 

@@ -127,7 +127,7 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
     if trusted is None:
         return dict(described)
     source = _trusted_source(described, trusted, path)
-    _check_trusted(described["config"], trusted, path)
+    _check_trusted(described["config"], {*trusted, *_modules_of(trusted, source)}, path)
     load_trusted(trusted)
     return {**described, "source": source}
 
@@ -155,6 +155,12 @@ def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], run:
     if not is_loaded(file):
         raise _untrusted(run, "the file", str(file), "" if file.is_file() else ", which is not there any more")
     return dict(found)
+
+
+def _modules_of(trusted: Collection[str], source: Mapping[str, Any] | None) -> list[str]:
+    """The modules that trusted files become, in which environments may be, and that of the run's algorithm."""
+    files = [Path(each).stem for each in trusted if each.endswith(".py")]
+    return files if source is None else [*files, source["module"]]
 
 
 def _untrusted(run: Path, kind: str, place: str, gone: str = "") -> CheckpointError:
