@@ -21,6 +21,8 @@ _LARGEST_SOURCE = 10_000_000
 _FILE = re.compile(r"(?P<file>.*\.py)(?::(?P<name>[A-Za-z_][\w.]*))?")
 _LOADED: dict[Path, tuple[str, ModuleType]] = {}
 """The files that were loaded, with the digest of their source then."""
+_MODULES: set[str] = set()
+"""The modules that were imported for an algorithm."""
 
 
 def split_file(text: str) -> tuple[Path, str] | None:
@@ -29,9 +31,16 @@ def split_file(text: str) -> tuple[Path, str] | None:
     return (Path(found["file"]), found["name"] or "") if found else None
 
 
-def is_loaded(path: Path) -> bool:
-    """Whether this process has run the file already."""
-    return path.resolve() in _LOADED
+def has_run(place: Path | str) -> bool:
+    """Whether this process has run an algorithm from this file, or module, already."""
+    return place in _MODULES if isinstance(place, str) else place.resolve() in _LOADED
+
+
+def import_algorithm(module: str, option: str) -> ModuleType:
+    """Import a module that the user has named for its algorithm; raises the errors of `import_module`."""
+    imported = import_module(module, option)
+    _MODULES.add(module)
+    return imported
 
 
 def load_trusted(names: Iterable[str]) -> None:

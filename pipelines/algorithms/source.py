@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, shown
 from rlpipe.spelling import nearest
-from rlpipe.user_files import digest_of, load_file, split_file
-from rlpipe.user_modules import import_module, inside
+from rlpipe.user_files import digest_of, import_algorithm, load_file, split_file
+from rlpipe.user_modules import inside
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.pipeline import Pipeline
@@ -94,7 +94,7 @@ class Source:
             ConfigError: it cannot be loaded, or has no Config or build.
         """
         option = f"algorithm {self.text}"
-        module = import_module(self.module, option) if self.file is None else load_file(self.file, option)
+        module = import_algorithm(self.module, option) if self.file is None else load_file(self.file, option)
         return _algorithm_in(module, self)
 
 

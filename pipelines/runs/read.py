@@ -17,7 +17,7 @@ from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoints, frames_of
 from rlpipe.pipelines.runs import layout
-from rlpipe.user_files import is_loaded, load_trusted
+from rlpipe.user_files import has_run, load_trusted
 from rlpipe.user_modules import is_free, module_of
 
 _OLD_LOGS = "wandb/*/logs/*.log"
@@ -127,7 +127,8 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
     if trusted is None:
         return dict(described)
     source = _trusted_source(described, trusted, path)
-    _check_trusted(described["config"], {*trusted, *_modules_of(trusted, source)}, path)
+    # the environment may be in the same file
+    _check_trusted(described["config"], [*trusted, *([source["module"]] if source else [])], path)
     load_trusted(trusted)
     return {**described, "source": source}
 
@@ -145,22 +146,16 @@ def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], run:
     if not all(isinstance(each, str) and each.isprintable() for each in (*texts, found["file"] or "")):
         raise CheckpointError(f"{run} is no run: its config.json is not one that rlpipe wrote")
     if found["file"] is None:
-        if found["module"] not in trusted and found["module"] not in sys.modules:
+        if found["module"] not in trusted and not has_run(found["module"]):
             raise _untrusted(run, "the module", found["module"])
         return dict(found)
     file = Path(found["file"])
     named = [Path(each) for each in trusted if each.endswith(".py") and Path(each).name == file.name]
     if named:
         return {**found, "file": str(named[-1].absolute())}
-    if not is_loaded(file):
+    if not has_run(file):
         raise _untrusted(run, "the file", str(file), "" if file.is_file() else ", which is not there any more")
     return dict(found)
-
-
-def _modules_of(trusted: Collection[str], source: Mapping[str, Any] | None) -> list[str]:
-    """The modules that trusted files become, in which environments may be, and that of the run's algorithm."""
-    files = [Path(each).stem for each in trusted if each.endswith(".py")]
-    return files if source is None else [*files, source["module"]]
 
 
 def _untrusted(run: Path, kind: str, place: str, gone: str = "") -> CheckpointError:

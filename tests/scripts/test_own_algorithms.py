@@ -30,6 +30,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def forget(monkeypatch):
     """As in another process: nothing of the user's was run."""
     monkeypatch.setattr("rlpipe.user_files._LOADED", {})
+    monkeypatch.setattr("rlpipe.user_files._MODULES", set())
     sys.modules.pop("mine", None)
 
 
@@ -209,6 +210,29 @@ def test_a_module_names_its_build_too(capsys, monkeypatch):
     with pytest.raises(CheckpointError, match="the module 'mine'; if you trust that, add --trust-module mine"):
         trained(summary["run"]).__enter__()
     assert said(capsys, "evaluate", summary["run"], "--trust-module", "mine", "--json")["recipe"] == "smaller"
+
+
+def test_an_environment_in_the_same_file_needs_no_other_trust(capsys, monkeypatch):
+    changes = [
+        ('env_id: str = "CartPole-v1"', "env_id: str = short"),
+        ("@dataclass", 'def short():\n    return gym.make("CartPole-v1", max_episode_steps=7)\n\n\n@dataclass'),
+        ("import torch\n", "import gymnasium as gym\nimport torch\n"),
+    ]
+    summary = said(capsys, "train", write("mine.py", *changes), *QUIET)
+    assert summary["env_id"] == "mine:short"
+    assert summary["evaluation"]["mean"] == 7
+    forget(monkeypatch)
+    assert said(capsys, "evaluate", summary["run"], "--trust-module", "mine.py", "--json")["evaluation"]["mean"] == 7
+    forget(monkeypatch)
+    said(capsys, "resume", summary["run"], "--trust-module", "mine.py", "--total-frames", "576", *QUIET)
+
+
+def test_a_run_folder_cannot_name_any_module_that_is_imported(capsys, monkeypatch):
+    folder = said(capsys, "train", write(), *QUIET)["run"]
+    place = Path(folder, "config.json")
+    described = json.loads(place.read_text())
+    place.write_text(json.dumps({**described, "source": {**described["source"], "file": None, "module": "shutil"}}))
+    assert "runs the code of the module 'shutil'" in said(capsys, "evaluate", folder, code=2)
 
 
 def test_a_file_with_the_name_of_a_recipe_is_another_algorithm(capsys):
