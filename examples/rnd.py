@@ -7,19 +7,19 @@ values it beyond the ends of episodes. `rlpipe train examples/rnd.py`: FIGURES; 
 from dataclasses import dataclass, field
 
 import torch
+from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
 
-from rlpipe import GAE, ClipPPOLoss, TrainConfig, gradient_step, make_pipeline, on_policy, set_up
+from rlpipe import GAE, ClipPPOLoss, RolloutConfig, TrainConfig, gradient_step, make_pipeline, on_policy, set_up
 from rlpipe.modules import MLP, CategoricalActor, Critic, Network, OneHot
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(RolloutConfig, TrainConfig):
     env_id: str = "FrozenLake-v1"
-    env_kwargs: dict = field(default_factory=lambda: {"map_name": "8x8", "is_slippery": False})
+    env_kwargs: dict = field(default_factory=lambda: {"desc": generate_random_map(16, 0.85, 1), "is_slippery": False})
     num_envs: int = 16
-    rollout_steps: int = 64
-    total_frames: int = 61_440
+    total_frames: int = 102_400
     curiosity: float = 0.1
 
 
@@ -41,10 +41,10 @@ class RNDLoss(ClipPPOLoss):
 
 def build(config):
     device, seeds, env = set_up(config)
-    networks = [Network(OneHot(64), *MLP(64, size, activation="tanh")) for size in (4, 1, 1, 32, 32)]
+    networks = [Network(OneHot(256), *MLP(256, size, activation="tanh")) for size in (4, 1, 1, 32, 32)]
     actor, critic = CategoricalActor(networks[0], env.action_spec), Critic(networks[1])
     loss = RNDLoss(actor, critic, Critic(networks[2], out_keys=["bonus_value"]), *networks[3:]).to(device)
-    gae, bonus_gae = GAE(critic), GAE(loss.bonus_critic)
+    gae, bonus_gae = GAE(critic, gamma=config.gamma), GAE(loss.bonus_critic)
     bonus_gae.set_keys(**{key: f"bonus_{key}" for key in vars(bonus_gae.tensor_keys)})
 
     def advantages(batch):
