@@ -34,8 +34,9 @@ class ActorCriticLoss(Keyed, LossModule):
         ValueEstimators.TD1,
         ValueEstimators.TDLambda,
     )
-    # the networks are called as they are
+    # the networks are called as they are, and are submodules
     functional = False
+    reset_parameters_recursive = TensorDictModuleBase.reset_parameters_recursive
 
     def __init__(self, actor: TensorDictModuleBase, critic: TensorDictModuleBase | None) -> None:
         super().__init__()

@@ -77,9 +77,8 @@ class ReinforceLoss(ActorCriticLoss):
         entropy = entropy.mean()
         out = TensorDict({"loss_policy": F.policy_gradient(log_prob, weight).mean()})
         if self.critic is not None:
-            value_loss, explained = value_terms(
-                self.critic, batch, self.value_kind, None, keys.value, keys.value_target
-            )
+            value_keys = keys.value, keys.value_target
+            value_loss, explained = value_terms(self.critic, batch, self.value_kind, None, *value_keys)
             out["loss_value"] = self.value_coefficient * value_loss.mean()
             out["explained_variance"] = explained
         out["loss_entropy"] = -self.entropy_coefficient * entropy

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.objectives import LossModule
 
@@ -43,8 +44,9 @@ class HasTargets(LossModule):
     which are here the parameters of the two, under the same names. Unlike `TargetUpdate`, they do not copy buffers.
     """
 
-    # the networks are called as they are
+    # the networks are called as they are, and are submodules
     functional = False
+    reset_parameters_recursive = TensorDictModuleBase.reset_parameters_recursive
     sources: Mapping[str, str] = {}
     """The source of each target by its name, where that is another than without `target_`."""
 

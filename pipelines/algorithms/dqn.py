@@ -140,12 +140,11 @@ def build(config: Config) -> Pipeline:
         after=[target] if target is not None else [],
         execution=config.execution,
     )
-    numbers = optimizer_numbers(optimizer, update) | {"max_grad_value": (update, "max_value"), "updates": None}
     if buffer is None:
-        learn_from, replay = scheduled(once(update), optimizer, schedule), {}
+        learn_from, replay, replayed = scheduled(once(update), optimizer, schedule), {}, None
     else:
         replayed = off_policy(buffer, update, updates=config.updates, warmup=warmup)
-        learn_from, numbers["updates"] = scheduled(replayed, optimizer, schedule), replayed
+        learn_from = scheduled(replayed, optimizer, schedule)
         replay = replay_parts(buffer, transition_kinds(env, loss.in_keys))
     end_at_life_loss, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
 
@@ -156,5 +155,6 @@ def build(config: Config) -> Pipeline:
         return scalars.set("epsilon", torch.tensor(explorer.epsilon))
 
     parts = {"loss": loss, "optimizer": optimizer, "target": target, "schedule": schedule, **replay}
-    numbers |= {"gamma": n_step, "tau": target, "target_every": (target, "every")}
+    numbers = {"gamma": n_step, "tau": target, "target_every": (target, "every"), "updates": replayed}
+    numbers |= optimizer_numbers(optimizer, update) | {"max_grad_value": (update, "max_value")}
     return make_pipeline(config, env, policy, learn, seeds, numbers=numbers, **parts)

@@ -18,7 +18,7 @@ MOST_FRAMES = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class TrainConfig(SessionConfig, RayConfig, CollectionConfig):
+class TrainConfig(RayConfig, CollectionConfig, SessionConfig):
     """The options of every training run: environment, length, seed, evaluation and checkpoints. Checked when made.
 
     Raises:

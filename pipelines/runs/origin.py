@@ -21,6 +21,8 @@ from rlpipe.user_files import content, digest
 
 _FALLING = ("linear", "cosine")
 """Learning rate schedules that depend on the run's length."""
+_PARTS = 2
+"""Colons of a schedule without a number of frames."""
 _WHOLE = re.compile(r"(?<![\d.])(?<!e[+-])(?<!\de)\d+(?![\d.]|e[\d+-])")
 """A whole number that is not part of another number."""
 
@@ -106,7 +108,7 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
     program, config = described.get("program") or described.get("source") or {}, described["config"]
     # a learning rate that does not depend on the run's length is the same in a longer run
     is_own = bool(described.get("source")) or described.get("program") is not None
-    depends = config.get("lr_schedule") in _FALLING or is_own
+    depends = config.get("lr_schedule") in _FALLING or is_own or _has_endless(config)
     prolonged = [(int(each["total_frames"]), int(each["frames"])) for each in described.get("prolonged") or ()]
     start_from, start = described.get("start_from"), described.get("start_digest")
     return Origin(
@@ -120,6 +122,12 @@ def read_origin(described: Mapping[str, Any], seed: int) -> Origin:
         seed=seed,
         defaults=(described.get("source") or {}).get("defaults"),
     )
+
+
+def _has_endless(config: Mapping[str, Any]) -> bool:
+    """Whether a number follows a schedule over the whole run."""
+    entries = config.get("schedule") or ()
+    return any(str(each).count(":") == _PARTS for each in entries)
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any], frames: int) -> dict[str, Any]:

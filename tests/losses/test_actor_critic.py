@@ -99,13 +99,13 @@ def test_without_an_estimator_the_advantage_is_missed():
 
 def test_the_critic_is_used_as_it_is_and_gets_no_gradient_by_it():
     loss, batch = make_loss(), rollout(3, 20)
-    loss.critic.network[0].weight.requires_grad_(False)
+    loss.critic.network[2].bias.requires_grad_(False)
     loss.make_value_estimator(ValueEstimators.GAE, gamma=0.9, lmbda=0.8)
     first = loss.value_estimator(batch.clone())["advantage"]
     loss(batch)["loss_policy"].backward()
     assert all(parameter.grad is None for parameter in loss.critic.parameters())
     # TorchRL's estimators would unfreeze it
-    assert not loss.critic.network[0].weight.requires_grad
+    assert not loss.critic.network[2].bias.requires_grad
     assert loss.critic.network[2].weight.requires_grad
     with torch.no_grad():
         loss.critic.network[2].weight.mul_(2.0)
@@ -155,7 +155,8 @@ def test_an_estimator_has_the_keys_of_its_loss(order, own):
         loss.make_value_estimator(GAE(critic, gamma=0.9, lmbda=0.8))
     else:
         loss.make_value_estimator(gamma=0.9, lmbda=0.8)
-    loss.set_keys(**names)
+    if order == "estimator first":
+        loss.set_keys(**names)
     renamed = batch.clone()
     for key in ("reward", "done", "terminated"):
         renamed["next"].rename_key_(key, names[key])
@@ -187,6 +188,9 @@ def test_an_estimator_is_not_in_the_state_dict():
     assert list(loss.state_dict()) == names
     assert len(list(loss.parameters())) == len(names)
     assert loss.get_stateful_net("critic") is loss.critic
+    before = loss.critic.network[0].weight.clone()
+    loss.reset_parameters_recursive()
+    assert not torch.equal(loss.critic.network[0].weight, before)
     copy = deepcopy(loss)
     assert copy.value_estimator.value_network.critic is copy.critic
 

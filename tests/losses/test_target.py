@@ -233,6 +233,8 @@ def test_torchrls_access_to_networks_gives_the_networks():
     assert loss.get_stateful_net("q_network") is loss.q_network
     loss.from_stateful_net("q_network", other.q_network)
     assert torch.equal(loss.q_network.network[0].weight, other.q_network.network[0].weight)
+    loss.reset_parameters_recursive()
+    assert not torch.equal(loss.q_network.network[0].weight, other.q_network.network[0].weight)
 
 
 def test_several_networks_follow_as_a_list():

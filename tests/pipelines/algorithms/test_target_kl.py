@@ -83,8 +83,8 @@ def test_it_resumes_to_the_bit(tmp_path):
     killed(tmp_path / "cut", "ppo", config, "learn", 8)
     go(tmp_path / "cut", "ppo", config)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
-    go(tmp_path / "other", "ppo", dataclasses.replace(config, target_kl=None))
-    assert fingerprint(tmp_path / "other") != fingerprint(tmp_path / "whole")
+    lines = map(json.loads, (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
+    assert min(each["epochs"] for each in lines) < 4
 
 
 def test_configs_of_before_are_without_it():

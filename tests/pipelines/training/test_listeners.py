@@ -176,7 +176,8 @@ def test_a_run_ends_by_choice(tmp_path, stage, frames, answer):
             return answer
         return None
 
-    result = trained(tmp_path / "run", [choose])
+    # what another one answers does not matter
+    result = trained(tmp_path / "run", [choose, lambda _: None])
     assert (result.frames, result.stopped_by) == (frames, str(answer) if str(answer) == "enough" else "choose")
     assert told[-2:] == ["checkpointed", "ended"]
     assert newest_checkpoint(tmp_path / "run").name == f"frames-{frames:012d}"
