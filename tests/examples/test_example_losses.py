@@ -1,12 +1,11 @@
 """The losses of the examples by hand, and what trains them."""
 
-import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from example_files import FOLDER, load
+from example_files import load
 from tensordict import TensorDict
 
 from rlpipe.losses import frozen_copy
@@ -163,17 +162,6 @@ def test_the_bonus_of_rnd_does_not_end_with_an_episode():
     # without a next state, the value of a reward that ends an episode would be that reward
     torch.testing.assert_close(learned["value_target"], batch["next", "reward"])
     assert (learned["bonus_value_target"] - learned["next", "bonus_reward"]).abs().min() > 0
-
-
-def test_the_page_about_them_shows_what_runs(own_ids):
-    page = (FOLDER.parent / "docs" / "compose.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 2
-    for block in blocks:
-        exec(block, {"__name__": "page"})
-    block = next(each for each in blocks if "    def forward" in each)
-    forward = block[block.index("    def forward") :].strip()
-    assert forward in (FOLDER / "ppo_kl.py").read_text()
 
 
 def test_without_optuna_its_example_says_so_in_a_line(monkeypatch):
