@@ -168,7 +168,7 @@ def test_a_function_holds_what_its_variables_do():
         return [inner(batch) for _ in range(1)]
 
     def inner(batch):
-        return counter(batch), _other, SOMETHING(batch), later, unset
+        return counter(batch), _other, (lambda: SOMETHING(batch)), later, unset
 
     held = parts_of(functools.partial(outer, network))
     own = {"every": counter, "loss": loss, "optimizer": update.optimizer}
