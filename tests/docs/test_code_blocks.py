@@ -11,12 +11,14 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tyro
+from page_files import write_files
 
 from rlpipe.scripts.main import COMMANDS, run
 
@@ -115,6 +117,14 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # a page's algorithm has the name of another page's
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("rlpipe.user_files._LOADED", {})
+    before = set(sys.modules)
+    yield
+    for path in tmp_path.rglob("*.py"):
+        if path.stem not in before:
+            sys.modules.pop(path.stem, None)
 
 
 class EnoughError(Exception):
@@ -149,7 +159,9 @@ def check_excerpt(page, source, text):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_can_be_parsed(page, trained, monkeypatch, capsys):
     monkeypatch.setattr(tyro, "cli", stop_after(tyro.cli))
-    for words in commands_of(page) + commands_in_prose(page):
+    commands = commands_of(page) + commands_in_prose(page)
+    write_files(blocks_of(page), commands)
+    for words in commands:
         name = " ".join(words)
         program, *rest = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]
         if program == "rlpipe":
@@ -191,6 +203,7 @@ def extras():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_cheap_commands_run(page, trained, capsys):
+    write_files(blocks_of(page), commands_of(page))
     for program, *rest in commands_of(page):
         if program != "rlpipe" or rest[0] not in CHEAP or "--help" in rest:
             continue

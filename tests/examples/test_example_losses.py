@@ -1,26 +1,17 @@
-"""The examples with custom losses, with TorchRL's parts and with Optuna: each learns as it says."""
+"""The losses of the examples by hand, and what trains them."""
 
-import importlib.util
-import re
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from example_files import load
 from tensordict import TensorDict
 
-from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, GaussianActor
+from rlpipe.losses import frozen_copy
+from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, DeterministicActor, GaussianActor
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.updates.update import gradient_step
-
-FOLDER = Path(__file__).parents[2] / "examples"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sac_batch(size=16):
@@ -97,7 +88,7 @@ def test_a_recorded_loss_is_the_same_to_the_bit(name):
         torch.manual_seed(1)
         for number in range(30):
             if name == "ppo_kl" and number % 5 == 0:
-                loss.adapt(batch)
+                loss.beta *= 2.0
             update(batch)
         ends.append(torch.cat([each.detach().flatten() for each in loss.state_dict().values()]))
     assert torch.equal(*ends)
@@ -115,59 +106,65 @@ def make_kl_loss():
 @pytest.mark.parametrize(("share", "beta"), [(1.6, 2.0), (1.4, 1.0), (1 / 1.4, 1.0), (1 / 1.6, 0.5)])
 def test_the_coefficient_doubles_above_its_target_and_halves_below(share, beta):
     """Section 4 of the paper: by 1.5 times the target, and by its share of 1.5."""
-    loss, batch = make_kl_loss()
-    batch["action_log_prob"] -= 0.1
-    kl = torch.tensor(0.1).expm1() - 0.1
-    assert loss.adapt(batch, float(kl) / share) == beta
+    example = load("ppo_kl")
+    kl = float(torch.tensor(0.1).expm1() - 0.1)
+    pipeline = example.build(example.Config(target_kl=kl / share))
+    (batch,) = [each for each, _ in zip(pipeline.collector, range(1), strict=False)]
+    batch["action_log_prob"] = pipeline.policy.get_dist(batch).log_prob(batch["action"]).detach() - 0.1
+    moment = SimpleNamespace(stage="learned", batch=batch, scalars={})
+    pipeline.listeners[0](moment)
+    pipeline.close()
+    assert moment.scalars["beta"] == pipeline.learn.update.loss.beta == beta
 
 
-def test_the_page_about_them_shows_what_runs(own_ids):
-    page = (FOLDER.parent / "docs" / "compose.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 2
-    for block in blocks:
-        exec(block, {"__name__": "page"})
-    block = next(each for each in blocks if "    def forward" in each)
-    forward = block[block.index("    def forward") :].strip()
-    assert forward in (FOLDER / "ppo_kl.py").read_text()
+def td3_parts():
+    torch.manual_seed(0)
+    spec = make_env(EnvConfig("Pendulum-v1", 4), seed=0).action_spec
+    critics = torch.nn.ModuleList(ActionValueCritic(MLP(4, 1, (16,)), spec) for _ in range(2))
+    online = torch.nn.ModuleDict({"actor": DeterministicActor(MLP(3, 1, (16,)), spec), "critics": critics})
+    return load("td3"), {"online": online, "target": frozen_copy(online)}
+
+
+def test_td3_by_hand():
+    """The smaller of two targets at a noisy action, and nothing beyond what is terminal."""
+    example, networks = td3_parts()
+    batch, target = sac_batch(), networks["target"]
+    torch.manual_seed(1)
+    noise = (0.2 * torch.randn(16, 1)).clamp(-0.5, 0.5) * 2
+    after = batch["next"]
+    action = (2 * torch.tanh(target.actor.network(after["observation"])) + noise).clamp(-2, 2)
+    values = [each.compute(after["observation"], action)[0] for each in target.critics]
+    value = torch.where(after["terminated"], after["reward"], after["reward"] + 0.99 * torch.minimum(*values))
+    critics = networks["online"].critics
+    errors = [each.compute(batch["observation"], batch["action"])[0] - value for each in critics]
+    torch.manual_seed(1)
+    loss = example.CriticLoss(networks)(batch)["loss_critics"]
+    torch.testing.assert_close(loss, sum(error.square().mean() for error in errors))
+
+
+def test_td3_trains_the_actor_alone_by_its_loss():
+    example, networks = td3_parts()
+    example.ActorLoss(networks)(sac_batch())["loss_actor"].backward()
+    online = networks["online"]
+    assert all(each.grad is not None for each in online.actor.parameters())
+    assert all(each.grad is None for each in online.critics.parameters())
+
+
+def test_the_bonus_of_rnd_does_not_end_with_an_episode():
+    """What the second critic is to learn goes on where the next episode begins."""
+    example = load("rnd")
+    pipeline = example.build(example.Config(total_frames=1024, rollout_steps=8))
+    batch = next(iter(pipeline.collector))
+    batch["next", "done"][:] = batch["next", "terminated"][:] = True
+    learned = pipeline.learn.advantage(batch)
+    pipeline.close()
+    assert not learned["next", "bonus_done"].any()
+    # without a next state, the value of a reward that ends an episode would be that reward
+    torch.testing.assert_close(learned["value_target"], batch["next", "reward"])
+    assert (learned["bonus_value_target"] - learned["next", "bonus_reward"]).abs().min() > 0
 
 
 def test_without_optuna_its_example_says_so_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(SystemExit, match=r'optuna_search.py needs optuna: pip install "rlpipe\[optuna\]"'):
         load("optuna_search")
-
-
-@pytest.mark.slow
-@pytest.mark.learning
-def test_sac_learns_pendulum():
-    assert load("sac").main().mean > -220
-
-
-@pytest.mark.learning
-def test_ppo_with_a_kl_penalty_learns_cartpole():
-    assert load("ppo_kl").main().mean > 400
-
-
-@pytest.mark.slow
-@pytest.mark.learning
-# TorchRL's trainer about its own hook
-@pytest.mark.filterwarnings("ignore:The 'post_loss' hook stage:FutureWarning")
-def test_losses_exchanged_with_torchrl_learn_cartpole():
-    inside, outside = load("torchrl_exchange").main()
-    assert inside.mean > 150
-    assert outside.mean > 150
-
-
-@pytest.mark.slow
-@pytest.mark.learning
-def test_the_search_finds_the_learning_rate_that_learns(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("optuna")
-    monkeypatch.chdir(tmp_path)
-    search = load("optuna_search")
-    means = search.main(seeds=2, rates=(1e-6, 1e-3))
-    assert means[1e-3] > 250
-    assert "best is lr 0.001" in capsys.readouterr().out
-    # once more into a folder of its own
-    search.main(seeds=1, rates=(1e-3,), total_frames=1024)
-    assert len(list((tmp_path / "runs" / "optuna").iterdir())) == 2
