@@ -126,15 +126,35 @@ def _algorithm_in(module: ModuleType, source: Source) -> Loaded:
     build = getattr(found, _BUILD, found)
     if not callable(build):
         raise ConfigError(f"algorithm {source.text} is {shown(found)}; expected build(config) -> Pipeline")
+    if not _takes_one(build):
+        wanted = ", ".join(inspect.signature(build).parameters)
+        raise ConfigError(f"algorithm {source.text}: {where} has {source.name}({wanted}); expected {_BUILD}(config)")
     config = getattr(found, "Config", None) or _annotated(build) or getattr(module, "Config", None)
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
         what = "has no Config" if config is None else f"has a Config that is {shown(config)}"
         raise ConfigError(f"algorithm {source.text}: {where} {what}; expected a dataclass with its options")
+    try:
+        typing.get_type_hints(config)
+    except Exception as error:  # annotations may be any expressions
+        raise ConfigError(f"algorithm {source.text}: the types of Config cannot be read: {error}") from error
     for field in dataclasses.fields(config):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"algorithm {source.text}: {field.name} of Config has no default; every option needs one")
     text = inspect.getdoc(module) or inspect.getdoc(build) or ""
     return Loaded(config, build, (text.splitlines() or [""])[0].rstrip(". ") or f"the algorithm of {where}")
+
+
+def _takes_one(build: Callable[..., Any]) -> bool:
+    """Whether `build(config)` is possible; true of what has no signature."""
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def _annotated(build: Callable[..., Any]) -> Any:

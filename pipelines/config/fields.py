@@ -20,21 +20,21 @@ LARGEST = 1e38
 def number(
     default: Any,
     *,
-    at_most: float,
     at_least: float | None = None,
     above: float | None = None,
+    at_most: float | None = None,
     at_most_numbers: int | None = None,
 ) -> Any:
     """A numeric field with bounds, which every Config checks when it is made.
 
-    The upper bound is required, so that a typing error is refused instead of filling the memory. A subclass that
-    overrides the field with a plain default keeps the bounds.
+    A subclass that overrides the field with a plain default keeps the bounds. Give an upper bound to a number that
+    decides how much memory is taken, so that a typing error is refused instead of filling it.
 
     Args:
         default: of the field: a number, a tuple of them, or `None`.
-        at_most: for each number.
         at_least: for each number.
         above: the same, without equality.
+        at_most: for each number.
         at_most_numbers: in a tuple.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "at_most_numbers": at_most_numbers}
@@ -72,7 +72,7 @@ def check_fields(config: Any) -> None:
         value = getattr(config, name)
         if not _matches(value, hint):
             listed = get_origin(hint) is Literal
-            expected = f"allowed are {', '.join(get_args(hint))}" if listed else f"expected {_words(hint)}"
+            expected = f"allowed are {', '.join(map(str, get_args(hint)))}" if listed else f"expected {_words(hint)}"
             raise ConfigError(f"{name} is {shown(value)}; {expected}")
         # whole numbers would become tensors of another type
         object.__setattr__(config, name, _converted(value, hint))
@@ -94,17 +94,25 @@ def bounds_of(cls: type, name: str) -> Mapping[str, float | None]:
 def _matches(value: Any, hint: Any) -> bool:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        # the type first: comparing an array gives an array
-        return isinstance(value, str) and value in args
+        # the type first: comparing an array gives an array, and True is 1
+        return any(type(value) is type(arg) and value == arg for arg in args)
     if origin in (Union, types.UnionType):
         return any(_matches(value, arg) for arg in args)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_matches(item, args[0]) for item in value)
+        fits = isinstance(value, tuple) and (args[-1:] == (...,) or len(value) == len(args))
+        return fits and all(map(_matches, value, _hints_in(args, len(value))))
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    # what is in a dict or list is not looked at, and what is no class, such as `Any`, allows everything
+    kind = hint if origin is None else origin
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _hints_in(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """The hint of each of `count` items of a tuple, from `tuple[int, ...]` or `tuple[int, float]`."""
+    return args[:1] * count if args[-1:] == (...,) else args
 
 
 def _converted(value: Any, hint: Any) -> Any:
@@ -113,7 +121,7 @@ def _converted(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _converted(value, next(arg for arg in args if _matches(value, arg)))
     if origin is tuple:
-        return tuple(_converted(item, args[0]) for item in value)
+        return tuple(map(_converted, value, _hints_in(args, len(value))))
     return float(value) if hint is float else value
 
 
@@ -121,7 +129,9 @@ def _words(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_words(arg) for arg in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"a tuple, each {_words(get_args(hint)[0])}"
+        args = get_args(hint)
+        each = f"each {_words(args[0])}" if args[-1:] == (...,) else ", ".join(map(_words, args))
+        return f"a tuple, {each}" if args[-1:] == (...,) else f"a tuple of {len(args)}: {each}"
     names = {
         int: "a whole number",
         float: "a finite number",

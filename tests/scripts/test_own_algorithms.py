@@ -265,6 +265,14 @@ def test_runs_of_other_sources_are_other_rows(capsys):
         ([("lr: float = 3e-3", "lr: object = object")], [], "lr is <class 'object'>, which config.json cannot hold"),
         ([("class Config:", "class Options:")], [], "mine.py has no Config; expected a dataclass with its options"),
         ([("@dataclass(frozen=True)\n", "")], [], "expected a dataclass with its options"),
+        ([("lr: float = 3e-3", "lr: list[int] = 1")], [], "lr is 1; expected list[int]"),
+        (
+            [("lr: float = 3e-3", "lr: 'Unknown' = 1")],
+            [],
+            "types of Config cannot be read: name 'Unknown'",
+        ),
+        ([("(config):", "(config, seed):")], [], "mine.py has build(config, seed); expected build(config)"),
+        ([("build(config):", "build():")], [], "mine.py has build(); expected build(config)"),
         ([("def build", "def make")], [], "mine.py has no 'build'; an algorithm is a Config"),
         ([("    return Pipeline(", "    (")], [], "build of mine.py returned None; expected a Pipeline"),
         (
