@@ -19,7 +19,7 @@ class Config(RolloutConfig, TrainConfig):
     env_id: str = "FrozenLake-v1"
     env_kwargs: dict = field(default_factory=lambda: {"desc": generate_random_map(16, 0.85, 1), "is_slippery": False})
     num_envs: int = 16
-    total_frames: int = 102_400
+    total_frames: int = 40_960
     curiosity: float = 0.1
 
 
