@@ -85,7 +85,9 @@ def _take(
         if any(key in there for key in own):
             found = True
             _check_fits(f"the {part} of {start.path}", own, there, known=kept | set(state))
-            _check_bounds(f"the {part} of {start.path}", {key: state[key] for key in kept & set(state)}, there)
+            _check_bounds(
+                f"the {part} of {start.path}", {key: each for key, each in state.items() if key in kept}, there
+            )
             module.load_state_dict({**state, **{key: there[key] for key in own}})
     if not found and part in (*start.take, "policy"):
         raise ConfigError(

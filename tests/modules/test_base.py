@@ -119,6 +119,8 @@ def test_keys_that_are_none_are_refused():
         Critic(MLP(4, 1), in_keys=[])
     with pytest.raises(ValueError, match=r"in_keys of GaussianNoise are \['a', 'b'\]; expected as many keys as"):
         GaussianNoise(BOX, 0.1, in_keys=["a", "b"])
+    with pytest.raises(ValueError, match=r"in_keys of ActionValueCritic are \['a', 'b'\]; expected as many keys"):
+        ActionValueCritic(MLP(6, 1), BOX, in_keys=["a", "b"])
     with pytest.raises(TypeError, match="unexpected keyword argument 'in_key'"):
         Critic(MLP(4, 1), in_key=["features"])
 

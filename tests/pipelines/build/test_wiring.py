@@ -37,6 +37,8 @@ LOOP = {
     "gif",
     "threads",
     "device",
+    # listeners of the training loop: tests/pipelines/config/test_config_schedules.py
+    "schedule",
     # give the same run in another way: test_stepping.py, test_recorder.py, test_processes.py, test_image_buffer.py
     "backend",
     "compile",

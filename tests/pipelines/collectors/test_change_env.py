@@ -68,11 +68,13 @@ def test_resets_have_new_seeds_each_time():
     config = EnvConfig("CartPole-v1", num_envs=3)
     with contextlib.closing(builder("a2c")(config_class("a2c")(env_id="CartPole-v1", num_envs=3))) as pipeline:
         base = pipeline.collector.env
-        starts = [base.base_env.root["observation"]]
+        starts, infos = [base.base_env.root["observation"]], base.base_env.infos
         for value in (True, False, True, False):
             pipeline.change_env(sutton_barto_reward=value)
             starts.append(base.base_env.root["observation"])
         assert len({each.tobytes() for each in starts}) == 5
+        # which training reads
+        assert base.base_env.infos is infos
         again = contextlib.closing(builder("a2c")(config_class("a2c")(env_id="CartPole-v1", num_envs=3)))
         with again as other:
             other.change_env(sutton_barto_reward=True)
