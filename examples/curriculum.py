@@ -29,7 +29,7 @@ def lake(distance=30):
 class Config:
     env_id: str = lake
     seed: int = 0
-    total_frames: int = 40_960
+    total_frames: int = 61_440
     distance: int = 1
     """Moves from the start to the goal when training begins; evaluations begin 30 moves away."""
 
