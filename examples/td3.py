@@ -29,7 +29,7 @@ class CriticLoss(ModuleDict):
         actor, after = self.target.actor, batch["next"]
         with torch.no_grad():
             (action,) = actor.compute(after["observation"])
-            noise = (0.2 * torch.randn_like(action)).clamp(-0.5, 0.5) * actor.high
+            noise = (0.2 * torch.randn_like(action)).clamp(-0.5, 0.5) * (actor.high - actor.low) / 2
             action = (action + noise).clamp(actor.low, actor.high)
             value = torch.minimum(*(critic.compute(after["observation"], action)[0] for critic in self.target.critics))
             target = after["reward"] + 0.99 * ~after["terminated"] * value
