@@ -50,8 +50,9 @@ def make_training_env(config: TrainConfig, seeds: Seeds, last: Sequence[Transfor
     if config.normalize_observation:
         transforms.append(RunningObservationNorm(clip=config.clip_observation))
     if config.normalize_reward:
-        # the algorithms that may normalise have a gamma
-        transforms.append(RunningRewardNorm(config.gamma, config.clip_reward))  # type: ignore[attr-defined]
+        if not hasattr(config, "gamma"):
+            raise ConfigError("normalize_reward is True, which needs a field gamma; let Config inherit RolloutConfig")
+        transforms.append(RunningRewardNorm(config.gamma, config.clip_reward))
     with _naming("env_id", config.env_id):
         # if other processes collect, this one only gives specs and transforms
         here = replace(config.env, num_envs=config.num_envs // config.num_collectors)

@@ -302,3 +302,13 @@ def test_a_wrong_name_is_one_line(capsys, name, line):
     for each in ("mine.py", "random.py", "my-own.py"):
         write(each)
     assert line in said(capsys, "train", name, code=2)
+
+
+def test_normalised_rewards_need_a_discount(capsys):
+    changes = [
+        ("class Config:", "class Config(TrainConfig):"),
+        ("import (", "import (\n    TrainConfig, set_up,"),
+        (MAKES_ENV, "    _, seeds, env = set_up(config)"),
+    ]
+    line = said(capsys, "train", write("mine.py", *changes), "--normalize-reward", code=2)
+    assert "needs a field gamma; let Config inherit RolloutConfig" in line
