@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch import nn
 
 from rlpipe.modules.base import TensorModule
 from rlpipe.modules.exploration.schedules import Schedule
@@ -15,7 +18,7 @@ class Explorer(TensorModule):
     """A module behind an actor that changes its actions while exploring, by a number that follows a schedule.
 
     The number changes only in `advance`, once a batch: it is a function of two counters, frames and finished episodes,
-    which are the module's state.
+    which are the module's state. `train` calls `advance` after each batch, unless the algorithm has done so.
 
     Args:
         schedule: of the number; or the number itself.
@@ -43,3 +46,18 @@ class Explorer(TensorModule):
         if any(type(state[name]) is not int or state[name] < 0 for name in ("frames", "episodes")):
             raise ValueError("frames and episodes of exploration are expected to be whole numbers")
         self.frames, self.episodes = state["frames"], state["episodes"]
+
+
+def scheduled(policy: nn.Module) -> list[Explorer]:
+    """The parts of a policy that explore by a schedule."""
+    return [each for each in policy.modules() if isinstance(each, Explorer) and callable(each.schedule)]
+
+
+@contextlib.contextmanager
+def advanced(explorers: Sequence[Explorer], batch: TensorDictBase) -> Iterator[None]:
+    """Within, a batch is learned from; after it, each schedule that the algorithm did not advance is advanced."""
+    before = [each.frames for each in explorers]
+    yield
+    for each, frames in zip(explorers, before, strict=True):
+        if each.frames == frames:
+            each.advance(batch)

@@ -8,6 +8,8 @@ from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.training.result import Result
 
 _LOG = logging.getLogger("rlpipe")
+_PATIENCE = 10_000
+"""Steps of each environment without an update or the end of an episode, after which a warning says so."""
 
 
 def warn_of_fresh_environments(pipeline: Pipeline) -> None:
@@ -16,6 +18,12 @@ def warn_of_fresh_environments(pipeline: Pipeline) -> None:
             "rlpipe: checkpoints cannot save this collector's environments: a resumed run continues in fresh ones, "
             "with other results; those of SyncDataCollector are saved, if each transform treats every step by itself"
         )
+
+
+def warn_of_nothing_yet(result: Result, before: int, *, num_envs: int) -> None:
+    """Warn once, by the frames before the last batch and after it, if training has achieved nothing for too long."""
+    if not result.updates and not result.episodes and before < _PATIENCE * num_envs <= result.frames:
+        warn_of_no_updates(result, "training has made")
 
 
 def warn_of_no_updates(result: Result, what: str) -> None:

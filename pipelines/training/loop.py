@@ -12,26 +12,26 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from rlpipe.errors import InterruptedRunError, TrainingError
+from rlpipe.modules.exploration.explorer import Explorer, advanced, scheduled
 from rlpipe.pipelines.checkpoints.checkpoint import check_savable
 from rlpipe.pipelines.checkpoints.names import checkpoint_path
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.progress import Evaluation, Listener, Reporter, Stage
+from rlpipe.pipelines.progress import Evaluation, Listener
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.seeding import GlobalRandom
 from rlpipe.pipelines.stopping import StoppingRule
+from rlpipe.pipelines.training.audience import Audience
 from rlpipe.pipelines.training.failures import check_diverged, check_finite, check_weights, explained
 from rlpipe.pipelines.training.finished_episodes import Ended, EpisodeCounter, frames_of
-from rlpipe.pipelines.training.hints import warn_of_fresh_environments, warn_of_no_updates
-from rlpipe.pipelines.training.listeners import Listeners, Moment, MomentStage
+from rlpipe.pipelines.training.hints import warn_of_fresh_environments, warn_of_no_updates, warn_of_nothing_yet
+from rlpipe.pipelines.training.listeners import Moment
 from rlpipe.pipelines.training.metrics import Line, numbers_of
 from rlpipe.pipelines.training.progress_bar import shown
 from rlpipe.pipelines.training.result import Result
 from rlpipe.pipelines.training.signals import Interruption
 
-_PATIENCE = 10_000
-"""Steps of each environment without an update or the end of an episode, after which a warning says so."""
 _SMALLER_BATCH = "--num-envs or --rollout-steps"
 
 
@@ -133,15 +133,22 @@ class _Loop:
     def __init__(self, pipeline: Pipeline, run: Run | None, options: LoopOptions) -> None:
         self.pipeline, self.run, self.options, self.stopping = pipeline, run, options, options.stopping
         self.result, self.line, self.before = Result(), Line(), 0
-        self.reporter, self.episodes = Reporter(options.progress), EpisodeCounter(pipeline.collector)
-        listeners = (*pipeline.listeners, *options.listeners)
-        self.listeners = Listeners(listeners) if listeners else None
+        self.limit, self.episodes = frames_limit(pipeline), EpisodeCounter(pipeline.collector)
+        self.explorers = scheduled(pipeline.policy)
+        self.audience = Audience(
+            pipeline,
+            options.progress,
+            options.listeners,
+            result=self.result,
+            stopping=self.stopping,
+            limit=self.limit,
+            folder=None if run is None else run.folder,
+        )
         own: dict[str, Any] = {"progress": self.result, "line": self.line, "stopping": self.stopping}
         own["global_random"] = GlobalRandom()
-        if self.listeners is not None:
-            own["listeners"] = self.listeners
+        if self.audience.listeners is not None:
+            own["listeners"] = self.audience.listeners
         self.state = _add_own(pipeline.state, own, saved=run is not None)
-        self.limit = frames_limit(pipeline)
 
     def begin(self, stack: contextlib.ExitStack) -> None:
         """Restore a run that is resumed, until `stack` closes, and report the start."""
@@ -158,9 +165,8 @@ class _Loop:
                 self.run.note_built(self.pipeline.state, self.pipeline.collector)
         self.episodes.begin()
         self.stopping.resume(self.limit)
-        self.report("starting")
-        if self.listeners:
-            self.tell("started")
+        self.audience.report("starting")
+        self.audience.tell("started")
         if self.run is not None and self.run.start_from is not None and not self.result.frames:
             # the weights that the run begins with do not follow from its config
             self.checkpoint()
@@ -172,7 +178,7 @@ class _Loop:
             return False
         started, environments = time.perf_counter(), self.pipeline.environments
         self.pipeline.drop_abandoned()
-        batch = self.collect(batches)
+        batch = _collect(batches, self.pipeline)
         if batch is None:
             return False
         ended = self.episodes.count(batch)
@@ -180,44 +186,25 @@ class _Loop:
         saving = environments is not None and self.due(self.options.checkpoint_every)
         if environments is not None and saving:
             environments.cut(batch)
-        if self.listeners and (changed := self.tell("collected", batch=batch).batch) is not None:
-            batch = changed
-        learned = self.learn(batch, started)
+        if (moment := self.audience.tell("collected", batch=batch)) is not None and moment.batch is not None:
+            batch = moment.batch
+        learned = _learn(batch, self.pipeline, self.explorers, started)
         self.count(batch, learned, ended)
         if environments is not None and saving:
             environments.synchronise(self.result.frames)
         self.result.seconds += time.perf_counter() - started
-        if not self.result.updates and not self.result.episodes:
-            num_envs = batch.numel() // batch.shape[-1]
-            if self.before < _PATIENCE * num_envs <= self.result.frames:
-                warn_of_no_updates(self.result, "training has made")
+        warn_of_nothing_yet(self.result, self.before, num_envs=batch.numel() // batch.shape[-1])
         if self.due(self.options.log_every):
             self.log()
         return True
-
-    @gpu_memory_for("the collection of a batch", _SMALLER_BATCH)
-    def collect(self, batches: Iterator[TensorDictBase]) -> TensorDictBase | None:
-        """The next batch, if there is one."""
-        try:
-            return next(batches, None)
-        except TrainingError as error:
-            check_diverged(self.pipeline.policy, error)
-            raise
-
-    @gpu_memory_for("what is learned from a batch", _SMALLER_BATCH)
-    def learn(self, batch: TensorDictBase, started: float) -> dict[str, float]:
-        """Learn from a batch; returns the scalars of `learn` and of the collector."""
-        learned = numbers_of(self.pipeline.learn(batch))
-        metrics = getattr(self.pipeline.collector, "metrics", None)
-        return learned if metrics is None else learned | metrics(time.perf_counter() - started)
 
     def count(self, batch: TensorDictBase, learned: dict[str, float], ended: Ended) -> None:
         """Add a batch to the counters, the stopping rule and the line of metrics."""
         result = self.result
         result.updates += int(learned["updates"])
         result.episodes += len(ended.returns)
-        if self.listeners:
-            learned = self.tell("learned", batch=batch, scalars=learned).scalars
+        if (moment := self.audience.tell("learned", batch=batch, scalars=learned)) is not None:
+            learned = moment.scalars
         check_finite(learned, result.frames)
         self.stopping.after_batch(ended.returns, learned)
         result.longest_streak = self.stopping.longest_streak
@@ -233,7 +220,7 @@ class _Loop:
             self.run.log_batch(result.frames, scalars, returns, lengths)
         # before the listener, which may raise: the line is written
         self.line.clear()
-        self.report("training", scalars=scalars, returns=returns, lengths=lengths)
+        self.audience.report("training", scalars=scalars, returns=returns, lengths=lengths)
 
     def do_what_is_due(self) -> None:
         """Evaluate and checkpoint if the batch passed a multiple of their intervals; raise what the listener raised."""
@@ -249,7 +236,7 @@ class _Loop:
 
     def evaluate(self, judge: Callable[[], Evaluation]) -> None:
         """Evaluate, log it, and keep the policy if it is the best so far."""
-        self.report("evaluating")
+        self.audience.report("evaluating")
         with gpu_memory_for("an evaluation", "--eval-episodes"):
             evaluation = judge()
         if self.run is not None:
@@ -257,9 +244,8 @@ class _Loop:
             check_weights(self.pipeline.policy, self.result.frames)
             self.run.keep_best(self.result.frames, self.state, evaluation.mean)
         self.stopping.after_evaluation(evaluation.mean)
-        if self.listeners:
-            self.tell("evaluated", evaluation=evaluation)
-        self.report("evaluated", evaluation=evaluation)
+        self.audience.tell("evaluated", evaluation=evaluation)
+        self.audience.report("evaluated", evaluation=evaluation)
 
     def checkpoint(self) -> None:
         """Write a checkpoint into the run, if there is one."""
@@ -268,33 +254,12 @@ class _Loop:
         if self.run is not None:
             is_new = not checkpoint_path(self.run.folder, self.result.frames).exists()
             self.run.checkpoint(self.result.frames, self.state)
-            if self.listeners and is_new:
-                self.tell("checkpointed")
-
-    def report(self, stage: Stage, **new: Any) -> None:
-        """Report to the listener, who may end the run."""
-        if reason := self.reporter.report(self.result.progress(stage, **new)):
-            self.stopping.end(reason, self.limit)
-
-    def tell(self, stage: MomentStage, **new: Any) -> Moment:
-        """Tell the listeners of a moment, which there must be; they may change what is new, and end the run."""
-        result, run = self.result, None if self.run is None else self.run.folder
-        counted = (result.frames, self.limit, result.updates, result.episodes, result.seconds)
-        moment = Moment(stage, self.pipeline, *counted, run, **new)
-        assert self.listeners is not None
-        if reason := self.listeners.tell(moment):
-            self.stopping.end(reason, self.limit)
-        if stage != "collected":
-            # else what is kept of older batches belongs to episodes that end in this one
-            self.pipeline.drop_abandoned()
-        return moment
+            if is_new:
+                self.audience.tell("checkpointed")
 
     def raise_listeners(self) -> None:
         """Raise what a listener raised, after the batch is finished and a checkpoint written."""
-        error = self.reporter.raised
-        if error is None and self.listeners:
-            error = self.listeners.raised
-        if error is not None:
+        if (error := self.audience.raised) is not None:
             try:
                 self.checkpoint()
             except TrainingError as failure:
@@ -305,12 +270,32 @@ class _Loop:
         """Write what is left; after the checkpoint, because a run that resumes from it has not yet ended."""
         self.checkpoint()
         self.log()
-        if self.listeners:
-            self.tell("ended")
+        self.audience.tell("ended")
         if self.result.frames and not self.result.updates:
             warn_of_no_updates(self.result, "nothing was learned: training ended with")
         self.raise_listeners()
         return self.result
+
+
+@gpu_memory_for("the collection of a batch", _SMALLER_BATCH)
+def _collect(batches: Iterator[TensorDictBase], pipeline: Pipeline) -> TensorDictBase | None:
+    """The next batch, if there is one."""
+    try:
+        return next(batches, None)
+    except TrainingError as error:
+        check_diverged(pipeline.policy, error)
+        raise
+
+
+@gpu_memory_for("what is learned from a batch", _SMALLER_BATCH)
+def _learn(
+    batch: TensorDictBase, pipeline: Pipeline, explorers: Sequence[Explorer], started: float
+) -> dict[str, float]:
+    """Learn from a batch; returns the scalars of `learn` and of the collector."""
+    with advanced(explorers, batch):
+        learned = numbers_of(pipeline.learn(batch))
+    metrics = getattr(pipeline.collector, "metrics", None)
+    return learned if metrics is None else learned | metrics(time.perf_counter() - started)
 
 
 def _add_own(state: Mapping[str, Any], own: Mapping[str, Any], *, saved: bool) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_those_of_the_pipeline_come_first():
 def test_without_any_nothing_is_built():
     with contextlib.closing(ppo.build(ppo.Config(**SMALL))) as pipeline:
         loop = _Loop(pipeline, None, LoopOptions())
-        assert loop.listeners is None
+        assert loop.audience.listeners is None
         assert "listeners" not in loop.state
 
 
