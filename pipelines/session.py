@@ -17,6 +17,7 @@ import torch
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
 from rlpipe.pipelines.algorithms.recipes import Recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
+from rlpipe.pipelines.build.oversights import recording, warn_of_unlearned, warn_of_unread
 from rlpipe.pipelines.build.schedules import check_scheduled
 from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
@@ -136,10 +137,15 @@ class Session:
         return self._finish(pipeline, written, result, evaluation)
 
     def _build(self) -> Pipeline:
-        pipeline = self.recipe.build(self.config)
+        read: set[str] = set()
+        source = self.recipe.source
+        pipeline = self.recipe.build(recording(self.config, read) if source else self.config)
         if not isinstance(pipeline, Pipeline):
             raise ConfigError(f"build of {self.recipe.algorithm} returned {shown(pipeline)}; expected a Pipeline")
         check_scheduled(self.config, pipeline.listeners)
+        if source is not None:
+            warn_of_unread(self.config, self.recipe.config(), read, source.texts())
+            warn_of_unlearned(pipeline.policy, pipeline.state)
         return pipeline
 
     def _open_run(self, pipeline: Pipeline, start: Start | None) -> Run:

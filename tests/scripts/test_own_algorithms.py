@@ -328,3 +328,22 @@ def test_normalised_rewards_need_a_discount(capsys):
     ]
     line = said(capsys, "train", write("mine.py", *changes), "--normalize-reward", code=2)
     assert "needs a field gamma; let Config inherit RolloutConfig" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "line"),
+    [
+        ([], ["--lr", "0.01"], ""),
+        ([("lr=config.lr", "lr=0.001")], ["--lr", "0.003"], ""),
+        ([("lr=config.lr", "lr=0.001")], ["--lr", "0.01"], "--lr changes nothing: build does not read config.lr"),
+        ([("lr=config.lr", "lr=vars(config)['lr']")], ["--lr", "0.01"], ""),
+        ([("Adam(loss.", "Adam(critic.")], [], "policy.network.0.weight and 3 more will not learn: no optimizer"),
+        ([("Adam(loss.", "Adam(actor.")], [], "loss.critic.network.0.weight and 3 more will not learn: no optimizer"),
+        ([("    optimizer =", "    critic.requires_grad_(False)\n    optimizer =")], [], ""),
+    ],
+)
+def test_what_a_build_has_forgotten_is_a_warning(caplog, capsys, changes, arguments, line):
+    with caplog.at_level("WARNING", logger="rlpipe"):
+        said(capsys, "train", write("mine.py", *changes), *arguments, *QUIET)
+    assert [each.getMessage() for each in caplog.records if line not in each.getMessage()] == []
+    assert len(caplog.records) == bool(line)
