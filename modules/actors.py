@@ -52,6 +52,16 @@ class StochasticActor(TensorModule):
         self.name_keys(network, ["action_mask"] if masked else [], [*actions, "action_log_prob"], **keys)
         self.network, self.generator, self.masked = network, generator, masked
 
+    @property
+    def dist_sample_keys(self) -> list[NestedKey]:
+        """The entries of the action; the name is that of TorchRL's `ProbabilisticActor`, whose losses ask for it."""
+        return list(self.out_keys_source[:-1])
+
+    @property
+    def log_prob_keys(self) -> list[NestedKey]:
+        """The entry of the log-probability, as a list; see `dist_sample_keys`."""
+        return list(self.out_keys_source[-1:])
+
     def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> Any:
         """The action distribution that the network's outputs describe; each subclass defines it."""
         raise NotImplementedError

@@ -94,13 +94,18 @@ class TanhNormal(Distribution):
         noise = torch.randn((*sample_shape, *self.normal_mean.shape), dtype=self.normal_mean.dtype)
         return self._squash(self.normal_mean + self.normal_std * noise.to(self.normal_mean.device))
 
-    def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
+    def rsample_and_log_prob(
+        self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
         """A reparameterised action `[*B, *D]` and its log-probability `[*B]`, both with gradients to mean and std.
+
+        With a `sample_shape` S, both have its dimensions in front: `[*S, *B, *D]` and `[*S, *B]`.
 
         The log-probability is that of the drawn `u`. `log_prob` has to invert the action, which is inexact near the
         bounds, where its gradient is wrong.
         """
-        noise = torch.randn_like(self.normal_mean)
+        mean = self.normal_mean
+        noise = torch.randn_like(mean.expand(*sample_shape, *mean.shape) if sample_shape else mean)
         u = self.normal_mean + self.normal_std * noise
         return self._squash(u), self._log_prob(noise, u)
 

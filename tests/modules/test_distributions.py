@@ -161,3 +161,12 @@ def test_bounds_at_the_end_of_float32_are_no_trouble():
     assert action.isfinite().all()
     (distribution.log_prob(action) + distribution.entropy()).sum().backward()
     assert mean.grad.isfinite().all()
+
+
+def test_joint_draws_of_a_sample_shape_are_those_of_log_prob():
+    mean, bound = torch.zeros(3, 2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    distribution = TanhNormal(mean, torch.full_like(mean, 0.3), -bound, bound)
+    action, log_prob = distribution.rsample_and_log_prob((5,))
+    assert action.shape == (5, 3, 2)
+    torch.testing.assert_close(log_prob, distribution.log_prob(action))
+    assert len(action.unique()) == action.numel()

@@ -17,7 +17,7 @@ from torchrl.objectives.value import GAE as StockGAE
 from torchrl.trainers import TargetNetUpdaterHook, Trainer
 
 from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, TargetUpdate
-from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, GaussianActor, QActor
+from rlpipe.modules import MLP, ActionValueCritic, CategoricalActor, Critic, DeterministicActor, GaussianActor, QActor
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
@@ -91,11 +91,19 @@ def make_stock_actor(kind):
     )
 
 
+def make_our_actor(kind, spec):
+    if kind is TD3Loss:
+        return DeterministicActor(MLP(3, 1, (8,)), spec)
+    return GaussianActor(MLP(3, 2, (8,)), spec, state_dependent_std=True)
+
+
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("kind", [SACLoss, TD3Loss])
-def test_stock_losses_for_box_actions_learn_from_replay_and_are_logged(kind):
+def test_stock_losses_for_box_actions_learn_from_replay_and_are_logged(kind, ours):
     env = make_env(EnvConfig("Pendulum-v1", 4), seed=0)
     torch.manual_seed(0)
-    actor, critic = make_stock_actor(kind), ActionValueCritic(MLP(4, 1, (8,)), env.action_spec)
+    actor = make_our_actor(kind, env.action_spec) if ours else make_stock_actor(kind)
+    critic = ActionValueCritic(MLP(4, 1, (8,)), env.action_spec)
     loss = kind(actor, critic, **({"bounds": (-2.0, 2.0)} if kind is TD3Loss else {"action_spec": env.action_spec}))
     loss.make_value_estimator(gamma=0.9)
     update = gradient_step(loss, torch.optim.Adam(loss.parameters(), lr=1e-2), after=[SoftUpdate(loss, tau=0.1).step])
