@@ -34,6 +34,7 @@ def build(config):
     encoder = TensorDictModule(MLP(4, None, (64,), activation="tanh"), in_keys=["observation"], out_keys=["features"])
     policy = Policy(encoder, CategoricalActor(MLP(64, 2, (64,)), env.action_spec, in_keys=["features"]))
     critic = TensorDictSequential(encoder, Critic(MLP(64, 1, (64,)), in_keys=["features"]))
+    # values reach 100, and their gradient would drown the policy's in the encoder
     loss = ClipPPOLoss(policy, critic, normalize_advantage=True, critic_coeff=0.01, loss_critic_type="l2")
     update = gradient_step(loss, torch.optim.Adam(loss.parameters(), lr=config.lr), max_norm=0.5)
     buffer = ReplayBuffer(storage=LazyTensorStorage(1024), sampler=SamplerWithoutReplacement(), batch_size=128)
