@@ -10,7 +10,8 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError, ConfigError, shown
 from rlpipe.pipelines.config.json_form import checked, config_from_json, made
-from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers
+from rlpipe.pipelines.config.schedules import schedules_of
+from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind
 from rlpipe.pipelines.runs.read import read_description
 from rlpipe.pipelines.training.listeners import listener_names
 from rlpipe.user_modules import module_of
@@ -53,7 +54,9 @@ def configs_of(described: Mapping[str, Any], config: Any, given: Collection[str]
     """
     before = checked(config_from_json(type(config), described["config"]))
     was, now = (json.loads(json.dumps(dataclasses.asdict(each))) for each in (before, config))
-    given = {*given, "schedule"} if getattr(config, "schedule", ()) else set(given)
+    for values, each in ((was, before), (now, config)):
+        # a schedule counts as the value of its field
+        values.update({schedule.field: schedule.text for schedule in schedules_of(each)})
     for name in sorted(given):
         if name not in _FREE and was[name] != now[name]:
             raise ConfigError(
@@ -94,4 +97,4 @@ def loggers_of(described: Mapping[str, Any]) -> tuple[Kind, ...]:
     kinds = described.get("loggers", DEFAULT)
     if not (isinstance(kinds, (list, tuple)) and all(kind in KINDS for kind in kinds)):
         raise CheckpointError("config.json names unknown loggers; add --logger tensorboard")
-    return check_loggers(kinds)
+    return tuple(kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -96,17 +97,26 @@ def _variables(function: Any) -> list[tuple[str, Any]]:
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     found = [(name, content) for name, cell in cells for content in _content(cell)]
     if not _of_library(function):
-        names = [name for code in _codes(function.__code__) for name in code.co_names]
-        found += [(name, function.__globals__[name]) for name in dict.fromkeys(names) if name in function.__globals__]
+        names = dict.fromkeys(_globals_in(function.__code__))
+        found += [(name, function.__globals__[name]) for name in names if name in function.__globals__]
+        found += _defaults(function)
     return found
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """A function's code, and that of the functions in it."""
-    yield code
+def _defaults(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """The arguments of a function that have a default, by name."""
+    values, code = function.__defaults__ or (), function.__code__
+    names = code.co_varnames[code.co_argcount - len(values) : code.co_argcount]
+    return [*zip(names, values, strict=True), *(function.__kwdefaults__ or {}).items()]
+
+
+def _globals_in(code: types.CodeType) -> Iterator[str]:
+    """The names of global variables in a function's code, and in that of the functions in it."""
+    # not `co_names`, which has attributes too
+    yield from (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _codes(inner)
+            yield from _globals_in(inner)
 
 
 def _content(cell: types.CellType) -> list[Any]:

@@ -120,10 +120,14 @@ def with_schedules(options: Mapping[str, Any], cls: Any, present: Sequence[str] 
     Raises:
         ConfigError: the Config has no field `schedule`.
     """
+    entries = options.get("schedule", present)
+    if not isinstance(entries, (list, tuple)):
+        # the Config refuses it
+        return dict(options)
     given = {name: value for name, value in options.items() if isinstance(value, str) and number_kind(cls, name)}
     changed = {name: value for name, value in options.items() if name not in given}
     # a field that is given as a number has no schedule any more
-    kept = [each for each in options.get("schedule", present) if each.partition("=")[0] not in options]
+    kept = [each for each in entries if str(each).partition("=")[0] not in options]
     if not given:
         return changed if "schedule" in options or len(kept) == len(present) else {**changed, "schedule": tuple(kept)}
     if "schedule" not in {each.name for each in dataclasses.fields(cls)}:

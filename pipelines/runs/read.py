@@ -143,7 +143,10 @@ def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], run:
     if not found:
         return None
     texts = [found.get(key) for key in ("module", "name", "digest")] if isinstance(found, dict) else [None]
-    if not all(isinstance(each, str) and each.isprintable() for each in (*texts, found["file"] or "")):
+    file = found.get("file", 0) if isinstance(found, dict) else None
+    known = all(isinstance(each, str) and each.isprintable() for each in (*texts, "" if file is None else file))
+    # or else trust in the file would be trust in any module
+    if not known or (file is not None and Path(file).stem != found["module"]):
         raise CheckpointError(f"{run} is no run: its config.json is not one that rlpipe wrote")
     if found["file"] is None:
         if found["module"] not in trusted and not has_run(found["module"]):

@@ -25,26 +25,37 @@ def with_schedules_apart(arguments: Sequence[str], config: Any) -> list[str]:
     from rlpipe.pipelines.config.schedules import number_kind, with_schedules
 
     kept: list[str] = []
-    numbers: set[str] = set()
-    given: dict[str, Any] = {}
+    entries = _by_field(present)
+    given: dict[str, str] = {}
     words = list(arguments)
     while words:
-        written, equals, value = words.pop(0).partition("=")
-        name = written.removeprefix("--").replace("-", "_")
-        if written == "--schedule":
-            entries = [value] if equals else []
-            while words and not words[0].startswith("--"):
-                entries.append(words.pop(0))
-            given["schedule"] = (*given.get("schedule", ()), *entries)
-        elif written.startswith("--") and number_kind(type(config), name) and _has_schedule(value, words, equals):
+        word = words.pop(0)
+        written, equals, value = word.partition("=")
+        name = written.removeprefix("--").replace("-", "_") if written.startswith("--") else ""
+        if name == "schedule":
+            named = [value] if equals else []
+            while words and not words[0].startswith("-"):
+                named.append(words.pop(0))
+            # they take the place of those of the Config
+            entries = {field: entry for field, entry in entries.items() if entry not in present} | _by_field(named)
+            given = {field: value for field, value in given.items() if field not in entries}
+            continue
+        is_number = bool(name and number_kind(type(config), name))
+        if is_number:
+            entries.pop(name, None)
+            given.pop(name, None)
+        if is_number and _has_schedule(value, words, equals):
             given[name] = value if equals else words.pop(0)
         else:
-            numbers.add(name)
-            kept.append(f"{written}{equals}{value}")
-    left = [each for each in present if each.partition("=")[0] not in numbers]
-    if not given and len(left) == len(present):
+            kept.append(word)
+    if not given and list(entries.values()) == list(present):
         return kept
-    return [*kept, "--schedule", *with_schedules({"schedule": left, **given}, type(config))["schedule"]]
+    named = list(entries.values())
+    return [*kept, "--schedule", *with_schedules({"schedule": named, **given}, type(config))["schedule"]]
+
+
+def _by_field(entries: Sequence[str]) -> dict[str, str]:
+    return {entry.partition("=")[0]: entry for entry in entries}
 
 
 def _has_schedule(value: str, words: Sequence[str], equals: str) -> bool:

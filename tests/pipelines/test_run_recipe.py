@@ -81,7 +81,7 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
         ({"lr": 1e-5}, "lr is 1e-05, and the run was started with 0.003; leave it out"),
         ({"total_frames": 256}, "total_frames is 256, and the run was started with 1024; it can only be raised"),
         ({"folder": None}, "resume is True, and no folder is given"),
-        ({"clip": "linear:0.3:0"}, r"schedule is \['clip=linear:0.3:0'\], and the run was started with \[\]; leave it"),
+        ({"clip": "linear:0.3:0"}, "clip is 'linear:0.3:0', and the run was started with 0.3; leave it out"),
         ({"start_from": folder}, "resume is True, and start_from is given"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -93,6 +93,19 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="a listener is 3; expected a function"):
         run_recipe("ppo", folder=tmp_path / "none", listeners=[3])
     assert not (tmp_path / "none").exists()
+
+
+def test_schedules_of_a_resumed_run_are_those_of_the_run(tmp_path):
+    folder = tmp_path / "run"
+    schedules = {"clip": "linear:0.2:0", "gamma": "linear:0.9:0.99"}
+    small(folder, Clock(2, StopTraining("enough")), **schedules)
+    again = {"folder": folder, "listeners": [Clock()], "resume": True}
+    with pytest.raises(ConfigError, match="clip is 0.2, and the run was started with 'linear:0.2:0'"):
+        run_recipe("ppo", clip=0.2, **again)
+    with pytest.raises(ConfigError, match="gamma is 'linear:0.9:1', and the run was started with 'linear:0.9:0.99'"):
+        run_recipe("ppo", gamma="linear:0.9:1", **again)
+    # one of them may be left out, and be written in another way
+    assert run_recipe("ppo", clip="linear:0.20:0.0", progress=False, **again)["frames"] < 1024
 
 
 def test_an_interrupted_run_says_how_it_continues(tmp_path):

@@ -233,6 +233,14 @@ def test_a_run_folder_cannot_name_any_module_that_is_imported(capsys, monkeypatc
     described = json.loads(place.read_text())
     place.write_text(json.dumps({**described, "source": {**described["source"], "file": None, "module": "shutil"}}))
     assert "runs the code of the module 'shutil'" in said(capsys, "evaluate", folder, code=2)
+    # trust in the file is none in another module
+    config = {**described["config"], "env_id": "antigravity:Env-v0"}
+    source = {**described["source"], "module": "antigravity"}
+    for wrong in (source, [source], "mine", 3, {"module": "mine"}, {**described["source"], "file": 3}):
+        place.write_text(json.dumps({**described, "config": config, "source": wrong}))
+        line = said(capsys, "evaluate", folder, "--trust-module", "mine.py", code=2)
+        assert "its config.json is not one that rlpipe wrote" in line
+    assert "antigravity" not in sys.modules
 
 
 def test_a_file_with_the_name_of_a_recipe_is_another_algorithm(capsys):

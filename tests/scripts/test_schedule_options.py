@@ -25,7 +25,8 @@ def _elsewhere(tmp_path, monkeypatch):
         ("--clip linear:0.2:0 --seed 3", "--seed 3 --schedule clip=linear:0.2:0"),
         ("--clip=linear:0.2:0 --value-clip cosine:1:0", "--schedule clip=linear:0.2:0 value_clip=cosine:1:0"),
         ("--schedule lr=linear:1:0 --clip linear:1:0", "--schedule lr=linear:1:0 clip=linear:1:0"),
-        ("--clip linear:1:0 --schedule clip=linear:2:0 lr=linear:1:0", "--schedule lr=linear:1:0 clip=linear:1:0"),
+        ("--clip linear:1:0 --schedule clip=linear:2:0 lr=linear:1:0", "--schedule clip=linear:2:0 lr=linear:1:0"),
+        ("--clip linear:1:0 --clip 0.1 --lr linear:1:0", "--clip 0.1 --schedule lr=linear:1:0"),
         ("--env-id a:B --run-dir c:d --clip", "--env-id a:B --run-dir c:d --clip"),
     ],
 )
@@ -36,6 +37,9 @@ def test_they_become_one_option(given, expected):
 def test_a_number_takes_the_place_of_a_schedule():
     config = ppo.Config(schedule=("clip=linear:0.2:0", "gamma=linear:0.9:0.99"))
     assert with_schedules_apart(["--seed", "3"], config) == ["--seed", "3"]
+    # a value, and no option
+    assert with_schedules_apart(["--run-dir", "clip"], config) == ["--run-dir", "clip"]
+    assert with_schedules_apart(["--schedule", "lr=linear:1:0"], config) == ["--schedule", "lr=linear:1:0"]
     left = ["--clip", "0.1", "--schedule", "gamma=linear:0.9:0.99"]
     assert with_schedules_apart(["--clip", "0.1"], config) == left
 

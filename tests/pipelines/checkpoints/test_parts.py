@@ -75,10 +75,8 @@ def test_each_object_is_added_once():
     named = {"a": state["loss"], "b": state["optimizer"], "c": target, "d": state["optimizer_2"]}
     whole = completed({"policy": policy, **named, "e": ReplayState(learn.buffer)}, policy, learn)
     assert list(whole) == ["policy", "a", "b", "c", "d", "e"]
-    assert (
-        list(completed({"loss": nn.Linear(1, 1)}, policy, step_of(loss)))
-        == ["policy", "loss", "loss_2", "optimizer"][:4]
-    )
+    state = completed({"loss": nn.Linear(1, 1)}, policy, step_of(loss))
+    assert list(state) == ["policy", "loss", "loss_2", "optimizer"]
 
 
 def test_a_module_whose_tensors_are_all_saved_is_not_added():
@@ -180,6 +178,18 @@ def test_a_function_holds_what_its_variables_do():
     # set only now
     unset = 1
     assert unset
+
+    def with_defaults(batch, own=loss, *, count=counter):
+        return own(batch), count(batch)
+
+    assert parts_of(with_defaults) == {"own": loss, "every": counter, "optimizer": update.optimizer}
+
+
+def test_an_attribute_with_the_name_of_a_global_variable_is_none():
+    def learn(batch):
+        return batch.SOMETHING
+
+    assert parts_of(learn) == {}
 
 
 class Learner:

@@ -144,6 +144,9 @@ def test_options_that_are_schedules():
     expected = {**left, "schedule": ("gamma=linear:0:1", "clip=linear:0.2:0")}
     assert with_schedules(given, ppo.Config, present) == expected
     assert with_schedules({"seed": 3}, ppo.Config, present) == {"seed": 3}
+    for wrong in (3, "clip=linear:1:0", [3]):
+        with pytest.raises(ConfigError, match="expected a tuple"):
+            ppo.Config(**with_schedules({"schedule": wrong}, ppo.Config))
 
     @dataclasses.dataclass(frozen=True)
     class Plain:
