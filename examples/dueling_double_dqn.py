@@ -44,7 +44,6 @@ def build(config):
     look_ahead, replay = NStep(gamma=0.99, n=3), off_policy(buffer, update, updates=20, warmup=1_000)
 
     def learn(batch):
-        explorer.advance(batch)
         return replay(look_ahead(batch))
 
     falling = schedule(optimizer, "lr", Linear(config.lr, 0.0, frames=config.total_frames))
