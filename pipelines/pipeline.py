@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from torchrl.envs import (
     VecNormV2,
 )
 
-from rlpipe.errors import ConfigError
+from rlpipe.errors import ConfigError, shown
 from rlpipe.pipelines.checkpoints.parts import completed
 
 Update = Callable[[TensorDictBase], TensorDictBase]
@@ -84,6 +84,7 @@ class Pipeline:
     _abandoned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self._check_parts()
         ask = getattr(self.collector, "env_state", None)
         self.environments = ask() if ask is not None else None
         self.state = completed(self.state, self.policy, self.learn, _TAKEN)
@@ -95,6 +96,21 @@ class Pipeline:
         learning = [transform for transform in that_learn(self.transforms) if transform not in held]
         if learning and "transforms" not in self.state:
             self.state = {**self.state, "transforms": nn.ModuleList(learning)}
+
+    def _check_parts(self) -> None:
+        kinds: tuple[tuple[str, bool, str], ...] = (
+            ("collector", isinstance(self.collector, Iterable), "a collector, which yields batches"),
+            ("learn", callable(self.learn), "a function of a batch, such as on_policy returns"),
+            ("policy", isinstance(self.policy, nn.Module), "a TensorDictModule, such as an actor"),
+            ("state", isinstance(self.state, Mapping), "a dict of parts by name"),
+            ("listeners", isinstance(self.listeners, (list, tuple)), "a list of functions of one argument, the moment"),
+        )
+        for name, fits, expected in kinds:
+            if not fits:
+                raise ConfigError(f"{name} of the Pipeline is {shown(getattr(self, name))}; expected {expected}")
+        for each in self.listeners:
+            if not callable(each):
+                raise ConfigError(f"a listener is {shown(each)}; expected a function of one argument, the moment")
 
     def statistics(self) -> set[str]:
         """The names of the state's parts that hold a transform; the policy's input depends on them."""

@@ -17,7 +17,7 @@ import torch
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
 from rlpipe.pipelines.algorithms.recipes import Recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
-from rlpipe.pipelines.build.oversights import recording, warn_of_unlearned, warn_of_unread
+from rlpipe.pipelines.build.oversights import misuse_in_one_line, recording, warn_of_unlearned, warn_of_unread
 from rlpipe.pipelines.build.schedules import check_scheduled
 from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
@@ -98,7 +98,7 @@ class Session:
             torch.set_num_threads(self.settings.threads)
             session = dataclasses.replace(self, folder=folder)
             try:
-                with contextlib.ExitStack() as stack:
+                with session._misuse(), contextlib.ExitStack() as stack:
                     return session._run(stack, interruption, start)
             except (KeyboardInterrupt, InterruptedRunError) as error:
                 what = str(error) or interruption.word
@@ -136,6 +136,13 @@ class Session:
             raise InterruptedRunError(interruption.word, interruption.exit_code)
         return self._finish(pipeline, written, result, evaluation)
 
+    def _misuse(self) -> AbstractContextManager[None]:
+        source = self.recipe.source
+        if source is None:
+            return contextlib.nullcontext()
+        source.load()
+        return misuse_in_one_line(source.text, source.files())
+
     def _build(self) -> Pipeline:
         read: set[str] = set()
         source = self.recipe.source
@@ -144,7 +151,7 @@ class Session:
             raise ConfigError(f"build of {self.recipe.algorithm} returned {shown(pipeline)}; expected a Pipeline")
         check_scheduled(self.config, pipeline.listeners)
         if source is not None:
-            warn_of_unread(self.config, self.recipe.config(), read, source.texts())
+            warn_of_unread(self.config, self.recipe.config(), read, source.files())
             warn_of_unlearned(pipeline.policy, pipeline.state)
         return pipeline
 

@@ -140,10 +140,10 @@ def digest_of(path: Path, root: Path) -> str:
     return digest([part for file in files for part in (os.path.relpath(file, root).encode(), content(file))])
 
 
-def texts_of(path: Path) -> list[str]:
-    """The sources of a file, and of what it imports from its folder."""
+def files_of(path: Path) -> list[Path]:
+    """A file, and those that it imports from its folder."""
     path = path.resolve()
-    return [content(each).decode(errors="replace") for each in sorted(_sources(path, path.parent))]
+    return sorted(_sources(path, path.parent))
 
 
 def _sources(path: Path, root: Path) -> set[Path]:

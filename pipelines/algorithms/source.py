@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, shown
 from rlpipe.spelling import nearest
-from rlpipe.user_files import digest_of, import_algorithm, load_file, split_file, texts_of
+from rlpipe.user_files import digest_of, files_of, import_algorithm, load_file, split_file
 from rlpipe.user_modules import inside
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ class Source:
         depth = self.module.count(".") + (Path(file).name == "__init__.py")
         return digest_of(Path(file), Path(file).parents[depth])
 
-    def texts(self) -> list[str]:
-        """The source, and that of what it imports from its folder; none if a module has none."""
+    def files(self) -> list[Path]:
+        """The source, and what it imports from its folder; none if a module has none."""
         file = self.file or getattr(sys.modules.get(self.module), "__file__", None)
-        return texts_of(Path(file)) if file and str(file).endswith(".py") else []
+        return files_of(Path(file)) if file and str(file).endswith(".py") else []
 
     def recipe(self, taken: Collection[str]) -> str:
         """A name for runs and tables, which no recipe has."""

@@ -1,20 +1,50 @@
-"""Warnings of what a user's `build` may have forgotten: an option that nothing reads, and what does not learn."""
+"""What is said of mistakes in a user's algorithm: warnings of what it may have forgotten, and errors in one line."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import linecache
 import logging
 import re
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.run import RunConfig
 
 _LOG = logging.getLogger("rlpipe")
 _OURS = ("torch", "torchrl", "tensordict", "rlpipe")
+
+
+@contextlib.contextmanager
+def misuse_in_one_line(place: str, files: Iterable[Path]) -> Iterator[None]:
+    """Turn what rlpipe says about wrong arguments into one line that names the user's line; any other error passes.
+
+    Args:
+        place: the algorithm, as the user names it.
+        files: of the algorithm.
+
+    Raises:
+        ConfigError: in place of a `ValueError` or `TypeError` that a `raise` of rlpipe's has made.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        calls = list(traceback.walk_tb(error.__traceback__))
+        frame, line = calls[-1]
+        is_ours = str(frame.f_globals.get("__name__", "")).startswith("rlpipe.")
+        if not is_ours or not linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise "):
+            raise
+        own = {str(each) for each in files}
+        lines = [(call.f_code.co_filename, line) for call, line in calls if call.f_code.co_filename in own]
+        where = f"{Path(lines[-1][0]).name}, line {lines[-1][1]}" if lines else place
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def recording(config: Any, read: set[str]) -> Any:
@@ -47,16 +77,16 @@ def recording(config: Any, read: set[str]) -> Any:
     return copy
 
 
-def warn_of_unread(config: Any, default: Any, read: set[str], sources: Iterable[str]) -> None:
+def warn_of_unread(config: Any, default: Any, read: set[str], files: Iterable[Path]) -> None:
     """Warn of options that differ from their default, and that neither `build` nor training reads.
 
     Args:
         config: of the run.
         default: the Config's default values.
         read: what was read of the config during `build`.
-        sources: the user's source files; what is read there, as `config.x` or by its name in quotes, may be read later.
+        files: the user's; what is read there, as `config.x` or by its name in quotes, may be read later.
     """
-    texts = list(sources)
+    texts = [each.read_text(errors="replace") for each in files]
     known = {*read, *(each.name for each in dataclasses.fields(RunConfig)), "env_id"}
     given = [
         each.name

@@ -273,6 +273,29 @@ def test_runs_of_other_sources_are_other_rows(capsys):
         ([("lr: float = 3e-3", "lr: object = object")], [], "lr is <class 'object'>, which config.json cannot hold"),
         ([("class Config:", "class Options:")], [], "mine.py has no Config; expected a dataclass with its options"),
         ([("@dataclass(frozen=True)\n", "")], [], "expected a dataclass with its options"),
+        (
+            [("MLP(4, 2", "MLP(4, 3")],
+            [],
+            "mine.py, line 43: the network of CategoricalActor gives 3 numbers",
+        ),
+        (
+            [("(collector, learn, actor", "(None, learn, actor")],
+            [],
+            "collector of the Pipeline is None; expected a coll",
+        ),
+        (
+            [("(collector, learn, actor", "(collector, None, actor")],
+            [],
+            "learn of the Pipeline is None; expected a fun",
+        ),
+        (
+            [("(collector, learn, actor", "(collector, learn, None")],
+            [],
+            "policy of the Pipeline is None; expected a Te",
+        ),
+        ([("actor, state)", "actor, [actor])")], [], "state of the Pipeline is [Cate"),
+        ([("actor, state)", "actor, state, (), print)")], [], "listeners of the Pipeline is <built-in function print>"),
+        ([("actor, state)", "actor, state, (), [3])")], [], "a listener is 3; expected a function of one argument"),
         ([("lr: float = 3e-3", "lr: list[int] = 1")], [], "lr is 1; expected list[int]"),
         (
             [("lr: float = 3e-3", "lr: 'Unknown' = 1")],
@@ -347,3 +370,21 @@ def test_what_a_build_has_forgotten_is_a_warning(caplog, capsys, changes, argume
         said(capsys, "train", write("mine.py", *changes), *arguments, *QUIET)
     assert [each.getMessage() for each in caplog.records if line not in each.getMessage()] == []
     assert len(caplog.records) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ([("(4, 1,", "(5, 1,")], "mine.py: the network of Critic cannot take key 'observation'"),
+        ([("LazyTensorStorage(64)", "LazyTensorStorage(32)")], "mine.py: the buffer has room for 32 frames"),
+        ([("    return Pipeline(", "    learn = lambda batch: None\n    return Pipeline(")], "learn returned NoneType"),
+    ],
+)
+def test_misuse_that_training_finds_is_one_line(capsys, changes, line):
+    assert line in said(capsys, "train", write("mine.py", *changes), "--quiet", code=2)
+
+
+def test_a_mistake_of_the_users_own_is_a_traceback():
+    write("mine.py", ("    loss = ", "    int('own')\n    loss = "))
+    with pytest.raises(ValueError, match="invalid literal"):
+        run(["train", "mine.py", "--quiet"])
