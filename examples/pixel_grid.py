@@ -1,7 +1,7 @@
 """PPO (Schulman et al. 2017) with a convolutional network on a custom environment, a grid shown as an image.
 
 The agent (red) walks to the goal (green); pits (blue) end the episode.
-`rlpipe train examples/pixel_grid.py --seeds 0-4`: FIGURES of 1, at random -0.8.
+`rlpipe train examples/pixel_grid.py --seeds 0-4`: 1, at random -0.8.
 """
 
 from dataclasses import dataclass

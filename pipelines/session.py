@@ -31,7 +31,7 @@ from rlpipe.pipelines.progress import Evaluation, Listener, Progress, Reporter
 from rlpipe.pipelines.render.player import Player, record
 from rlpipe.pipelines.replay.state import check_checkpoints
 from rlpipe.pipelines.runs import layout
-from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind
+from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.runs.new_folder import claimed
 from rlpipe.pipelines.runs.origin import digest_of_checkpoint
 from rlpipe.pipelines.runs.read import read_best
@@ -204,7 +204,7 @@ def continue_run(session: Session, before: Any) -> dict[str, Any]:
     pictures = (layout.CURVE, *([layout.GIF] if session.settings.gif else []))
     if evaluation is not None and not is_longer and all((folder / name).is_file() for name in pictures):
         return summarise(session.recipe.name, config, result, evaluation, folder)
-    return session.run()
+    return dataclasses.replace(session, loggers=check_loggers(session.loggers)).run()
 
 
 def _check_address(config: Any) -> None:

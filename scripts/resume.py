@@ -12,7 +12,7 @@ from typing import Any
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
 from rlpipe.pipelines.checkpoints.names import MANIFEST
-from rlpipe.pipelines.runs.loggers.loggers import Kind, check_loggers, check_option
+from rlpipe.pipelines.runs.loggers.loggers import Kind, check_option
 from rlpipe.pipelines.runs.read import read_description, split_choice
 from rlpipe.scripts.cli.options import RunOptions, parse_run
 from rlpipe.scripts.display.progress_bar import describe, display
@@ -112,7 +112,7 @@ def _loggers(described: dict[str, Any], other: tuple[Kind, ...] | None) -> tuple
     """The loggers that the options name, or else those of the run."""
     from rlpipe.pipelines.build.resumed import loggers_of
 
-    return loggers_of(described) if other is None else check_loggers(other)
+    return loggers_of(described) if other is None else other
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 from rlpipe.errors import CheckpointError, ConfigError, shown
 from rlpipe.pipelines.config.json_form import checked, config_from_json, made
 from rlpipe.pipelines.config.schedules import schedules_of
-from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind, check_loggers
+from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, KINDS, Kind
 from rlpipe.pipelines.runs.read import read_description
 from rlpipe.pipelines.training.listeners import listener_names
 from rlpipe.user_modules import module_of
@@ -97,4 +97,4 @@ def loggers_of(described: Mapping[str, Any]) -> tuple[Kind, ...]:
     kinds = described.get("loggers", DEFAULT)
     if not (isinstance(kinds, (list, tuple)) and all(kind in KINDS for kind in kinds)):
         raise CheckpointError("config.json names unknown loggers; add --logger tensorboard")
-    return check_loggers(kinds)
+    return tuple(kinds)

@@ -8,11 +8,12 @@ checkpoint is linked, not written again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlpipe.errors import CheckpointError, TrainingError, first_line
-from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, durable_folder, read_plain, sync, write_synced
+from rlpipe.errors import CheckpointError, TrainingError
+from rlpipe.pipelines.checkpoints.durable_files import durable_folder, read_plain, sync, write_synced
 from rlpipe.pipelines.checkpoints.encoding import Tensors, decode, encode
 from rlpipe.pipelines.checkpoints.names import MANIFEST, check_name
 from rlpipe.pipelines.checkpoints.older import telling
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
             f"checkpoint {path} has no component {missing[0]!r}; it has {sorted(manifest['components'])}"
         )
     for name in names:
-        try:
+        with _fitting(path, name):
             decoded = _decoded(path, manifest, name)
             if isinstance(state[name], torch.optim.Optimizer):
                 check_optimizer(state[name], decoded)
@@ -92,11 +93,6 @@ def load_checkpoint(path: Path, state: Mapping[str, Any], components: Collection
                 check_horizon(state[name], decoded)
             state[name].load_state_dict(decoded)
             _note_saved(path, {name: state[name]}, manifest["files"])
-        except (MemoryError, TrainingError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a damaged state may fail in any way, and must not look like a bug in rlpipe
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
     return dict(manifest["metadata"])
 
 
@@ -109,10 +105,23 @@ def read_components(path: Path, names: Collection[str]) -> dict[str, Any]:
     manifest = read_manifest(path)
     found = sorted(set(names) & set(manifest["components"]))
     _check_files(path, manifest["files"], found)
+    states = {}
+    for name in found:
+        with _fitting(path, name):
+            states[name] = _decoded(path, manifest, name)
+    return states
+
+
+@contextlib.contextmanager
+def _fitting(path: Path, name: str) -> Iterator[None]:
+    """Within, a component is loaded: it may fail in any way if it is damaged, which must not look like a bug."""
     try:
-        return {name: _decoded(path, manifest, name) for name in found}
-    except DAMAGE as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+        yield
+    except (MemoryError, TrainingError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"checkpoint {path}: component {name!r} does not fit: {reason}") from error
 
 
 def _decoded(path: Path, manifest: Mapping[str, Any], name: str) -> Any:

@@ -11,7 +11,7 @@ THRESHOLDS = {
     "dueling_double_dqn": 200.0,
     "noisy_dqn": 100.0,
     "pixel_grid": 0.9,
-    "ppo_kl": 400.0,
+    "ppo_kl": 200.0,
     "rnd": 0.99,
     "sac": -220.0,
     "shared_encoder": 300.0,

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,6 +37,8 @@ def write_files(blocks, commands):
         path, known = Path(word), versions(blocks)
         if path.parent.name == "examples":
             path.parent.mkdir(exist_ok=True)
+            # a test may have loaded the example itself
+            sys.modules.pop(path.stem, None)
             shutil.copy(EXAMPLES / path.name, path)
         elif path.parent == Path() and known:
             path.write_text(known[-1][1])

@@ -77,11 +77,11 @@ def test_runs_of_one_second_take_the_next_name_each():
 def test_the_folder_is_there_before_anything_is_built(monkeypatch):
     found = []
 
-    def build(_):
+    def build(_, config):
         found.extend(path.name for path in Path("runs/ppo").iterdir())
         raise ConfigError("cannot be built")
 
-    monkeypatch.setattr("rlpipe.pipelines.session.builder", lambda _: build)
+    monkeypatch.setattr("rlpipe.pipelines.algorithms.recipes.Recipe.build", build)
     with pytest.raises(ConfigError, match="cannot be built"):
         run_recipe("ppo", seed=4)
     assert found == [f"4-{CLOCK}"]
