@@ -236,7 +236,15 @@ def test_a_run_folder_cannot_name_any_module_that_is_imported(capsys, monkeypatc
     # trust in the file is none in another module
     config = {**described["config"], "env_id": "antigravity:Env-v0"}
     source = {**described["source"], "module": "antigravity"}
-    for wrong in (source, [source], "mine", 3, {"module": "mine"}, {**described["source"], "file": 3}):
+    for wrong in (
+        source,
+        [source],
+        "mine",
+        3,
+        {"module": "mine"},
+        {**described["source"], "file": 3},
+        {**described["source"], "digest": 3},
+    ):
         place.write_text(json.dumps({**described, "config": config, "source": wrong}))
         line = said(capsys, "evaluate", folder, "--trust-module", "mine.py", code=2)
         assert "its config.json is not one that rlpipe wrote" in line
