@@ -48,6 +48,8 @@ def test_a_file_is_run_once_and_again_when_its_source_changes():
 def test_files_of_one_name_in_two_folders_are_two():
     here, there = written("value = 1", "here/mine_file.py"), written("value = 2", "there/mine_file.py")
     assert [load_file(each, "option").value for each in (here, there, here)] == [1, 2, 1]
+    # where other processes look for it
+    assert sys.modules["mine_file"].value == 1
 
 
 def test_a_file_that_fails_leaves_nothing_and_the_line_is_named():
@@ -55,12 +57,14 @@ def test_a_file_that_fails_leaves_nothing_and_the_line_is_named():
     with pytest.raises(ConfigError, match=r"option: .*mine_file.py cannot be loaded: NameError: .* \(line 3\)"):
         load_file(path, "option")
     assert "mine_file" not in sys.modules
+    before = load_file(written("", "other/mine_file.py"), "option")
     written("raise SystemExit('no')")
     with pytest.raises(ConfigError, match="it ended the program, SystemExit: no"):
         load_file(path, "option")
+    assert sys.modules["mine_file"] is before
 
 
-@pytest.mark.parametrize("name", ["random.py", "torch.py", "rlpipe.py", "two-words.py", "a.b.py"])
+@pytest.mark.parametrize("name", ["random.py", "antigravity.py", "torch.py", "rlpipe.py", "two-words.py", "a.b.py"])
 def test_the_name_of_another_module_is_refused(name):
     import torch
 
