@@ -1,5 +1,6 @@
 """Python files that users name: they are run as modules, once, and a digest tells whether their source changed."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def test_a_file_is_run_once_and_again_when_its_source_changes():
     assert load_file(path, "option").value == 22
 
 
+def test_a_file_that_a_program_has_imported_is_not_run_again():
+    path = written("")
+    sys.path.insert(0, str(path.parent))
+    imported = importlib.import_module("mine_file")
+    assert load_file(path, "option") is imported
+
+
 def test_files_of_one_name_in_two_folders_are_two():
     here, there = written("value = 1", "here/mine_file.py"), written("value = 2", "there/mine_file.py")
     assert [load_file(each, "option").value for each in (here, there, here)] == [1, 2, 1]
@@ -85,7 +93,10 @@ def test_the_digest_is_of_what_is_imported_from_the_folder():
         found.append(digest_of(path, root))
     written("from . import deep", "mine_package/inner.py")
     found.append(digest_of(path, root))
-    written("", "mine_package/deep.py")
+    for text in ("", "from .. import mine_above"):
+        written(text, "mine_package/deep.py")
+        found.append(digest_of(path, root))
+    written("", "mine_above.py")
     found.append(digest_of(path, root))
     assert len(set(found)) == len(found)
 
