@@ -1,5 +1,6 @@
 """Python files that users name: they are run as modules, once, and a digest tells whether their source changed."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -45,9 +46,18 @@ def test_a_file_is_run_once_and_again_when_its_source_changes():
     assert load_file(path, "option").value == 22
 
 
+def test_a_file_that_a_program_has_imported_is_not_run_again():
+    path = written("")
+    sys.path.insert(0, str(path.parent))
+    imported = importlib.import_module("mine_file")
+    assert load_file(path, "option") is imported
+
+
 def test_files_of_one_name_in_two_folders_are_two():
     here, there = written("value = 1", "here/mine_file.py"), written("value = 2", "there/mine_file.py")
     assert [load_file(each, "option").value for each in (here, there, here)] == [1, 2, 1]
+    # where other processes look for it
+    assert sys.modules["mine_file"].value == 1
 
 
 def test_a_file_that_fails_leaves_nothing_and_the_line_is_named():
@@ -55,12 +65,14 @@ def test_a_file_that_fails_leaves_nothing_and_the_line_is_named():
     with pytest.raises(ConfigError, match=r"option: .*mine_file.py cannot be loaded: NameError: .* \(line 3\)"):
         load_file(path, "option")
     assert "mine_file" not in sys.modules
+    before = load_file(written("", "other/mine_file.py"), "option")
     written("raise SystemExit('no')")
     with pytest.raises(ConfigError, match="it ended the program, SystemExit: no"):
         load_file(path, "option")
+    assert sys.modules["mine_file"] is before
 
 
-@pytest.mark.parametrize("name", ["random.py", "torch.py", "rlpipe.py", "two-words.py", "a.b.py"])
+@pytest.mark.parametrize("name", ["random.py", "antigravity.py", "torch.py", "rlpipe.py", "two-words.py", "a.b.py"])
 def test_the_name_of_another_module_is_refused(name):
     import torch
 
@@ -81,7 +93,10 @@ def test_the_digest_is_of_what_is_imported_from_the_folder():
         found.append(digest_of(path, root))
     written("from . import deep", "mine_package/inner.py")
     found.append(digest_of(path, root))
-    written("", "mine_package/deep.py")
+    for text in ("", "from .. import mine_above"):
+        written(text, "mine_package/deep.py")
+        found.append(digest_of(path, root))
+    written("", "mine_above.py")
     found.append(digest_of(path, root))
     assert len(set(found)) == len(found)
 

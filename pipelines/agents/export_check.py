@@ -23,8 +23,6 @@ from rlpipe.pipelines.envs.make import make_env_of_any_size
 TOLERANCE = 1e-5
 """How much a Box action may differ, and how much the scores of two choices in a tie."""
 _RANDOM, _STEPS, _ENVS = 256, 64, 4
-Scored = tuple[Tensor, Tensor]
-"""The index of what was chosen `[B, *K]`, and the scores of all choices `[B, *K, N]`."""
 
 
 class Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import importlib
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,8 +42,8 @@ def together(*parts: Mapping[str, Any]) -> dict[str, Any]:
 def parts_of(thing: Any, name: str = "") -> dict[str, Any]:
     """The objects with a state that a part of an algorithm holds, by name.
 
-    Those that its `held` names; itself, if it has `state_dict` and `load_state_dict`; of a method its object; and of a
-    custom function, or an object that is called, those among the variables that it uses.
+    Those that its `held` names; itself, if it has `state_dict` and `load_state_dict`; what a replay buffer holds; of a
+    method its object; and of a custom function, or an object that is called, those among the variables that it uses.
 
     Args:
         thing: an update, what learns, a module, or any function.
@@ -52,9 +53,13 @@ def parts_of(thing: Any, name: str = "") -> dict[str, Any]:
 
 
 def _parts_of(thing: Any, name: str, seen: set[int]) -> dict[str, Any]:
-    if id(thing) in seen or isinstance(thing, (*_CLOSED, ReplayBuffer)):
+    if id(thing) in seen or isinstance(thing, _CLOSED):
         return {}
     seen.add(id(thing))
+    if isinstance(thing, ReplayBuffer):
+        # by name, because it is on a floor above
+        saved: dict[str, Any] = importlib.import_module("rlpipe.pipelines.replay.state").saved_parts(thing)
+        return saved
     if isinstance(held := getattr(thing, "held", None), Mapping):
         return dict(held)
     if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):

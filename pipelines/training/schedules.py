@@ -52,7 +52,8 @@ class _Schedule:
     def __call__(self, moment: Moment) -> None:
         # such as `updates`, of which a batch may have had none
         if moment.stage == "learned" and self.label not in TAKEN:
-            moment.scalars[self.label] = self._value
+            # `epochs` that were made count, and not those that were planned
+            moment.scalars.setdefault(self.label, self._value)
         if moment.stage in ("started", "learned"):
             value = float(self._value_of(moment.frames, moment.episodes))
             if not math.isfinite(value):

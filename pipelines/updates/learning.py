@@ -120,7 +120,8 @@ class OnPolicy:
             scalars = self._updates()
         mean = mean_of(scalars)
         if getattr(self.update, "skip_if", None) is not None:
-            passes = sum(map(_steps, scalars)) / math.ceil(batch.numel() / self.buffer.batch_size)
+            whole = math.floor if self.buffer.sampler.drop_last else math.ceil
+            passes = sum(map(_steps, scalars)) / max(1, whole(batch.numel() / self.buffer.batch_size))
             mean.set("epochs", torch.tensor(passes))
         return mean
 

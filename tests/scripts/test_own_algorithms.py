@@ -11,6 +11,8 @@ from own_algorithm import MAKES_ENV, write
 
 from rlpipe import trained
 from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.algorithms.recipes import find_recipe
+from rlpipe.pipelines.config.json_form import made
 from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.scripts.main import run
 
@@ -236,7 +238,15 @@ def test_a_run_folder_cannot_name_any_module_that_is_imported(capsys, monkeypatc
     # trust in the file is none in another module
     config = {**described["config"], "env_id": "antigravity:Env-v0"}
     source = {**described["source"], "module": "antigravity"}
-    for wrong in (source, [source], "mine", 3, {"module": "mine"}, {**described["source"], "file": 3}):
+    for wrong in (
+        source,
+        [source],
+        "mine",
+        3,
+        {"module": "mine"},
+        {**described["source"], "file": 3},
+        {**described["source"], "digest": 3},
+    ):
         place.write_text(json.dumps({**described, "config": config, "source": wrong}))
         line = said(capsys, "evaluate", folder, "--trust-module", "mine.py", code=2)
         assert "its config.json is not one that rlpipe wrote" in line
@@ -341,6 +351,25 @@ def test_a_wrong_name_is_one_line(capsys, name, line):
     for each in ("mine.py", "random.py", "my-own.py"):
         write(each)
     assert line in said(capsys, "train", name, code=2)
+
+
+def test_the_config_may_be_the_class_that_build_is_annotated_with():
+    path = write("mine.py", ("class Config:", "class Mine:"), ("def build(config):", "def build(config: Mine):"))
+    assert find_recipe(path).config_class.__qualname__ == "Mine"
+
+
+@pytest.mark.parametrize("text", ["two-words:build", "mine:", ":build", "mine:two-words"])
+def test_other_text_is_the_name_of_a_recipe(text):
+    with pytest.raises(ConfigError, match="no recipe is called"):
+        find_recipe(text)
+
+
+def test_the_error_of_a_config_stays_as_it_is():
+    def refuse():
+        raise ConfigError("lr is too large")
+
+    with pytest.raises(ConfigError, match="^lr is too large$"):
+        made(refuse, {})
 
 
 def test_normalised_rewards_need_a_discount(capsys):

@@ -27,6 +27,7 @@ def _elsewhere(tmp_path, monkeypatch):
         ("--schedule lr=linear:1:0 --clip linear:1:0", "--schedule lr=linear:1:0 clip=linear:1:0"),
         ("--clip linear:1:0 --schedule clip=linear:2:0 lr=linear:1:0", "--schedule clip=linear:2:0 lr=linear:1:0"),
         ("--clip linear:1:0 --clip 0.1 --lr linear:1:0", "--clip 0.1 --schedule lr=linear:1:0"),
+        ("--schedule lr=linear:1:0 -h", "-h --schedule lr=linear:1:0"),
         ("--env-id a:B --run-dir c:d --clip", "--env-id a:B --run-dir c:d --clip"),
     ],
 )

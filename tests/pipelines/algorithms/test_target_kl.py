@@ -96,7 +96,7 @@ def test_configs_of_before_are_without_it():
     assert "target_kl" not in completed({"env_id": "CartPole-v1", "clip_reward": 1.0})
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
 def test_limits(wrong):
     with pytest.raises(ConfigError, match="target_kl is"):
         ppo.Config(target_kl=wrong)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comparing import fingerprint
 from composed import clipped, delayed, go, resumed
+from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -151,6 +152,22 @@ def test_what_saves_a_buffer_saves_what_is_in_it():
     assert list(whole) == ["policy", *parts, "loss", "optimizer"]
     assert len(parts) > 1
     assert set(completed({}, policy, learn_images)) == {"policy", *parts, "loss", "optimizer"}
+
+
+def test_a_buffer_that_only_a_function_uses_is_saved():
+    buffer = buffer_of()
+
+    def learn(batch):
+        buffer.extend(batch)
+        return buffer.sample()
+
+    state = completed({}, nn.Linear(1, 1), learn)
+    assert list(state) == ["policy", "replay"]
+    learn(TensorDict({"x": torch.arange(3.0)}, batch_size=[3]))
+    saved = state["replay"].state_dict()
+    other = buffer_of()
+    ReplayState(other).load_state_dict(saved)
+    assert other[:]["x"].tolist() == [0, 1, 2]
 
 
 SOMETHING = nn.Linear(1, 1)

@@ -101,6 +101,8 @@ def test_curves(kind, values):
             "lr=linear:1e-3:0",
             "lr is linear:0.001:0, and lr_schedule is 'linear', which changes it too; set",
         ),
+        ("lr=linear:0:1e-3", "lr is 0"),
+        (f"clip=linear:1:0:{10**30}", "the frames of a schedule are"),
     ],
 )
 def test_what_is_no_schedule_is_refused(entry, message):

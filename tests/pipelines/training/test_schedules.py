@@ -121,6 +121,9 @@ def test_whole_numbers_are_rounded_and_groups_change_together():
         tell(Now)
     assert update.every == 4
     assert Now.scalars == {"every": 1}
+    # what learning has returned under this name stays, such as `epochs` with `target_kl`
+    tell(Now)
+    assert Now.scalars == {"every": 1}
     optimizer = torch.optim.Adam([{"params": [network.weight]}, {"params": [network.bias], "lr": torch.tensor(1.0)}])
     set_number(optimizer, "lr", 0.5)
     assert [float(group["lr"]) for group in optimizer.param_groups] == [0.5, 0.5]

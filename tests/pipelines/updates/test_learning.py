@@ -217,6 +217,10 @@ def test_the_passes_are_told_if_steps_may_be_skipped():
     out = learn(frames(0, 12))
     assert (out["updates"].item(), out["epochs"].item()) == (4, pytest.approx(4 / 3))
     assert learn(frames(0, 12))["epochs"] == 2
+    # without the incomplete minibatch at the end
+    learn.buffer = rounds()
+    learn.buffer.sampler.drop_last = True
+    assert learn(frames(0, 12))["epochs"] == 2
 
 
 def test_replay_goes_on_after_a_skipped_update():
