@@ -43,6 +43,13 @@ def import_algorithm(module: str, option: str) -> ModuleType:
     return imported
 
 
+def check_trusted_files(names: Iterable[str]) -> None:
+    """Refuse a file of `--trust-module` that does not exist, before anything is said of what is not trusted."""
+    for name in names:
+        if name.endswith(".py") and not Path(name).is_file():
+            raise ConfigError(f"trust-module: there is no file {name}")
+
+
 def load_trusted(names: Iterable[str]) -> None:
     """Import what `--trust-module` names: modules, and files.
 

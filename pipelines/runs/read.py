@@ -17,7 +17,7 @@ from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.checkpoints.durable_files import DAMAGE, read_plain, replace_synced
 from rlpipe.pipelines.checkpoints.names import BEST_CHECKPOINT, FOLDER, checkpoints, frames_of
 from rlpipe.pipelines.runs import layout
-from rlpipe.user_files import has_run, load_trusted
+from rlpipe.user_files import check_trusted_files, has_run, load_trusted
 from rlpipe.user_modules import is_free, module_of
 
 _OLD_LOGS = "wandb/*/logs/*.log"
@@ -126,6 +126,7 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
     if trusted is None:
         return dict(described)
+    check_trusted_files(trusted)
     source = _trusted_source(described, trusted, path)
     # the environment may be in the same file
     _check_trusted(described["config"], [*trusted, *([source["module"]] if source else [])], path)

@@ -107,6 +107,9 @@ def test_a_file_that_was_moved_is_named_anew(capsys, monkeypatch):
         capsys, "evaluate", folder, code=2
     )
     assert said(capsys, "evaluate", folder, "--trust-module", "there/mine.py", "--json")["recipe"] == "mine"
+    assert "trust-module: there is no file mine.py" in said(
+        capsys, "evaluate", folder, "--trust-module", "mine.py", code=2
+    )
     # a file of another name is not the algorithm
     shutil.copy("there/mine.py", "other.py")
     forget(monkeypatch)
