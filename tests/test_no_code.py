@@ -25,9 +25,11 @@ IMPORTERS = {
     "import_module(name, 'trust-module')",
     "import_module(module, what)",
     "import_module(module, f'env-id is {env_id!r}')",
+    "import_module(module, option)",
+    "spec.loader.exec_module(module)",
 }
-"""Of what is not written out: a table of our own names is asked first, or (the last three) the user, who names a module
-by `--trust-module` or as part of an id.
+"""Of what is not written out: a table of our own names is asked first, or (the last five) the user, who names a module
+or a file by `--trust-module`, as part of an id, or as an algorithm.
 """
 
 
@@ -57,7 +59,7 @@ def _is_wrong_call(node, name):
     last = name.rpartition(".")[2]
     if name in ATTRIBUTES or last in METHODS or name in ("tensordict.load", "TensorDict.load"):
         return True
-    if last == "import_module":
+    if last in ("import_module", "exec_module"):
         literal = node.args and isinstance(node.args[0], ast.Constant)
         return not literal and ast.unparse(node) not in IMPORTERS
     if name == "torch.load":

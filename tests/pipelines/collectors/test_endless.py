@@ -11,7 +11,7 @@ from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.run_recipe import run_recipe
-from rlpipe.pipelines.training import loop
+from rlpipe.pipelines.training import hints
 from rlpipe.pipelines.training.loop import train
 
 SHORT = {"env_id": "tests/Endless-v0", "eval_every": None, "final_eval_episodes": 2, "loggers": None}
@@ -56,7 +56,7 @@ def test_a_run_that_learns_nothing_says_so(tmp_path, caplog):
 
 
 def test_it_says_so_before_the_end(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(loop, "_PATIENCE", 50)
+    monkeypatch.setattr(hints, "_PATIENCE", 50)
     run_recipe("reinforce", folder=tmp_path / "run", **SHORT, num_envs=2, rollout_steps=32, total_frames=256)
     assert caplog.text.count("training has made 0 updates in 128 frames: no episode has ended") == 1
 

@@ -425,7 +425,7 @@ def test_an_export_has_the_statistics(tmp_path):
 
 
 def test_an_older_run_is_read_or_refused_in_one_line(tmp_path, capsys):
-    run_recipe("ppo", folder=tmp_path / "run", **SHORT)
+    run_recipe("ppo", folder=tmp_path / "run", progress=False, **SHORT)
     file = tmp_path / "run" / "config.json"
     described = json.loads(file.read_text())
     for name in (*BOTH, "clip_observation", "clip_reward", "initial_std"):
