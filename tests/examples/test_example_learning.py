@@ -17,16 +17,16 @@ THRESHOLDS = {
     "shared_encoder": 300.0,
     "td3": -220.0,
 }
-QUICK = ("pixel_grid", "rnd")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in THRESHOLDS]
+    "name", [name if name == "rnd" else pytest.param(name, marks=pytest.mark.slow) for name in THRESHOLDS]
 )
 def test_it_learns(name, tmp_path):
     assert train(name, tmp_path / "run")["evaluation"]["mean"] >= THRESHOLDS[name]
 
 
+@pytest.mark.slow
 def test_plain_ppo_does_not_solve_the_lake_of_rnd(tmp_path):
     assert train("rnd", tmp_path / "run", "--curiosity", "0")["evaluation"]["max"] == 0
 

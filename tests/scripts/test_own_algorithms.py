@@ -165,7 +165,8 @@ def test_several_seeds_in_processes_of_their_own(capsys):
     assert alone["evaluation"] == found["summaries"][1]["evaluation"]
 
 
-@pytest.mark.parametrize("collector", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("collector", ["processes", "ray"])
 def test_collectors_in_other_processes_find_the_modules_of_a_file_elsewhere(capsys, collector):
     if collector == "ray":
         pytest.importorskip("ray")

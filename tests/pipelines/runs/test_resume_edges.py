@@ -208,7 +208,7 @@ class Part:
 def test_what_cannot_be_saved_is_refused_before_training(tmp_path, name, state, error, words):
     config = make_config("a2c", "cartpole")
     built = a2c.build(config)
-    pipeline = Pipeline(built.collector, None, built.policy, {"policy": built.policy, name: Part(state)})
+    pipeline = Pipeline(built.collector, built.learn, built.policy, {"policy": built.policy, name: Part(state)})
     made = Run(tmp_path / "run", "small", built_from=BuiltFrom("a2c", config))
     with pytest.raises(error, match=words):
         train(pipeline, made)
