@@ -14,7 +14,6 @@ from tensordict import TensorDictBase
 from rlpipe.errors import InterruptedRunError, TrainingError
 from rlpipe.modules.exploration.explorer import Explorer, advanced, scheduled
 from rlpipe.pipelines.checkpoints.checkpoint import check_savable
-from rlpipe.pipelines.checkpoints.names import checkpoint_path
 from rlpipe.pipelines.child_processes import check_main_guard
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.pipeline import Pipeline
@@ -252,9 +251,9 @@ class _Loop:
         check_weights(self.pipeline.policy, self.result.frames)
         self.result.stopped_by = self.stopping.reason
         if self.run is not None:
-            is_new = not checkpoint_path(self.run.folder, self.result.frames).exists()
+            before = self.run.last_checkpoint()
             self.run.checkpoint(self.result.frames, self.state)
-            if is_new:
+            if self.run.last_checkpoint() != before:
                 self.audience.tell("checkpointed")
 
     def raise_listeners(self) -> None:

@@ -45,8 +45,9 @@ WRAPPED = {
     "frame_stack": [1, 2],
     "action_repeat": [1, 3],
     "log_info": [(), ("speed",), ("speed", "x.y:last")],
+    "schedule": [(), ("gamma=linear:0.5:0.9",), ("gamma=cosine:1:0:32",)],
 }
-"""What an environment is given, or put into, and is not slow."""
+"""Values of fields that hold more than numbers; what an environment is put into is not slow."""
 SIZES = {"num_envs": 2, "rollout_steps": 8, "max_episode_steps": 8, "total_frames": 64, "eval_episodes": 1}
 NETWORK = {"hidden": (8,), "minibatch_size": 8, "epochs": 2, "updates": 2, "buffer_size": 64, "warmup_frames": 8}
 BINS = {"env_id": "CartPole-v1", "bins": 3, "bin_low": (-1.0,) * 4, "bin_high": (1.0,) * 4}
@@ -103,6 +104,8 @@ def fits(value: Any, field: Field) -> bool:
         return is_dict or (value is None and field.name == "eval_env_kwargs")
     if field.name == "log_info":
         return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if field.name == "schedule":
+        return isinstance(value, tuple) and value in WRAPPED["schedule"]
     if field.name == "wrapper":
         return isinstance(value, (tuple, list)) and all(each in sum(WRAPPED["wrapper"], ()) for each in value)
     return any(_fits(value, hint, field.bounds) for hint in alternatives(field.hint))
