@@ -93,8 +93,26 @@ def off_policy(
     return OffPolicy(buffer, update, updates, warmup, keys)
 
 
+class _FromBatch:
+    """What learns from one batch, and keeps nothing of it."""
+
+    advantage: Any
+    update: Update
+    keys: Keys | None
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """The keys that are kept of a batch, with its advantages."""
+        return _keys_for(self.keys, self.update, self.advantage)
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """What the update and the advantage hold; a buffer is emptied before it is used."""
+        return together(parts_of(self.update), parts_of(self.advantage, "advantage"))
+
+
 @dataclass(eq=False)
-class OnPolicy:
+class OnPolicy(_FromBatch):
     """What `on_policy` makes."""
 
     advantage: Update
@@ -135,19 +153,9 @@ class OnPolicy:
                     return scalars
         return scalars
 
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """The keys that are copied from a batch with advantages."""
-        return _keys_for(self.keys, self.update, self.advantage)
-
-    @property
-    def held(self) -> dict[str, Any]:
-        """What the update and the advantage hold; the buffer is emptied before it is used."""
-        return together(parts_of(self.update), parts_of(self.advantage, "advantage"))
-
 
 @dataclass(eq=False)
-class Once:
+class Once(_FromBatch):
     """What `once` makes."""
 
     update: Update
@@ -161,16 +169,6 @@ class Once:
         with gpu_memory_for("an update with a whole batch", _BATCH):
             batch = batch if self.advantage is None else self.advantage(batch)
             return mean_of([self.update(select(batch, self.in_keys, self.update).reshape(-1))])
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """The keys that the update gets."""
-        return _keys_for(self.keys, self.update, self.advantage)
-
-    @property
-    def held(self) -> dict[str, Any]:
-        """What the update and the advantage hold."""
-        return together(parts_of(self.update), parts_of(self.advantage, "advantage"))
 
 
 @dataclass(eq=False)
@@ -257,7 +255,7 @@ def _steps(scalars: TensorDictBase) -> int:
 
 
 def _check_keys(name: str, keys: Keys | None, update: Update) -> None:
-    """Refuse an update of which nobody says what it reads."""
+    """Refuse an update that does not say what it reads, unless the keys are given."""
     if keys is None and reads(update) is None:
         raise ValueError(
             f"{name} cannot tell what to keep of a batch, because {reader_of(update)} has no in_keys; name what it "
