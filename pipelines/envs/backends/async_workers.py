@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -87,6 +88,11 @@ class WorkerVectorEnv(AsyncVectorEnv):
             if hasattr(self, "processes"):
                 self.close(terminate=True)
             raise
+        # of one that nobody closes, and that keeps the processes until then
+        weakref.finalize(self, _kill, [*self.processes]).atexit = False
+
+    def __del__(self) -> None:
+        """Leave it to `_kill`: pipes may have been collected first, and their numbers may be another file's by now."""
 
     def reset_async(self, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
         self._is_waiting = True
@@ -144,12 +150,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
         started = [process for process in self.processes if process.pid is not None]
         if not terminate and not self._is_waiting and self._state is AsyncState.DEFAULT:
             self._ask_to_close(started)
-        # at interpreter exit they are gone already, and `kill` no longer works
-        alive = [process for process in started if process.is_alive()]
-        for process in alive:
-            process.kill()
-        for process in started:
-            process.join()
+        alive = _kill(started)
         for pipe in self.parent_pipes:
             pipe.close()
         # a killed worker may have written half a notice
@@ -175,6 +176,17 @@ class WorkerVectorEnv(AsyncVectorEnv):
             _, kind, words, _ = self.error_queue.get()
             if kind == _NOTICE:
                 notice(words)
+
+
+def _kill(processes: list[Any]) -> bool:
+    """End processes, and say whether one of them was still alive."""
+    # at interpreter exit they are gone already, and `kill` no longer works
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.kill()
+    for process in processes:
+        process.join()
+    return bool(alive)
 
 
 def _lives(process: Any) -> bool:

@@ -1,5 +1,7 @@
 """Environments in processes: a failure is one line, and no process is left behind."""
 
+import contextlib
+import gc
 import os
 import re
 import shutil
@@ -109,6 +111,26 @@ def test_workers_step_and_leave(env, capfd):
     assert advance(env, GO_ON, GO_ON)["reward"].tolist() == [1.0, 1.0]
     assert_closes(env, capfd)
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_one_that_is_collected_after_its_pipes_leaves_their_numbers_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    envs = make_env(EnvConfig("tests/Fragile-v0", 2, "async"), seed=0).base_env.envs
+    workers, pipes = list(envs.processes), list(envs.parent_pipes)
+    numbers = [pipe.fileno() for pipe in pipes]
+    for pipe in pipes:
+        # what the garbage collector calls; the pipe still takes the number for its own
+        pipe.__del__()
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context((tmp_path / str(index)).open("w")) for index in range(16)]
+        assert set(numbers) <= {file.fileno() for file in files}
+        del envs
+        gc.collect()
+        for file in files:
+            os.fstat(file.fileno())
+        assert not any(worker.is_alive() for worker in workers)
+        for pipe in pipes:
+            pipe._handle = None
 
 
 @pytest.mark.parametrize("reset", [True, False])
