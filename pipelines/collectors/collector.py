@@ -60,10 +60,9 @@ class SyncDataCollector(Collector):
         if not recurrent_parts(policy):
             # TorchRL warns if there is nothing to register
             options.setdefault("auto_register_policy_transforms", False)
-        elif not any(map(options.get, _STOCK_ONLY)) and fits_lean(create_env_fn, policy):
+        elif options.get("auto_register_policy_transforms") is not False:
             options["auto_register_policy_transforms"] = False
-        elif isinstance(create_env_fn, TransformedEnv):
-            append_state(create_env_fn, policy)
+            create_env_fn = _with_state(create_env_fn, policy, options)
         super().__init__(create_env_fn, policy, **options)
         if self.is_lean():
             self.carried = Carried(self.policy, self.n_env, self.away)
@@ -177,6 +176,7 @@ class SyncDataCollector(Collector):
             batch = self._assemble(roots, decisions, steps)
         for key, value in stack_tensors(decisions, self.carried.next_keys).items():
             batch.set(key, value if batch.device is None else value.to(batch.device))
+        if self.carried.keys:
             batch.set(("next", FIRST), torch.zeros_like(batch.get(FIRST)))
         batch.names = [*[None] * (batch.ndim - 1), "time"]
         return batch
@@ -213,6 +213,19 @@ class SyncDataCollector(Collector):
             written = stack_tensors(decisions, self.policy.in_keys) | written
         stored = sent(batch.exclude(*written), self.storing_device)
         return stored.update({key: value.to(self.storing_device) for key, value in written.items()})
+
+
+def _with_state(env: Any, policy: Any, options: dict[str, Any]) -> EnvBase:
+    """The environment, with what a recurrent policy reads in it unless the lean path carries that."""
+    if not isinstance(env, EnvBase):
+        env = env(**(options.pop("create_env_kwargs", None) or {}))
+    if not any(map(options.get, _STOCK_ONLY)) and fits_lean(env, policy):
+        # TorchRL's buffers are made by a step without a state
+        options["use_buffers"] = False
+        return env
+    env = env if isinstance(env, TransformedEnv) else TransformedEnv(env)
+    append_state(env, policy)
+    return env
 
 
 def _number_trajectories(collector: SyncDataCollector, done: Tensor) -> Tensor:

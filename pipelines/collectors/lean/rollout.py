@@ -27,7 +27,8 @@ def fits_lean(env: Any, policy: Any) -> bool:
     carried = carried_specs(policy)
     return (
         all(is_pointwise(transform, env) for transform in env.transform)
-        and set(getattr(policy, "in_keys", [None])) <= {*env.base_env.root, *carried}
+        # not the root, which is empty before the first reset
+        and set(getattr(policy, "in_keys", [None])) <= {*env.base_env.observation_spec.keys(True, True), *carried}
         and {key for key in policy.out_keys if isinstance(key, tuple)} <= {*env.action_keys, *map(after, carried)}
     )
 
