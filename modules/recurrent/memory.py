@@ -31,9 +31,9 @@ class Memory(TensorModule, ComputedOnce):
     `recurrent_state`, or with an LSTM `recurrent_state_h` and `recurrent_state_c`. Writes `memory` `[*B, size]`, and
     the state after the step under `next`. A step that begins an episode does not use the state.
 
-    A batch `[num_envs]` is one step of each environment. A batch `[num_envs, T]` is a sequence of each: it runs over
-    the steps in order, from the state at the first one, and the gradient flows back through all of them; later states
-    of the batch are not read.
+    A batch `[num_envs]`, or `[]` of a single environment, is one step. A batch `[num_envs, T]` is a sequence of each
+    environment: it runs over the steps in order, from the state at the first one, and the gradient flows back through
+    all of them; later states of the batch are not read.
 
     Args:
         network: what `in_keys` hold to features `[*B, features]`; `None` takes the observation as it is.
@@ -46,7 +46,8 @@ class Memory(TensorModule, ComputedOnce):
         keys: `in_keys` and `out_keys`, see `TensorModule`.
 
     Raises:
-        ValueError: another kind, or keys of another number.
+        ValueError: another kind, keys of another number, or several `in_keys` without a network; in a later call, a
+            batch of more dimensions.
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class Memory(TensorModule, ComputedOnce):
         states = [state] if kind == "gru" else [f"{state}_h", f"{state}_c"]
         written: list[NestedKey] = ["memory", *map(after, states)]
         self.name_keys(network, [FIRST, *states], written, **keys)
+        read = self.in_keys[: -1 - len(states)]
+        if network is None and len(read) > 1:
+            raise ValueError(f"in_keys of Memory are {read}, which need a network that joins them, such as an Encoder")
+        if self.out_keys[1:] != written[1:]:
+            raise ValueError(f"out_keys of Memory are {self.out_keys}; the last must be {written[1:]}, its states")
         self.network, self.kind, self.size, self.states = network, kind, size, states
         stock: Any = GRUModule if kind == "gru" else LSTMModule
         self.rnn = stock(features, size, in_keys=["memory", *states], out_keys=written)
@@ -94,14 +100,21 @@ class Memory(TensorModule, ComputedOnce):
     def _compute(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         entries, first, states = self._apart(inputs)
         features = entries[0] if self.network is None else self.through(self.network, *entries)
-        if states[0].ndim > 3:
+        if first.ndim > 3:
+            raise ValueError(f"Memory got a batch {list(first.shape[:-1])}; expected [num_envs] or [num_envs, T]")
+        if first.ndim == 3:
             return self._unroll(features, first, states)
         states = [each.squeeze(-2).masked_fill(first, 0.0) for each in states]
         weights = self.layer._flat_weights
+        # cells take one dimension of a batch
+        if first.ndim == 1:
+            features, states = features.unsqueeze(0), [each.unsqueeze(0) for each in states]
         if self.kind == "gru":
             new = [torch.gru_cell(features, states[0], *weights)]
         else:
             new = list(torch.lstm_cell(features, states, *weights))
+        if first.ndim == 1:
+            new = [each.squeeze(0) for each in new]
         return new[0], *(each.unsqueeze(-2) for each in new)
 
     def _apart(self, inputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor]]:
@@ -157,11 +170,14 @@ class WholeEpisodes(TensorModule, ComputedOnce):
 def over_episodes(network: TensorDictModuleBase) -> TensorDictModuleBase:
     """The network for a loss of whole episodes one after the other, `[steps]`, with the same weights.
 
-    If its first module is a `Memory`, `WholeEpisodes` of it is there.
+    In place of each `Memory` of a sequence of modules is `WholeEpisodes` of it.
     """
-    if not isinstance(network, TensorDictSequential) or not isinstance(network[0], Memory):
+    if not isinstance(network, TensorDictSequential):
         return network
-    return TensorDictSequential(WholeEpisodes(network[0]), *network[1:])
+    parts = [network[index] for index in range(len(network))]
+    if not any(isinstance(each, Memory) for each in parts):
+        return network
+    return TensorDictSequential(*(WholeEpisodes(each) if isinstance(each, Memory) else each for each in parts))
 
 
 def remembering(memory: Memory | None, network: TensorDictModuleBase) -> TensorDictModuleBase:
