@@ -13,6 +13,7 @@ from rlpipe.losses import functional as F
 from rlpipe.losses.actor_critic import ActorCriticLoss
 from rlpipe.losses.keys import ReinforceKeys
 from rlpipe.losses.terms import column, policy_terms, standardized, value_terms, written_keys
+from rlpipe.modules.networks import computed_once
 
 Normalization = Literal["none", "batch", "episode"]
 """Over what returns are brought to mean 0 and standard deviation 1."""
@@ -73,14 +74,15 @@ class ReinforceLoss(ActorCriticLoss):
     def forward(self, batch: TensorDictBase) -> TensorDict:
         keys, batch = self.tensor_keys, self.with_advantage(batch)
         weight = self._weight(batch)
-        log_prob, entropy = policy_terms(self.actor, batch, keys.action)
-        entropy = entropy.mean()
-        out = TensorDict({"loss_policy": F.policy_gradient(log_prob, weight).mean()})
-        if self.critic is not None:
-            value_keys = keys.value, keys.value_target
-            value_loss, explained = value_terms(self.critic, batch, self.value_kind, None, *value_keys)
-            out["loss_value"] = self.value_coefficient * value_loss.mean()
-            out["explained_variance"] = explained
+        with computed_once(self):
+            log_prob, entropy = policy_terms(self.actor, batch, keys.action)
+            entropy = entropy.mean()
+            out = TensorDict({"loss_policy": F.policy_gradient(log_prob, weight).mean()})
+            if self.critic is not None:
+                value_keys = keys.value, keys.value_target
+                value_loss, explained = value_terms(self.critic, batch, self.value_kind, None, *value_keys)
+                out["loss_value"] = self.value_coefficient * value_loss.mean()
+                out["explained_variance"] = explained
         out["loss_entropy"] = -self.entropy_coefficient * entropy
         out["entropy"] = entropy.detach()
         return out

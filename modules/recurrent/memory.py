@@ -134,7 +134,7 @@ class Memory(TensorModule, ComputedOnce):
         return new[0], *(each.unsqueeze(-2) for each in new)
 
 
-class WholeEpisodes(TensorModule, ComputedOnce):
+class WholeEpisodes(TensorModule):
     """A memory over whole episodes one after the other, `[steps]`: each runs from its beginning, side by side.
 
     Reads and writes what `memory` does, but for its states, which begin blank. What it does depends on the lengths of
@@ -150,7 +150,9 @@ class WholeEpisodes(TensorModule, ComputedOnce):
         self.in_keys, self.out_keys = memory.in_keys[: -len(memory.states)], memory.out_keys[:1]
 
     def compute(self, *inputs: Tensor) -> tuple[Tensor]:
-        return self.once(inputs, self._compute)
+        # actor and critic have one of these each, and the memory together
+        found: tuple[Tensor] = self.memory.once(inputs, self._compute)
+        return found
 
     def _compute(self, *inputs: Tensor) -> tuple[Tensor]:
         starts = inputs[-1].squeeze(-1).clone()
@@ -163,7 +165,7 @@ class WholeEpisodes(TensorModule, ComputedOnce):
         for each in inputs:
             padded.append(each.new_zeros(*batch, *each.shape[1:]))
             padded[-1][episode, step] = each
-        output, *_ = self.memory.compute(*padded, *self.memory.blank(batch, starts.device).values())
+        output, *_ = self.memory._compute(*padded, *self.memory.blank(batch, starts.device).values())
         return (output[episode, step],)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from tensordict.utils import NestedKey
 from torch import nn
 from torchrl.data import Binary, TensorSpec
@@ -27,7 +28,7 @@ def state_specs(policy: Any) -> dict[NestedKey, TensorSpec]:
 def carried_specs(policy: Any) -> dict[NestedKey, TensorSpec]:
     """All that a recurrent policy reads beside its observation: `is_init`, and its states."""
     states = state_specs(policy)
-    return {FIRST: Binary(1), **states} if states else {}
+    return {FIRST: Binary(1, dtype=torch.bool), **states} if states else {}
 
 
 def after(key: Any) -> Any:

@@ -67,6 +67,13 @@ class SyncDataCollector(Collector):
         if self.is_lean():
             self.carried = Carried(self.policy, self.n_env, self.away)
 
+    def _maybe_make_final_rollout(self, make_rollout: bool) -> None:
+        # TorchRL's buffers are made by a step, without the state that a recurrent policy reads
+        if recurrent_parts(self.policy) and fits_lean(self.env, self.policy):
+            self._final_rollout = None
+        else:
+            super()._maybe_make_final_rollout(make_rollout=make_rollout)
+
     def rollout(self) -> TensorDictBase | None:
         """Collect `frames_per_batch` frames, as the stock method does."""
         return self._rollout() if self.is_lean() else super().rollout()
@@ -219,12 +226,9 @@ def _with_state(env: Any, policy: Any, options: dict[str, Any]) -> EnvBase:
     """The environment, with what a recurrent policy reads in it unless the lean path carries that."""
     if not isinstance(env, EnvBase):
         env = env(**(options.pop("create_env_kwargs", None) or {}))
-    if not any(map(options.get, _STOCK_ONLY)) and fits_lean(env, policy):
-        # TorchRL's buffers are made by a step without a state
-        options["use_buffers"] = False
-        return env
-    env = env if isinstance(env, TransformedEnv) else TransformedEnv(env)
-    append_state(env, policy)
+    if any(map(options.get, _STOCK_ONLY)) or not fits_lean(env, policy):
+        env = env if isinstance(env, TransformedEnv) else TransformedEnv(env)
+        append_state(env, policy)
     return env
 
 

@@ -47,6 +47,16 @@ class Kind:
 
 
 _SHORT = {"num_envs": 4}
+_GRU = {
+    "recurrent": "gru",
+    "recurrent_size": 8,
+    "num_envs": 4,
+    "total_frames": 900,
+    "checkpoint_every": 300,
+    "eval_every": 350,
+    "log_every": 100,
+    "max_episode_steps": 20,
+}
 _NORMALIZED = {"normalize_observation": True, "normalize_reward": True}
 _PIXELS = {
     "from_pixels": True,
@@ -76,6 +86,10 @@ KINDS = {
     "pixels-maze": Kind("rlpipe/Maze-v0", "captured", _PIXELS),
     "pixels-lake": Kind("FrozenLake-v1", "synchronised", _PIXELS),
     "envpool": Kind("CartPole-v1", "synchronised", {"backend": "envpool"}, "envpool"),
+    "gru": Kind("rlpipe/CartPolePositions-v0", "captured", _GRU),
+    "lstm": Kind("rlpipe/CartPolePositions-v0", "captured", {**_GRU, "recurrent": "lstm"}),
+    "gru-lake": Kind("FrozenLake-v1", "synchronised", _GRU),
+    "lstm-acrobot": Kind("Acrobot-v1", "synchronised", {**_GRU, "recurrent": "lstm"}),
 }
 
 
@@ -83,7 +97,8 @@ def fits(algorithm: str, kind: str) -> bool:
     """Whether the algorithm learns on it, as the recipes' environments go."""
     if algorithm in TABLES:
         return kind in ("maze", "frozen-lake")
-    return kind not in ("mujoco", "normalized") or algorithm != "dqn"
+    refused = ("mujoco", "normalized", *(name for name, each in KINDS.items() if "recurrent" in each.options))
+    return kind not in refused or algorithm != "dqn"
 
 
 def make_config(algorithm: str, kind: str, **changes: Any) -> Any:

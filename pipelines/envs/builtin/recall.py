@@ -48,6 +48,8 @@ class Recall(gym.Env[np.ndarray, Any]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a `get_state`."""
+        if state["cue"] not in range(self._cues) or state["step"] not in range(self._wait + 3):
+            raise ValueError(f"cue is {state['cue']!r} at step {state['step']!r}, which is no state of this task")
         self._cue, self._step = state["cue"], state["step"]
 
     def _observation(self) -> np.ndarray:

@@ -81,7 +81,7 @@ SHARED = {
     "gamma": 0.5,
     "max_grad_norm": 0.01,
 }
-POLICY = {"state_dependent_std": True, "initial_std": 0.5}
+POLICY = {"state_dependent_std": True, "initial_std": 0.5, "recurrent": "gru", "recurrent_size": 7}
 VALUE = {"value_kind": "smooth_l1", "value_coefficient": 2.0, "entropy_coefficient": 0.1}
 CRITIC = {**VALUE, "lmbda": 0.5, "normalize_advantage": False, "shared_trunk": True}
 CLIP = {"clip": 0.01, "value_clip": 0.01, "target_kl": 1e-6}
@@ -149,6 +149,7 @@ BESIDE = {
     "clip_reward": {"normalize_reward": True, "replay": False},
     "initial_std": {"env_id": "Pendulum-v1", "max_episode_steps": 10},
     "state_dependent_std": {"env_id": "Pendulum-v1", "max_episode_steps": 10},
+    "recurrent_size": {"recurrent": "lstm"},
     "value_kind": {"baseline": True},
     "value_coefficient": {"baseline": True},
 }

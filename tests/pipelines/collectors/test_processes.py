@@ -46,7 +46,14 @@ def _no_process_is_left():
 
 @pytest.mark.parametrize(
     ("algorithm", "kind"),
-    [("ppo", "cartpole"), ("dqn", "acrobot"), ("sarsa", "maze"), ("ppo", "normalized"), ("a2c", "mujoco")],
+    [
+        ("ppo", "cartpole"),
+        ("dqn", "acrobot"),
+        ("sarsa", "maze"),
+        ("ppo", "normalized"),
+        ("a2c", "mujoco"),
+        ("ppo", "gru"),
+    ],
     ids=lambda each: each,
 )
 def test_one_collector_gives_the_same_run_as_none(algorithm, kind, tmp_path):
@@ -59,8 +66,11 @@ def test_one_collector_gives_the_same_run_as_none(algorithm, kind, tmp_path):
     assert multi == local
 
 
-def test_two_collectors_go_on_to_the_bit_after_one_was_killed(tmp_path):
-    config = replace(make_config("ppo", "cartpole"), total_frames=2000, **TWO)
+@pytest.mark.parametrize(
+    ("kind", "frames", "last"), [("cartpole", 2000, 1024), pytest.param("gru", 900, 640, marks=pytest.mark.slow)]
+)
+def test_two_collectors_go_on_to_the_bit_after_one_was_killed(kind, frames, last, tmp_path):
+    config = replace(make_config("ppo", kind), total_frames=frames, **TWO)
 
     def stab(pipeline):
         learn, count = pipeline.learn, iter(range(100))
@@ -77,7 +87,7 @@ def test_two_collectors_go_on_to_the_bit_after_one_was_killed(tmp_path):
     told = re.fullmatch(
         r"collector 1 of 2 died \(exit code -9\) .* the last good checkpoint is (\S+)", str(error.value)
     )
-    assert Path(told[1]).name == "frames-000000001024"
+    assert Path(told[1]).name == f"frames-{last:012d}"
     go(tmp_path / "cut", "ppo", config)
     go(tmp_path / "whole", "ppo", config)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")

@@ -49,6 +49,12 @@ SMALL = [
     ("ppo", "family"),
     ("ppo", "tensors"),
     ("dqn", "walk"),
+    ("ppo", "gru"),
+    ("ppo", "lstm"),
+    ("ppo", "lstm-acrobot"),
+    ("a2c", "gru-lake"),
+    ("reinforce", "gru"),
+    ("reinforce", "gru-lake"),
     ("a2c", "pixels-maze"),
     ("a2c", "pixels-lake"),
     # SWIG's types, which Box2D brings, have no module

@@ -52,7 +52,10 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("algorithm", "kind"),
-    [("a2c", "cartpole"), ("dqn", "frozen-lake"), ("reinforce", "acrobot"), ("ppo", "mujoco"), ("sarsa", "maze")],
+    [
+        *[("a2c", "cartpole"), ("dqn", "frozen-lake"), ("reinforce", "acrobot"), ("ppo", "mujoco"), ("sarsa", "maze")],
+        *[("ppo", "gru"), ("a2c", "lstm-acrobot")],
+    ],
 )
 def test_interrupted_between_checkpoints(algorithm, kind, whole, tmp_path):
     config = make_config(algorithm, kind)
