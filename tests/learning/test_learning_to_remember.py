@@ -29,11 +29,13 @@ def test_ppo_remembers(recurrent, device):
     assert answered(ppo, recurrent=recurrent, device=device, **PPO) > 0.9
 
 
+@pytest.mark.slow
 def test_ppo_without_a_memory_does_not():
     # five seeds gave 0.27 to 0.35
     assert answered(ppo, **PPO) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [a2c, reinforce])
 def test_the_others_remember(module, device):
     # five seeds gave 1.0 with each

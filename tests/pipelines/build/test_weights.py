@@ -86,6 +86,22 @@ def test_another_algorithm_with_the_same_network(trained):
         started(trained("ppo"), "dqn", ["policy"], layer_norm=False)
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+def test_a_memory_comes_with_the_policy(trained, algorithm):
+    options = {"recurrent": "gru", "recurrent_size": 4}
+    options |= {"baseline": True} if algorithm == "reinforce" else {}
+    folder = trained(algorithm, **options)
+    pipeline, before, saved = started(folder, algorithm, ["policy"], **options)
+    assert equal(pipeline.policy.state_dict(), saved["policy"]) == {True}
+    assert False in equal(before["policy"], saved["policy"], "module.0.rnn.")
+    assert equal(pipeline.state["loss"].state_dict(), before["loss"], "critic.module.1.") == {True}
+    pipeline, before, _ = started(folder, algorithm, ["critic"], **options)
+    assert equal(pipeline.policy.state_dict(), before["policy"]) == {True}
+    for other in ({"recurrent": "lstm"}, {"recurrent": None}, {"recurrent_size": 5}):
+        with pytest.raises(ConfigError, match="the policy of .* does not fit: it has"):
+            started(folder, algorithm, ["policy"], **{**options, **other})
+
+
 def test_a_target_network_equals_the_network_that_was_taken(trained):
     folder = trained("dqn")
     for take in ((), ("policy",)):
