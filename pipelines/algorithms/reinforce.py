@@ -8,6 +8,7 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,8 @@ from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 from rlpipe.pipelines.replay.state import transition_kinds
 from rlpipe.pipelines.updates.combining import mean_of
 from rlpipe.pipelines.updates.update import gradient_step
+
+_LOG = logging.getLogger("rlpipe")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
     # the shapes within `normalize="episode"` depend on the batch, so they cannot be recorded
     execution: Execution = "eager" if config.normalize == "episode" else config.execution
+    if execution == "compiled":
+        _LOG.warning("--compile has no effect on reinforce: its batches differ in length, and each would be compiled")
+        execution = "recorded"
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     returns = ReturnToGo(critic, gamma=config.gamma)
     kept, kinds = [*returns.in_keys, *actor.in_keys, *action_keys(actor)], lambda keys: transition_kinds(env, keys)

@@ -29,6 +29,7 @@ class FakeGraph:
         self.operations, self.replays = [], 0
         self.made.append(self)
 
+    @torch.no_grad()
     def replay(self):
         self.replays += 1
         for function, args, kwargs, results in self.operations:
