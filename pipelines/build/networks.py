@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import torch
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
@@ -23,7 +24,15 @@ from rlpipe.modules import (
 )
 from rlpipe.modules.actors import StochasticActor
 from rlpipe.modules.encoders import FirstLayer
-from rlpipe.pipelines.config.groups import ActorConfig, ActorCriticConfig, ExplorationConfig, NetworkConfig
+from rlpipe.modules.recurrent import Memory
+from rlpipe.pipelines.config.groups import (
+    ActorConfig,
+    ActorCriticConfig,
+    ExplorationConfig,
+    MemoryConfig,
+    NetworkConfig,
+    PolicyGradientConfig,
+)
 from rlpipe.pipelines.devices import check_memory
 
 _COPIES = 4
@@ -77,6 +86,30 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> FirstLayer:
         raise ConfigError(f"observation_{error}; --observation-scale none turns it off") from error
 
 
+def make_memory(config: PolicyGradientConfig, env: EnvBase) -> Memory | None:
+    """Make the first layers, with the config's recurrent layer behind them; `None` if it has none.
+
+    Raises:
+        ConfigError: as for `make_trunk`.
+    """
+    if config.recurrent is None:
+        return None
+    trunk = make_trunk(config, env)
+    return Memory(trunk, config.hidden[-1], config.recurrent_size, config.recurrent, config.initialization)
+
+
+def behind(memory: TensorDictModuleBase) -> Network:
+    """The trunk of a network behind a memory."""
+    return Network(in_keys=memory.out_keys[:1])
+
+
+def _features(config: NetworkConfig) -> int:
+    """How many features the trunk of a head gives."""
+    if isinstance(config, MemoryConfig) and config.recurrent is not None:
+        return config.recurrent_size
+    return config.hidden[-1]
+
+
 def make_actor(config: ActorConfig, env: EnvBase, trunk: Network, generator: torch.Generator) -> StochasticActor:
     """Make the stochastic policy for the environment's actions, of whatever kind they are.
 
@@ -86,8 +119,9 @@ def make_actor(config: ActorConfig, env: EnvBase, trunk: Network, generator: tor
     spec, dims, with_std = env.full_action_spec, len(env.batch_size), config.state_dependent_std
     try:
         outputs = policy_outputs(spec, dims, with_std)
-        head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
-        actor = stochastic_actor(Network(*trunk, *head), spec, generator, is_masked(env), dims, with_std)
+        head = MLP(_features(config), outputs, (), initialization=config.initialization, gain=0.01)
+        network = Network(*trunk, *head, in_keys=trunk.in_keys)
+        actor = stochastic_actor(network, spec, generator, is_masked(env), dims, with_std)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for each in actor.modules():
@@ -105,17 +139,23 @@ def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Gene
 
 def make_critic(config: NetworkConfig, trunk: Network) -> Critic:
     """Make a state value on top of `trunk`."""
-    return Critic(Network(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
+    head = MLP(_features(config), 1, (), initialization=config.initialization)
+    return Critic(Network(*trunk, *head, in_keys=trunk.in_keys))
 
 
 def make_actor_critic(
     config: ActorCriticConfig, env: EnvBase, generator: torch.Generator
-) -> tuple[StochasticActor, Critic]:
-    """Make the stochastic policy and a state value, on one trunk if the config shares it.
+) -> tuple[TensorDictModuleBase, TensorDictModuleBase]:
+    """Make the stochastic policy and a state value, on one trunk if the config shares it or has a memory.
 
     Raises:
         ConfigError: the networks do not fit the environment.
     """
+    memory = make_memory(config, env)
+    if memory is not None:
+        actor = make_actor(config, env, behind(memory), generator)
+        critic = make_critic(config, behind(memory))
+        return TensorDictSequential(memory, actor), TensorDictSequential(memory, critic)
     trunk = make_trunk(config, env, shared=config.shared_trunk)
     actor = make_actor(config, env, trunk, generator)
     return actor, make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))
