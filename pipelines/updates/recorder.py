@@ -30,7 +30,7 @@ _REPEATS = 10
 _MOST_SIGNATURES = 4
 """How many recordings there may be."""
 _MOST_OPERATIONS = 20_000
-"""With more operations, making a recording takes longer than it can save."""
+"""With more operations, making a recording takes ten seconds and more."""
 _PRICE, _PRICE_OF_A_CHANGE = 50, 5
 """How many replays pay for making a recording; and for listing a loss's contents again after a change."""
 _CREDIT = _PRICE * 6

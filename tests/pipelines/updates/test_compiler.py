@@ -1,5 +1,6 @@
 """Compiled gradients: by PyTorch's compiler from the first minibatch on, and without a compiler."""
 
+import contextlib
 import os
 import re
 import warnings
@@ -11,6 +12,7 @@ from small_losses import Cubic, batch_of
 from tensordict import TensorDict
 from torch import nn
 
+from rlpipe.pipelines.algorithms import reinforce
 from rlpipe.pipelines.updates import compiler
 from rlpipe.pipelines.updates import recorder as recording
 from rlpipe.pipelines.updates.recorder import make_gradient
@@ -128,6 +130,15 @@ def test_a_home_that_cannot_be_written_leaves_the_cache_to_pytorch(monkeypatch, 
     compiler._keep_cache()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     assert "what is compiled is not kept for later runs" in caplog.text
+
+
+def test_reinforces_batches_are_all_different_and_not_compiled(rounded, caplog):
+    config = reinforce.Config(num_envs=4, rollout_steps=32, total_frames=512, hidden=(8,), compile=True)
+    with contextlib.closing(reinforce.build(config)) as pipeline:
+        for batch in pipeline.collector:
+            pipeline.learn(batch)
+    assert not rounded
+    assert "--compile has no effect on reinforce" in caplog.text
 
 
 class Everything(nn.Module):
