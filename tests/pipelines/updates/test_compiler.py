@@ -133,7 +133,9 @@ def test_a_home_that_cannot_be_written_leaves_the_cache_to_pytorch(monkeypatch, 
 
 
 def test_reinforces_batches_are_all_different_and_not_compiled(rounded, caplog):
-    config = reinforce.Config(num_envs=4, rollout_steps=32, total_frames=512, hidden=(8,), compile=True)
+    config = reinforce.Config(
+        num_envs=4, rollout_steps=32, max_episode_steps=16, total_frames=256, hidden=(8,), compile=True
+    )
     with contextlib.closing(reinforce.build(config)) as pipeline:
         for batch in pipeline.collector:
             pipeline.learn(batch)
