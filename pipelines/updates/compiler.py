@@ -73,7 +73,9 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[.
         # not above, because it takes a second
         from torch._inductor import config, standalone_compile  # noqa: PLC0415
 
-        options = _OPTIONS if all(each.device.type == "cpu" for each in inputs) else {}
+        on_cpu = all(each.device.type == "cpu" for each in inputs)
+        # code is made for a number of threads, which then tells it from others in the cache
+        options = {**_OPTIONS, "cpp.threads": torch.get_num_threads()} if on_cpu else {}
         # draws are those of the eager update
         with config.patch({"fallback_random": True, **options}):
             return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")

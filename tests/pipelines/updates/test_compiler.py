@@ -93,6 +93,14 @@ def test_what_cannot_be_compiled_is_recorded(error, message, monkeypatch, caplog
     check_falls_back(re.escape(message), caplog)
 
 
+def test_a_compiled_function_that_fails_has_changed_nothing(monkeypatch):
+    monkeypatch.setattr(compiler, "compile_graph", lambda graph, inputs: lambda *tensors: (graph(*tensors), 1 / 0))
+    loss, batch = Everything(), TensorDict(x=torch.ones(8, 3), batch_size=[8])
+    make_gradient(loss, list(loss.parameters()), "compiled")(batch)
+    assert loss.network[1].num_batches_tracked.item() == 1
+    assert (batch["x"] == 2).all()
+
+
 def test_without_a_compiler(monkeypatch, tmp_path, caplog):
     """PyTorch's own search, which reads the environment when it is first imported."""
     with warnings.catch_warnings():
@@ -144,7 +152,7 @@ def test_reinforces_batches_are_all_different_and_not_compiled(rounded, caplog):
 
 
 class Everything(nn.Module):
-    """Batch normalisation, dropout, an entry that is changed in place, and an attribute."""
+    """Batch normalisation, dropout, noise, an entry that is changed in place, and an attribute."""
 
     def __init__(self):
         super().__init__()
@@ -155,7 +163,7 @@ class Everything(nn.Module):
     def forward(self, batch):
         batch["x"].mul_(2.0)
         batch.set("seen", batch["x"] + 1)
-        return TensorDict(loss=self.scale * self.network(batch["x"]).square().mean())
+        return TensorDict(loss=self.scale * self.network(batch["x"] + torch.randn(3)).square().mean())
 
 
 @pytest.mark.slow
