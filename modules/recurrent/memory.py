@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import GRUModule, LSTMModule
 
 from rlpipe.modules.base import Keys, TensorModule
 from rlpipe.modules.networks import ComputedOnce, Initialization
+from rlpipe.modules.recurrent.states import FIRST, after
 from rlpipe.modules.recurrent.unroll import UnrollGRU, UnrollLSTM
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 MemoryKind = Literal["gru", "lstm"]
 """Kinds of memory; a GRU has one state, and an LSTM two."""
-FIRST = "is_init"
-"""The entry, bool `[*B, 1]`, that says which steps begin an episode; the name is that of TorchRL's `InitTracker`."""
 
 
 class Memory(TensorModule, ComputedOnce):
@@ -65,11 +63,11 @@ class Memory(TensorModule, ComputedOnce):
         if kind not in ("gru", "lstm"):
             raise ValueError(f"kind of Memory is {kind!r}; allowed are 'gru' and 'lstm'")
         states = [state] if kind == "gru" else [f"{state}_h", f"{state}_c"]
-        after: list[NestedKey] = [("next", each) for each in states]
-        self.name_keys(network, [FIRST, *states], ["memory", *after], **keys)
+        written: list[NestedKey] = ["memory", *map(after, states)]
+        self.name_keys(network, [FIRST, *states], written, **keys)
         self.network, self.kind, self.size, self.states = network, kind, size, states
         stock: Any = GRUModule if kind == "gru" else LSTMModule
-        self.rnn = stock(features, size, in_keys=["memory", *states], out_keys=["memory", *after])
+        self.rnn = stock(features, size, in_keys=["memory", *states], out_keys=written)
         self._initialize(initialization)
 
     def _initialize(self, kind: Initialization) -> None:
@@ -101,10 +99,10 @@ class Memory(TensorModule, ComputedOnce):
         states = [each.squeeze(-2).masked_fill(first, 0.0) for each in states]
         weights = self.layer._flat_weights
         if self.kind == "gru":
-            after = [torch.gru_cell(features, states[0], *weights)]
+            new = [torch.gru_cell(features, states[0], *weights)]
         else:
-            after = list(torch.lstm_cell(features, states, *weights))
-        return after[0], *(each.unsqueeze(-2) for each in after)
+            new = list(torch.lstm_cell(features, states, *weights))
+        return new[0], *(each.unsqueeze(-2) for each in new)
 
     def _apart(self, inputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor]]:
         """The network's entries, `is_init` and the states."""
@@ -116,14 +114,14 @@ class Memory(TensorModule, ComputedOnce):
         keep = (~first).to(features.dtype)
         into, recurrent, bias, recurrent_bias = self.layer._flat_weights
         if self.kind == "gru":
-            after = [UnrollGRU.apply(F.linear(features, into, bias), keep, *before, recurrent, recurrent_bias)]
+            new = [UnrollGRU.apply(F.linear(features, into, bias), keep, *before, recurrent, recurrent_bias)]
         else:
             inputs = F.linear(features, into, bias + recurrent_bias)
-            after = UnrollLSTM.apply(inputs, keep, *before, recurrent)
-        return after[0], *(each.unsqueeze(-2) for each in after)
+            new = UnrollLSTM.apply(inputs, keep, *before, recurrent)
+        return new[0], *(each.unsqueeze(-2) for each in new)
 
 
-class WholeEpisodes(TensorDictModuleBase):
+class WholeEpisodes(TensorModule, ComputedOnce):
     """A memory over whole episodes one after the other, `[steps]`: each runs from its beginning, side by side.
 
     Reads and writes what `memory` does, but for its states, which begin blank. What it does depends on the lengths of
@@ -136,25 +134,36 @@ class WholeEpisodes(TensorDictModuleBase):
     def __init__(self, memory: Memory) -> None:
         super().__init__()
         self.memory = memory
-        self.in_keys = memory.in_keys[: -len(memory.states)]
-        self.out_keys = memory.out_keys[:1]
+        self.in_keys, self.out_keys = memory.in_keys[: -len(memory.states)], memory.out_keys[:1]
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        *entries, first = (tensordict.get(key) for key in self.in_keys)
-        starts = first.squeeze(-1).clone()
+    def compute(self, *inputs: Tensor) -> tuple[Tensor]:
+        return self.once(inputs, self._compute)
+
+    def _compute(self, *inputs: Tensor) -> tuple[Tensor]:
+        starts = inputs[-1].squeeze(-1).clone()
         starts[0] = True
         episode = starts.cumsum(0) - 1
         step = torch.arange(len(starts), device=starts.device)
         step = step - step[starts][episode]
-        rows, steps = int(episode[-1]) + 1, int(step.max()) + 1
-        padded = [each.new_zeros(rows, steps, *each.shape[1:]) for each in (*entries, first)]
-        for each, whole in zip(padded, (*entries, first), strict=True):
-            each[episode, step] = whole
-        blank = self.memory.blank((rows, steps), starts.device)
-        output, *_ = self.memory.compute(*padded, *blank.values())
-        return tensordict.set(self.out_keys[0], output[episode, step])
+        batch = int(episode[-1]) + 1, int(step.max()) + 1
+        padded = []
+        for each in inputs:
+            padded.append(each.new_zeros(*batch, *each.shape[1:]))
+            padded[-1][episode, step] = each
+        output, *_ = self.memory.compute(*padded, *self.memory.blank(batch, starts.device).values())
+        return (output[episode, step],)
 
 
-def memories(policy: nn.Module) -> list[Memory]:
-    """Those of a policy."""
-    return [each for each in policy.modules() if isinstance(each, Memory)]
+def over_episodes(network: TensorDictModuleBase) -> TensorDictModuleBase:
+    """The network for a loss of whole episodes one after the other, `[steps]`, with the same weights.
+
+    If its first module is a `Memory`, `WholeEpisodes` of it is there.
+    """
+    if not isinstance(network, TensorDictSequential) or not isinstance(network[0], Memory):
+        return network
+    return TensorDictSequential(WholeEpisodes(network[0]), *network[1:])
+
+
+def remembering(memory: Memory | None, network: TensorDictModuleBase) -> TensorDictModuleBase:
+    """The network behind a memory, if there is one."""
+    return network if memory is None else TensorDictSequential(memory, network)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
@@ -24,7 +25,7 @@ from rlpipe.modules import (
 )
 from rlpipe.modules.actors import StochasticActor
 from rlpipe.modules.encoders import FirstLayer
-from rlpipe.modules.recurrent import Memory
+from rlpipe.modules.recurrent import Memory, remembering
 from rlpipe.pipelines.config.groups import (
     ActorConfig,
     ActorCriticConfig,
@@ -98,11 +99,6 @@ def make_memory(config: PolicyGradientConfig, env: EnvBase) -> Memory | None:
     return Memory(trunk, config.hidden[-1], config.recurrent_size, config.recurrent, config.initialization)
 
 
-def behind(memory: TensorDictModuleBase) -> Network:
-    """The trunk of a network behind a memory."""
-    return Network(in_keys=memory.out_keys[:1])
-
-
 def _features(config: NetworkConfig) -> int:
     """How many features the trunk of a head gives."""
     if isinstance(config, MemoryConfig) and config.recurrent is not None:
@@ -144,18 +140,20 @@ def make_critic(config: NetworkConfig, trunk: Network) -> Critic:
 
 
 def make_actor_critic(
-    config: ActorCriticConfig, env: EnvBase, generator: torch.Generator
-) -> tuple[TensorDictModuleBase, TensorDictModuleBase]:
-    """Make the stochastic policy and a state value, on one trunk if the config shares it or has a memory.
+    config: PolicyGradientConfig, env: EnvBase, generator: torch.Generator, *, with_critic: bool = True
+) -> tuple[TensorDictModuleBase, Any]:
+    """Make the stochastic policy and a state value, or `None`.
+
+    They have one trunk if the config shares it. With a memory, which stands before both, they always have.
 
     Raises:
         ConfigError: the networks do not fit the environment.
     """
     memory = make_memory(config, env)
-    if memory is not None:
-        actor = make_actor(config, env, behind(memory), generator)
-        critic = make_critic(config, behind(memory))
-        return TensorDictSequential(memory, actor), TensorDictSequential(memory, critic)
-    trunk = make_trunk(config, env, shared=config.shared_trunk)
-    actor = make_actor(config, env, trunk, generator)
-    return actor, make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))
+    shared = isinstance(config, ActorCriticConfig) and config.shared_trunk
+    trunk = make_trunk(config, env, shared=shared) if memory is None else Network(in_keys=memory.out_keys[:1])
+    actor = remembering(memory, make_actor(config, env, trunk, generator))
+    if not with_critic:
+        return actor, None
+    separate = memory is None and not shared
+    return actor, remembering(memory, make_critic(config, make_trunk(config, env) if separate else trunk))

@@ -15,9 +15,9 @@ from torchrl.envs.utils import set_exploration_type
 from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import acting
-from rlpipe.modules.recurrent import FIRST
+from rlpipe.modules.recurrent import FIRST, recurrent_parts
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
-from rlpipe.pipelines.collectors.lean.carried import Carried, Tensors, recurrent_parts
+from rlpipe.pipelines.collectors.lean.carried import Carried, Tensors
 from rlpipe.pipelines.collectors.lean.rollout import fits_lean, make_decide, stack_arrays, stack_tensors
 from rlpipe.pipelines.collectors.lean.tensor_rollout import assemble_tensors
 from rlpipe.pipelines.devices import sent
@@ -95,7 +95,7 @@ class SyncDataCollector(Collector):
                 root = env.root
                 values = {key: read(key, root[key]) for key in observed} | carried.before(root["step_count"])
                 decision = decide(values)
-                carried.after(decision)
+                carried.keep(decision)
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(env.actions_in(decision)))

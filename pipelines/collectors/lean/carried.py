@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchrl.data import TensorSpec
 
-from rlpipe.modules.recurrent import FIRST
+from rlpipe.modules.recurrent import FIRST, after, carried_specs, state_specs
 from rlpipe.pipelines.checkpoints.state_checks import check_like
 from rlpipe.pipelines.envs.entries import Key, name_of
 from rlpipe.pipelines.envs.tensor.env import as_column
@@ -29,10 +28,13 @@ class Carried:
     def __init__(self, policy: nn.Module, num_envs: int, device: torch.device | None) -> None:
         self._blank: Tensors = {
             key: torch.zeros(num_envs, *spec.shape, dtype=spec.dtype, device=device)
-            for key, spec in _state_specs(policy).items()
+            for key, spec in state_specs(policy).items()
         }
         self._now = dict(self._blank)
-        self.keys, self.next_keys = carried_keys(policy)
+        self.keys: list[Key] = list(carried_specs(policy))
+        """What the policy reads of it: which steps begin an episode, and the states."""
+        self.next_keys: list[Key] = list(map(after, self._blank))
+        """The states that it writes."""
 
     def before(self, step_count: Any) -> Tensors:
         """What the policy reads at a step, from how many steps each episode has had `[num_envs]`."""
@@ -45,7 +47,7 @@ class Carried:
         }
         return {FIRST: first, **self._now}
 
-    def after(self, decision: Mapping[Key, Tensor]) -> None:
+    def keep(self, decision: Mapping[Key, Tensor]) -> None:
         """Keep what the policy wrote."""
         self._now = dict(zip(self._now, (decision[key] for key in self.next_keys), strict=True))
 
@@ -56,22 +58,3 @@ class Carried:
         """Continue from a `state_dict`; one of another policy is a `ValueError`."""
         check_like(self.state_dict(), state, "carried")
         self._now = {key: state[name_of(key)].to(blank.device) for key, blank in self._blank.items()}
-
-
-def carried_keys(policy: Any) -> tuple[list[Key], list[Key]]:
-    """What a recurrent policy reads beside its observation, and the states that it writes."""
-    states = list(_state_specs(policy))
-    return [FIRST, *states] if states else [], [
-        ("next", *key) if isinstance(key, tuple) else ("next", key) for key in states
-    ]
-
-
-def _state_specs(policy: Any) -> dict[Key, TensorSpec]:
-    primers = [module.make_tensordict_primer().primers for module in recurrent_parts(policy)]
-    return {key: spec for each in primers for key, spec in each.items(True, True)}
-
-
-def recurrent_parts(policy: Any) -> list[Any]:
-    """TorchRL's recurrent modules in a policy."""
-    modules = policy.modules() if isinstance(policy, nn.Module) else ()
-    return [module for module in modules if hasattr(module, "make_tensordict_primer")]

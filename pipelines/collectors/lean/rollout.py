@@ -11,7 +11,8 @@ from tensordict import TensorDict
 from torchrl.envs import TransformedEnv
 
 from rlpipe.modules import tensor_modules
-from rlpipe.pipelines.collectors.lean.carried import Tensors, carried_keys
+from rlpipe.modules.recurrent import after, carried_specs
+from rlpipe.pipelines.collectors.lean.carried import Tensors
 from rlpipe.pipelines.envs.entries import Arrays, Key
 from rlpipe.pipelines.envs.normalization.running import observation_norms
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
@@ -23,11 +24,11 @@ def fits_lean(env: Any, policy: Any) -> bool:
     """Whether the lean path supports the environment and the policy."""
     if not isinstance(env, TransformedEnv) or not isinstance(env.base_env, (VectorEnv, TensorEnv)):
         return False
-    reads, writes = carried_keys(policy)
+    carried = carried_specs(policy)
     return (
         all(is_pointwise(transform, env) for transform in env.transform)
-        and set(getattr(policy, "in_keys", [None])) <= {*env.base_env.root, *reads}
-        and not any(isinstance(key, tuple) and key not in (*env.action_keys, *writes) for key in policy.out_keys)
+        and set(getattr(policy, "in_keys", [None])) <= {*env.base_env.root, *carried}
+        and {key for key in policy.out_keys if isinstance(key, tuple)} <= {*env.action_keys, *map(after, carried)}
     )
 
 
