@@ -45,6 +45,8 @@ CASES = [
     (ppo, {**SMALL, "value_clip": 0.2, "shared_trunk": True, "activation": "silu", "value_kind": "smooth_l1"}),
     (ppo, {**SMALL, **BOX, "state_dependent_std": True}),
     (ppo, {**SMALL, **MAZE, "entropy_coefficient": 0.1}),
+    (ppo, {**SMALL, "recurrent": "gru", "recurrent_size": 8}),
+    (a2c, {**SMALL, "recurrent": "lstm", "recurrent_size": 8}),
     (a2c, {**SMALL, **BOX, "optimizer": "adamw"}),
     (a2c, {**SMALL, "env_id": "FrozenLake-v1", "layer_norm": True, "max_grad_norm": None}),
     (dqn, REPLAY),
