@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils._pytree import tree_leaves, tree_map
 
 from rlpipe.errors import first_line
@@ -24,6 +25,8 @@ _OPTIONS = {
     "cpp_wrapper": True,
     # a single function gives other processes nothing to do, and several runs may share the machine
     "compile_threads": 1,
+    # they take longer than they save, and 140 MB among the temporary files
+    "cpp_cache_precompile_headers": False,
     # takes a second at each start; should the compiler not know the processor's instructions, it fails
     "cpp.vec_isa_ok": True,
 }
@@ -77,13 +80,16 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[.
         # code is made for a number of threads, which then tells it from others in the cache
         options = {**_OPTIONS, "cpp.threads": torch.get_num_threads()} if on_cpu else {}
         # draws are those of the eager update
-        with config.patch({"fallback_random": True, **options}):
+        options["fallback_random"] = True
+        # other versions of PyTorch have other options
+        with config.patch({name: value for name, value in options.items() if hasattr(config, name)}):
             return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
 
 
 def _keep_cache() -> None:
     """Have PyTorch's compiler keep its cache; its own default is a folder for temporary files."""
-    if _CACHE in os.environ:
+    # importing PyTorch's compiler sets the variable to its default
+    if os.environ.get(_CACHE, default_cache_dir()) != default_cache_dir():
         return
     home = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(home) if home else Path.home() / ".cache") / "rlpipe" / "compiled"

@@ -11,6 +11,7 @@ import torch
 from small_losses import Cubic, batch_of
 from tensordict import TensorDict
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from rlpipe.pipelines.algorithms import reinforce
 from rlpipe.pipelines.updates import compiler
@@ -118,7 +119,8 @@ def test_without_a_compiler(monkeypatch, tmp_path, caplog):
     ("chosen", "expected"), [(None, "home/.cache/rlpipe/compiled"), ("xdg", "xdg/rlpipe/compiled")]
 )
 def test_the_cache_is_kept_in_the_users_folder(chosen, expected, monkeypatch, tmp_path):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    # as importing PyTorch's compiler leaves it
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     if chosen:
