@@ -118,6 +118,7 @@ _ALL = (
     ),
     Recipe("reinforce/episodic", "reinforce", "an update an episode, 3000 episodes", settings=tuned.EPISODIC),
     Recipe("a2c/eight-workers", "a2c", "eight environments in eight processes", "CartPole-v0", tuned.EIGHT_WORKERS),
+    Recipe("ppo/positions", "ppo", "CartPole without velocities", "rlpipe/CartPolePositions-v0", tuned.POSITIONS),
     Recipe(
         "ppo/inverted-double-pendulum",
         "ppo",

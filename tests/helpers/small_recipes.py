@@ -33,6 +33,7 @@ SMALL = {
 OPTIONS = {
     "reinforce": {"baseline": True},
     "ppo/inverted-double-pendulum": {"env_id": "Pendulum-v1"},
+    "ppo/positions": {"recurrent_size": 4},
     "a2c": {"env_id": "rlpipe/Maze-v0"},
     "dqn": {"env_id": "rlpipe/Maze-v0", "dueling": True},
     "dqn/target-network": {"env_id": "FrozenLake-v1", "reward_shaping": "none", "target_every": 2, "tau": 1.0},
