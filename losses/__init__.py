@@ -7,6 +7,7 @@ from rlpipe.losses.advantage import GAE
 from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.keys import Keyed
 from rlpipe.losses.ppo import ClipPPOLoss
+from rlpipe.losses.q_learning import QLearningLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
 from rlpipe.losses.target import HasTargets, TargetUpdate, frozen, frozen_copy
@@ -34,6 +35,7 @@ __all__ = [
     "Keyed",
     "NStep",
     "Normalization",
+    "QLearningLoss",
     "ReinforceLoss",
     "ReturnToGo",
     "TargetUpdate",
