@@ -8,6 +8,7 @@ from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.keys import Keyed
 from rlpipe.losses.ppo import ClipPPOLoss
 from rlpipe.losses.q_learning import QLearningLoss
+from rlpipe.losses.qr_dqn import QRDQNLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
 from rlpipe.losses.target import HasTargets, TargetUpdate, frozen, frozen_copy
@@ -36,6 +37,7 @@ __all__ = [
     "NStep",
     "Normalization",
     "QLearningLoss",
+    "QRDQNLoss",
     "ReinforceLoss",
     "ReturnToGo",
     "TargetUpdate",

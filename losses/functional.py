@@ -53,6 +53,46 @@ def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
     return target - chosen_value(action_value, action)
 
 
+def quantile_target(reward: Tensor, discount: Tensor, next_quantiles: Tensor, selector: Tensor) -> Tensor:
+    """Quantiles of the return `[*B, N]`, `r + discount * theta(s', argmax_a S(s', a))`.
+
+    Dabney et al. 2018 ("Distributional reinforcement learning with quantile regression"), Algorithm 1, for each theta.
+
+    `next_quantiles` is `[*B, A, N]`. `selector` `[*B, A]`, S, is the mean of these quantiles over the allowed actions;
+    or for Double DQN that of the online network's. The rest is `[*B]`.
+    """
+    return reward.unsqueeze(-1) + discount.unsqueeze(-1) * chosen_quantiles(next_quantiles, selector.argmax(-1))
+
+
+def chosen_quantiles(quantiles: Tensor, action: Tensor) -> Tensor:
+    """`theta(s, a)` for `quantiles` `[*B, A, N]` and integer `action` `[*B]`, as `[*B, N]`."""
+    return quantiles.take_along_dim(action.unsqueeze(-1).unsqueeze(-1), -2).squeeze(-2)
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float | Tensor = 1.0) -> Tensor:
+    """Quantile Huber loss `[*B]`, Dabney et al. 2018, equations 9 and 10, summed as in their Algorithm 1.
+
+    `sum_i mean_j |tau_i - 1{u < 0}| L(u) / kappa` with `u = target_j - quantiles_i`, `tau_i = (2 i + 1) / (2 N)` for i
+    from 0, and the Huber function `L(u)`: `0.5 u^2` up to `|u| = kappa`, `kappa (|u| - 0.5 kappa)` beyond.
+
+    Dividing by kappa, as Dabney et al. 2018b ("Implicit quantile networks"), equation 3, do, changes nothing at 1. So
+    a small kappa gives the quantile regression loss, equation 8.
+
+    Args:
+        quantiles: of the return, one for each `tau_i`, `[*B, N]`.
+        target: samples of the return, or its quantiles, in any order, `[*B, M]`.
+        kappa: above 0, in units of return.
+    """
+    n = quantiles.shape[-1]
+    tau = (torch.arange(n, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / n
+    # [*B, M, N], in units of kappa, in which the Huber function is that of kappa 1
+    theta, each = torch.broadcast_tensors((quantiles / kappa).unsqueeze(-2), (target / kappa).unsqueeze(-1))
+    huber = F.smooth_l1_loss(theta, each, reduction="none").mean(-2)
+    # the same of the negative errors; multiplying by a mask takes several times as long
+    below = F.smooth_l1_loss(theta, torch.minimum(theta.detach(), each), reduction="none").mean(-2)
+    return kappa * (tau * huber + (1.0 - 2.0 * tau) * below).sum(-1)
+
+
 def categorical_projection(probability: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
     """Distribution of `r + discount * Z(s')` over the atoms that Z is over, Bellemare et al. 2017, equation 7.
 

@@ -119,6 +119,14 @@ class DQNKeys:
 
 
 @dataclass
+class QRDQNKeys(DQNKeys):
+    """Of `QRDQNLoss`."""
+
+    quantiles: NestedKey = "quantiles"
+    """What the network writes beside `action_value`."""
+
+
+@dataclass
 class NStepKeys:
     """Of `NStep`."""
 
