@@ -2,8 +2,8 @@
 
 The network gives `quantiles` of the return of each action, and the policy takes the action with the largest mean.
 Collect, explore, sum `n_steps` rewards and replay as DQN does: `pipelines/build/q_learning.py`.
-The target is the reward plus the discounted quantiles of the next state's best action (equation 13). Minimise the
-quantile Huber loss (equations 9 and 10) between all pairs of a quantile and a target quantile: `losses/qr_dqn.py`.
+The target is the reward plus the discounted quantiles of the next state's best action. Minimise the quantile Huber
+loss (equations 9 and 10) between all pairs of a quantile and a target quantile: `losses/qr_dqn.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rlpipe.pipelines.pipeline import Pipeline
 class Config(QLearningConfig):
     """QR-DQN, tuned on CartPole-v1, Acrobot-v1 and LunarLander-v3."""
 
-    quantiles: int = number(32, at_least=1, at_most=10_000)
+    quantiles: int = number(32, at_least=1, at_most=1_000)
     """Quantiles of the return of each action; 200 in the paper."""
     kappa: float = number(1.0, at_least=1e-6, at_most=LARGEST)
     """Up to which error the loss is quadratic, in units of return; tiny: plain quantile regression."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, reinforce
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, qr_dqn, reinforce
 from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
@@ -48,6 +48,11 @@ def test_ppo_learns_to_balance_in_tensors(device):
 def test_dqn_learns_identity(options, device):
     settings = {**DQN, "gamma": 0.0, "lr": 5e-3, "device": device, **options}
     assert train_and_evaluate(dqn, env_id="tests/Identity-v0", total_frames=3000, **settings).mean == 10.0
+
+
+def test_qr_dqn_learns_identity(device):
+    settings = {**DQN, "gamma": 0.0, "lr": 5e-3, "quantiles": 5, "device": device}
+    assert train_and_evaluate(qr_dqn, env_id="tests/Identity-v0", total_frames=1500, **settings).mean == 10.0
 
 
 @pytest.mark.parametrize("baseline", [False, True])
