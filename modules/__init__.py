@@ -36,6 +36,7 @@ from rlpipe.modules.policies import (
     policy_outputs,
     stochastic_actor,
 )
+from rlpipe.modules.recurrent import Memory, MemoryKind, WholeEpisodes, over_episodes
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 from rlpipe.modules.value_networks import ActionValueCritic, Critic, QActor, QuantileActor
 
@@ -67,6 +68,8 @@ __all__ = [
     "JointChoices",
     "JointDistribution",
     "Linear",
+    "Memory",
+    "MemoryKind",
     "MultiCategorical",
     "MultiCategoricalActor",
     "MultiOneHot",
@@ -82,11 +85,13 @@ __all__ = [
     "Shared",
     "TanhNormal",
     "TensorModule",
+    "WholeEpisodes",
     "computed_once",
     "encoder",
     "exploring",
     "make_schedule",
     "only_allowed",
+    "over_episodes",
     "policy_outputs",
     "stochastic_actor",
     "tensor_modules",

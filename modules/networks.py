@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypeVar, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from tensordict.utils import NestedKey
@@ -182,31 +182,40 @@ class Network(nn.Sequential):
         return entries[0]
 
 
-class Shared(Network):
-    """First layers of several networks; within `computed_once` they run once for all of them."""
+class ComputedOnce(nn.Module):
+    """A module that several losses' networks begin with; within `computed_once` it runs once for all of them."""
 
-    _last: tuple[tuple[Tensor, ...], Tensor] | None = None
+    _last: tuple[tuple[Tensor, ...], Any] | None = None
     _keeps = False
 
-    def forward(self, *entries: Tensor) -> Tensor:
+    def once(self, entries: tuple[Tensor, ...], compute: Callable[..., Any]) -> Any:
+        """`compute(*entries)`, or what it was for the same tensors."""
         if self._last is not None and all(map(operator.is_, self._last[0], entries)):
             return self._last[1]
-        features = super().forward(*entries)
+        output = compute(*entries)
         if self._keeps:
-            self._last = (entries, features)
+            self._last = (entries, output)
+        return output
+
+
+class Shared(Network, ComputedOnce):
+    """First layers of several networks; within `computed_once` they run once for all of them."""
+
+    def forward(self, *entries: Tensor) -> Tensor:
+        features: Tensor = self.once(entries, super().forward)
         return features
 
 
 @contextlib.contextmanager
 def computed_once(module: nn.Module) -> Iterator[None]:
-    """Within, each `Shared` in the module computes the features of the same tensors once."""
-    shared = [each for each in module.modules() if isinstance(each, Shared)]
-    for each in shared:
+    """Within, each `ComputedOnce` in the module, such as `Shared` layers, runs once for the same tensors."""
+    found = [each for each in module.modules() if isinstance(each, ComputedOnce)]
+    for each in found:
         each._keeps = True
     try:
         yield
     finally:
-        for each in shared:
+        for each in found:
             each._keeps, each._last = False, None
 
 

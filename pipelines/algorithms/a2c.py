@@ -67,7 +67,7 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution)
     gae = GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
-    learn = scheduled(once(update, advantage=gae), optimizer, schedule)
+    learn = scheduled(once(update, advantage=gae, sequences=config.recurrent is not None), optimizer, schedule)
     parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
     numbers = optimizer_numbers(optimizer, update) | {"gamma": gae, "lmbda": gae}
     numbers |= {"value_coefficient": loss, "entropy_coefficient": loss}

@@ -60,6 +60,12 @@ class Config(ActorCriticConfig, LivesConfig, TrainConfig):
                 f"minibatch_size is {self.minibatch_size}; allowed is at most {self.frames_per_batch}, the frames of "
                 "a batch (num_envs * rollout_steps)"
             )
+        if self.recurrent is not None and self.minibatch_size % self.rollout_steps:
+            whole = max(self.minibatch_size // self.rollout_steps, 1) * self.rollout_steps
+            raise ConfigError(
+                f"minibatch_size is {self.minibatch_size}; with recurrent, a minibatch has whole sequences of "
+                f"{self.rollout_steps} steps, the rollout_steps: set it to a multiple, such as {whole}"
+            )
 
 
 def is_beyond(limit: float) -> Callable[[Mapping[str, Tensor]], Tensor]:
@@ -89,10 +95,12 @@ def build(config: Config) -> Pipeline:
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
     skip_if = None if config.target_kl is None else is_beyond(1.5 * config.target_kl)
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=config.execution, skip_if=skip_if)
+    # a recurrent policy needs the steps of an environment in order
+    steps = 1 if config.recurrent is None else config.rollout_steps
     minibatches = ReplayBuffer(
-        storage=LazyTensorStorage(config.frames_per_batch, device=device),
+        storage=LazyTensorStorage(config.frames_per_batch // steps, device=device),
         sampler=SamplerWithoutReplacement(),
-        batch_size=config.minibatch_size,
+        batch_size=config.minibatch_size // steps,
         generator=seeds.generator("replay", device),
     )
     end_at_life_loss, gae = make_lives(config, env), GAE(critic, gamma=config.gamma, lmbda=config.lmbda)
@@ -100,7 +108,7 @@ def build(config: Config) -> Pipeline:
     def advantages(batch: TensorDictBase) -> TensorDictBase:
         return gae(end_at_life_loss(batch))
 
-    epochs = on_policy(advantages, minibatches, update, epochs=config.epochs)
+    epochs = on_policy(advantages, minibatches, update, epochs=config.epochs, sequences=config.recurrent is not None)
     learn = scheduled(epochs, optimizer, schedule)
     parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
     numbers = optimizer_numbers(optimizer, update) | {"epochs": epochs, "gamma": gae, "lmbda": gae}

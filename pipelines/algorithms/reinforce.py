@@ -8,6 +8,7 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ from tensordict import TensorDictBase
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import Normalization, ReinforceLoss, ReturnToGo, action_keys, functional
-from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
+from rlpipe.modules.recurrent import over_episodes
+from rlpipe.pipelines.build.networks import make_actor_critic
 from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.config.groups import PolicyGradientConfig
@@ -56,6 +58,12 @@ class Config(PolicyGradientConfig, TrainConfig):
                 "cuda_graphs is True, which needs normalize to be 'batch' or 'none'; it is 'episode', whose operations "
                 "depend on the episodes' lengths"
             )
+        for name in ("cuda_graphs", "compile"):
+            if getattr(self, name) and self.recurrent is not None:
+                raise ConfigError(
+                    f"{name} is True with recurrent {self.recurrent!r}, whose operations depend on the episodes' "
+                    "lengths; leave one out, or use ppo or a2c"
+                )
         limit = self.max_episode_steps or env_spec(self.env_id).max_episode_steps
         limit = None if limit is None else ceil_div(limit, self.action_repeat)
         if limit is not None and self.frames_per_batch < limit:
@@ -73,22 +81,24 @@ def build(config: Config) -> Pipeline:
     """
     device, seeds, env = set_up(config)
     with seeds.torch_seeded("initialization"):
-        actor = make_actor(config, env, make_trunk(config, env), seeds.generator("exploration", device))
-        critic = make_critic(config, make_trunk(config, env)) if config.baseline else None
+        exploration = seeds.generator("exploration", device)
+        actor, critic = make_actor_critic(config, env, exploration, with_critic=config.baseline)
     loss = ReinforceLoss(
-        actor,
-        critic,
+        over_episodes(actor),
+        critic if critic is None else over_episodes(critic),
         normalize=config.normalize,
         value_kind=config.value_kind,
         value_coefficient=config.value_coefficient,
         entropy_coefficient=config.entropy_coefficient,
     ).to(device)
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
-    # the shapes within `normalize="episode"` depend on the batch, so they cannot be recorded
-    execution: Execution = "eager" if config.normalize == "episode" else config.execution
+    # shapes within these depend on the batch, so they cannot be recorded
+    varies = config.normalize == "episode" or config.recurrent is not None
+    execution: Execution = "eager" if varies else config.execution
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
     returns = ReturnToGo(critic, gamma=config.gamma)
-    kept, kinds = [*returns.in_keys, *actor.in_keys, *action_keys(actor)], lambda keys: transition_kinds(env, keys)
+    kept = [*returns.in_keys, *loss.actor.in_keys, *action_keys(actor)]
+    kinds = functools.partial(transition_kinds, env, policy=actor)
     episodes = EpisodeBuffer(kept, kinds=kinds, num_envs=config.num_envs, device=device)
 
     @gpu_memory_for("an update with whole episodes", "--num-envs or --rollout-steps")

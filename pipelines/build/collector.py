@@ -69,7 +69,6 @@ def make_collector(
         policy,
         frames_per_batch=frames_per_batch,
         total_frames=total_frames,
-        auto_register_policy_transforms=False,
         track_traj_ids=False,
         use_buffers=False,
         trust_policy=True,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
+from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
@@ -23,7 +25,15 @@ from rlpipe.modules import (
 )
 from rlpipe.modules.actors import StochasticActor
 from rlpipe.modules.encoders import FirstLayer
-from rlpipe.pipelines.config.groups import ActorConfig, ActorCriticConfig, ExplorationConfig, NetworkConfig
+from rlpipe.modules.recurrent import Memory, remembering
+from rlpipe.pipelines.config.groups import (
+    ActorConfig,
+    ActorCriticConfig,
+    ExplorationConfig,
+    MemoryConfig,
+    NetworkConfig,
+    PolicyGradientConfig,
+)
 from rlpipe.pipelines.devices import check_memory
 
 _COPIES = 4
@@ -77,6 +87,25 @@ def _make_first(config: NetworkConfig, env: EnvBase) -> FirstLayer:
         raise ConfigError(f"observation_{error}; --observation-scale none turns it off") from error
 
 
+def make_memory(config: PolicyGradientConfig, env: EnvBase) -> Memory | None:
+    """Make the first layers, with the config's recurrent layer behind them; `None` if it has none.
+
+    Raises:
+        ConfigError: as for `make_trunk`.
+    """
+    if config.recurrent is None:
+        return None
+    trunk = make_trunk(config, env)
+    return Memory(trunk, config.hidden[-1], config.recurrent_size, config.recurrent, config.initialization)
+
+
+def _features(config: NetworkConfig) -> int:
+    """How many features the trunk of a head gives."""
+    if isinstance(config, MemoryConfig) and config.recurrent is not None:
+        return config.recurrent_size
+    return config.hidden[-1]
+
+
 def make_actor(config: ActorConfig, env: EnvBase, trunk: Network, generator: torch.Generator) -> StochasticActor:
     """Make the stochastic policy for the environment's actions, of whatever kind they are.
 
@@ -86,8 +115,9 @@ def make_actor(config: ActorConfig, env: EnvBase, trunk: Network, generator: tor
     spec, dims, with_std = env.full_action_spec, len(env.batch_size), config.state_dependent_std
     try:
         outputs = policy_outputs(spec, dims, with_std)
-        head = MLP(config.hidden[-1], outputs, (), initialization=config.initialization, gain=0.01)
-        actor = stochastic_actor(Network(*trunk, *head), spec, generator, is_masked(env), dims, with_std)
+        head = MLP(_features(config), outputs, (), initialization=config.initialization, gain=0.01)
+        network = Network(*trunk, *head, in_keys=trunk.in_keys)
+        actor = stochastic_actor(network, spec, generator, is_masked(env), dims, with_std)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for each in actor.modules():
@@ -105,17 +135,25 @@ def make_explorer(config: ExplorationConfig, env: EnvBase, generator: torch.Gene
 
 def make_critic(config: NetworkConfig, trunk: Network) -> Critic:
     """Make a state value on top of `trunk`."""
-    return Critic(Network(*trunk, *MLP(config.hidden[-1], 1, (), initialization=config.initialization)))
+    head = MLP(_features(config), 1, (), initialization=config.initialization)
+    return Critic(Network(*trunk, *head, in_keys=trunk.in_keys))
 
 
 def make_actor_critic(
-    config: ActorCriticConfig, env: EnvBase, generator: torch.Generator
-) -> tuple[StochasticActor, Critic]:
-    """Make the stochastic policy and a state value, on one trunk if the config shares it.
+    config: PolicyGradientConfig, env: EnvBase, generator: torch.Generator, *, with_critic: bool = True
+) -> tuple[TensorDictModuleBase, Any]:
+    """Make the stochastic policy and a state value, or `None`.
+
+    They have one trunk if the config shares it. With a memory, which stands before both, they always have.
 
     Raises:
         ConfigError: the networks do not fit the environment.
     """
-    trunk = make_trunk(config, env, shared=config.shared_trunk)
-    actor = make_actor(config, env, trunk, generator)
-    return actor, make_critic(config, trunk if config.shared_trunk else make_trunk(config, env))
+    memory = make_memory(config, env)
+    shared = isinstance(config, ActorCriticConfig) and config.shared_trunk
+    trunk = make_trunk(config, env, shared=shared) if memory is None else Network(in_keys=memory.out_keys[:1])
+    actor = remembering(memory, make_actor(config, env, trunk, generator))
+    if not with_critic:
+        return actor, None
+    separate = memory is None and not shared
+    return actor, remembering(memory, make_critic(config, make_trunk(config, env) if separate else trunk))

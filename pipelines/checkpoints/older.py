@@ -21,6 +21,8 @@ _SINCE: dict[str, tuple[Any, str]] = {
     "clip_reward": (10.0, "env_id"),
     "initial_std": (1.0, "state_dependent_std"),
     "target_kl": (None, "value_clip"),
+    "recurrent": (None, "state_dependent_std"),
+    "recurrent_size": (128, "state_dependent_std"),
 }
 """Newer fields, in JSON form: the value that changes nothing, and an older field of the same group."""
 _GONE: dict[str, Any] = {"normalize_frames": None}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
@@ -16,16 +15,23 @@ from torchrl.envs.utils import set_exploration_type
 from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import acting
+from rlpipe.modules.recurrent import FIRST, recurrent_parts
 from rlpipe.pipelines.collectors.env_state import LocalEnvState
-from rlpipe.pipelines.collectors.tensor_rollout import assemble_tensors
+from rlpipe.pipelines.collectors.lean.carried import Carried, Tensors
+from rlpipe.pipelines.collectors.lean.rollout import fits_lean, make_decide, stack_arrays, stack_tensors
+from rlpipe.pipelines.collectors.lean.tensor_rollout import assemble_tensors
 from rlpipe.pipelines.devices import sent
 from rlpipe.pipelines.envs.entries import Arrays, Key
+from rlpipe.pipelines.envs.frozen_transforms import append_state
 from rlpipe.pipelines.envs.normalization.running import observation_norms
 from rlpipe.pipelines.envs.tensor.env import TensorEnv, as_column
-from rlpipe.pipelines.envs.transforms import is_pointwise
-from rlpipe.pipelines.envs.vector import VectorEnv, as_tensor
+from rlpipe.pipelines.envs.vector import as_tensor
 
-Tensors = dict[Key, Tensor]
+_STOCK_ONLY = (
+    *("compile_policy", "cudagraph_policy", "replay_buffer", "interruptor", "init_random_frames"),
+    *("reset_at_each_iter", "set_truncated", "return_same_td", "compact_obs"),
+)
+"""Options that the lean path does not support."""
 
 
 class SyncDataCollector(Collector):
@@ -46,13 +52,21 @@ class SyncDataCollector(Collector):
 
     on_batch: Callable[[TensorDictBase], None] | None = None
     """Called with each batch of the lean path, before any other hook."""
+    carried: Carried
+    """What a recurrent policy carries from step to step, on the lean path."""
 
     def __init__(self, create_env_fn: Any, policy: Any = None, **options: Any) -> None:
         _check_parts(create_env_fn, policy)
-        if not _is_recurrent(policy):
+        if not recurrent_parts(policy):
             # TorchRL warns if there is nothing to register
             options.setdefault("auto_register_policy_transforms", False)
+        elif not any(map(options.get, _STOCK_ONLY)) and fits_lean(create_env_fn, policy):
+            options["auto_register_policy_transforms"] = False
+        elif isinstance(create_env_fn, TransformedEnv):
+            append_state(create_env_fn, policy)
         super().__init__(create_env_fn, policy, **options)
+        if self.is_lean():
+            self.carried = Carried(self.policy, self.n_env, self.away)
 
     def rollout(self) -> TensorDictBase | None:
         """Collect `frames_per_batch` frames, as the stock method does."""
@@ -65,7 +79,7 @@ class SyncDataCollector(Collector):
         env: Any = self.env.base_env
         wanted = [*self.policy.in_keys, *(key for transform in self.env.transform for key in transform.in_keys)]
         observed = [key for key in env.root if key in wanted]
-        decide, norms = _make_decide(self), observation_norms(self.env)
+        decide, norms, carried = make_decide(self), observation_norms(self.env), self.carried
         for norm in norms:
             norm.begin_rollout(env.root)
         read: Callable[[Key, Any], Tensor] = as_column if isinstance(env, TensorEnv) else as_tensor
@@ -79,7 +93,9 @@ class SyncDataCollector(Collector):
         ):
             for _ in range(self.frames_per_batch):
                 root = env.root
-                decision = decide({key: read(key, root[key]) for key in observed})
+                values = {key: read(key, root[key]) for key in observed} | carried.before(root["step_count"])
+                decision = decide(values)
+                carried.keep(decision)
                 roots.append(root)
                 decisions.append(decision)
                 steps.append(env.advance(env.actions_in(decision)))
@@ -127,13 +143,8 @@ class SyncDataCollector(Collector):
 
     def is_lean(self) -> bool:
         """Whether the lean path supports the environment, the policy and the options."""
-        env, policy = self.env, self.policy
         return (
-            isinstance(env, TransformedEnv)
-            and isinstance(env.base_env, (VectorEnv, TensorEnv))
-            and all(is_pointwise(transform, env) for transform in env.transform)
-            and set(getattr(policy, "in_keys", [None])) <= set(env.base_env.root)
-            and not any(isinstance(key, tuple) and key not in env.action_keys for key in policy.out_keys)
+            fits_lean(self.env, self.policy)
             and not (self.compiled_policy or self.cudagraphed_policy)
             and self.replay_buffer is None
             and self.interruptor is None
@@ -144,13 +155,19 @@ class SyncDataCollector(Collector):
         )
 
     @property
-    def _away(self) -> torch.device | None:
+    def _written(self) -> list[Key]:
+        """What the policy writes into the roots of a batch, and reads there beside the environment's entries."""
+        after = self.carried.next_keys
+        return [*(key for key in self.policy.out_keys if key not in after), *self.carried.keys]
+
+    @property
+    def away(self) -> torch.device | None:
         """The policy's device, if it is not the environments'."""
         return self.policy_device if self._cast_to_policy_device else None
 
     def _finish(self, roots: list[Any], decisions: list[Tensors], steps: list[Any]) -> TensorDictBase:
         if isinstance(self.env.base_env, TensorEnv):
-            written = _stack_tensors(decisions, self.policy.out_keys)
+            written = stack_tensors(decisions, self._written)
             written = {key: value.to(self.env.device) for key, value in written.items()}
             batch = assemble_tensors(self.env, roots, written, steps, self.storing_device)
             if self.track_traj_ids:
@@ -158,27 +175,30 @@ class SyncDataCollector(Collector):
                 batch.set(("collector", "traj_ids"), _number_trajectories(self, done))
         else:
             batch = self._assemble(roots, decisions, steps)
+        for key, value in stack_tensors(decisions, self.carried.next_keys).items():
+            batch.set(key, value if batch.device is None else value.to(batch.device))
+            batch.set(("next", FIRST), torch.zeros_like(batch.get(FIRST)))
         batch.names = [*[None] * (batch.ndim - 1), "time"]
         return batch
 
     def _assemble(self, roots: list[Arrays], decisions: list[Tensors], steps: list[Arrays]) -> TensorDictBase:
         shape = (self.n_env, len(roots))
-        rows = _stack_arrays(roots)
-        written = _stack_tensors(decisions, self.policy.out_keys)
-        if self._away is None:
+        rows = stack_arrays(roots)
+        written = stack_tensors(decisions, self._written)
+        if self.away is None:
             rows |= written
         for key in ("done", "terminated", "truncated"):
             rows[key] = torch.zeros(*shape, 1, dtype=torch.bool)
         batch = TensorDict(rows, batch_size=shape)
         if len(self.env.transform):
             batch = self.env.transform._call(batch)
-        after = TensorDict(_stack_arrays(steps), batch_size=shape)
+        after = TensorDict(stack_arrays(steps), batch_size=shape)
         if len(self.env.transform):
             after = self.env.transform._step(batch, after)
         batch.set("next", after)
         if self.track_traj_ids:
             batch.set(("collector", "traj_ids"), _number_trajectories(self, after.get("done").squeeze(-1)))
-        if self._away is not None:
+        if self.away is not None:
             batch = self._store(batch, written, decisions)
         elif self.storing_device is not None:
             batch = batch.to(self.storing_device)
@@ -188,44 +208,11 @@ class SyncDataCollector(Collector):
         """A batch with what the policy wrote on another device, where batches are stored."""
         if self.storing_device is None or self.storing_device == self.env.device:
             return batch.update({key: value.to(self.env.device) for key, value in written.items()})
-        if self.storing_device == self._away:
+        if self.storing_device == self.away:
             # what the policy read is there already
-            written = _stack_tensors(decisions, self.policy.in_keys) | written
+            written = stack_tensors(decisions, self.policy.in_keys) | written
         stored = sent(batch.exclude(*written), self.storing_device)
         return stored.update({key: value.to(self.storing_device) for key, value in written.items()})
-
-
-def _make_decide(collector: SyncDataCollector) -> Callable[[Tensors], Tensors]:
-    """A function from an observation to what the policy reads and writes; it avoids TensorDicts where it can."""
-    policy, env, device = collector.policy, collector.env, collector._away
-    modules, norms = tensor_modules(policy), observation_norms(env)
-    reads, both = policy.in_keys, [*policy.in_keys, *policy.out_keys]
-
-    def compute(values: Tensors) -> Tensors:
-        for module in modules or ():
-            outputs = module.compute(*[values[key] for key in module.in_keys])
-            values.update(zip(module.out_keys, outputs, strict=True))
-        return values
-
-    def call(values: Tensors) -> Tensors:
-        decision = collector._wrapped_policy(TensorDict(values, batch_size=env.batch_size, device=device))
-        return {key: decision.get(key) for key in both}
-
-    act = compute if modules else call
-    transforms = any(set(each.out_keys) & set(reads) for each in env.transform if each not in norms)
-    if device is None and not transforms and not norms:
-        return act
-
-    def prepare(values: Tensors) -> Tensors:
-        if not transforms:
-            for norm in norms:
-                values.update({key: each.to(env.device) for key, each in norm.normalized().items()})
-        else:
-            seen = env.transform._call(TensorDict(values, batch_size=env.batch_size))
-            values = {key: seen.get(key) for key in reads}
-        return act({key: values[key].to(device) for key in reads} if device is not None else values)
-
-    return prepare
 
 
 def _number_trajectories(collector: SyncDataCollector, done: Tensor) -> Tensor:
@@ -250,7 +237,7 @@ def _check_parts(env: Any, policy: Any) -> None:
         return
     reads = getattr(policy, "in_keys", None)
     # TorchRL adds a recurrent policy's state
-    if reads is None or _is_recurrent(policy):
+    if reads is None or recurrent_parts(policy):
         return
     specs = (env.full_observation_spec, env.full_state_spec, env.full_done_spec, env.full_action_spec)
     has = {key for spec in specs if spec is not None for key in spec.keys(True, True)}
@@ -260,22 +247,3 @@ def _check_parts(env: Any, policy: Any) -> None:
             f"the policy {type(policy).__name__} reads {missing}, which the environment does not have; it has "
             f"{sorted(map(str, has))}; change the policy's in_keys, or add a transform that writes them"
         )
-
-
-def _is_recurrent(policy: Any) -> bool:
-    modules = policy.modules() if isinstance(policy, nn.Module) else ()
-    return any(hasattr(module, "make_tensordict_primer") for module in modules)
-
-
-def _stack_arrays(rows: list[Arrays]) -> Tensors:
-    """One array per step to one tensor `[num_envs, T, ...]` per key."""
-    # faster than `np.stack`
-    return {
-        key: as_tensor(key, np.concatenate([row[key] for row in rows]).reshape(len(rows), *array.shape)).transpose(0, 1)
-        for key, array in rows[0].items()
-    }
-
-
-def _stack_tensors(steps: list[Tensors], keys: list[Key]) -> Tensors:
-    """One tensor per step to one tensor `[num_envs, T, ...]` per key."""
-    return {key: torch.stack([step[key] for step in steps]).transpose(0, 1) for key in keys}

@@ -136,6 +136,8 @@ class LocalEnvState:
             state |= {"changes": self.changes, "changed": dict(self._changed)}
         if norms := reward_norms(self._collector.env):
             state["returns"] = [norm.returns for norm in norms]
+        if self._collector.carried.keys:
+            state["carried"] = self._collector.carried.state_dict()
         if self.captured:
             return {**state, "envs": self._env.get_state()}
         actions = None
@@ -159,6 +161,8 @@ class LocalEnvState:
         for norm, returns in zip(reward_norms(self._collector.env), state.get("returns", ()), strict=True):
             check_like(norm.returns, returns, "returns")
             norm.returns = returns
+        if self._collector.carried.keys:
+            self._collector.carried.load_state_dict(state.get("carried"))
 
     def _replay(self, state: dict[str, Any]) -> bool:
         """Repeat recorded actions; returns whether episodes continue as they were."""

@@ -87,7 +87,7 @@ def evaluate(
     with GlobalRandom().kept(Seeds(seed).integer("process")), contextlib.ExitStack() as stack:
         env = make_env_of_any_size(config, seed=seed, device=_device_of(policy))
         stack.callback(env.close, raise_if_closed=False)
-        selects = append_frozen(env, transforms, policy)
+        selects = append_frozen(env, transforms)
         recorder = EpisodeRecorder(env.base_env, quotas)
         collector = _make_collector(env, policy, _SHORT_CHUNK if num_envs < streams else _CHUNK, stochastic=stochastic)
         stack.callback(collector.shutdown, raise_on_error=False)
@@ -138,7 +138,6 @@ def _make_collector(
         policy_device=None if is_there else device,
         env_device=None if is_there else env.device,
         exploration_type=ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC,
-        auto_register_policy_transforms=False,
         track_traj_ids=False,
         use_buffers=False,
         trust_policy=True,

@@ -12,6 +12,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.losses.functional import Regression
 from rlpipe.modules.exploration import ScheduleKind
 from rlpipe.modules.networks import Activation, Initialization
+from rlpipe.modules.recurrent import MemoryKind
 from rlpipe.pipelines.config.environment import EnvironmentConfig
 from rlpipe.pipelines.config.fields import LARGEST, MANY, CheckedConfig, number
 from rlpipe.pipelines.config.run import RunConfig
@@ -128,7 +129,17 @@ class RolloutConfig(CheckedConfig):
 
 
 @dataclass(frozen=True)
-class PolicyGradientConfig(RolloutConfig, OptimizerConfig, ActorConfig):
+class MemoryConfig(CheckedConfig):
+    """What a policy remembers of an episode."""
+
+    recurrent: MemoryKind | None = None
+    """Put a recurrent layer behind the hidden ones, which actor and critic then share; for hidden states."""
+    recurrent_size: int = number(128, at_least=1, at_most=16_384)
+    """Size of the recurrent layer."""
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig(RolloutConfig, OptimizerConfig, MemoryConfig, ActorConfig):
     """A stochastic policy that follows the gradient of its returns, with a state value beside it."""
 
     value_kind: Regression = "mse"
@@ -244,6 +255,7 @@ def groups_with(option: str) -> list[str]:
         NetworkConfig,
         ActorConfig,
         RolloutConfig,
+        MemoryConfig,
         ActorCriticConfig,
         ExplorationConfig,
         CollectionConfig,

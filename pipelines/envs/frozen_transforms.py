@@ -27,6 +27,7 @@ from torchrl.envs import (
 )
 
 from rlpipe.errors import ConfigError
+from rlpipe.modules.recurrent import recurrent_parts
 from rlpipe.pipelines.envs.normalization.moments import moments_of
 from rlpipe.pipelines.envs.normalization.running import Running
 from rlpipe.pipelines.pipeline import STATISTICS, each_of, is_custom, is_lazy
@@ -69,7 +70,7 @@ def append_frozen(
         selects += _freeze(frozen, env)
         env.append_transform(frozen)
     if policy is not None:
-        _append_state(env, policy)
+        append_state(env, policy)
     env.specs  # noqa: B018 - built on first use; a transform that does not fit must fail now
     return selects
 
@@ -209,9 +210,9 @@ def _tensors(transform: Transform) -> list[Tensor]:
     return [each for each in found if isinstance(each, Tensor) and not is_lazy(each)]
 
 
-def _append_state(env: TransformedEnv, policy: nn.Module) -> None:
+def append_state(env: TransformedEnv, policy: nn.Module) -> None:
     """Add what a recurrent policy reads and the environment does not have: its state, and where episodes begin."""
-    makers: list[Any] = [module for module in policy.modules() if hasattr(module, "make_tensordict_primer")]
+    makers = recurrent_parts(policy)
     if makers and "is_init" in getattr(policy, "in_keys", ()) and _dims(env, "is_init") is None:
         env.append_transform(InitTracker())
     for maker in makers:

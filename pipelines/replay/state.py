@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from tensordict.utils import NestedKey, unravel_key
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import Categorical, MultiCategorical, ReplayBuffer, TensorDictReplayBuffer, TensorSpec
 from torchrl.data.replay_buffers import PrioritizedSampler as StockPrioritizedSampler
 from torchrl.data.replay_buffers.storages import TensorStorage
@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules.choices import nvec_of
+from rlpipe.modules.recurrent import carried_specs
 from rlpipe.pipelines.checkpoints.state_checks import Kind, check_like, check_rows
 from rlpipe.pipelines.devices import REPLAY, check_disk, device_of, gpu_memory_for
 from rlpipe.pipelines.replay.image_buffer import STACKS, ImageReplay, numbered
@@ -86,15 +87,19 @@ class ReplayState:
             self.buffer.sampler.load_state_dict(state["priorities"])
 
 
-def transition_kinds(env: EnvBase, keys: Iterable[NestedKey]) -> dict[NestedKey, Kind]:
+def transition_kinds(env: EnvBase, keys: Iterable[NestedKey], policy: nn.Module | None = None) -> dict[NestedKey, Kind]:
     """The kinds of the entries `keys` of one environment's transition; `next` has the same names.
 
-    A key of several entries, such as `action` of a Dict action, stands for all of them.
+    A key of several entries, such as `action` of a Dict action, stands for all of them. What a recurrent `policy`
+    carries is among the entries.
     """
     specs: dict[NestedKey, TensorSpec] = {"reward": env.reward_spec, "discount": env.reward_spec}
     for all_of in (env.observation_spec, env.done_spec, env.full_action_spec):
         specs.update(all_of.items(True, True))
-    dims, kinds = len(env.batch_size), {}
+    dims = len(env.batch_size)
+    for key, spec in carried_specs(policy).items():
+        specs[key] = spec.expand(*env.batch_size, *spec.shape)
+    kinds: dict[NestedKey, Kind] = {}
     for key in keys:
         prefix, own = (("next",), key[1:]) if isinstance(key, tuple) and key[0] == "next" else ((), key)
         for name, spec in _under(specs, own).items():

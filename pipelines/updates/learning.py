@@ -26,7 +26,13 @@ Keys = Sequence[NestedKey]
 
 
 def on_policy(
-    advantage: Update, buffer: ReplayBuffer, update: Update, *, epochs: int, keys: Keys | None = None
+    advantage: Update,
+    buffer: ReplayBuffer,
+    update: Update,
+    *,
+    epochs: int,
+    keys: Keys | None = None,
+    sequences: bool = False,
 ) -> OnPolicy:
     """Learn from a batch: compute its advantages, run epochs of minibatches, then forget it.
 
@@ -40,6 +46,8 @@ def on_policy(
         epochs: passes over the batch.
         keys: what the update reads; the rest is not copied. By default its `in_keys`, and the advantage's `out_keys` if
             those name none of them, as with TorchRL's losses.
+        sequences: draw environments, and not steps: minibatches are `[buffer.batch_size, T]`, with all steps of an
+            environment in order, as a policy with a `Memory` needs; the buffer's size is then `num_envs`.
 
     Returns:
         What learns from a batch; the arguments are its attributes, and may be changed at any time.
@@ -48,16 +56,17 @@ def on_policy(
         ValueError: the buffer has another sampler, or the update does not say what it reads; in a later call, the batch
             lacks a key, or does not fit into the buffer.
     """
-    return OnPolicy(advantage, buffer, update, epochs, keys)
+    return OnPolicy(advantage, buffer, update, epochs, keys, sequences)
 
 
-def once(update: Update, *, keys: Keys | None = None, advantage: Update | None = None) -> Once:
+def once(update: Update, *, keys: Keys | None = None, advantage: Update | None = None, sequences: bool = False) -> Once:
     """Learn from a whole batch in one gradient step, then forget it.
 
     Args:
         update: one gradient step.
         keys: what it reads, by default as for `on_policy`.
         advantage: applied to the batch `[num_envs, T]` before.
+        sequences: leave the batch `[num_envs, T]`, as a policy with a `Memory` needs, and do not flatten it.
 
     Returns:
         What learns from a batch; the arguments are its attributes.
@@ -65,7 +74,7 @@ def once(update: Update, *, keys: Keys | None = None, advantage: Update | None =
     Raises:
         ValueError: the update does not say what it reads; in a later call, the batch lacks a key.
     """
-    return Once(update, keys, advantage)
+    return Once(update, keys, advantage, sequences)
 
 
 def off_policy(
@@ -99,6 +108,7 @@ class _FromBatch:
     advantage: Any
     update: Update
     keys: Keys | None
+    sequences: bool
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -110,6 +120,11 @@ class _FromBatch:
         """What the update and the advantage hold; a buffer is emptied before it is used."""
         return together(parts_of(self.update), parts_of(self.advantage, "advantage"))
 
+    def _items(self, batch: TensorDictBase) -> TensorDictBase:
+        """What is learned from: the steps of a batch, or its sequences."""
+        kept = select(batch, self.in_keys, self.update)
+        return kept if self.sequences else kept.reshape(-1)
+
 
 @dataclass(eq=False)
 class OnPolicy(_FromBatch):
@@ -120,6 +135,7 @@ class OnPolicy(_FromBatch):
     update: Update
     epochs: int
     keys: Keys | None
+    sequences: bool
 
     def __post_init__(self) -> None:
         # iterating any other sampler never ends
@@ -129,17 +145,18 @@ class OnPolicy(_FromBatch):
         _check_keys("on_policy", self.keys, self.update)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        _check_fits(self.buffer, batch)
+        items, what = (len(batch), "sequences") if self.sequences else (batch.numel(), "frames")
+        _check_fits(self.buffer, items, what)
         with gpu_memory_for("the advantages of a batch", _BATCH):
             # even if the buffer has room: what it holds was collected by an older policy
             self.buffer.empty()
-            self.buffer.extend(select(self.advantage(batch), self.in_keys, self.update).reshape(-1))
+            self.buffer.extend(self._items(self.advantage(batch)))
         with gpu_memory_for("an update", "--minibatch-size"):
             scalars = self._updates()
         mean = mean_of(scalars)
         if getattr(self.update, "skip_if", None) is not None:
             whole = math.floor if self.buffer.sampler.drop_last else math.ceil
-            passes = sum(map(_steps, scalars)) / max(1, whole(batch.numel() / self.buffer.batch_size))
+            passes = sum(map(_steps, scalars)) / max(1, whole(items / self.buffer.batch_size))
             mean.set("epochs", torch.tensor(passes))
         return mean
 
@@ -161,6 +178,7 @@ class Once(_FromBatch):
     update: Update
     keys: Keys | None
     advantage: Update | None
+    sequences: bool
 
     def __post_init__(self) -> None:
         _check_keys("once", self.keys, self.update)
@@ -168,7 +186,7 @@ class Once(_FromBatch):
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         with gpu_memory_for("an update with a whole batch", _BATCH):
             batch = batch if self.advantage is None else self.advantage(batch)
-            return mean_of([self.update(select(batch, self.in_keys, self.update).reshape(-1))])
+            return mean_of([self.update(self._items(batch))])
 
 
 @dataclass(eq=False)
@@ -204,7 +222,7 @@ class OffPolicy:
         return isinstance(self.buffer.sampler, (PrioritizedSampler, StockPrioritizedSampler))
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        _check_fits(self.buffer, batch)
+        _check_fits(self.buffer, batch.numel())
         with gpu_memory_for(*REPLAY):
             self.buffer.extend(select(batch, self.in_keys, self.update).reshape(-1))
         if len(self.buffer) < self.warmup:
@@ -288,9 +306,9 @@ def select(batch: TensorDictBase, keys: Keys, reader: Update) -> TensorDictBase:
         ) from None
 
 
-def _check_fits(buffer: ReplayBuffer, batch: TensorDictBase) -> None:
+def _check_fits(buffer: ReplayBuffer, items: int, what: str = "frames") -> None:
     capacity = getattr(buffer.storage, "max_size", math.inf)
-    if batch.numel() > capacity:
+    if items > capacity:
         raise ValueError(
-            f"the buffer has room for {capacity} frames, and a batch has {batch.numel()}; make its storage that large"
+            f"the buffer has room for {capacity} {what}, and a batch has {items}; make its storage that large"
         )

@@ -42,5 +42,12 @@ def register() -> None:
             max_episode_steps=500,
             kwargs=kwargs,
         )
+    registration.register(
+        "rlpipe/CartPolePositions-v0",
+        "rlpipe.pipelines.envs.builtin.cartpole_positions:PositionCartPole",
+        vector_entry_point="rlpipe.pipelines.envs.builtin.cartpole_positions:PositionCartPoleVector",
+        max_episode_steps=500,
+    )
+    registration.register("rlpipe/Recall-v0", "rlpipe.pipelines.envs.builtin.recall:Recall")
     for env_id, (twin, steps) in _TWINS.items():
         registration.register(env_id, twin, max_episode_steps=steps)

@@ -1,0 +1,17 @@
+"""Policies that remember."""
+
+from rlpipe.modules.recurrent.memory import Memory, MemoryKind, WholeEpisodes, over_episodes, remembering
+from rlpipe.modules.recurrent.states import FIRST, after, carried_specs, recurrent_parts, state_specs
+
+__all__ = [
+    "FIRST",
+    "Memory",
+    "MemoryKind",
+    "WholeEpisodes",
+    "after",
+    "carried_specs",
+    "over_episodes",
+    "recurrent_parts",
+    "remembering",
+    "state_specs",
+]
