@@ -7,7 +7,7 @@ from rlpipe.losses.advantage import GAE
 from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.keys import Keyed
 from rlpipe.losses.ppo import ClipPPOLoss
-from rlpipe.losses.q_learning import QLearningLoss
+from rlpipe.losses.q_network import QNetworkLoss
 from rlpipe.losses.qr_dqn import QRDQNLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
@@ -36,7 +36,7 @@ __all__ = [
     "Keyed",
     "NStep",
     "Normalization",
-    "QLearningLoss",
+    "QNetworkLoss",
     "QRDQNLoss",
     "ReinforceLoss",
     "ReturnToGo",

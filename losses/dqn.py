@@ -9,22 +9,22 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.q_learning import Bootstrap, QLearningLoss
+from rlpipe.losses.q_network import Bootstrap, QNetworkLoss
 from rlpipe.losses.terms import read
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class DQNLoss(QLearningLoss):
+class DQNLoss(QNetworkLoss):
     """Deep Q-learning, Mnih et al. 2015, with Double DQN (van Hasselt et al. 2016) as an option.
 
-    Reads and returns what a `QLearningLoss` does.
+    Reads and returns what a `QNetworkLoss` does.
 
     Args:
         q_network: writes `action_value` `[*B, A]`; ours or TorchRL's `QValueActor` with categorical actions.
         kind: `"mse"` or `"smooth_l1"`, as PyTorch defines them: no factor 0.5 in `"mse"`.
-        bootstrap: `gamma`, `double`, `target_network`, `n_step` and `prioritized`, see `QLearningLoss`.
+        bootstrap: `gamma`, `double`, `target_network`, `n_step` and `prioritized`, see `QNetworkLoss`.
 
     Raises:
         ValueError: `double` without a target network.

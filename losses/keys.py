@@ -101,7 +101,7 @@ class ReinforceKeys(ActorCriticKeys):
 
 @dataclass
 class DQNKeys:
-    """Of a `QLearningLoss`; `value`, `advantage`, `value_target` and `done` are not read, and are TorchRL's."""
+    """Of a `QNetworkLoss`; `value`, `advantage`, `value_target` and `done` are not read, and are TorchRL's."""
 
     action: NestedKey = "action"
     action_value: NestedKey = "action_value"

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from rlpipe.losses import functional as F
 from rlpipe.losses.keys import QRDQNKeys
-from rlpipe.losses.q_learning import Bootstrap, QLearningLoss
+from rlpipe.losses.q_network import Bootstrap, QNetworkLoss
 from rlpipe.losses.terms import read
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class QRDQNLoss(QLearningLoss):
+class QRDQNLoss(QNetworkLoss):
     """Quantile regression DQN, Dabney et al. 2018 ("Distributional reinforcement learning with quantile regression").
 
     The return of an action is a distribution, of which the network gives N quantiles; they are regressed on the
-    quantiles of the next state's best action, Algorithm 1. Reads and returns what a `QLearningLoss` does: `loss_td` is
+    quantiles of the next state's best action, Algorithm 1. Reads and returns what a `QNetworkLoss` does: `loss_td` is
     the mean over samples of `F.quantile_huber`, a sum over quantiles and a mean over target quantiles. `td_error`,
     `q_mean` and `priority` are of means over quantiles, the values by which the policy acts.
 
@@ -29,7 +29,7 @@ class QRDQNLoss(QLearningLoss):
         q_network: writes `quantiles` `[*B, A, N]` and their mean, `action_value` `[*B, A]`, as a `QuantileActor` does.
         kappa: up to which error the loss is quadratic, in units of return; a small one is plain
             quantile regression, the paper's QR-DQN-0.
-        bootstrap: `gamma`, `double`, `target_network`, `n_step` and `prioritized`, see `QLearningLoss`.
+        bootstrap: `gamma`, `double`, `target_network`, `n_step` and `prioritized`, see `QNetworkLoss`.
 
     Raises:
         ValueError: `double` without a target network, or `kappa` not above 0.

@@ -5,7 +5,7 @@ Compute n-step returns (Sutton and Barto 2018, equation 7.1: `losses/returns.py`
 action value of the next state, or Double DQN's (van Hasselt et al. 2016, equation 4).
 Minimise the distance of the action value from the target: `losses/dqn.py`.
 Update the Q network in `updates` Adam steps on uniformly drawn minibatches, and the target network after each step.
-All but the loss and the network's outputs is in `pipelines/build/q_learning.py`.
+All but the loss and the network's outputs is in `pipelines/build/q_network.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rlpipe.losses.functional import Regression
 from rlpipe.modules import QActor
 from rlpipe.pipelines.build.networks import is_masked
 from rlpipe.pipelines.build.pipeline import set_up
-from rlpipe.pipelines.build.q_learning import QLearningConfig, make_q_network, q_learning_pipeline
+from rlpipe.pipelines.build.q_network import QNetworkConfig, make_q_network, q_network_pipeline
 from rlpipe.pipelines.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
-class Config(QLearningConfig):
+class Config(QNetworkConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
     kind: Regression = "smooth_l1"
@@ -40,4 +40,4 @@ def build(config: Config) -> Pipeline:
         network = make_q_network(config, env)
     actor = QActor(network, env.full_action_spec["action"], is_masked(env), batch_dims=len(env.batch_size))
     loss = DQNLoss(actor, kind=config.kind, **config.bootstrap)
-    return q_learning_pipeline(config, loss, (device, seeds, env))
+    return q_network_pipeline(config, loss, (device, seeds, env))

@@ -1,7 +1,7 @@
 """Quantile regression DQN, Dabney et al. 2018, Algorithm 1: DQN whose network learns the distribution of returns.
 
 The network gives `quantiles` of the return of each action, and the policy takes the action with the largest mean.
-Collect, explore, sum `n_steps` rewards and replay as DQN does: `pipelines/build/q_learning.py`.
+Collect, explore, sum `n_steps` rewards and replay as DQN does: `pipelines/build/q_network.py`.
 The target is the reward plus the discounted quantiles of the next state's best action. Minimise the quantile Huber
 loss (equations 9 and 10) between all pairs of a quantile and a target quantile: `losses/qr_dqn.py`.
 """
@@ -14,13 +14,13 @@ from rlpipe.losses import QRDQNLoss
 from rlpipe.modules import QuantileActor
 from rlpipe.pipelines.build.networks import is_masked
 from rlpipe.pipelines.build.pipeline import set_up
-from rlpipe.pipelines.build.q_learning import QLearningConfig, make_q_network, q_learning_pipeline
+from rlpipe.pipelines.build.q_network import QNetworkConfig, make_q_network, q_network_pipeline
 from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
-class Config(QLearningConfig):
+class Config(QNetworkConfig):
     """QR-DQN, tuned on CartPole-v1, Acrobot-v1 and LunarLander-v3."""
 
     quantiles: int = number(32, at_least=1, at_most=1_000)
@@ -41,4 +41,4 @@ def build(config: Config) -> Pipeline:
         network = make_q_network(config, env, config.quantiles)
     actor = QuantileActor(network, spec, config.quantiles, is_masked(env), batch_dims=dims)
     loss = QRDQNLoss(actor, kappa=config.kappa, **config.bootstrap)
-    return q_learning_pipeline(config, loss, (device, seeds, env), {"kappa": loss})
+    return q_network_pipeline(config, loss, (device, seeds, env), {"kappa": loss})

@@ -23,7 +23,7 @@ from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
 from rlpipe.pipelines.build.optimizer import make_optimizer
-from rlpipe.pipelines.build.q_learning import make_q_network
+from rlpipe.pipelines.build.q_network import make_q_network
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 from rlpipe.pipelines.seeding import Seeds

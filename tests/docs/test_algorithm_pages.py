@@ -92,12 +92,13 @@ def test_the_common_metrics_are_logged_and_every_page_leads_to_them(logged):
 
 @pytest.mark.parametrize("page", ALGORITHMS)
 def test_the_options_are_all_there_with_their_defaults(page):
-    """The options of the algorithm's own file, and those that it shares with few others; several defaults: `1` or `2`."""
+    """The options of the algorithm's own file, and those that it shares with few others; a page of two algorithms has
+    `1` or `2` where their defaults differ."""
     stated = {row[0].strip("`"): row[1].replace("`", "") for row in rows(f"algorithms/{page}.md", "Options")}
     options = {}
     for algorithm in ALGORITHMS[page]:
         cls = config_class(algorithm)
-        shared = ("rlpipe.pipelines.algorithms.tabular", "rlpipe.pipelines.build.q_learning")
+        shared = ("rlpipe.pipelines.algorithms.tabular", "rlpipe.pipelines.build.q_network")
         modules = (cls.__module__, *shared)
         homes = [each for each in cls.__mro__ if each.__module__ in modules or each in GROUPS]
         own = {"max_grad_norm"} | {name for each in homes for name in vars(each).get("__annotations__", {})}

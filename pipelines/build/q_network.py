@@ -15,8 +15,8 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
-from rlpipe.losses import NStep, QLearningLoss, TargetUpdate
-from rlpipe.losses.q_learning import Bootstrap
+from rlpipe.losses import NStep, QNetworkLoss, TargetUpdate
+from rlpipe.losses.q_network import Bootstrap
 from rlpipe.modules import MLP, Activation, DuelingHead, Initialization, Network
 from rlpipe.modules.base import kind_of
 from rlpipe.modules.choices import joint_choices
@@ -42,11 +42,11 @@ from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.updates.learning import off_policy, once
 from rlpipe.pipelines.updates.update import GradientStep, gradient_step
 
-C = TypeVar("C", bound="QLearningConfig")
+C = TypeVar("C", bound="QNetworkConfig")
 
 
 @dataclass(frozen=True)
-class QLearningConfig(
+class QNetworkConfig(
     ReplayConfig, RolloutConfig, ExplorationConfig, OptimizerConfig, NetworkConfig, LivesConfig, TrainConfig
 ):
     """The options of a Q network that learns from replay."""
@@ -91,11 +91,11 @@ class QLearningConfig(
 
     @property
     def bootstrap(self) -> Bootstrap:
-        """The options that a `QLearningLoss` takes; its discount is in the batch, see `NStep`."""
+        """The options that a `QNetworkLoss` takes; its discount is in the batch, see `NStep`."""
         return {"double": self.double, "target_network": self.target_network, "n_step": True}
 
 
-def make_q_network(config: QLearningConfig, env: EnvBase, quantiles: int = 1) -> Network:
+def make_q_network(config: QNetworkConfig, env: EnvBase, quantiles: int = 1) -> Network:
     """The network from an observation to `[*B, A * quantiles]`, the values of A actions or the quantiles of each.
 
     Raises:
@@ -116,9 +116,9 @@ def make_q_network(config: QLearningConfig, env: EnvBase, quantiles: int = 1) ->
     return Network(*make_trunk(config, env), head)
 
 
-def q_learning_pipeline(
-    config: QLearningConfig,
-    loss: QLearningLoss,
+def q_network_pipeline(
+    config: QNetworkConfig,
+    loss: QNetworkLoss,
     set_up: tuple[torch.device, Seeds, TransformedEnv],
     numbers: Mapping[str, Any] | None = None,
 ) -> Pipeline:
@@ -164,7 +164,7 @@ def q_learning_pipeline(
 
 
 def _make_update(
-    config: QLearningConfig, loss: QLearningLoss, warmup: int
+    config: QNetworkConfig, loss: QNetworkLoss, warmup: int
 ) -> tuple[GradientStep, TargetUpdate | None, LRScheduler | None]:
     target = None
     if loss.target_network is not None:

@@ -16,7 +16,7 @@ from rlpipe.losses.terms import column, discrete_action, nested, observed, part_
 
 
 class Bootstrap(TypedDict, total=False):
-    """The options of a `QLearningLoss`, which each of its kinds takes."""
+    """The options of a `QNetworkLoss`, which each of its kinds takes."""
 
     gamma: float
     double: bool
@@ -25,7 +25,7 @@ class Bootstrap(TypedDict, total=False):
     prioritized: bool
 
 
-class QLearningLoss(Keyed, HasTargets):
+class QNetworkLoss(Keyed, HasTargets):
     """A loss of a Q network, which bootstraps from its target network.
 
     Reads `action` `[*B]`, the Q network's `in_keys`, and under `next` the same `in_keys`, `reward` and `terminated`
@@ -124,9 +124,7 @@ class QLearningLoss(Keyed, HasTargets):
         discount = column(after, keys.discount) if self.n_step else self.gamma * (~column(after, keys.terminated))
         return self.bootstrapped(column(after, keys.reward), discount, network(observed(after, network)), selector)
 
-    def make_value_estimator(
-        self, value_type: ValueEstimators | str | None = None, **hyperparams: Any
-    ) -> QLearningLoss:
+    def make_value_estimator(self, value_type: ValueEstimators | str | None = None, **hyperparams: Any) -> QNetworkLoss:
         """Set `gamma`, as in TorchRL; the target is that of TD0.
 
         Raises:
