@@ -189,6 +189,7 @@ def test_n_step_reads_its_discount_from_the_batch():
     one, many = (QRDQNLoss(make_actor(), gamma=0.9, n_step=n_step) for n_step in (False, True))
     batch = random_transitions(16)
     batch["next", "discount"] = 0.9 * (~batch["next", "terminated"])
+    assert many.in_keys == [*one.in_keys[:-1], ("next", "discount")]
     assert torch.equal(one(batch)["loss_td"], many(batch.exclude(("next", "terminated")))["loss_td"])
     batch["next", "discount"] *= 0.5
     assert one(batch)["loss_td"] != many(batch)["loss_td"]
