@@ -24,7 +24,7 @@ class Config(QNetworkConfig):
     """QR-DQN, tuned on CartPole-v1, Acrobot-v1 and LunarLander-v3."""
 
     max_grad_norm: float | None = None
-    quantiles: int = number(20, at_least=1, at_most=1_000)
+    quantiles: int = number(10, at_least=1, at_most=1_000)
     """Quantiles of the return of each action; 200 in the paper."""
     kappa: float = number(1.0, at_least=1e-6, at_most=LARGEST)
     """Up to which error the loss is quadratic, in units of return; tiny: plain quantile regression."""
