@@ -14,8 +14,10 @@ from torchrl.data import Binary, Categorical, TensorSpec
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import DeterministicActor, Explorer, GaussianActor
+from rlpipe.modules.actors import StochasticActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
+from rlpipe.modules.policies import JointActor
 from rlpipe.modules.recurrent import FIRST, Memory, after, state_specs
 from rlpipe.pipelines.agents.transforms import OfEntry, of_observations
 from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.agents.load import Trained
 
 _WIDEST, _MOST = 10.0, 255
+_WITH_LOG_PROB: set[Any] = {StochasticActor.compute, JointActor.compute}
 
 
 class GreedyPolicy(nn.Module):
@@ -98,10 +101,17 @@ class GreedyPolicy(nn.Module):
         """Add to the entries of a step, before transforms, what the policy's parts write."""
         for transform in cast("Iterable[OfEntry]", self.transforms):
             entries[transform.key] = transform(entries[transform.key])
-        for part in cast("Iterable[TensorModule]", self.parts):
+        for part in cast("Iterable[Any]", self.parts):
             # noise may read what a greedy policy does not need
             find = entries.get if isinstance(part, Explorer) else entries.__getitem__
-            entries.update(zip(part.out_keys, part.compute(*map(find, part.in_keys)), strict=True))
+            inputs = map(find, part.in_keys)
+            if type(part).compute in _WITH_LOG_PROB:
+                # which nobody reads here, and takes longer than the rest
+                action = part.pick(part.distribution(*inputs))
+                written = action.values() if isinstance(action, dict) else (action,)
+                entries.update(zip(part.dist_sample_keys, written, strict=True))
+            else:
+                entries.update(zip(part.out_keys, part.compute(*inputs), strict=True))
         return entries
 
     def counted_from(self) -> dict[str, Any]:

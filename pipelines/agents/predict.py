@@ -52,7 +52,7 @@ class Predictor:
         actions = base.envs.single_action_space
         self._observations = _Observations(base.envs.single_observation_space, actions)
         self._cast, self._action_keys = cast_of(actions), list(leaves_of(actions, "action"))
-        self._states = state_specs(agent.policy)
+        self._states, self._counts = state_specs(agent.policy), "step_count" in agent.policy.in_keys
         # made once, because that takes longer than a call
         self._runners = runners(tensor_modules(agent.policy) or ())
         self._decide = _function_of(agent, base.spaces)
@@ -63,8 +63,9 @@ class Predictor:
         arrays, rows = self._observations.read(observation)
         entries: dict[Key, Tensor] = {key: torch.from_numpy(array) for key, array in arrays.items()}
         start = _flags(episode_start, rows)
-        # noise that lasts reads which steps begin an episode
-        entries["step_count"] = (~start).long()
+        if self._counts:
+            # by noise that lasts, 0 where an episode begins
+            entries["step_count"] = (~start).long()
         if self._states:
             entries[FIRST] = start
         entries.update(self._before(state, rows))
