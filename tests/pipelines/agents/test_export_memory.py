@@ -1,5 +1,6 @@
 """`rlpipe export` of policies that remember: states go in and come out, and the caller carries them."""
 
+import itertools
 import json
 
 import numpy as np
@@ -34,14 +35,14 @@ def program(file):
     """A function from raw entries and states to what the file alone gives."""
     if file.suffix == ".pt2":
         act = torch.export.load(file).module()
-        return lambda *given: [each.numpy() for each in act(*map(torch.from_numpy, given))]
+        return lambda *given: [each.detach().numpy() for each in act(*map(torch.from_numpy, given))]
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda *given: session.run(None, dict(zip(names, given, strict=True)))
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("gru", ".onnx"), ("lstm", ".onnx"), ("lstm", ".pt2")])
+@pytest.mark.parametrize(("kind", "suffix"), [("gru", ".pt2"), ("lstm", ".onnx")])
 def test_the_caller_carries_the_states(runs, tmp_path, capsys, kind, suffix):
     if suffix == ".onnx":
         pytest.importorskip("onnx")
@@ -57,9 +58,8 @@ def test_the_caller_carries_the_states(runs, tmp_path, capsys, kind, suffix):
         for step in range(12):
             observation, start = space.sample(), step == 7
             action, state = agent.predict(observation, state, start)
-            raw = (
-                [observation] if kind == "gru" else [observation["seen"], observation["room"], observation["parts"][0]]
-            )
+            seen = [observation] if kind == "gru" else list(observation.values())
+            raw = [each[0] if isinstance(each, tuple) else each for each in seen]
             given = act(*(np.asarray(each)[None] for each in raw), *(blank if start else states))
             states = given[-len(names) :]
             for mine, its in zip(states, state, strict=True):
@@ -106,7 +106,7 @@ def test_the_check_feeds_states_back_and_begins_episodes_with_zeros(runs, tmp_pa
     # the first call has random states; episodes have 9 steps
     played = calls[1:-1]
     assert all(not fed.any() for fed, _ in played[::9])
-    for (_, given), (fed, _) in zip(played[:8], played[1:9], strict=True):
+    for (_, given), (fed, _) in itertools.pairwise(played[:9]):
         assert torch.equal(given, fed)
         assert fed.any()
 
