@@ -121,12 +121,14 @@ def test_samples_are_the_agents_own(runs, kind):
     drawn, before = [], torch.get_rng_state()
     for _ in range(2):
         with trained(runs(kind)) as agent:
-            observation = agent.environment.envs.single_observation_space.sample()
             if kind == "masked":
                 observation = {"seen": np.zeros(2, np.float32), "action_mask": np.array([0, 1, 1, 0], np.int8)}
             else:
                 observation = np.zeros(3, np.float32)
+            of_training = agent.pipeline.state["random"].state_dict()
             drawn.append([int(agent.predict(observation, deterministic=False)[0]) for _ in range(40)])
+            after = agent.pipeline.state["random"].state_dict()
+            assert all(torch.equal(of_training[name], after[name]) for name in after)
             greedy = {int(agent.predict(observation)[0]) for _ in range(5)}
     assert drawn[0] == drawn[1]
     assert len(greedy) == 1
