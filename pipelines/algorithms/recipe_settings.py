@@ -177,10 +177,8 @@ POSITIONS = {
     "rollout_steps": 32,
     "minibatch_size": 256,
     "lr": 1e-3,
-    "gamma": 0.98,
-    "lmbda": 0.9,
     "entropy_coefficient": 0.0,
-    "total_frames": 200_000,
+    "total_frames": 150_000,
 }
 PENDULUM = {
     "normalize_observation": True,
