@@ -148,6 +148,13 @@ def test_any_policy_can_predict(runs):
         np.testing.assert_allclose(played(agent), expected.returns, rtol=1e-5)
 
 
+def test_the_environment_is_opened_if_the_collector_shows_none(runs):
+    with trained(runs("masked")) as agent:
+        hidden = replace(agent, opened=None)
+        assert hidden.environment.spaces == agent.environment.spaces
+        assert hidden.environment is not agent.environment
+
+
 def test_a_transform_of_several_steps_is_refused(runs):
     with trained(runs("dqn")) as agent:
         agent.pipeline.transforms = [CatFrames(2, -1, ["observation"])]
