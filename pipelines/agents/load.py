@@ -37,14 +37,14 @@ class Trained:
         config: of the run.
         checkpoint: that it was loaded from.
         pipeline: rebuilt on the CPU, with the policy and the observation statistics of the checkpoint.
-        environment: that the policy was built for, closed; for its spaces and specs, before transforms.
+        opened: the environment that the collector was built with, closed, if it shows one.
     """
 
     recipe: str
     config: Any
     checkpoint: Path
     pipeline: Pipeline
-    environment: VectorEnv | TensorEnv
+    opened: Any = None
 
     @property
     def settings(self) -> SessionConfig:
@@ -60,6 +60,11 @@ class Trained:
     def transforms(self) -> tuple[Transform, ...]:
         """The transforms of the policy's environment, with the observation statistics of the run."""
         return tuple(self.pipeline.transforms)
+
+    @functools.cached_property
+    def environment(self) -> VectorEnv | TensorEnv:
+        """The environment that the policy was built for, closed; for its spaces and specs, before transforms."""
+        return self.opened if isinstance(self.opened, (VectorEnv, TensorEnv)) else _closed(self.settings)
 
     def predict(
         self, observation: Any, state: State = None, episode_start: Any = None, deterministic: bool = True
@@ -139,10 +144,9 @@ def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) ->
             # the policy's input depends on the observation statistics as well
             load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
             # users of the policy open other environments
-            base = getattr(getattr(pipeline.collector, "env", None), "base_env", None)
+            opened = getattr(getattr(pipeline.collector, "env", None), "base_env", None)
             pipeline.close()
-            environment = base if isinstance(base, (VectorEnv, TensorEnv)) else _closed(settings)
-            yield Trained(described["recipe"], config, checkpoint, pipeline, environment)
+            yield Trained(described["recipe"], config, checkpoint, pipeline, opened)
     finally:
         torch.set_num_threads(threads)
 

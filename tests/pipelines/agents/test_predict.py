@@ -11,7 +11,7 @@ from torch import nn
 from torchrl.envs import CatFrames
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules import CategoricalActor, OrnsteinUhlenbeck
+from rlpipe.modules import GaussianActor, OrnsteinUhlenbeck
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import make_env
@@ -138,16 +138,21 @@ def test_samples_are_the_agents_own(runs, kind):
 
 
 def test_any_policy_can_predict(runs):
-    with trained(runs("dqn")) as agent:
+    with trained(runs("box")) as agent:
         torch.manual_seed(0)
-        spec, features = agent.environment.action_spec, nn.Linear(3, 8)
-        agent.pipeline.policy = TensorDictSequential(
-            TensorDictModule(features, ["observation"], ["features"]),
-            CategoricalActor(nn.Linear(8, 3), spec, in_keys=["features"]),
-        )
+        features = TensorDictModule(nn.Sequential(nn.Flatten(), nn.Linear(4, 8)), ["observation"], ["features"])
+        actor = GaussianActor(nn.Linear(8, 2), agent.environment.action_spec, in_keys=["features"])
+        agent.pipeline.policy = TensorDictSequential(features, actor)
         given = {"seed": SEED, "transforms": agent.transforms}
         expected = evaluate(agent.policy, agent.settings.eval_env, episodes=EPISODES, **given)
-        np.testing.assert_allclose(played(agent), expected.returns, rtol=1e-6)
+        np.testing.assert_allclose(played(agent), expected.returns, rtol=1e-5)
+
+
+def test_the_environment_is_opened_if_the_collector_shows_none(runs):
+    with trained(runs("masked")) as agent:
+        hidden = replace(agent, opened=None)
+        assert hidden.environment.spaces == agent.environment.spaces
+        assert hidden.environment is not agent.environment
 
 
 def test_a_transform_of_several_steps_is_refused(runs):
