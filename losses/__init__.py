@@ -7,6 +7,8 @@ from rlpipe.losses.advantage import GAE
 from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.keys import Keyed
 from rlpipe.losses.ppo import ClipPPOLoss
+from rlpipe.losses.q_network import QNetworkLoss
+from rlpipe.losses.qr_dqn import QRDQNLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
 from rlpipe.losses.target import HasTargets, TargetUpdate, frozen, frozen_copy
@@ -34,6 +36,8 @@ __all__ = [
     "Keyed",
     "NStep",
     "Normalization",
+    "QNetworkLoss",
+    "QRDQNLoss",
     "ReinforceLoss",
     "ReturnToGo",
     "TargetUpdate",

@@ -53,6 +53,62 @@ def td_error(action_value: Tensor, action: Tensor, target: Tensor) -> Tensor:
     return target - chosen_value(action_value, action)
 
 
+def quantile_target(reward: Tensor, discount: Tensor, next_quantiles: Tensor, selector: Tensor) -> Tensor:
+    """Quantiles of the return `[*B, N]`, `r + discount * theta(s', argmax_a S(s', a))`.
+
+    Dabney et al. 2018 ("Distributional reinforcement learning with quantile regression"), Algorithm 1, for each theta.
+
+    `next_quantiles` is `[*B, A, N]`. `selector` `[*B, A]`, S, is the mean of these quantiles over the allowed actions;
+    or for Double DQN that of the online network's. The rest is `[*B]`.
+    """
+    return reward.unsqueeze(-1) + discount.unsqueeze(-1) * chosen_quantiles(next_quantiles, selector.argmax(-1))
+
+
+def chosen_quantiles(quantiles: Tensor, action: Tensor) -> Tensor:
+    """`theta(s, a)` for `quantiles` `[*B, A, N]` and integer `action` `[*B]`, as `[*B, N]`."""
+    return quantiles.take_along_dim(action.unsqueeze(-1).unsqueeze(-1), -2).squeeze(-2)
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float | Tensor = 1.0) -> Tensor:
+    """Quantile Huber loss `[*B]`, Dabney et al. 2018, equations 9 and 10, summed as in their Algorithm 1.
+
+    `sum_i mean_j |tau_i - 1{u < 0}| L(u) / kappa` with `u = target_j - quantiles_i`, `tau_i = (2 i + 1) / (2 N)` for i
+    from 0, and the Huber function `L(u)`: `0.5 u^2` up to `|u| = kappa`, `kappa (|u| - 0.5 kappa)` beyond.
+
+    Dividing by kappa, as Dabney et al. 2018b ("Implicit quantile networks"), equation 3, do, changes nothing at 1. So
+    a small kappa gives the quantile regression loss, equation 8.
+
+    The targets are sorted, so that the sum over them is a polynomial in the quantile, whose coefficients are
+    differences of running sums. The table of all pairs would take more time and memory, with 200 quantiles many times.
+
+    Args:
+        quantiles: of the return, one for each `tau_i`, `[*B, N]`.
+        target: samples of the return, or its quantiles, in any order, `[*B, M]`; no gradient flows into it.
+        kappa: above 0, in units of return.
+    """
+    n, m = quantiles.shape[-1], target.shape[-1]
+    tau = (torch.arange(n, device=quantiles.device, dtype=torch.float64) + 0.5) / n
+    # in units of kappa; float64 because of the differences
+    theta = quantiles.double() / kappa
+    with torch.no_grad():
+        each = (target.double() / kappa).sort(-1).values
+        # how many targets, their sum and that of their squares, up to the edges of the parabola and its middle
+        sums = F.pad(torch.stack([torch.ones_like(each), each, each.square()], -2).cumsum(-1), (1, 0))
+        places = torch.searchsorted(each, torch.cat([theta - 1.0, theta, theta + 1.0], -1))
+        until = sums.gather(-1, places.unsqueeze(-2).expand(*places.shape[:-1], 3, -1)).unflatten(-1, (3, n))
+        # [*B, 3, N] each: count, sum, sum of squares
+        far_below, middle, upper = until[..., 0, :], until[..., 1, :], until[..., 2, :]
+        near_below, near_above, far_above = middle - far_below, upper - middle, sums[..., -1:] - upper
+    below = _half_squares(theta, near_below) + (theta - 0.5) * far_below[..., 0, :] - far_below[..., 1, :]
+    above = _half_squares(theta, near_above) - (theta + 0.5) * far_above[..., 0, :] + far_above[..., 1, :]
+    return (kappa / m * ((1.0 - tau) * below + tau * above).sum(-1)).to(quantiles.dtype)
+
+
+def _half_squares(theta: Tensor, sums: Tensor) -> Tensor:
+    """Sum of `(theta - x)^2 / 2` over numbers x of which `sums` `[*B, 3, N]` has count, sum and sum of squares."""
+    return theta * (0.5 * theta * sums[..., 0, :] - sums[..., 1, :]) + 0.5 * sums[..., 2, :]
+
+
 def categorical_projection(probability: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
     """Distribution of `r + discount * Z(s')` over the atoms that Z is over, Bellemare et al. 2017, equation 7.
 

@@ -101,7 +101,7 @@ class ReinforceKeys(ActorCriticKeys):
 
 @dataclass
 class DQNKeys:
-    """Of `DQNLoss`; `value`, `advantage`, `value_target` and `done` are not read, and are TorchRL's."""
+    """Of a `QNetworkLoss`; `value`, `advantage`, `value_target` and `done` are not read, and are TorchRL's."""
 
     action: NestedKey = "action"
     action_value: NestedKey = "action_value"
@@ -116,6 +116,14 @@ class DQNKeys:
     advantage: NestedKey = "advantage"
     value_target: NestedKey = "value_target"
     done: NestedKey = "done"
+
+
+@dataclass
+class QRDQNKeys(DQNKeys):
+    """Of `QRDQNLoss`."""
+
+    quantiles: NestedKey = "quantiles"
+    """What the network writes beside `action_value`."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +16,32 @@ from rlpipe.modules.encoders import Encoder, Flatten
 from rlpipe.modules.networks import Network, Tanh
 
 Layer = Callable[..., Tensor]
+Runners = Sequence[tuple[TensorModule, Mapping[nn.Module, Layer]]]
 _IN_TURN = (nn.Sequential.forward, Network.forward)
 
 
 @contextlib.contextmanager
 def acting(modules: Iterable[TensorModule]) -> Iterator[None]:
     """Within, the modules run their networks by `straight`: under inference mode, with the present weights."""
-    held = list(modules)
-    for each in held:
-        each.running = {network: straight(network) for network in each.children()}
+    with by_straight(runners(modules)):
+        yield
+
+
+def runners(modules: Iterable[TensorModule]) -> Runners:
+    """Of each module, the functions of its networks; see `straight`."""
+    return [(each, {network: straight(network) for network in each.children()}) for each in modules]
+
+
+@contextlib.contextmanager
+def by_straight(runners: Runners) -> Iterator[None]:
+    """Within, modules run their networks by these functions: under inference mode, with the weights that they hold."""
+    for each, functions in runners:
+        # faster than setting an attribute, which modules check
+        each.__dict__["running"] = functions
     try:
         yield
     finally:
-        for each in held:
+        for each, _ in runners:
             each.__dict__.pop("running", None)
 
 

@@ -71,9 +71,13 @@ class StochasticActor(TensorModule):
         entries, mask = (inputs[:-1], inputs[-1]) if self.masked else (inputs, None)
         return self.from_outputs(self.through(self.network, *entries), mask)
 
+    def pick(self, distribution: Any) -> Any:
+        """A sample while exploring, else the mode."""
+        return distribution.draw(self.generator) if exploring() else distribution.mode
+
     def choose(self, distribution: Any) -> tuple[Any, Tensor]:
         """An action, and its log-probability."""
-        action = distribution.draw(self.generator) if exploring() else distribution.mode
+        action = self.pick(distribution)
         return action, distribution.log_prob(action)
 
     def compute(self, *inputs: Tensor) -> tuple[Tensor, ...]:

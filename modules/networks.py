@@ -222,14 +222,21 @@ def computed_once(module: nn.Module) -> Iterator[None]:
 class DuelingHead(nn.Module):
     """Dueling values, Wang et al. 2016, equation 9: `Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)`.
 
-    Features `[*B, inputs]` to `[*B, actions]`.
+    Features `[*B, inputs]` to `[*B, actions]`; or, with several `quantiles`, to `[*B, actions * quantiles]`, those of
+    each action side by side, as a `QuantileActor` takes them. The equation then holds for each of them.
     """
 
-    def __init__(self, inputs: int, actions: int, initialization: Initialization = "default") -> None:
+    def __init__(
+        self, inputs: int, actions: int, initialization: Initialization = "default", quantiles: int = 1
+    ) -> None:
         super().__init__()
-        self.value = initialize(nn.Linear(inputs, 1), initialization, 1.0)
-        self.advantage = initialize(nn.Linear(inputs, actions), initialization, 1.0)
+        self.value = initialize(nn.Linear(inputs, quantiles), initialization, 1.0)
+        self.advantage = initialize(nn.Linear(inputs, actions * quantiles), initialization, 1.0)
+        self.quantiles = quantiles
 
     def forward(self, features: Tensor) -> Tensor:
-        advantage = self.advantage(features)
-        return self.value(features) + advantage - advantage.mean(-1, keepdim=True)
+        value, advantage = self.value(features), self.advantage(features)
+        if self.quantiles == 1:
+            return value + advantage - advantage.mean(-1, keepdim=True)
+        each = advantage.unflatten(-1, (-1, self.quantiles))
+        return (value.unsqueeze(-2) + each - each.mean(-2, keepdim=True)).flatten(-2)

@@ -13,7 +13,7 @@ from rlpipe.version import __version__
 
 if TYPE_CHECKING:
     from rlpipe.errors import ConfigError, RlpipeError
-    from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss, TargetUpdate
+    from rlpipe.losses import GAE, ClipPPOLoss, DQNLoss, QRDQNLoss, TargetUpdate
     from rlpipe.modules import (
         MLP,
         ActionValueCritic,
@@ -69,7 +69,7 @@ if not Path(__file__).with_name("losses").exists():
 
 _NAMES = {
     "rlpipe.errors": "ConfigError RlpipeError",
-    "rlpipe.losses": "ClipPPOLoss DQNLoss GAE TargetUpdate",
+    "rlpipe.losses": "ClipPPOLoss DQNLoss GAE QRDQNLoss TargetUpdate",
     "rlpipe.modules": "ActionValueCritic CategoricalActor Critic DeterministicActor EpsilonGreedy GaussianActor "
     "GaussianNoise MLP OrnsteinUhlenbeck QActor QuantileActor",
     "rlpipe.pipelines.agents.load": "trained",
@@ -131,6 +131,7 @@ __all__ = [
     "PrioritizedSampler",
     "Progress",
     "QActor",
+    "QRDQNLoss",
     "QuantileActor",
     "ReplayConfig",
     "ReplayState",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 
@@ -163,6 +164,8 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture
 def own_ids():
     """Forget the environments that a test registers, such as those of a page, which other tests run too."""
+    # rlpipe's own are registered by the first import
+    importlib.import_module("rlpipe.pipelines.envs")
     before = dict(gym.registry)
     yield
     gym.registry.clear()

@@ -63,15 +63,15 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
         stage.unlink(missing_ok=True)
     example = greedy.example(1)
     given = greedy(*example)
-    observed = dict(zip(_names(greedy.keys), example, strict=True))
-    actions = dict(zip(_names(greedy.action_keys), given if isinstance(given, tuple) else (given,), strict=True))
+    inputs = dict(zip(_names(greedy.input_keys), example, strict=True))
+    outputs = dict(zip(_names(greedy.output_keys), given if isinstance(given, tuple) else (given,), strict=True))
     written = {"path": str(out), "format": kind, "bytes": out.stat().st_size}
     if kind == "safetensors":
         shapes = {"tensors": [_entry(name, value, ()) for name, value in tensors(greedy).items()]}
     else:
         shapes = {
-            "inputs": [_entry(name, value[0], ("batch",)) for name, value in observed.items()],
-            "outputs": [_entry(name, value[0], ("batch",)) for name, value in actions.items()],
+            "inputs": [_entry(name, value[0], ("batch",)) for name, value in inputs.items()],
+            "outputs": [_entry(name, value[0], ("batch",)) for name, value in outputs.items()],
         }
     return {**written, **shapes, "checked": checked, "apart": apart}
 
@@ -109,7 +109,7 @@ def _write_torch(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> 
 def _write_onnx(greedy: GreedyPolicy, metadata: dict[str, str], path: Path) -> Act:
     import onnxruntime  # noqa: PLC0415 - an extra
 
-    names, outputs = _names(greedy.keys), _names(greedy.action_keys)
+    names, outputs = _names(greedy.input_keys), _names(greedy.output_keys)
     made = torch.onnx.export(_program(greedy), input_names=names, output_names=outputs, dynamo=True, verbose=False)
     if made is None:
         raise RlpipeError("PyTorch made no ONNX program")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
+from tensordict import TensorDictBase
+from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import RlpipeError
 from rlpipe.modules import Categorical
 from rlpipe.modules.choices import Bernoulli, MultiCategorical
 from rlpipe.modules.policies import JointDistribution
+from rlpipe.modules.recurrent import after
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import Trained
+from rlpipe.pipelines.agents.predict import AnyPolicy
 from rlpipe.pipelines.collectors.evaluation import most_copies
 from rlpipe.pipelines.envs.make import make_env_of_any_size
 
@@ -34,18 +36,12 @@ class Case:
 
     def __init__(self, agent: Trained, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> None:
         self.inputs, self._greedy = inputs, greedy
+        self.states: tuple[Tensor, ...] = ()
+        """After the step, as they were given to `check`."""
         self._actor = greedy.actor
-        counted = zip(greedy.keys, inputs, strict=True)
-        entries = {key: entry - greedy.starts[key] if key in greedy.starts else entry for key, entry in counted}
-        step: TensorDictBase = TensorDict(entries, [len(inputs[0])])
+        decide = AnyPolicy(agent, greedy.keys).decide
         with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-            for transform in agent.transforms:
-                if any(key in greedy.keys for key in transform.in_keys):
-                    step = transform.clone().forward(step)
-            for key in set(agent.policy.in_keys) - set(step.keys(True, True)):
-                # of noise, which is silent here
-                step.set(key, torch.ones(len(inputs[0]), 1, dtype=torch.int64))
-            self._step = agent.policy(step)
+            self._step = decide(greedy.entries(inputs))
             values = self._step.get("action_value", None)
             if values is not None:
                 self._scores = [values]
@@ -62,15 +58,18 @@ class Case:
     def check(self, given: Any, rows: slice = slice(None)) -> float:
         """How far actions for these rows are from the policy's; 0 for a choice that is the same, or tied with it.
 
-        `given` are as the environment takes them, and the policy's as it gives them.
+        `given` are as the environment takes them, and the policy's as it gives them; and states, if it remembers.
 
         Raises:
             RlpipeError: they are too far.
         """
         each = given if isinstance(given, (tuple, list)) else (given,)
-        apart = 0.0
-        for index, (key, action) in enumerate(zip(self._greedy.action_keys, each, strict=True)):
-            expected, cast, scores = self._step[key][rows], self._greedy.casts[index], self._scores[index]
+        apart, greedy = 0.0, self._greedy
+        self.states = tuple(each[len(greedy.action_keys) :])
+        for key, state in zip(greedy.states, self.states, strict=True):
+            _check_numbers(state, self._step[after(key)][rows], nn.Identity(), "a state")
+        for index, (key, action) in enumerate(zip(greedy.action_keys, each, strict=False)):
+            expected, cast, scores = self._step[key][rows], greedy.casts[index], self._scores[index]
             if scores is None:
                 apart = max(apart, _check_numbers(action, expected, cast))
             else:
@@ -85,7 +84,7 @@ class Case:
 
 
 def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[Case]:
-    """Random inputs, and those of real episodes."""
+    """Random inputs, and those of real episodes; each is checked before the next, which has its states."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         inputs = greedy.example(_RANDOM)
@@ -93,16 +92,15 @@ def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[Case]:
     copies = min(_ENVS, most_copies(agent.settings.env, agent.settings.eval_envs, agent.settings.num_envs))
     env = make_env_of_any_size(replace(agent.settings.env, num_envs=copies, backend="auto"), seed=0)
     try:
-        step = env.reset()
+        step, starts = env.reset(), greedy.starts
+        states: Iterable[Tensor] = [torch.zeros(*env.batch_size, *spec.shape) for spec in greedy.states.values()]
         for _ in range(_STEPS):
-            starts = greedy.starts
-            case = Case(
-                agent,
-                greedy,
-                tuple(step[key] + starts[key] if key in starts else step[key] for key in greedy.keys),
-            )
+            observed = (step[key] + starts[key] if key in starts else step[key] for key in greedy.keys)
+            case = Case(agent, greedy, (*observed, *states))
             yield case
-            _, step = env.step_and_maybe_reset(step.update(case.actions))
+            stepped, step = env.step_and_maybe_reset(step.update(case.actions))
+            ended = stepped["next", "done"]
+            states = [each.masked_fill(ended.reshape(-1, *[1] * (each.ndim - 1)), 0.0) for each in case.states]
     finally:
         env.close()
 
@@ -120,14 +118,14 @@ def _scores(distribution: Any) -> list[Tensor | None]:
     return [None]
 
 
-def _check_numbers(action: Tensor, expected: Tensor, cast: Any) -> float:
+def _check_numbers(action: Tensor, expected: Tensor, cast: Any, what: str = "an action") -> float:
     off = TOLERANCE * max(1.0, expected.abs().max().item())
     # as numbers of the space, which may be whole
     bounds = (cast(expected - off), cast(expected + off))
     least, most, found, exact = (each.double() for each in (*bounds, action, cast(expected)))
     apart = (found - exact).abs().max().item()
     if not ((least <= found) & (found <= most)).all():
-        raise RlpipeError(f"what was exported does not act as the policy does: an action is {apart:.1e} off")
+        raise RlpipeError(f"what was exported does not act as the policy does: {what} is {apart:.1e} off")
     return apart
 
 

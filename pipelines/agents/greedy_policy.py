@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,22 +11,23 @@ from gymnasium.spaces import Box
 from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Binary, Categorical, TensorSpec
-from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import DeterministicActor, Explorer, GaussianActor
+from rlpipe.modules.actors import StochasticActor
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
-from rlpipe.pipelines.agents.load import Trained
-from rlpipe.pipelines.envs import BinObservation
+from rlpipe.modules.policies import JointActor
+from rlpipe.modules.recurrent import FIRST, Memory, after, state_specs
+from rlpipe.pipelines.agents.transforms import OfEntry, of_observations
 from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
-from rlpipe.pipelines.envs.frozen_transforms import per_environment
-from rlpipe.pipelines.envs.make import make_env_of_any_size
-from rlpipe.pipelines.envs.normalization.moments import RunningMoments
-from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm
 from rlpipe.pipelines.envs.observations import MASK
 
+if TYPE_CHECKING:
+    from rlpipe.pipelines.agents.load import Trained
+
 _WIDEST, _MOST = 10.0, 255
+_WITH_LOG_PROB: set[Any] = {StochasticActor.compute, JointActor.compute}
 
 
 class GreedyPolicy(nn.Module):
@@ -36,6 +36,9 @@ class GreedyPolicy(nn.Module):
     Observations and actions are those of the Gymnasium environment: statistics and bins are applied within, Discrete
     and MultiDiscrete numbers start where their space does, and Box actions have its type and bounds. An action mask is
     the last entry, bool `[B, choices]`. The parts are shared with the run's policy.
+
+    One that remembers also takes its states before the step, `[B, *state]` for each of `states`, and gives those after
+    it behind the actions. Before an episode they are zeros; no step within begins one.
 
     Raises:
         ConfigError: the policy or a transform of its observation cannot be exported.
@@ -47,21 +50,18 @@ class GreedyPolicy(nn.Module):
         if modules is None:
             raise ConfigError(f"a policy {_described(agent.policy)} cannot be exported")
         self.parts = nn.ModuleList(modules)
-        with_raw = make_env_of_any_size(replace(agent.settings.env, num_envs=1, backend="auto"))
-        try:
-            base = with_raw.base_env
-            read = {key for part in modules for key in part.in_keys if key in base.spaces}
-            self.keys: list[Key] = [key for key in base.spaces if key in read]
-            self.specs: dict[Key, TensorSpec] = {key: with_raw.observation_spec[key][0] for key in self.keys}
-            self.starts = {key: start for key in self.keys if (start := _start(base.spaces[key])) is not None}
-            actions = leaves_of(base.envs.single_action_space, "action")
-            # in the order of the space, as the policy's parts are; TorchRL's `action_keys` are sorted
-            self.action_keys: list[Key] = list(actions)
-            self.casts = nn.ModuleList(_cast(actions[key].space) for key in self.action_keys)
-        finally:
-            with_raw.close()
+        base: Any = agent.environment
+        read = {key for part in modules for key in part.in_keys if key in base.spaces}
+        self.keys: list[Key] = [key for key in base.spaces if key in read]
+        self.specs: dict[Key, TensorSpec] = {key: base.observation_spec[key][0] for key in self.keys}
+        self.starts = {key: start for key in self.keys if (start := _start(base.spaces[key])) is not None}
+        actions = leaves_of(base.envs.single_action_space, "action")
+        # in the order of the space, as the policy's parts are; TorchRL's `action_keys` are sorted
+        self.action_keys: list[Key] = list(actions)
+        self.casts = nn.ModuleList(_cast(actions[key].space) for key in self.action_keys)
+        self.states = state_specs(agent.policy)
         dims = {key: len(spec.shape) for key, spec in self.specs.items()}
-        self.transforms = nn.ModuleList(_of_observations(agent.transforms, dims))
+        self.transforms = nn.ModuleList(of_observations(agent.transforms, dims))
 
     @property
     def actor(self) -> Any:
@@ -70,20 +70,49 @@ class GreedyPolicy(nn.Module):
         acted = {*self.action_keys, *(part.in_keys[0] for part in parts if isinstance(part, Explorer))}
         return next(part for part in parts if acted & set(part.out_keys))
 
+    @property
+    def input_keys(self) -> list[Key]:
+        """The entries that `forward` takes: observations, then states."""
+        return [*self.keys, *self.states]
+
+    @property
+    def output_keys(self) -> list[Key]:
+        """The entries that `forward` gives: actions, then states."""
+        return [*self.action_keys, *map(after, self.states)]
+
     def forward(self, *observed: Tensor) -> Any:
-        """The greedy action, or a tuple of its entries; see the class."""
+        """The greedy action, or a tuple of all that it gives; see the class."""
+        decided = self.decide(self.entries(observed))
+        given = [each(decided[key]) for each, key in zip(self.casts, self.action_keys, strict=True)]
+        given += [decided[after(key)] for key in self.states]
+        return tuple(given) if len(given) > 1 else given[0]
+
+    def entries(self, given: Sequence[Tensor]) -> dict[Key, Tensor]:
+        """What `forward` takes as the entries of the run's environment, Discrete numbers counted from 0."""
         entries: dict[Key, Tensor] = {
             key: entry - self.starts[key] if key in self.starts else entry
-            for key, entry in zip(self.keys, observed, strict=True)
+            for key, entry in zip(self.input_keys, given, strict=True)
         }
+        if self.states:
+            entries[FIRST] = torch.zeros(given[0].shape[0], 1, dtype=torch.bool)
+        return entries
+
+    def decide(self, entries: dict[Key, Tensor]) -> dict[Key, Tensor]:
+        """Add to the entries of a step, before transforms, what the policy's parts write."""
         for transform in cast("Iterable[OfEntry]", self.transforms):
             entries[transform.key] = transform(entries[transform.key])
-        for part in cast("Iterable[TensorModule]", self.parts):
+        for part in cast("Iterable[Any]", self.parts):
             # noise may read what a greedy policy does not need
             find = entries.get if isinstance(part, Explorer) else entries.__getitem__
-            entries.update(zip(part.out_keys, part.compute(*map(find, part.in_keys)), strict=True))
-        given = tuple(each(entries[key]) for each, key in zip(self.casts, self.action_keys, strict=True))
-        return given if len(given) > 1 else given[0]
+            inputs = map(find, part.in_keys)
+            if type(part).compute in _WITH_LOG_PROB:
+                # which nobody reads here, and takes longer than the rest
+                action = part.pick(part.distribution(*inputs))
+                written = action.values() if isinstance(action, dict) else (action,)
+                entries.update(zip(part.dist_sample_keys, written, strict=True))
+            else:
+                entries.update(zip(part.out_keys, part.compute(*inputs), strict=True))
+        return entries
 
     def counted_from(self) -> dict[str, Any]:
         """The first value of each Discrete or MultiDiscrete entry and action that is not 0, by name."""
@@ -93,7 +122,8 @@ class GreedyPolicy(nn.Module):
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Random inputs."""
-        return tuple(self._random(key, spec, batch) for key, spec in self.specs.items())
+        states = [2.0 * torch.rand(batch, *spec.shape) - 1.0 for spec in self.states.values()]
+        return *(self._random(key, spec, batch) for key, spec in self.specs.items()), *states
 
     def _random(self, key: Key, spec: TensorSpec, batch: int) -> Tensor:
         if key == MASK:
@@ -118,7 +148,7 @@ def tensors(greedy: GreedyPolicy) -> dict[str, Tensor]:
     actor = greedy.actor
     found: dict[str, Tensor] = {}
     for index, part in enumerate(greedy.parts):
-        prefix = "policy" if part is actor else f"part.{index}"
+        prefix = "policy" if part is actor else "memory" if isinstance(part, Memory) else f"part.{index}"
         found |= {f"{prefix}.{name}": value for name, value in part.state_dict().items() if isinstance(value, Tensor)}
     for name, module in actor.named_modules(prefix="policy"):
         if isinstance(module, (DeterministicActor, GaussianActor)):
@@ -191,90 +221,3 @@ class _Cast(nn.Module):
             return action if same else action.double().clamp(self.low, self.high).to(self.dtype)
         part = ((action.double() - self.low) * self.parts).floor().clamp_min(0.0)
         return (self.low + part).clamp(self.low, self.high).to(self.dtype)
-
-
-class OfEntry(nn.Module):
-    """A transform of the entry `key`."""
-
-    def __init__(self, key: Key) -> None:
-        super().__init__()
-        self.key = key
-
-
-class _Normalize(OfEntry):
-    """`ObservationNorm` without branches on values, which cannot be exported."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, transform: ObservationNorm) -> None:
-        super().__init__(transform.in_keys[0])
-        self.register_buffer("mean", transform.loc.detach().clone())
-        self.register_buffer("std", transform.scale.detach().clone())
-
-    def forward(self, observation: Tensor) -> Tensor:
-        return (observation - self.mean) / self.std
-
-
-class _Running(OfEntry):
-    """`RunningObservationNorm` of one entry, in float64 as there."""
-
-    mean: Tensor
-    std: Tensor
-    clip: Tensor
-
-    def __init__(self, key: Key, moments: RunningMoments, clip: float) -> None:
-        super().__init__(key)
-        self.register_buffer("mean", torch.from_numpy(moments.now.mean))
-        self.register_buffer("std", torch.from_numpy(moments.std()))
-        self.register_buffer("clip", torch.tensor(clip, dtype=torch.float64))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        normal = (observation.double() - self.mean) / self.std
-        return torch.minimum(torch.maximum(normal, -self.clip), self.clip).float()
-
-
-class _Bins(OfEntry):
-    """`BinObservation`."""
-
-    bin_low: Tensor
-    bin_width: Tensor
-    bin_place: Tensor
-
-    def __init__(self, transform: BinObservation) -> None:
-        super().__init__("observation")
-        self.bins = transform.bins
-        for name in ("low", "width", "place"):
-            self.register_buffer(f"bin_{name}", getattr(transform, name).detach().clone())
-
-    def forward(self, observation: Tensor) -> Tensor:
-        digits = ((observation.flatten(1) - self.bin_low) / self.bin_width).floor().clamp(0, self.bins - 1)
-        return (digits.long() * self.bin_place).sum(-1)
-
-
-def _of_observations(transforms: tuple[Transform, ...], dims: Mapping[Key, int]) -> list[OfEntry]:
-    """The transforms of entries, of which each has `dims` dimensions."""
-    made: list[OfEntry] = []
-    for transform in transforms:
-        if "action" in transform.in_keys_inv and not isinstance(transform, DoubleToFloat):
-            raise ConfigError(f"the transform {type(transform).__name__} of the action cannot be exported")
-        if not any(key in dims for key in transform.in_keys):
-            continue
-        if isinstance(transform, RunningObservationNorm):
-            each = zip(transform.in_keys, transform.each(), strict=True)
-            made += [_Running(key, moments, transform.clip) for key, moments in each if key in dims]
-        elif type(transform) is ObservationNorm and _is_plain(transform, dims):
-            made.append(_Normalize(transform))
-        elif isinstance(transform, BinObservation):
-            made.append(_Bins(transform))
-        else:
-            raise ConfigError(f"the transform {type(transform).__name__} of the observation cannot be exported")
-    return made
-
-
-def _is_plain(transform: ObservationNorm, dims: Mapping[Key, int]) -> bool:
-    """Whether it replaces one entry, with one mean and standard deviation for all environments."""
-    replaces = list(transform.in_keys) == list(transform.out_keys) and len(transform.in_keys) == 1
-    if not transform.standard_normal or not replaces:
-        return False
-    return not per_environment(transform.loc, transform.scale, dims[transform.in_keys[0]])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from torchrl.envs import Transform
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.environment import check_known, trusted_by, with_environment
+from rlpipe.pipelines.agents.predict import Predictor, State
 from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
 from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
 from rlpipe.pipelines.config.json_form import checked, config_from_json
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
+from rlpipe.pipelines.envs.make import make_env_of_any_size
+from rlpipe.pipelines.envs.tensor.env import TensorEnv
+from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
@@ -32,12 +37,14 @@ class Trained:
         config: of the run.
         checkpoint: that it was loaded from.
         pipeline: rebuilt on the CPU, with the policy and the observation statistics of the checkpoint.
+        opened: the environment that the collector was built with, closed, if it shows one.
     """
 
     recipe: str
     config: Any
     checkpoint: Path
     pipeline: Pipeline
+    opened: Any = None
 
     @property
     def settings(self) -> SessionConfig:
@@ -53,6 +60,39 @@ class Trained:
     def transforms(self) -> tuple[Transform, ...]:
         """The transforms of the policy's environment, with the observation statistics of the run."""
         return tuple(self.pipeline.transforms)
+
+    @functools.cached_property
+    def environment(self) -> VectorEnv | TensorEnv:
+        """The environment that the policy was built for, closed; for its spaces and specs, before transforms."""
+        return self.opened if isinstance(self.opened, (VectorEnv, TensorEnv)) else _closed(self.settings)
+
+    def predict(
+        self, observation: Any, state: State = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, State]:
+        """The action for an observation; arguments and results are those of Stable-Baselines3's `predict`.
+
+        Statistics and bins of the run are applied within, as in evaluations.
+
+        Args:
+            observation: as the environment gives it, in NumPy; or a batch, whose arrays have one more dimension in
+                front.
+            state: what the last call returned; `None` before an episode.
+            episode_start: whether this step begins an episode, bool, or `[batch]`; a state is then not used.
+            deterministic: take the greedy action; else one is sampled, by generators of the agent's own.
+
+        Returns:
+            The action as the environment's `step` takes it, or a batch of them; and the state after this step, a tuple
+            of float32 arrays `[*state]` or `[batch, *state]`, or `None` for a policy that does not remember.
+
+        Raises:
+            ConfigError: the observation or the state has another form; or a transform of the run's observation spans
+                several steps.
+        """
+        return self._predictor(observation, state, episode_start, deterministic)
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self)
 
 
 def read_settings(described: Mapping[str, Any], checkpoint: Path) -> SessionConfig:
@@ -104,10 +144,19 @@ def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) ->
             # the policy's input depends on the observation statistics as well
             load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
             # users of the policy open other environments
+            opened = getattr(getattr(pipeline.collector, "env", None), "base_env", None)
             pipeline.close()
-            yield Trained(described["recipe"], config, checkpoint, pipeline)
+            yield Trained(described["recipe"], config, checkpoint, pipeline, opened)
     finally:
         torch.set_num_threads(threads)
+
+
+def _closed(settings: SessionConfig) -> VectorEnv | TensorEnv:
+    """The environment of a run whose collector does not show its own."""
+    made = make_env_of_any_size(replace(settings.env, num_envs=1, backend="auto"))
+    made.close(raise_if_closed=False)
+    base: VectorEnv | TensorEnv = made.base_env
+    return base
 
 
 def to_act(config: Any) -> Any:

@@ -5,111 +5,28 @@ Compute n-step returns (Sutton and Barto 2018, equation 7.1: `losses/returns.py`
 action value of the next state, or Double DQN's (van Hasselt et al. 2016, equation 4).
 Minimise the distance of the action value from the target: `losses/dqn.py`.
 Update the Q network in `updates` Adam steps on uniformly drawn minibatches, and the target network after each step.
+All but the loss and the network's outputs is in `pipelines/build/q_network.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictSequential
-from torchrl.data import Categorical
-from torchrl.envs import EnvBase
-
-from rlpipe.arithmetic import ceil_div
-from rlpipe.errors import ConfigError
-from rlpipe.losses import DQNLoss, NStep, TargetUpdate
+from rlpipe.losses import DQNLoss
 from rlpipe.losses.functional import Regression
-from rlpipe.modules import MLP, Activation, DuelingHead, Initialization, Network, QActor
-from rlpipe.modules.base import kind_of
-from rlpipe.modules.choices import joint_choices
-from rlpipe.pipelines.build.environment import make_lives
-from rlpipe.pipelines.build.networks import is_masked, make_explorer, make_trunk
-from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
-from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
-from rlpipe.pipelines.build.replay import make_buffer
-from rlpipe.pipelines.config.fields import LARGEST, MANY, number
-from rlpipe.pipelines.config.groups import (
-    ExplorationConfig,
-    LivesConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    ReplayConfig,
-    RolloutConfig,
-)
-from rlpipe.pipelines.config.train import TrainConfig
+from rlpipe.modules import QActor
+from rlpipe.pipelines.build.networks import is_masked
+from rlpipe.pipelines.build.pipeline import set_up
+from rlpipe.pipelines.build.q_network import QNetworkConfig, make_q_network, q_network_pipeline
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.replay.image_buffer import ImageReplay
-from rlpipe.pipelines.replay.state import replay_parts, transition_kinds
-from rlpipe.pipelines.updates.learning import off_policy, once
-from rlpipe.pipelines.updates.update import gradient_step
 
 
 @dataclass(frozen=True)
-class Config(ReplayConfig, RolloutConfig, ExplorationConfig, OptimizerConfig, NetworkConfig, LivesConfig, TrainConfig):
+class Config(QNetworkConfig):
     """DQN, tuned to solve CartPole-v1 fast."""
 
-    num_envs: int = 32
-    rollout_steps: int = 8
-    hidden: tuple[int, ...] = (120, 84)
-    activation: Activation = "relu"
-    initialization: Initialization = "default"
-    layer_norm: bool = True
-    max_grad_norm: float | None = 10.0
-    n_steps: int = number(3, at_least=1, at_most=1_000_000)
-    """Steps whose rewards are summed before bootstrapping; at most `rollout_steps`."""
     kind: Regression = "smooth_l1"
     """Loss between the action value and its target."""
-    double: bool = True
-    """Use Double DQN: the online network chooses the next action, the target network values it."""
-    dueling: bool = False
-    """Use a dueling network: split the last layer into a state value and advantages."""
-    target_network: bool = True
-    """Bootstrap from a slow copy of the network."""
-    tau: float = number(0.05, above=0, at_most=1)
-    """Fraction by which the target moves towards the network in each update; 1 copies it."""
-    target_every: int = number(1, at_least=1, at_most=MANY)
-    """Gradient steps between two updates of the target network."""
-    max_grad_value: float | None = number(None, above=0, at_most=LARGEST)
-    """Clamp each element of the gradient to this magnitude."""
-
-    def validate(self) -> None:
-        """Check the replay buffer, that a batch holds the n steps, and that Double has a target network."""
-        self.check_replay(self.frames_per_batch, self.total_frames)
-        if self.n_steps > self.rollout_steps:
-            raise ConfigError(f"n_steps is {self.n_steps}; allowed is at most {self.rollout_steps}, the rollout_steps")
-        if self.double and not self.target_network:
-            raise ConfigError("double is True, which needs target_network to be True; set one or the other")
-
-    def is_off_policy(self) -> bool:
-        """Whether it learns from any policy's actions: with replay."""
-        return self.replay
-
-    def to_act(self) -> Config:
-        """See `TrainConfig.to_act`; leaves the replay buffer out."""
-        return replace(super().to_act(), replay=False, replay_storage="transitions")
-
-
-def make_q_actor(config: Config, env: EnvBase) -> QActor:
-    """The greedy actor over a Q network.
-
-    Raises:
-        ConfigError: the environment's actions are not Discrete, nor a few choices at once.
-    """
-    spec, dims = env.full_action_spec["action"], len(env.batch_size)
-    if not isinstance(spec, Categorical):
-        raise ConfigError(
-            f"env_id is {config.env_id!r}, whose actions are {kind_of(spec)}; DQN needs Discrete actions, try ppo"
-        )
-    try:
-        joint = joint_choices(spec, is_masked(env), dims)
-    except ValueError as error:
-        raise ConfigError(f"env_id is {config.env_id!r}: {error}; try ppo") from error
-    features, actions = config.hidden[-1], int(spec.space.n) if joint is None else joint.actions
-    dueling = DuelingHead(features, actions, config.initialization)
-    head = dueling if config.dueling else MLP(features, actions, (), initialization=config.initialization)
-    return QActor(Network(*make_trunk(config, env), head), spec, is_masked(env), batch_dims=dims)
 
 
 def build(config: Config) -> Pipeline:
@@ -120,41 +37,7 @@ def build(config: Config) -> Pipeline:
     """
     device, seeds, env = set_up(config)
     with seeds.torch_seeded("initialization"):
-        actor = make_q_actor(config, env)
-    explorer = make_explorer(config, env, seeds.generator("exploration", device))
-    policy = TensorDictSequential(actor, explorer)
-    loss = DQNLoss(actor, kind=config.kind, double=config.double, target_network=config.target_network, n_step=True)
-    buffer = make_buffer(config, env, loss.in_keys, seeds, device) if config.replay else None
-    loss = loss.to(device)
-    target = None
-    if loss.target_network is not None:
-        target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
-    warmup = config.warmup_frames if config.replay else 1
-    learning_batches = config.batches - ceil_div(warmup, config.frames_per_batch) + 1
-    optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), learning_batches, config.frames_per_batch)
-    update = gradient_step(
-        loss,
-        optimizer,
-        max_norm=config.max_grad_norm,
-        max_value=config.max_grad_value,
-        after=[target] if target is not None else [],
-        execution=config.execution,
-    )
-    if buffer is None:
-        learn_from, replay, replayed = scheduled(once(update), optimizer, schedule), {}, None
-    else:
-        replayed = off_policy(buffer, update, updates=config.updates, warmup=warmup)
-        learn_from = scheduled(replayed, optimizer, schedule)
-        replay = replay_parts(buffer, transition_kinds(env, loss.in_keys))
-    end_at_life_loss, n_step = make_lives(config, env), NStep(gamma=config.gamma, n=config.n_steps)
-
-    def learn(batch: TensorDictBase) -> TensorDictBase:
-        numbered = buffer.number(batch) if isinstance(buffer, ImageReplay) else batch
-        scalars = learn_from(n_step(end_at_life_loss(numbered)))
-        explorer.advance(batch)
-        return scalars.set("epsilon", torch.tensor(explorer.epsilon))
-
-    parts = {"loss": loss, "optimizer": optimizer, "target": target, "schedule": schedule, **replay}
-    numbers = {"gamma": n_step, "tau": target, "target_every": (target, "every"), "updates": replayed}
-    numbers |= optimizer_numbers(optimizer, update) | {"max_grad_value": (update, "max_value")}
-    return make_pipeline(config, env, policy, learn, seeds, numbers=numbers, **parts)
+        network = make_q_network(config, env)
+    actor = QActor(network, env.full_action_spec["action"], is_masked(env), batch_dims=len(env.batch_size))
+    loss = DQNLoss(actor, kind=config.kind, **config.bootstrap)
+    return q_network_pipeline(config, loss, (device, seeds, env))

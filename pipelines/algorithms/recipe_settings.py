@@ -166,6 +166,20 @@ EIGHT_WORKERS = {
     "eval_episodes": 2,
     "eval_stochastic": True,
 }
+POSITIONS = {
+    "recurrent": "gru",
+    "hidden": (64,),
+    "recurrent_size": 64,
+    # actor and critic share the memory, which returns of hundreds would saturate
+    "normalize_reward": True,
+    "normalize_observation": True,
+    "num_envs": 32,
+    "rollout_steps": 32,
+    "minibatch_size": 256,
+    "lr": 1e-3,
+    "entropy_coefficient": 0.0,
+    "total_frames": 150_000,
+}
 PENDULUM = {
     "normalize_observation": True,
     "hidden": (256, 256, 256),

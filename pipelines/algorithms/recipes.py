@@ -99,6 +99,7 @@ _ALL = (
     Recipe("dqn", "dqn", "deep Q-learning with replay, tuned to solve CartPole-v1 fast"),
     Recipe("a2c", "a2c", "advantage actor-critic, tuned to solve CartPole-v1 fast"),
     Recipe("reinforce", "reinforce", "policy gradient on whole episodes, tuned to solve CartPole-v1 fast"),
+    Recipe("qr-dqn", "qr_dqn", "DQN on quantiles of the return, tuned on three environments"),
     Recipe("dqn/online", "dqn", "deep Q-learning without replay, shaped reward", settings=tuned.ONLINE),
     Recipe("dqn/replay", "dqn", "the same with experience replay", settings=tuned.REPLAY),
     Recipe(
@@ -118,6 +119,7 @@ _ALL = (
     ),
     Recipe("reinforce/episodic", "reinforce", "an update an episode, 3000 episodes", settings=tuned.EPISODIC),
     Recipe("a2c/eight-workers", "a2c", "eight environments in eight processes", "CartPole-v0", tuned.EIGHT_WORKERS),
+    Recipe("ppo/positions", "ppo", "CartPole without velocities", "rlpipe/CartPolePositions-v0", tuned.POSITIONS),
     Recipe(
         "ppo/inverted-double-pendulum",
         "ppo",
@@ -197,9 +199,10 @@ def config_class(algorithm: str) -> type[TrainConfig]:
 
 
 def owners_of(option: str) -> list[str]:
-    """The algorithms whose Config has a field of this name, with dashes or underscores."""
+    """The algorithms whose Config has a field of this name, with dashes or underscores; as recipes spell them."""
     name = option.replace("-", "_")
-    return [each for each in _ALGORITHMS if name in {field.name for field in dataclasses.fields(config_class(each))}]
+    found = [each for each in _ALGORITHMS if name in {field.name for field in dataclasses.fields(config_class(each))}]
+    return [each.replace("_", "-") for each in found]
 
 
 def builder(algorithm: str) -> Callable[[Any], Pipeline]:

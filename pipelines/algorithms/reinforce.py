@@ -9,6 +9,7 @@ Update in one Adam step on all these episodes, or in one for each; then forget t
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 from rlpipe.pipelines.replay.state import transition_kinds
 from rlpipe.pipelines.updates.combining import mean_of
 from rlpipe.pipelines.updates.update import gradient_step
+
+_LOG = logging.getLogger("rlpipe")
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,7 @@ def build(config: Config) -> Pipeline:
         entropy_coefficient=config.entropy_coefficient,
     ).to(device)
     optimizer, schedule = make_optimizer(config, loss.parameters(), config.batches, config.frames_per_batch)
-    # shapes within these depend on the batch, so they cannot be recorded
-    varies = config.normalize == "episode" or config.recurrent is not None
-    execution: Execution = "eager" if varies else config.execution
-    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=execution)
+    update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, execution=_execution(config))
     returns = ReturnToGo(critic, gamma=config.gamma)
     kept = [*returns.in_keys, *loss.actor.in_keys, *action_keys(actor)]
     kinds = functools.partial(transition_kinds, env, policy=actor)
@@ -113,3 +113,12 @@ def build(config: Config) -> Pipeline:
     numbers |= {"value_coefficient": loss, "entropy_coefficient": loss}
     learned = scheduled(learn, optimizer, schedule)
     return make_pipeline(config, env, actor, learned, seeds, numbers=numbers, **parts)
+
+
+def _execution(config: Config) -> Execution:
+    if config.compile:
+        _LOG.warning("--compile has no effect on reinforce: its batches differ in length, and each would be compiled")
+    # shapes within these depend on the batch, so they cannot be recorded
+    if config.normalize == "episode" or config.recurrent is not None:
+        return "eager"
+    return "recorded" if config.compile else config.execution

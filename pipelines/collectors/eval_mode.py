@@ -25,7 +25,7 @@ def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
     modes = [module.training for module in modules]
     kept = [_State(module) for module in modules]
     try:
-        _reseed(modules, Seeds(seed))
+        reseed(modules, Seeds(seed))
         policy.eval()
         with Seeds(seed).torch_seeded("global"):
             yield
@@ -38,7 +38,7 @@ def evaluating(policy: TensorDictModuleBase, seed: int) -> Iterator[None]:
             state.restore()
 
 
-def _reseed(modules: list[nn.Module], seeds: Seeds) -> None:
+def reseed(modules: list[nn.Module], seeds: Seeds) -> None:
     """Give modules new generators of the kinds they have."""
     holders: list[Any] = [each for each in modules if isinstance(getattr(each, "generator", None), torch.Generator)]
     for index, module in enumerate(holders):

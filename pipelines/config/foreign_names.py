@@ -42,6 +42,8 @@ RENAMED: dict[str, str] = {
     "epsilon-start": "exploration-initial-eps start-e eps-start epsilon-initial epsilon",
     "epsilon-end": "exploration-final-eps end-e eps-end epsilon-final",
     "double": "double-q double-dqn",
+    "quantiles": "n-quantiles num-quantiles",
+    "kappa": "huber-kappa huber-threshold",
     "dueling": "dueling-dqn dueling-network",
     "eval-episodes|episodes": "n-eval-episodes num-eval-episodes",
     "eval-env-id": "eval-env",
@@ -217,7 +219,12 @@ class _Options:
         return f"{name}={value if value.isdigit() else repr(value)}" if value else name
 
     def _fill(self, text: str) -> str:
-        return re.sub(r"\{([a-z-]+)\}", lambda found: self.spell(found[1]), text)
+        def spelled(found: re.Match[str]) -> str:
+            # what is on by default has only the option that switches it off
+            off = f"no-{found[1]}"
+            return self.spell(off if off in self.names else found[1])
+
+        return re.sub(r"\{([a-z-]+)\}", spelled, text)
 
 
 def _dashed(name: str) -> str:

@@ -106,7 +106,7 @@ class OptimizerConfig(CheckedConfig):
     max_grad_norm: float | None = number(0.5, above=0, at_most=LARGEST)
     """Scale gradients down to this norm."""
     compile: bool = False
-    """Compile the update with torch.compile; slow at the start, and needs a C++ compiler."""
+    """Compile updates with a C++ compiler; pays from 500,000 frames of `ppo` on, and from 100,000 the next time."""
     cuda_graphs: bool = False
     """Run the loss and its gradient as one CUDA graph; needs device cuda."""
 

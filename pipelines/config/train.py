@@ -75,7 +75,7 @@ class TrainConfig(RayConfig, CollectionConfig, SessionConfig):
         if self.asynchronous and not self.is_off_policy():
             raise ConfigError(
                 "asynchronous is True, with which batches come from older policies; this algorithm learns from its "
-                "present one (on-policy), only dqn with replay learns from any"
+                "present one (on-policy), only those with replay, such as dqn, learn from any"
             )
 
     def is_off_policy(self) -> bool:

@@ -96,7 +96,7 @@ def continued_description(folder: Path, described: Mapping[str, Any], frames: in
 
 def note_resume(folder: Path, frames: int) -> None:
     """Write a line of `resumes.jsonl`, and warn if the versions are others than at the start."""
-    now = versions()
+    now = versions(_read(folder / layout.CONFIG).get("config"))
     began = _read(folder / layout.VERSIONS) or now
     with contextlib.closing(Journal(folder / layout.RESUMES)) as resumes:
         resumes.append({"frames": frames, "time": datetime.datetime.now().isoformat(), "versions": now})

@@ -32,7 +32,7 @@ class RunFiles:
             opened.enter_context(lock(folder))
             if described is not None:
                 self.write(layout.CONFIG, described)
-                self.write(layout.VERSIONS, versions())
+                self.write(layout.VERSIONS, versions(described.get("config")))
             self.journals = {
                 name: opened.enter_context(contextlib.closing(Journal(folder / file)))
                 for name, file in (("metrics", layout.METRICS), ("evaluations", layout.EVALUATIONS))

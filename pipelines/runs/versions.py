@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,30 @@ import torch
 _PACKAGES = ("rlpipe", "torch", "torchrl", "tensordict", "gymnasium", "numpy")
 
 
-def versions() -> dict[str, Any]:
-    """Packages, Python, commit and machine: the content of `versions.json`."""
+def versions(config: object = None) -> dict[str, Any]:
+    """Packages, Python, commit and machine, and the C++ compiler if the config compiles: of `versions.json`."""
     installed = {name: version_of(name) for name in _PACKAGES}
     machine = {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
-    return {"python": platform.python_version(), "packages": installed, "commit": _commit(), "machine": machine}
+    compiler = {"compiler": _compiler()} if isinstance(config, Mapping) and config.get("compile") else {}
+    return {
+        "python": platform.python_version(),
+        "packages": installed,
+        "commit": _commit(),
+        "machine": machine,
+        **compiler,
+    }
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that PyTorch's compiler calls; `None` if there is none."""
+    command = os.environ.get("CXX", "clang++" if platform.system() == "Darwin" else "g++")
+    try:
+        found = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.split("\n")[0] if found.returncode == 0 else None
 
 
 def version_of(package: str) -> str | None:

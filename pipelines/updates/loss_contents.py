@@ -110,7 +110,9 @@ class LossContents:
             self.add_dict(vars(tensor), name)
 
     def _add_module(self, module: nn.Module, name: str) -> None:
-        if isinstance(module, torch.jit.ScriptModule) or module._compiled_call_impl is not None:
+        # by name, because PyTorch may give TorchScript up
+        scripted = any(each.__name__ == "ScriptModule" for each in type(module).__mro__)
+        if scripted or module._compiled_call_impl is not None:
             self.refuse(f"{name} is compiled, so that its content cannot be watched")
             return
         for kind in _HOOKS:

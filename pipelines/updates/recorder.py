@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -14,23 +13,24 @@ from tensordict import TensorDictBase, is_leaf_nontensor
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from rlpipe.errors import first_line
 from rlpipe.pipelines.devices import Execution
+from rlpipe.pipelines.updates.compiler import CompilerError, compiled
 from rlpipe.pipelines.updates.cuda_graph import graphed
 from rlpipe.pipelines.updates.loss_watch import LossWatch
 from rlpipe.pipelines.updates.minibatch_signature import signature_of
-from rlpipe.pipelines.updates.tape import Replay, Tape, compiled, script, share_memory
+from rlpipe.pipelines.updates.replay import Replay, differ, make_replay, snapshot
+from rlpipe.pipelines.updates.tape import Tape, share_memory
 
 _LOG = logging.getLogger("rlpipe")
 Gradient = tuple[list[Tensor | None], dict[str, Tensor]]
 """The gradient of each parameter, `None` if the loss does not depend on it; and the loss's entries, detached."""
 
 _REPEATS = 10
-"""How many minibatches of one signature come before one is recorded."""
+"""How many minibatches of one signature come before one is recorded; the first is compiled."""
 _MOST_SIGNATURES = 4
 """How many recordings there may be."""
-_MOST_OPERATIONS = 2_000
-"""With more operations, making a recording takes longer than it can save."""
+_MOST_OPERATIONS = 20_000
+"""With more operations, making a recording takes ten seconds and more."""
 _PRICE, _PRICE_OF_A_CHANGE = 50, 5
 """How many replays pay for making a recording; and for listing a loss's contents again after a change."""
 _CREDIT = _PRICE * 6
@@ -53,7 +53,8 @@ def make_gradient(
             same numbers to the bit, without the overhead of autograd, modules and TensorDict. The loss, its attributes
             and the process's settings are watched: after a change, see "What a recording follows" on the performance
             page. Draws from PyTorch's global generator are repeated at each call.
-            `"compiled"` compiles the operations with PyTorch's compiler, which takes a while and rounds differently.
+            `"compiled"` compiles the operations with PyTorch's compiler, from the first minibatch on; this takes a
+            while, and rounds differently. Without a C++ compiler the operations are recorded.
             `"graphed"` makes each recording a CUDA graph, launched as a whole; minibatches are on a GPU.
 
     Raises:
@@ -96,9 +97,7 @@ class _Recording:
     replays: int = 0
 
     def __call__(self, minibatch: TensorDictBase, entries: Sequence[Tensor]) -> Gradient:
-        # TorchScript's own optimiser would merge matrix products, and round differently
-        with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            computed = iter(self.replay(*entries))
+        computed = iter(self.replay(*entries))
         gradient = [next(computed) if each else None for each in self.used]
         terms = {name: next(computed) for name in self.names}
         for key in self.written:
@@ -143,8 +142,10 @@ class _Recorder:
             state.seen.clear()
         state.seen[signature] += 1
         room = recording is None and len(self._recordings) < _MOST_SIGNATURES and self._credit > _PRICE
-        if room and state.seen[signature] == _REPEATS:
+        if room and state.seen[signature] == (1 if self.execution == "compiled" else _REPEATS):
             return self._record(signature, minibatch, entries)
+        if self.execution == "compiled" and recording is None and len(self._recordings) == _MOST_SIGNATURES:
+            self._warn("minibatches and settings of more than four kinds are not compiled; resuming is not exact then")
         return _differentiate(self.loss, self.parameters, minibatch)
 
     def _follow(self) -> bool:
@@ -177,6 +178,7 @@ class _Recorder:
 
     def _record(self, signature: Hashable, minibatch: TensorDictBase, entries: list[Tensor]) -> Gradient:
         before, around = dict(minibatch.items(True, True)), _surroundings(minibatch)
+        restore = snapshot([*self._watch.tensors, *entries]) if self.execution == "compiled" else None
         with Tape() as tape:
             gradient, terms = _differentiate(self.loss, self.parameters, minibatch)
         self._credit -= _PRICE
@@ -199,7 +201,12 @@ class _Recorder:
         elif any(not isinstance(each, Tensor) or each.requires_grad for each in outputs):
             self._warn("what it returns, or writes into the minibatch, is not all tensors without a graph")
         else:
-            self._keep(signature, tape, entries, outputs, _Recording(used, list(terms), list(written)))
+            recording = _Recording(used, list(terms), list(written))
+            self._keep(signature, tape, entries, outputs, recording)
+            if restore is not None and self._state.recordings.get(signature) is recording:
+                # all updates are compiled ones, so that a run that is resumed rounds as if it had never stopped
+                restore()
+                return recording(minibatch, entries)
         return gradient, terms
 
     def _keep(
@@ -208,20 +215,19 @@ class _Recorder:
         tape.check({id(tensor) for tensor in [*entries, *self._watch.tensors]})
         overwritten = tape.writes_into(entries)
         if self.execution == "compiled":
-            with _held([*self._watch.tensors, *overwritten]):
-                replay = compiled(tape, entries, outputs)
-        else:
             try:
-                replay = script(tape, entries, outputs)
-            except RuntimeError as error:
-                self._stop(f"TorchScript cannot express it: {first_line(error)}")
+                replay = compiled(tape, entries, outputs, self._watch.tensors)
+            except CompilerError as error:
+                self.execution = "recorded"
+                _LOG.warning("--compile: the updates are not compiled, but recorded: %s", error)
                 return
+        else:
+            replay = make_replay(tape, entries, outputs, self._watch.tensors)
         if self.execution == "graphed":
             tape.check_graph(overwritten)
             # batch normalisation does not declare that it writes into its buffers
             state = {id(each): each for each in [*self.loss.buffers(), *tape.writes_into(self._watch.tensors)]}
-            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                replay = graphed(replay, entries, list(state.values()))
+            replay = graphed(replay, entries, list(state.values()))
         recording.replay, recording.overwrites = replay, bool(overwritten)
         recording.exact = self.execution == "recorded" and entries[0].device.type == "cpu"
         self._recordings.append(recording)
@@ -235,17 +241,12 @@ class _Recorder:
         # check the first, second, fourth, eighth ... replay, because not all that a loss depends on can be watched
         copies = [each.clone() for each in entries] if recording.overwrites else entries
         beside = minibatch.copy()
-        with _held(self._watch.tensors):
-            try:
-                replayed = recording(beside, copies)
-            except RuntimeError as error:
-                self._stop(f"TorchScript fails: {str(error).strip().splitlines()[-1]}")
-                replayed = None
+        restore = snapshot(self._watch.tensors)
+        replayed = recording(beside, copies)
+        restore()
         computed = _differentiate(self.loss, self.parameters, minibatch)
-        if replayed is None:
-            return computed
         other = not _same(computed, replayed) or self._watch.state() != self._set_to
-        if other or any(_differ(minibatch.get(key), beside.get(key)) for key in recording.written):
+        if other or any(differ(minibatch.get(key), beside.get(key)) for key in recording.written):
             self._stop(
                 "a recording of it went stale; it depends on what cannot be watched, such as a file, the clock, or "
                 "the attributes of an imported module"
@@ -253,33 +254,12 @@ class _Recorder:
         return computed
 
 
-@contextmanager
-def _held(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Restore tensors and PyTorch's generator on leaving."""
-    kept = [each.detach().clone() for each in tensors]
-    with torch.random.fork_rng(devices=[]):
-        yield
-    with torch.no_grad():
-        for each, before in zip(tensors, kept, strict=True):
-            each.copy_(before)
-
-
 def _same(one: Gradient, other: Gradient) -> bool:
     (gradient, terms), (others, other_terms) = one, other
     if terms.keys() != other_terms.keys():
         return False
     pairs = [*zip(gradient, others, strict=True), *((term, other_terms[key]) for key, term in terms.items())]
-    return not any(_differ(*pair) for pair in pairs)
-
-
-def _differ(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two tensors differ in any bit (so NaN equals NaN)."""
-    if one is None or other is None:
-        return one is not other
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return True
-    bits = [each.detach().reshape(-1).contiguous().view(torch.uint8) for each in (one, other)]
-    return not torch.equal(*bits)
+    return not any(differ(*pair) for pair in pairs)
 
 
 def _surroundings(batch: TensorDictBase) -> tuple[Any, ...]:

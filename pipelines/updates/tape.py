@@ -1,19 +1,17 @@
-"""A tape of tensor operations: recorded while they run, and made into a function that runs only them."""
+"""A tape of tensor operations, recorded while they run."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 _READS = (
     *("item", "tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "storage", "untyped_storage", "_typed_storage"),
@@ -147,72 +145,3 @@ def _depends_on_data(function: Any, args: tuple[Any, ...]) -> bool:
     if function is torch.ops.aten.index.Tensor:
         return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
     return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags))
-
-
-Replay = Callable[..., Sequence[Tensor]]
-"""From new tensors for a tape's inputs to its outputs; parameters and constants stay the same tensors."""
-_NEGATIVE_ZERO = "negative_zero"
-
-
-def script(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
-    """The tape as a TorchScript function, which runs without Python between operations."""
-    names = {id(tensor): f"x{index}" for index, tensor in enumerate(inputs)}
-    constants: list[Tensor] = []
-
-    def write(value: Any) -> str:
-        if not isinstance(value, Tensor):
-            return _literal(value, write)
-        if id(value) not in names:
-            names[id(value)] = f"c{len(constants)}"
-            constants.append(value)
-        return names[id(value)]
-
-    lines = []
-    for number, (function, args, kwargs, results) in enumerate(tape.operations):
-        arguments = [*map(write, args), *(f"{key}={write(value)}" for key, value in kwargs.items())]
-        several = isinstance(results, (tuple, list))
-        made = results if several else [results]
-        names.update({id(tensor): f"y{number}_{index}" for index, tensor in enumerate(made)})
-        left = ", ".join(f"y{number}_{index}" for index in range(len(made)))
-        lines.append(f"{left}{',' if several else ''} = torch.ops.{function.overloadpacket}({', '.join(arguments)})")
-    returned = ", ".join(map(write, outputs))
-    taken = [f"{letter}{index}" for letter, each in (("x", inputs), ("c", constants)) for index in range(len(each))]
-    signature = ", ".join([*(f"{name}: Tensor" for name in taken), f"{_NEGATIVE_ZERO}: float"])
-    source = "\n    ".join([f"def replay({signature}):", *lines, f"return ({returned},)"])
-    function = torch.jit.CompilationUnit(f"{source}\n").replay
-    return lambda *others: function(*others, *constants, -0.0)
-
-
-def _literal(value: Any, write: Callable[[Any], str]) -> str:
-    """A constant in TorchScript's syntax."""
-    if isinstance(value, (list, tuple)):
-        text = f"[{', '.join(map(write, value))}]"
-        return f"annotate(List[Optional[Tensor]], {text})" if any(each is None for each in value) else text
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float('{value}')"
-    if isinstance(value, float) and not value and math.copysign(1.0, value) < 0:
-        # an argument, because TorchScript merges equal constants, and 0.0 equals -0.0
-        return _NEGATIVE_ZERO
-    if isinstance(value, torch.device):
-        return f"torch.{value!r}"
-    if value is None or isinstance(value, (int, float, str, torch.dtype, torch.layout, torch.memory_format)):
-        return repr(value)
-    raise ValueError(f"the loss uses a {type(value).__name__}, which cannot be recorded; leave its execution eager")
-
-
-def compiled(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Replay:
-    """The tape, compiled by PyTorch's compiler."""
-
-    def replay(*others: Tensor) -> tuple[Tensor, ...]:
-        tensors = dict(zip(map(id, inputs), others, strict=True))
-
-        def current(value: Any) -> Any:
-            return tensors.get(id(value), value)
-
-        for function, args, kwargs, results in tape.operations:
-            fresh = function(*tree_map(current, args), **tree_map(current, kwargs))
-            tensors.update(zip(map(id, tree_leaves(results)), tree_leaves(fresh), strict=True))
-        return tuple(map(current, outputs))
-
-    with torch.no_grad():
-        return torch.compile(make_fx(replay)(*inputs))

@@ -21,9 +21,9 @@ from torchrl.objectives.value.functional import reward2go
 
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.algorithms.dqn import make_q_actor
 from rlpipe.pipelines.build.networks import make_actor, make_critic, make_trunk
 from rlpipe.pipelines.build.optimizer import make_optimizer
+from rlpipe.pipelines.build.q_network import make_q_network
 from rlpipe.pipelines.pipeline import Pipeline, Update
 from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 from rlpipe.pipelines.seeding import Seeds
@@ -110,7 +110,7 @@ def make_parts(algorithm: str, config: Any, *, full_critic: bool = False, kind: 
 
 
 def _dqn_parts(config: Any, env: EnvBase) -> Parts:
-    actor = stock_q_actor(make_q_actor(config, env).network, env.action_spec_unbatched)
+    actor = stock_q_actor(make_q_network(config, env), env.action_spec_unbatched)
     explorer = EGreedyModule(
         env.action_spec_unbatched,
         eps_init=float(config.epsilon_start),

@@ -49,6 +49,7 @@ def costs_to_train(config):
         frames > 4_096
         or max(work) > 4_096
         or math.prod(work[:2]) > 64
+        or work[2] * getattr(config, "quantiles", 1) > 100_000
         or entries > 10**6
         or vars(config).get("compile")
     )

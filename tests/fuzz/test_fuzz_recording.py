@@ -3,13 +3,16 @@
 import contextlib
 import itertools
 import warnings
+from unittest.mock import patch
 
 import changing
 import pytest
 import torch
 from changing import CHANGES, Layer, World, plans
 from hypothesis import Phase, given, settings
+from hypothesis.strategies import sampled_from
 
+from rlpipe.pipelines.updates import compiler, replay
 from rlpipe.pipelines.updates import recorder as recording
 from rlpipe.pipelines.updates.recorder import make_gradient
 
@@ -57,20 +60,30 @@ def bits_of(world, gradient_of):
 @pytest.mark.parametrize("kinds", list(itertools.product([False, True], repeat=3)))
 def test_the_loss_is_recorded(kinds, monkeypatch):
     """Or the comparison below would be of autograd with itself."""
-    made, script = [], recording.script
-    monkeypatch.setattr(recording, "script", lambda *given: made.append(given) or script(*given))
+    made, make_replay = [], recording.make_replay
+    monkeypatch.setattr(recording, "make_replay", lambda *given: made.append(given) or make_replay(*given))
     found, _ = compute(kinds, [], "recorded")
     assert len(made) == 1
     assert not any(isinstance(each, str) for each in found)
 
 
+WAYS = {
+    "TorchScript": ("recorded", contextlib.nullcontext()),
+    "Python": ("recorded", patch.object(replay, "script", side_effect=RuntimeError)),
+    # the operations that PyTorch's compiler would be given
+    "compiled": ("compiled", patch.object(compiler, "compile_graph", lambda graph, inputs: graph)),
+}
+
+
 # a failure is not made smaller: each case takes a second
 @settings(max_examples=50, phases=[Phase.generate])
-@given(plans())
-def test_a_recording_is_never_stale(plan):
+@given(plans(), sampled_from(sorted(WAYS)))
+def test_a_recording_is_never_stale(plan, way):
     kinds, phases = plan
     expected, state = compute(kinds, phases, "eager")
-    actual, recorded_state = compute(kinds, phases, "recorded")
+    execution, changed = WAYS[way]
+    with changed:
+        actual, recorded_state = compute(kinds, phases, execution)
     for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
         assert one == other, number
     assert all(torch.equal(value.nan_to_num(), recorded_state[key].nan_to_num()) for key, value in state.items())

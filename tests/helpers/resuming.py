@@ -26,6 +26,7 @@ _TABLE = {**_RUN, "total_frames": 600, "checkpoint_every": 200, "eval_every": 15
 _REPLAY = {"buffer_size": 1200, "warmup_frames": 200, "minibatch_size": 32, "updates": 2, "target_every": 3}
 ALGORITHMS = {
     "dqn": {**_LONG, **_REPLAY, "epsilon_frames": 2000},
+    "qr_dqn": {**_LONG, **_REPLAY, "epsilon_frames": 2000, "quantiles": 5},
     "ppo": {**_LONG, "rollout_steps": 32, "minibatch_size": 64, "epochs": 2},
     "a2c": {**_LONG, "rollout_steps": 16},
     "reinforce": {**_LONG, "rollout_steps": 32},
@@ -97,8 +98,9 @@ def fits(algorithm: str, kind: str) -> bool:
     """Whether the algorithm learns on it, as the recipes' environments go."""
     if algorithm in TABLES:
         return kind in ("maze", "frozen-lake")
-    refused = ("mujoco", "normalized", *(name for name, each in KINDS.items() if "recurrent" in each.options))
-    return kind not in refused or algorithm != "dqn"
+    if "recurrent" in KINDS[kind].options:
+        return algorithm in ("ppo", "a2c", "reinforce")
+    return kind not in ("mujoco", "normalized") or algorithm not in ("dqn", "qr_dqn")
 
 
 def make_config(algorithm: str, kind: str, **changes: Any) -> Any:

@@ -6,7 +6,7 @@ import torch
 
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 
-DEEP = [name for name, recipe in RECIPES.items() if recipe.algorithm in ("dqn", "ppo", "a2c", "reinforce")]
+DEEP = [name for name, recipe in RECIPES.items() if recipe.algorithm in ("dqn", "qr_dqn", "ppo", "a2c", "reinforce")]
 
 
 BATCHES = 5
@@ -33,8 +33,10 @@ SMALL = {
 OPTIONS = {
     "reinforce": {"baseline": True},
     "ppo/inverted-double-pendulum": {"env_id": "Pendulum-v1"},
+    "ppo/positions": {"recurrent_size": 4},
     "a2c": {"env_id": "rlpipe/Maze-v0"},
     "dqn": {"env_id": "rlpipe/Maze-v0", "dueling": True},
+    "qr-dqn": {"env_id": "rlpipe/Maze-v0", "dueling": True},
     "dqn/target-network": {"env_id": "FrozenLake-v1", "reward_shaping": "none", "target_every": 2, "tau": 1.0},
     "ppo": {"value_clip": 0.2, "shared_trunk": True},
     "a2c/eight-workers": {"env_id": "Pendulum-v1", "state_dependent_std": True, "entropy_coefficient": 0.1},

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, reinforce
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, qr_dqn, reinforce
 from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
@@ -50,6 +50,11 @@ def test_dqn_learns_identity(options, device):
     assert train_and_evaluate(dqn, env_id="tests/Identity-v0", total_frames=3000, **settings).mean == 10.0
 
 
+def test_qr_dqn_learns_identity(device):
+    settings = {**DQN, "gamma": 0.0, "lr": 5e-3, "quantiles": 5, "device": device}
+    assert train_and_evaluate(qr_dqn, env_id="tests/Identity-v0", total_frames=1500, **settings).mean == 10.0
+
+
 @pytest.mark.parametrize("baseline", [False, True])
 def test_reinforce_learns_identity(baseline, device):
     settings = {**SIMPLE, "total_frames": 6000, "baseline": baseline, "device": device}
@@ -67,11 +72,12 @@ def test_a_state_dependent_std_learns_identity_with_box_actions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [ppo, dqn, a2c, reinforce])
+@pytest.mark.parametrize("module", [ppo, dqn, qr_dqn, a2c, reinforce])
 def test_cartpole_is_solved(module, device):
     # on another device samples are others, and no figure was taken there; ppo's default is restless: this seed ends
-    # with 337 on one kind of processor and with 500 on another, which rounds differently
-    least = 250 if module is ppo else 475
+    # with 337 on one kind of processor and with 500 on another, which rounds differently; five seeds of qr_dqn end with
+    # 456 to 500
+    least = {ppo: 250, qr_dqn: 400}.get(module, 475)
     enough = least if device == "cpu" else 200
     assert train_and_evaluate(module, episodes=100, device=device).mean >= enough
 

@@ -4,36 +4,16 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tensordict import TensorDict
-from torch import nn, tensor
+from torch import tensor
 from torchrl.data import Categorical
 from torchrl.modules import QValueActor
 from torchrl.objectives import DQNLoss as StockDQNLoss
+from transitions import Table, masked_transition, random_transitions, transition
 
 from rlpipe.losses import DQNLoss
 from rlpipe.modules import MLP, QActor
 
 ACTIONS = Categorical(3, (16,))
-
-
-def random_batch(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    terminated = torch.rand(*shape, 1, generator=generator) < 0.3
-    truncated = torch.rand(*shape, 1, generator=generator) < 0.3
-    after = {
-        "observation": torch.randn(*shape, 4, generator=generator),
-        "reward": torch.randn(*shape, 1, generator=generator),
-        "terminated": terminated,
-        "done": terminated | truncated,
-    }
-    return TensorDict(
-        {
-            "observation": torch.randn(*shape, 4, generator=generator),
-            "action": torch.randint(3, shape, generator=generator),
-            "next": TensorDict(after, shape),
-        },
-        shape,
-    )
 
 
 def make_network():
@@ -46,22 +26,6 @@ def perturb(parameters):
     generator = torch.Generator().manual_seed(5)
     for parameter in parameters:
         parameter.data += torch.randn(parameter.shape, generator=generator)
-
-
-class Table(nn.Module):
-    """Action values read off a list: state 0, 1, ... in the observation."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = nn.Parameter(tensor(values))
-
-    def forward(self, observation):
-        return self.values[observation.long().squeeze(-1)]
-
-
-def transition(terminated=False):
-    after = {"observation": tensor([[1.0]]), "reward": tensor([[2.0]]), "terminated": tensor([[terminated]])}
-    return TensorDict({"observation": tensor([[0.0]]), "action": tensor([1]), "next": TensorDict(after, [1])}, [1])
 
 
 @pytest.mark.parametrize(
@@ -84,13 +48,6 @@ def test_loss_of_one_transition(terminated, options, expected):
     assert out["q_mean"] == 1.0
     error = expected**0.5 if loss.kind == "mse" else expected + 0.5
     assert out["td_error"].item() == pytest.approx(error)
-
-
-def masked_transition(next_mask):
-    batch = transition()
-    batch["action_mask"] = tensor([[False, True]])
-    batch["next", "action_mask"] = tensor([next_mask])
-    return batch
 
 
 @pytest.mark.parametrize(
@@ -138,7 +95,7 @@ def test_value_and_gradient_equal_torchrl(double, kind, stock_kind):
     online = dict(ours.q_network.network.named_parameters())
     perturb([stock_parameters[key] for key in order])
     perturb([online[key.removeprefix("module.0.module.")] for key in order])
-    batch = random_batch(16)
+    batch = random_transitions(16)
     expected, actual = stock(batch.clone())["loss"], ours(batch)["loss_td"]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     expected.backward()
@@ -150,7 +107,7 @@ def test_value_and_gradient_equal_torchrl(double, kind, stock_kind):
 
 def test_n_step_reads_its_discount_from_the_batch():
     one, many = (DQNLoss(QActor(make_network(), ACTIONS), gamma=0.9, n_step=n_step) for n_step in (False, True))
-    batch = random_batch(16)
+    batch = random_transitions(16)
     batch["next", "discount"] = 0.9 * (~batch["next", "terminated"])
     assert torch.equal(one(batch)["loss_td"], many(batch.exclude(("next", "terminated")))["loss_td"])
     batch["next", "discount"] *= 0.5
@@ -160,13 +117,13 @@ def test_n_step_reads_its_discount_from_the_batch():
 def test_accepts_a_stock_actor():
     ours = DQNLoss(QActor(make_network(), ACTIONS), double=True)
     stock = DQNLoss(QValueActor(make_network(), in_keys=["observation"], action_space="categorical"), double=True)
-    batch = random_batch(16)
+    batch = random_transitions(16)
     assert torch.equal(ours(batch)["loss_td"], stock(batch)["loss_td"])
 
 
 def test_gradient_reaches_the_online_network_only():
     loss = DQNLoss(QActor(make_network(), ACTIONS), double=True)
-    loss(random_batch(16))["loss_td"].backward()
+    loss(random_transitions(16))["loss_td"].backward()
     assert all(parameter.grad is not None for parameter in loss.q_network.parameters())
     assert all(parameter.grad is None for parameter in loss.target_network.parameters())
     assert not any(parameter.requires_grad for parameter in loss.target_network.parameters())
@@ -174,7 +131,7 @@ def test_gradient_reaches_the_online_network_only():
 
 def test_input_is_untouched_and_any_batch_shape_will_do(identical):
     loss = DQNLoss(QActor(make_network(), ACTIONS))
-    batch = random_batch(4, 4)
+    batch = random_transitions(4, 4)
     before = deepcopy(batch)
     folded = loss(batch)["loss_td"]
     identical(batch, before)
@@ -183,22 +140,22 @@ def test_input_is_untouched_and_any_batch_shape_will_do(identical):
 
 def test_out_keys_are_what_it_returns():
     loss = DQNLoss(QActor(make_network(), ACTIONS))
-    assert set(loss(random_batch(16)).keys()) == set(loss.out_keys)
+    assert set(loss(random_transitions(16)).keys()) == set(loss.out_keys)
 
 
 def test_messages():
     loss = DQNLoss(QActor(make_network(), ACTIONS))
     with pytest.raises(ValueError, match="double=True needs target_network=True"):
         DQNLoss(QActor(make_network(), ACTIONS), double=True, target_network=False)
-    flat = random_batch(16)
+    flat = random_transitions(16)
     flat["next"].set("reward", torch.zeros(16))
     with pytest.raises(ValueError, match=r"'reward' has shape \[16\], expected \[16, 1\]"):
         loss(flat)
-    one_hot = random_batch(16).set("action", torch.zeros(16, 3, dtype=torch.bool))
+    one_hot = random_transitions(16).set("action", torch.zeros(16, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="categorical_action_encoding=True"):
         loss(one_hot)
     with pytest.raises(KeyError, match="no key 'next'"):
-        loss(random_batch(16).exclude("next"))
+        loss(random_transitions(16).exclude("next"))
 
 
 def test_weights_and_priorities_of_three_transitions():
@@ -222,7 +179,7 @@ def test_weights_and_priorities_of_three_transitions():
 
 def test_weights_are_read_by_a_prioritised_loss_only():
     plain, prioritized = (DQNLoss(QActor(make_network(), ACTIONS), prioritized=each) for each in (False, True))
-    batch = random_batch(16)
+    batch = random_transitions(16)
     with pytest.raises(KeyError, match="no key 'priority_weight'"):
         prioritized(batch)
     batch["priority_weight"] = torch.ones(16)
@@ -236,7 +193,7 @@ def test_weighted_value_equals_torchrl_but_for_its_sum_of_weights():
     stock_actor = QValueActor(make_network(), in_keys=["observation"], action_space="categorical")
     stock = StockDQNLoss(stock_actor, loss_function="l2", delay_value=True, action_space="categorical")
     stock.make_value_estimator(gamma=0.9)
-    batch = random_batch(16)
+    batch = random_transitions(16)
     weight = batch["priority_weight"] = torch.rand(16, generator=torch.Generator().manual_seed(2))
     theirs = batch.clone()
     expected = stock(theirs)["loss"] * weight.mean()

@@ -14,8 +14,8 @@ from torchrl.objectives import DQNLoss as StockDQNLoss
 from torchrl.objectives import ReinforceLoss as StockReinforceLoss
 from torchrl.objectives.value import GAE as StockGAE
 
-from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, NStep, ReinforceLoss, ReturnToGo
-from rlpipe.modules import CategoricalActor, Critic, QActor, policy_outputs, stochastic_actor
+from rlpipe.losses import GAE, A2CLoss, ClipPPOLoss, DQNLoss, NStep, QRDQNLoss, ReinforceLoss, ReturnToGo
+from rlpipe.modules import CategoricalActor, Critic, QActor, QuantileActor, policy_outputs, stochastic_actor
 from rlpipe.pipelines.updates.recorder import make_gradient
 
 
@@ -49,12 +49,13 @@ MAKE = {
     "reinforce": lambda: ReinforceLoss(*actor_and_critic(), normalize="episode"),
     "dqn": lambda: DQNLoss(q_actor(), prioritized=True),
     "dqn-n-step": lambda: DQNLoss(q_actor(), n_step=True),
+    "qr-dqn": lambda: QRDQNLoss(QuantileActor(make_network(6, 1), ACTIONS, 2), prioritized=True),
     "gae": lambda: GAE(actor_and_critic()[1]),
     "n-step": lambda: NStep(gamma=0.9, n=2),
     "return": lambda: ReturnToGo(actor_and_critic()[1], gamma=0.9),
 }
 AFTER = {"reward", "done", "terminated", "discount"}
-LOSSES = {"ppo", "a2c", "reinforce", "dqn", "dqn-n-step"}
+LOSSES = {"ppo", "a2c", "reinforce", "dqn", "dqn-n-step", "qr-dqn"}
 
 
 def rename(batch, old, new):
@@ -68,7 +69,7 @@ def rename(batch, old, new):
 @pytest.mark.parametrize("name", MAKE)
 def test_all_keys_can_have_other_names(name, nested, identical):
     plain, other = MAKE[name](), MAKE[name]()
-    fixed = {"value", "action_value"}  # what the networks write
+    fixed = {"value", "action_value", "quantiles"}  # what the networks write
     old = {each: key for each, key in asdict(plain.tensor_keys).items() if each not in fixed}
     new = {each: ("deep", f"my_{each}") if nested else f"my_{each}" for each in old}
     other.set_keys(**new)

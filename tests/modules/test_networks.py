@@ -91,6 +91,18 @@ def test_dueling_head_by_hand():
     torch.testing.assert_close(head(torch.tensor([[1.0]])).detach(), torch.tensor([[0.0, 1.0, 5.0]]))
 
 
+def test_a_dueling_head_of_quantiles_is_one_for_each_of_them():
+    head = DuelingHead(1, 2, quantiles=2)
+    with torch.no_grad():
+        head.value.weight.copy_(torch.tensor([[2.0], [4.0]]))
+        head.advantage.weight.copy_(torch.tensor([[1.0], [0.0], [3.0], [2.0]]))
+        for each in (head.value, head.advantage):
+            each.bias.zero_()
+    # the means of the advantages are 2 and 1
+    expected = torch.tensor([1.0, 3.0, 3.0, 5.0])
+    torch.testing.assert_close(head(torch.ones(3, 2, 1)).detach(), expected.expand(3, 2, 4))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tanh(dtype):
     x = torch.linspace(-12, 12, 1001, dtype=dtype, requires_grad=True)

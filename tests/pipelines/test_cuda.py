@@ -13,7 +13,7 @@ import warnings
 import pytest
 import torch
 from comparing import fingerprint
-from resuming import ALGORITHMS, go, killed, make_config
+from resuming import ALGORITHMS, TABLES, go, killed, make_config
 from small_recipes import DEEP, small
 from tensordict import TensorDict
 from torch import nn
@@ -29,7 +29,7 @@ from rlpipe.scripts.main import run
 
 pytestmark = pytest.mark.cuda
 CUDA = "cuda"
-LEARNERS = ["dqn", "ppo", "a2c", "reinforce", "ppo/inverted-double-pendulum"]
+LEARNERS = ["dqn", "qr-dqn", "ppo", "a2c", "reinforce", "ppo/inverted-double-pendulum"]
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_an_evaluation_touches_no_generator_of_the_gpu(stochastic, build):
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name in ("dqn", "ppo", "a2c", "reinforce")])
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in TABLES])
 def test_a_killed_run_goes_on_to_the_bit(algorithm, graphs, tmp_path):
     config = make_config(algorithm, "cartpole", device=CUDA, cuda_graphs=graphs)
     go(tmp_path / "whole", algorithm, config)

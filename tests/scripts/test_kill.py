@@ -30,6 +30,11 @@ A2C = (
     "a2c --num-envs 2 --backend async --rollout-steps 64 --total-frames 5000 --checkpoint-every 1000 --log-every 500 "
     "--eval-every 9000 --final-eval-episodes 2 --quiet"
 )
+# the last minibatch of an epoch is short, and so has an update of its own
+COMPILED = (
+    "ppo --compile --num-envs 4 --rollout-steps 12 --minibatch-size 32 --epochs 1 --hidden 8 --total-frames 9600 "
+    "--checkpoint-every 480 --eval-every none --final-eval-episodes 2 --quiet"
+)
 
 
 started = []
@@ -167,6 +172,24 @@ def test_kills_of_a_run_with_processes_leave_none_of_them(tmp_path):
     assert reference.end()[0] == 0
     assert fingerprint(cut / "run") == fingerprint(whole / "run")
     assert_none_left(reference)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    finish(whole, "train", *COMPILED.split(), "--run-dir", "run")
+    kernels = set((tmp_path / "cache").rglob("*.so"))
+    command = Command(cut, "train", *COMPILED.split(), "--run-dir", "run")
+    command.wait_for((cut / "run" / "checkpoints" / "frames-000000001440").exists)
+    command.kill()
+    finish(cut, "resume", "run", "--quiet")
+    assert fingerprint(cut / "run") == fingerprint(whole / "run")
+    # what one process has compiled, the others load
+    assert len(kernels) >= 2
+    assert set((tmp_path / "cache").rglob("*.so")) == kernels
 
 
 class Terminal:

@@ -174,10 +174,10 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return True
 
     def _read(self, observation: Any) -> Any:
-        return _read(observation, self._own, self.observation_space)
+        return read_as(observation, self._own, self.observation_space)
 
 
-def _read(value: Any, own: Space[Any], read: Any, where: str = "") -> Any:
+def read_as(value: Any, own: Space[Any], read: Any, where: str = "") -> Any:
     """An observation of the space `own`, or the part of it at `where`, as one of the space `read`."""
     if isinstance(own, Dict):
         if not isinstance(value, dict):
@@ -185,12 +185,12 @@ def _read(value: Any, own: Space[Any], read: Any, where: str = "") -> Any:
         for key in own:
             if key not in value:
                 raise FaultError(f"{_place(where)} has no entry {key!r}; it has {sorted(map(str, value))}")
-        return {key: _read(value[key], each, read[key], f"{where}{key}.") for key, each in own.items()}
+        return {key: read_as(value[key], each, read[key], f"{where}{key}.") for key, each in own.items()}
     if isinstance(own, Tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(own):
             raise FaultError(f"{_place(where)} is {_type_name(value)}, expected a tuple of {len(own)}")
         parts = zip(value, own, read, strict=True)
-        return tuple(_read(*part, f"{where}{index}.") for index, part in enumerate(parts))
+        return tuple(read_as(*part, f"{where}{index}.") for index, part in enumerate(parts))
     return _entry(where[:-1] or "observation", value, own, read)
 
 

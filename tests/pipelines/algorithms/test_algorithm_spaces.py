@@ -11,14 +11,14 @@ from resuming import batches, go, killed, make_config, text
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import CNN, Encoder, Flatten, MultiCategoricalActor, OneHot, Shared
-from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, qr_dqn, reinforce, sarsa
 from rlpipe.pipelines.build.networks import make_trunk
 from rlpipe.pipelines.envs import EnvConfig, make_env
 
 SMALL = {"num_envs": 2, "rollout_steps": 8}
 NETWORK = {"hidden": (8,), **SMALL}
 DQN = {**NETWORK, "warmup_frames": 8, "buffer_size": 64, "minibatch_size": 8, "updates": 1}
-SETTINGS = {ppo: {**NETWORK, "minibatch_size": 8}, a2c: NETWORK, dqn: DQN}
+SETTINGS = {ppo: {**NETWORK, "minibatch_size": 8}, a2c: NETWORK, dqn: DQN, qr_dqn: DQN}
 SETTINGS[reinforce] = {**NETWORK, "rollout_steps": 10, "baseline": True}
 TABULAR = [q_learning, sarsa, policy_gradient]
 
@@ -96,14 +96,15 @@ def test_policy_gradients_take_every_kind(module, spaces):
     assert batch["action_log_prob"].shape == batch.shape
 
 
+@pytest.mark.parametrize("module", [dqn, qr_dqn])
 @pytest.mark.parametrize("acted", ["multi_discrete", "matrix", "multi_binary"])
-def test_dqn_takes_several_choices(acted):
-    pipeline, batch = learned(dqn, f"tests/Match-dict-{acted}-v0")
-    assert batch["action_value"].shape[-1] == 12 if acted == "multi_discrete" else 8
+def test_dqn_takes_several_choices(acted, module):
+    pipeline, batch = learned(module, f"tests/Match-dict-{acted}-v0")
+    assert batch["action_value"].shape[-1] == (12 if acted == "multi_discrete" else 8)
     assert pipeline.state["loss"].q_network.joint is not None
 
 
-@pytest.mark.parametrize("module", [ppo, dqn])
+@pytest.mark.parametrize("module", [ppo, dqn, qr_dqn])
 def test_a_flat_mask_is_respected(module):
     _, batch = learned(module, "tests/OtherMasked-v0")
     assert (batch["action"] > 0).all()
@@ -133,7 +134,8 @@ def test_images_in_a_dict_go_through_convolutions_which_may_be_shared(shared):
 
 
 def test_frames_of_one_entry_may_be_kept_beside_others():
-    learned(dqn, "tests/OtherFilm-v0", replay_storage="frames", n_steps=1)
+    for module in (dqn, qr_dqn):
+        learned(module, "tests/OtherFilm-v0", replay_storage="frames", n_steps=1)
 
 
 FEW = "MultiDiscrete actions have 10,000 combinations; a network that values each of them takes at most 1,024; try ppo"

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, qr_dqn, reinforce, sarsa
 from rlpipe.pipelines.algorithms.recipes import RECIPES
 from rlpipe.pipelines.config.groups import LivesConfig, OptimizerConfig
 
@@ -95,7 +95,7 @@ EPSILON = {
     "epsilon_frames": 100,
     "epsilon_factor": 0.3,
 }
-DQN = {
+Q_NETWORK = {
     **SHARED,
     **EPSILON,
     "layer_norm": False,
@@ -105,7 +105,6 @@ DQN = {
     "buffer_size": 60,
     "warmup_frames": 20,
     "n_steps": 1,
-    "kind": "mse",
     "double": False,
     "dueling": True,
     "target_network": False,
@@ -113,6 +112,8 @@ DQN = {
     "target_every": 3,
     "max_grad_value": 1e-4,
 }
+DQN = {**Q_NETWORK, "kind": "mse"}
+QR_DQN = {**Q_NETWORK, "quantiles": 3, "kappa": 0.01}
 TABLE = {
     **ENVIRONMENT,
     **SHAPING,
@@ -129,6 +130,7 @@ FIELDS = {
     a2c: A2C,
     reinforce: REINFORCE,
     dqn: DQN,
+    qr_dqn: QR_DQN,
     q_learning: VALUES,
     sarsa: VALUES,
     policy_gradient: PREFERENCES,
@@ -136,6 +138,8 @@ FIELDS = {
 # fields that show only beside others
 BESIDE = {
     "target_network": {"double": False},
+    # the two networks must differ in which action is best
+    "double": {"target_every": 9, "lr": 0.1},
     "replay": {"n_steps": 1},
     "epsilon_factor": {"epsilon_schedule": "geometric"},
     "epsilon_frames": {"epsilon_schedule": "linear"},
@@ -167,6 +171,7 @@ BASE = {
     a2c: SMALL,
     reinforce: {**SMALL, "max_episode_steps": 20},
     dqn: {**SMALL, "minibatch_size": 32, "updates": 2, "warmup_frames": 50},
+    qr_dqn: {**SMALL, "minibatch_size": 32, "updates": 2, "warmup_frames": 50},
     q_learning: BINS,
     sarsa: BINS,
     policy_gradient: BINS,
@@ -224,7 +229,7 @@ def test_no_field_is_forgotten_here(module):
     if issubclass(module.Config, LivesConfig):
         # which CartPole has none of: tests/pipelines/algorithms/test_learning_atari.py
         loop = loop | {"end_at_life_loss"}
-    if module is not dqn:
+    if module not in (dqn, qr_dqn):
         loop = loop - {"replay_storage"}
     assert tried | loop == {field.name for field in dataclasses.fields(module.Config)}
 
@@ -247,7 +252,7 @@ def test_the_learning_rate_falls_in_steps():
     assert [each["learning_rate"] for each in scalars] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("module", [ppo, a2c, reinforce, dqn])
+@pytest.mark.parametrize("module", [ppo, a2c, reinforce, dqn, qr_dqn])
 def test_the_learning_rate_of_each_batch_is_logged(module):
     rates = [each["learning_rate"] for each in trace(module, lr_schedule="linear", lr=0.5, total_frames=192)[::2]]
     assert rates[0] == 0.5

@@ -11,11 +11,11 @@ import pytest
 
 from rlpipe import number
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, reinforce, sarsa
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, qr_dqn, reinforce, sarsa
 from rlpipe.pipelines.config.fields import CheckedConfig
 
 
-@pytest.mark.parametrize("algorithm", [ppo, a2c, dqn, reinforce, q_learning, sarsa, policy_gradient])
+@pytest.mark.parametrize("algorithm", [ppo, a2c, dqn, qr_dqn, reinforce, q_learning, sarsa, policy_gradient])
 def test_every_field_is_documented_and_read(algorithm):
     root = Path(algorithm.__file__).parents[2]
     sources = [path.read_text() for folder in ("pipelines", "scripts") for path in (root / folder).rglob("*.py")]

@@ -11,7 +11,7 @@ from comparing import fingerprint
 from resuming import batches, go, killed, make_config
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, reinforce
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, qr_dqn, reinforce
 from rlpipe.pipelines.build.schedules import Curve
 from rlpipe.pipelines.checkpoints.checkpoint import identity
 from rlpipe.pipelines.config.json_form import config_from_json
@@ -24,21 +24,24 @@ OF = {
     a2c: {},
     reinforce: {"total_frames": 1024, "rollout_steps": 128, "max_episode_steps": 100},
     dqn: {"warmup_frames": 128, "minibatch_size": 32, "updates": 4},
+    qr_dqn: {"warmup_frames": 128, "minibatch_size": 32, "updates": 4},
 }
 OPTIMIZER = ("adam_eps=exponential:1e-4:1e-8", "max_grad_norm=linear:2:0.5")
+Q_NETWORK = (
+    *OPTIMIZER,
+    "gamma=cosine:0.9:0.99",
+    "tau=linear:0.1:0",
+    "target_every=linear:1:3",
+    "max_grad_value=linear:1:0.1",
+    "updates=linear:4:1",
+)
 ACTOR = (*OPTIMIZER, "gamma=cosine:0.9:0.99", "value_coefficient=linear:1:0.1", "entropy_coefficient=linear:0.1:0")
 FIELDS = {
     ppo: (*ACTOR, "lmbda=linear:1:0.9", "clip=linear:0.3:0", "value_clip=linear:1:0.1", "epochs=linear:3:1"),
     a2c: (*ACTOR, "lmbda=linear:1:0.9"),
     reinforce: ACTOR,
-    dqn: (
-        *OPTIMIZER,
-        "gamma=cosine:0.9:0.99",
-        "tau=linear:0.1:0",
-        "target_every=linear:1:3",
-        "max_grad_value=linear:1:0.1",
-        "updates=linear:4:1",
-    ),
+    dqn: Q_NETWORK,
+    qr_dqn: (*Q_NETWORK, "kappa=linear:1:0.5"),
 }
 
 
@@ -54,9 +57,11 @@ def test_every_number_of_an_algorithm_changes(algorithm):
         if algorithm is ppo:
             assert pipeline.state["loss"].clip.item() == 0.0
             assert [each.scalars["updates"] for each in seen] == [6, 4, 4, 4]
-        if algorithm is dqn:
+        if algorithm in (dqn, qr_dqn):
             assert [each.scalars["updates"] for each in seen] == [4, 3, 2, 2]
             assert pipeline.state["target"].tau == 0.0
+        if algorithm is qr_dqn:
+            assert pipeline.state["loss"].kappa.item() == 0.5
     falling = [1e-2 * (1 - batch / len(seen)) for batch in range(len(seen))]
     assert [each.scalars["lr"] for each in seen] == pytest.approx(falling)
     assert optimizer.param_groups[0]["lr"] == 0.0

@@ -11,7 +11,7 @@ from torchrl.envs.utils import check_env_specs
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import MLP, Network, encoder, policy_outputs, stochastic_actor
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, qr_dqn, reinforce
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, make_env
 from rlpipe.pipelines.envs.builtin.register import register
@@ -205,6 +205,10 @@ ALGORITHMS = {
     "reinforce": (reinforce, {"rollout_steps": 60, "baseline": True, "entropy_coefficient": 0.01}),
     "dqn": (dqn, {"updates": 4, "warmup_frames": 64, "minibatch_size": 32, "epsilon_frames": 200}),
     "dueling dqn": (dqn, {"updates": 4, "warmup_frames": 64, "minibatch_size": 32, "dueling": True, "n_steps": 1}),
+    "dueling qr-dqn": (
+        qr_dqn,
+        {"updates": 4, "warmup_frames": 64, "minibatch_size": 32, "dueling": True, "quantiles": 5},
+    ),
     "dqn without replay": (dqn, {"replay": False, "double": False, "target_network": False}),
 }
 

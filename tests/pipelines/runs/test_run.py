@@ -15,6 +15,7 @@ from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs.curve import moving_mean
 from rlpipe.pipelines.runs.read import read_run
+from rlpipe.pipelines.runs.restore import note_resume
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.runs.versions import versions
 from rlpipe.pipelines.seeding import Seeds
@@ -44,6 +45,19 @@ def test_files(finished):
     assert (described["recipe"], described["algorithm"], described["config"]["seed"]) == ("ppo", "ppo", 3)
     assert json.loads((finished / "versions.json").read_text()) == versions()
     assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_compiled_run_says_that_the_compiler_is_another_one(tmp_path, monkeypatch, caplog):
+    built_from = BuiltFrom("ppo", ppo.Config(compile=True))
+    Run(tmp_path / "run", "ppo", built_from=built_from).close()
+    assert "compiler" in json.loads((tmp_path / "run" / "versions.json").read_text())
+    note_resume(tmp_path / "run", 10)
+    assert not caplog.records
+    monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
+    note_resume(tmp_path / "run", 20)
+    assert "compiler changed since the run began" in caplog.text
+    lines = (tmp_path / "run" / "resumes.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["versions"]["compiler"] is None
 
 
 def test_tensorboard_reads_the_events(finished):

@@ -4,6 +4,7 @@ import array
 import copy
 import functools
 import itertools
+import math
 import os
 import random
 import sys
@@ -29,6 +30,7 @@ from rlpipe.losses import ReinforceLoss
 from rlpipe.modules import MLP, CategoricalActor
 from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
 from rlpipe.pipelines.config.groups import OptimizerConfig
+from rlpipe.pipelines.updates import compiler
 from rlpipe.pipelines.updates import recorder as recording
 from rlpipe.pipelines.updates.recorder import make_gradient
 from rlpipe.pipelines.updates.update import gradient_step
@@ -43,6 +45,8 @@ CASES = [
     (ppo, {**SMALL, "value_clip": 0.2, "shared_trunk": True, "activation": "silu", "value_kind": "smooth_l1"}),
     (ppo, {**SMALL, **BOX, "state_dependent_std": True}),
     (ppo, {**SMALL, **MAZE, "entropy_coefficient": 0.1}),
+    (ppo, {**SMALL, "recurrent": "gru", "recurrent_size": 8}),
+    (a2c, {**SMALL, "recurrent": "lstm", "recurrent_size": 8}),
     (a2c, {**SMALL, **BOX, "optimizer": "adamw"}),
     (a2c, {**SMALL, "env_id": "FrozenLake-v1", "layer_norm": True, "max_grad_norm": None}),
     (dqn, REPLAY),
@@ -65,13 +69,13 @@ CASES = [
 @pytest.fixture
 def recorded(monkeypatch):
     """The recordings that are made."""
-    made, script = [], recording.script
+    made, make_replay = [], recording.make_replay
 
     def note(*arguments):
-        made.append(script(*arguments))
+        made.append(make_replay(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(recording, "script", note)
+    monkeypatch.setattr(recording, "make_replay", note)
     return made
 
 
@@ -85,18 +89,41 @@ def train(module, settings, batches=14):
     return pipeline.state["loss"].state_dict(), scalars
 
 
+def without_torchscript(monkeypatch):
+    """As in a PyTorch that has given it up."""
+    for name in ("CompilationUnit", "optimized_execution"):
+        monkeypatch.delattr(torch.jit, name)
+
+
+def compiling_nothing(monkeypatch):
+    """What is to be compiled runs as it is, with the same numbers."""
+    monkeypatch.setattr(compiler, "compile_graph", lambda graph, inputs: graph)
+
+
+WAYS = {
+    "TorchScript": ("recorded", lambda monkeypatch: None),
+    "Python": ("recorded", without_torchscript),
+    "compiled": ("compiled", compiling_nothing),
+}
+
+
 @pytest.mark.parametrize(("module", "settings"), CASES)
 def test_the_same_numbers_to_the_bit(module, settings, recorded, monkeypatch):
-    weights, scalars = train(module, settings)
     # operations on episodes depend on their lengths
     varies = settings.get("normalize") == "episode" or (module is reinforce and "recurrent" in settings)
     shapes = 0 if varies else settings["num_envs"] - 3
+    found = [train(module, settings)]
     assert len(recorded) == shapes
+    with monkeypatch.context() as patch:
+        without_torchscript(patch)
+        found.append(train(module, settings))
+    assert len(recorded) == 2 * shapes
     monkeypatch.setattr(OptimizerConfig, "execution", "eager")
     eager_weights, eager_scalars = train(module, settings)
-    assert len(recorded) == shapes
-    assert equal(weights, eager_weights)
-    assert all(equal(dict(one), dict(other)) for one, other in zip(scalars, eager_scalars, strict=True))
+    assert len(recorded) == 2 * shapes
+    for weights, scalars in found:
+        assert equal(weights, eager_weights)
+        assert all(equal(dict(one), dict(other)) for one, other in zip(scalars, eager_scalars, strict=True))
 
 
 @pytest.fixture
@@ -403,38 +430,42 @@ EAGER = {
     "part in place": (lambda: Reads(lambda loss, batch: batch["y"][:1].mul_(2)), ""),
     "constant in place": (lambda: Reads(lambda loss, batch: torch.tensor([0.0]).add_(batch["y"].sum())), ""),
     "tensor held": (lambda: Reads(lambda loss, batch: loss.held.add_(1), held=torch.zeros(1)), ""),
-    "lstm": (
-        lambda: Reads(lambda loss, batch: loss.lstm(batch["x"][:, None])[0].mean(), lstm=nn.LSTM(1, 2)),
-        "TorchScript",
-    ),
+    "lstm": (lambda: Reads(lambda loss, batch: loss.lstm(batch["x"][:, None])[0].mean(), lstm=nn.LSTM(1, 2)), ""),
     "dropout": (lambda: Reads(lambda loss, batch: nn.functional.dropout(batch["y"])), ""),
     "keys": (lambda: Reads(lambda loss, batch: len(list(batch.keys()))), ""),
 }
 
 
-def compare(make, batches, change=lambda loss, number: None):
+def compare(make, batches, change=lambda loss, number: None, execution="recorded"):
     """Both gradients of each minibatch, to the bit, and what becomes of the minibatch."""
     found = []
-    for execution in ("eager", "recorded"):
+    for each in ("eager", execution):
         for generator in (torch.manual_seed, random.seed, np.random.seed):
             generator(0)
         loss = make()
-        gradient_of = make_gradient(loss, list(loss.parameters()), execution)
+        gradient_of = make_gradient(loss, list(loss.parameters()), each)
         bits = []
         for number, batch in enumerate(batches()):
             change(loss, number)
             gradient, terms = gradient_of(batch)
             tensors = [*gradient, *terms.values(), *(batch[key] for key in sorted(batch.keys(True, True), key=str))]
-            bits.append([None if each is None else (each.dtype, each.numpy().tobytes()) for each in tensors])
+            bits.append([None if part is None else (part.dtype, part.numpy().tobytes()) for part in tensors])
         found.append(bits)
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", EAGER)
-def test_what_happens_in_a_loss_happens_each_time(name, recorded, caplog):
+def test_what_happens_in_a_loss_happens_each_time(name, way, recorded, caplog, monkeypatch):
     make, reason = EAGER[name]
-    compare(make, lambda: [numbered(number) for number in range(30)])
-    assert len(recorded) == (reason == "" or name == "lstm")
+    execution, prepare = WAYS[way]
+    prepare(monkeypatch)
+    compare(make, lambda: [numbered(number) for number in range(30)], execution=execution)
+    assert len(recorded) == (reason == "" and execution == "recorded")
+    if reason is None and execution == "compiled":
+        # it comes at once, and not only when a setting has come often
+        assert "it changes its own attributes each time" in caplog.text
+        return
     assert (reason or "") in caplog.text
     assert len(caplog.records) == bool(reason)
 
@@ -514,6 +545,23 @@ def test_a_loss_may_have_zeros_of_both_signs(recorded, caplog):
     assert not caplog.records
 
 
+def odd(loss, batch):
+    """Literals of all kinds, results of which some are left, and a list with a `None` in it."""
+    x, y = batch["x"].double(), batch["y"].clamp(-math.inf, math.inf)
+    first, _ = torch.stack([x, y.double()]).split(1)
+    picked = y.reshape(2, 2)[:, torch.tensor([1, 0])].to(torch.float32, memory_format=torch.contiguous_format)
+    filled = torch.full((4,), -math.inf, device="cpu", dtype=torch.float32).exp() + torch.rand(4) * -0.0
+    return first.sum() + picked.sum() + (1 / (filled + y.copysign(torch.tensor(-0.0)))).abs().clamp(max=9)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_literals_are_written_exactly(way, caplog, monkeypatch):
+    execution, prepare = WAYS[way]
+    prepare(monkeypatch)
+    compare(lambda: Reads(odd), lambda: [numbered(at) for at in range(14)], execution=execution)
+    assert not caplog.records
+
+
 def test_nested_entries_and_those_beyond_in_keys_are_read():
     loss = Reads(lambda loss, batch: batch["deep", "x"] if ("deep", "x") in batch.keys(True) else batch["y"])
     loss.in_keys = ["deep"]
@@ -564,15 +612,6 @@ def test_anomalies_are_looked_for_by_autograd(recorded):
     assert len(recorded) == 1
     assert equal(weights, eager)
     assert all(equal(dict(one), dict(other)) for one, other in zip(watched, scalars, strict=True))
-
-
-def test_compiled_updates_are_left_to_pytorchs_compiler(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda operations: compiled.append(operations) or operations)
-    train(ppo, {**SMALL, "compile": True}, batches=3)
-    assert len(compiled) == 1
-    train(ppo, SMALL, batches=3)
-    assert len(compiled) == 1
 
 
 def test_a_loss_whose_operations_depend_on_data_is_refused():
