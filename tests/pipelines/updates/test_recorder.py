@@ -58,8 +58,6 @@ CASES = [
     (reinforce, {**SMALL, **WHOLE}),
     (reinforce, {**SMALL, **WHOLE, "baseline": True, "entropy_coefficient": 0.1}),
     (reinforce, {**SMALL, **WHOLE, "normalize": "episode"}),
-    (ppo, {**SMALL, "recurrent": "gru", "recurrent_size": 8}),
-    (a2c, {**SMALL, "recurrent": "lstm", "recurrent_size": 8}),
     # with a minibatch of one environment at the end
     (ppo, {**SMALL, "recurrent": "lstm", "recurrent_size": 8, "num_envs": 5}),
     (reinforce, {**SMALL, **WHOLE, "recurrent": "gru", "recurrent_size": 8, "baseline": True}),
