@@ -307,7 +307,6 @@ MOUNTAIN_CAR = {
     "noise_steps": 20.0,
     "random_warmup": False,
     "hidden": (64, 64),
-    "lr": 1e-3,
     "tau": 0.01,
     "minibatch_size": 128,
     "total_frames": 20_000,

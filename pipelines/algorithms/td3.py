@@ -43,6 +43,7 @@ from rlpipe.pipelines.updates.update import gradient_step
 class Config(ActionNoiseConfig, ContinuousConfig):
     """TD3, with the networks and rates that are usual for it."""
 
+    lr: float = 1e-3
     policy_delay: int = number(2, at_least=1, at_most=1_000_000)
     """Updates of the critics for each update of the actor and of the target networks."""
     target_noise: float = number(0.2, at_least=0, at_most=1e6)
