@@ -11,7 +11,9 @@ from rlpipe.losses.q_network import QNetworkLoss
 from rlpipe.losses.qr_dqn import QRDQNLoss
 from rlpipe.losses.reinforce import Normalization, ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
+from rlpipe.losses.sac import SACLoss
 from rlpipe.losses.target import HasTargets, TargetUpdate, frozen, frozen_copy
+from rlpipe.losses.td3 import TD3ActorLoss, TD3CriticLoss
 from rlpipe.losses.terms import (
     action_keys,
     column,
@@ -40,6 +42,9 @@ __all__ = [
     "QRDQNLoss",
     "ReinforceLoss",
     "ReturnToGo",
+    "SACLoss",
+    "TD3ActorLoss",
+    "TD3CriticLoss",
     "TargetUpdate",
     "action_keys",
     "column",

@@ -40,6 +40,50 @@ def sarsa_target(reward: Tensor, discount: Tensor, next_action_value: Tensor, ne
     return reward + discount * chosen_value(next_action_value, next_action)
 
 
+def clipped_double_q_target(reward: Tensor, discount: Tensor, next_action_value: Tensor) -> Tensor:
+    """Target of several critics `[*B]`, `r + discount * min_i Q_i(s', a')`, Fujimoto et al. 2018, equation 10.
+
+    `next_action_value` has the value of each critic, `[*B, C]`; the rest is `[*B]`.
+    """
+    return reward + discount * next_action_value.amin(-1)
+
+
+def soft_q_target(
+    reward: Tensor, discount: Tensor, next_action_value: Tensor, next_log_prob: Tensor, alpha: Tensor | float
+) -> Tensor:
+    """Soft target of several critics `[*B]`, `r + discount * (min_i Q_i(s', a') - alpha log pi(a'|s'))`.
+
+    Haarnoja et al. 2018 (arXiv:1812.05905), equations 2 and 3, with the smaller of the critics. `next_action_value` is
+    `[*B, C]`, `alpha`, the temperature, a number, the rest `[*B]`.
+    """
+    return reward + discount * (next_action_value.amin(-1) - alpha * next_log_prob)
+
+
+def soft_policy_loss(log_prob: Tensor, action_value: Tensor, alpha: Tensor | float) -> Tensor:
+    """The actor's loss `[*B]`, `alpha log pi(a|s) - min_i Q_i(s, a)`, Haarnoja et al. 2018, equation 9.
+
+    `action_value` is `[*B, C]`, of actions that depend on the policy's parameters; `log_prob` is `[*B]`.
+    """
+    return alpha * log_prob - action_value.amin(-1)
+
+
+def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: Tensor | float) -> Tensor:
+    """The temperature's loss `[*B]`, `-log alpha (log pi(a|s) + target_entropy)`, Haarnoja et al. 2018, equation 18.
+
+    With the logarithm of `alpha`, a scalar, in place of `alpha`, as in the authors' code; `log_prob` `[*B]` is a
+    constant to the gradient.
+    """
+    return -log_alpha * (log_prob.detach() + target_entropy)
+
+
+def smoothed_action(action: Tensor, noise: Tensor, clip: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """A target action with clipped noise `[*B, *D]`, Fujimoto et al. 2018, equation 14: target policy smoothing.
+
+    `action` and `noise` are `[*B, *D]`; `clip`, the largest noise, and the bounds `low` and `high` are `[*D]`.
+    """
+    return (action + torch.minimum(torch.maximum(noise, -clip), clip)).clamp(low, high)
+
+
 def chosen_value(action_value: Tensor, action: Tensor) -> Tensor:
     """`Q(s, a)` for `action_value` `[*B, A]` and integer `action` `[*B]`, as `[*B]`."""
     return action_value.gather(-1, action.unsqueeze(-1)).squeeze(-1)

@@ -127,6 +127,18 @@ class QRDQNKeys(DQNKeys):
 
 
 @dataclass
+class ActionValueKeys:
+    """Of the losses of critics that read the action."""
+
+    action: NestedKey = "action"
+    state_action_value: NestedKey = "state_action_value"
+    """What each critic writes."""
+    reward: NestedKey = "reward"
+    terminated: NestedKey = "terminated"
+    discount: NestedKey = "discount"
+
+
+@dataclass
 class NStepKeys:
     """Of `NStep`."""
 

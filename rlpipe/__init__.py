@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         OrnsteinUhlenbeck,
         QActor,
         QuantileActor,
+        RandomWarmup,
     )
     from rlpipe.pipelines.agents.load import trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
@@ -69,9 +70,9 @@ if not Path(__file__).with_name("losses").exists():
 
 _NAMES = {
     "rlpipe.errors": "ConfigError RlpipeError",
-    "rlpipe.losses": "ClipPPOLoss DQNLoss GAE QRDQNLoss TargetUpdate",
+    "rlpipe.losses": "ClipPPOLoss DQNLoss GAE QRDQNLoss SACLoss TD3ActorLoss TD3CriticLoss TargetUpdate",
     "rlpipe.modules": "ActionValueCritic CategoricalActor Critic DeterministicActor EpsilonGreedy GaussianActor "
-    "GaussianNoise MLP OrnsteinUhlenbeck QActor QuantileActor",
+    "GaussianNoise MLP OrnsteinUhlenbeck QActor QuantileActor RandomWarmup",
     "rlpipe.pipelines.agents.load": "trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
     "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
@@ -133,16 +134,20 @@ __all__ = [
     "QActor",
     "QRDQNLoss",
     "QuantileActor",
+    "RandomWarmup",
     "ReplayConfig",
     "ReplayState",
     "RlpipeError",
     "RolloutConfig",
     "Run",
     "RunConfig",
+    "SACLoss",
     "Seeds",
     "StopTraining",
     "StoppingRule",
     "SyncDataCollector",
+    "TD3ActorLoss",
+    "TD3CriticLoss",
     "TargetUpdate",
     "TrainConfig",
     "VectorEnv",

@@ -12,6 +12,7 @@ from rlpipe.modules.exploration.schedules import (
     ScheduleKind,
     make_schedule,
 )
+from rlpipe.modules.exploration.warmup import RandomWarmup
 
 __all__ = [
     "EpsilonGreedy",
@@ -22,6 +23,7 @@ __all__ = [
     "Harmonic",
     "Linear",
     "OrnsteinUhlenbeck",
+    "RandomWarmup",
     "Schedule",
     "ScheduleKind",
     "make_schedule",

@@ -300,3 +300,12 @@ PPO_ATARI = {
     "total_frames": 10_000_000,
     "eval_every": 500_000,
 }
+MOUNTAIN_CAR = {
+    "noise_std": 0.75,
+    "noise_steps": 20.0,
+    "random_warmup": False,
+    "hidden": (64, 64),
+    "tau": 0.01,
+    "minibatch_size": 128,
+    "total_frames": 20_000,
+}

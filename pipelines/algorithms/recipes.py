@@ -100,6 +100,8 @@ _ALL = (
     Recipe("a2c", "a2c", "advantage actor-critic, tuned to solve CartPole-v1 fast"),
     Recipe("reinforce", "reinforce", "policy gradient on whole episodes, tuned to solve CartPole-v1 fast"),
     Recipe("qr-dqn", "qr_dqn", "DQN on quantiles of the return, tuned on three environments"),
+    Recipe("sac", "sac", "soft actor-critic for continuous control", "Pendulum-v1"),
+    Recipe("td3", "td3", "twin delayed DDPG for continuous control", "Pendulum-v1"),
     Recipe("dqn/online", "dqn", "deep Q-learning without replay, shaped reward", settings=tuned.ONLINE),
     Recipe("dqn/replay", "dqn", "the same with experience replay", settings=tuned.REPLAY),
     Recipe(
@@ -126,6 +128,13 @@ _ALL = (
         "MuJoCo, with normalised observations",
         "InvertedDoublePendulum-v5",
         tuned.PENDULUM,
+    ),
+    Recipe(
+        "td3/mountain-car",
+        "td3",
+        "noise that lasts, to swing the car up the hill",
+        "MountainCarContinuous-v0",
+        tuned.MOUNTAIN_CAR,
     ),
     Recipe("dqn/atari", "dqn", "Atari games from pixels", "ALE/Pong-v5", tuned.DQN_ATARI),
     Recipe("ppo/atari", "ppo", "Atari games from pixels", "ALE/Pong-v5", tuned.PPO_ATARI),

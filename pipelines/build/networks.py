@@ -57,12 +57,8 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
         ConfigError: `observation_scale` does not fit the observation, or the observation is empty or of a kind that
             networks do not take.
     """
-    first = _make_first(config, env)
-    sizes = (first.features, *config.hidden)
-    weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
-    weights += sum(each.numel() for each in first.parameters())
-    bytes_needed = weights * _COPIES * torch.get_default_dtype().itemsize
-    check_memory(f"hidden has {weights:,} weights; training them needs", bytes_needed, torch.device("cpu"))
+    first = make_first(config, env)
+    check_weights(config, first, first.features)
     layers = MLP(
         first.features,
         None,
@@ -76,8 +72,25 @@ def make_trunk(config: NetworkConfig, env: EnvBase, *, shared: bool = False) -> 
     return Network(first, *layers)
 
 
-def _make_first(config: NetworkConfig, env: EnvBase) -> FirstLayer:
-    """The layers before the hidden ones."""
+def check_weights(config: NetworkConfig, first: FirstLayer, inputs: int) -> None:
+    """Check that hidden layers for `inputs` numbers fit into memory, with the layers `first` before them.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    sizes = (inputs, *config.hidden)
+    weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+    weights += sum(each.numel() for each in first.parameters())
+    bytes_needed = weights * _COPIES * torch.get_default_dtype().itemsize
+    check_memory(f"hidden has {weights:,} weights; training them needs", bytes_needed, torch.device("cpu"))
+
+
+def make_first(config: NetworkConfig, env: EnvBase) -> FirstLayer:
+    """Make the layers before the hidden ones.
+
+    Raises:
+        ConfigError: `observation_scale` does not fit the observation, or networks do not take its kind.
+    """
     scale = config.observation_scale
     try:
         return encoder(env.observation_spec, len(env.batch_size), scale, config.initialization)

@@ -10,7 +10,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.config.groups import ReplayConfig
+from rlpipe.pipelines.config.groups import BufferConfig, ReplayConfig
 from rlpipe.pipelines.devices import check_memory
 from rlpipe.pipelines.replay.image_buffer import ImageReplay, images_for, numbered
 from rlpipe.pipelines.replay.state import transition_bytes, transition_kinds
@@ -18,7 +18,7 @@ from rlpipe.pipelines.seeding import Seeds
 
 
 def make_buffer(
-    config: ReplayConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
+    config: BufferConfig, env: EnvBase, keys: Sequence[NestedKey], seeds: Seeds, device: torch.device
 ) -> ReplayBuffer:
     """The replay buffer, empty, of these entries of a transition; an `ImageReplay` if the config keeps frames.
 
@@ -27,10 +27,12 @@ def make_buffer(
     Raises:
         ConfigError: there is no room for it, or it keeps frames and the observations are not stacks of frames.
     """
-    if config.replay_storage != "transitions":
-        return _make_image_replay(config, env, keys, seeds, device)
+    frames = ""
+    if isinstance(config, ReplayConfig):
+        if config.replay_storage != "transitions":
+            return _make_image_replay(config, env, keys, seeds, device)
+        frames = " or --replay-storage frames" if can_keep_images(env) else ""
     size = config.buffer_size * transition_bytes(env, keys)
-    frames = " or --replay-storage frames" if can_keep_images(env) else ""
     way_out = f"take a smaller --buffer-size{frames}"
     check_memory(f"buffer_size is {config.buffer_size}, which takes", size, device, way_out)
     storage = LazyTensorStorage(config.buffer_size, device=device)

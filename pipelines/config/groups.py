@@ -200,37 +200,42 @@ class CollectionConfig(CheckedConfig):
 
 
 @dataclass(frozen=True)
-class ReplayConfig(EnvironmentConfig):
-    """Learning from a replay buffer."""
+class ActionNoiseConfig(CheckedConfig):
+    """Noise that explores Box actions."""
 
-    replay: bool = True
-    """Learn from minibatches of a replay buffer; if off, one gradient step per batch."""
-    updates: int = number(20, at_least=1, at_most=100_000)
-    """Gradient steps per collected batch."""
+    noise_std: float = number(0.1, at_least=0, at_most=1e6)
+    """Standard deviation of the noise added to actions in training, in units of half the action's range."""
+    noise_steps: float = number(1.0, at_least=1, at_most=1e6)
+    """Steps for which noise lasts (Ornstein-Uhlenbeck), within an episode; 1 is independent noise in each step."""
+
+
+@dataclass(frozen=True)
+class BufferConfig(EnvironmentConfig):
+    """A replay buffer, and the minibatches from it."""
+
     minibatch_size: int = number(256, at_least=1, at_most=10_000_000)
     """Transitions per gradient step, drawn uniformly from the buffer."""
     buffer_size: int = number(50_000, at_least=1, at_most=1_000_000_000)
     """Most transitions in the replay buffer; the oldest are overwritten first."""
-    replay_storage: Literal["transitions", "frames", "frames-on-disk"] = "transitions"
-    """How transitions are stored: `frames` keeps each frame of stacked pixels once, not eight times; or on disk."""
     warmup_frames: int = number(1_000, at_least=1, at_most=MANY)
     """Frames collected before the first gradient step."""
 
-    def check_replay(self, frames_per_batch: int, total_frames: int) -> None:
-        """Check that the buffer holds a minibatch, the warm-up and a batch.
+    def check_buffer(self, frames_per_batch: int, total_frames: int, unless: str = "") -> None:
+        """Check that the buffer holds a minibatch, the warm-up and a batch, and that nothing in it is normalised.
+
+        Args:
+            frames_per_batch: of a collected batch.
+            total_frames: of the run.
+            unless: what else a user may do about normalisation, for the message.
 
         Raises:
-            ConfigError: it does not, the warm-up never ends, or a storage is given without replay.
+            ConfigError: it does not, or the warm-up never ends.
         """
-        if not self.replay:
-            if self.replay_storage != "transitions":
-                raise ConfigError(f"replay_storage is {self.replay_storage!r}, which needs replay to be True")
-            return
         for name in ("normalize_observation", "normalize_reward"):
             if getattr(self, name):
                 raise ConfigError(
                     f"{name} is True with replay, whose transitions would stay normalised by the statistics of their "
-                    "time; use ppo, a2c or reinforce, or set replay to False"
+                    f"time; use ppo, a2c or reinforce{unless}"
                 )
         for name, value in (("minibatch_size", self.minibatch_size), ("warmup_frames", self.warmup_frames)):
             if value > self.buffer_size:
@@ -246,6 +251,29 @@ class ReplayConfig(EnvironmentConfig):
             )
 
 
+@dataclass(frozen=True)
+class ReplayConfig(BufferConfig):
+    """Learning from a replay buffer, or without it."""
+
+    replay: bool = True
+    """Learn from minibatches of a replay buffer; if off, one gradient step per batch."""
+    updates: int = number(20, at_least=1, at_most=100_000)
+    """Gradient steps per collected batch."""
+    replay_storage: Literal["transitions", "frames", "frames-on-disk"] = "transitions"
+    """How transitions are stored: `frames` keeps each frame of stacked pixels once, not eight times; or on disk."""
+
+    def check_replay(self, frames_per_batch: int, total_frames: int) -> None:
+        """Check the buffer, see `check_buffer`, unless there is none.
+
+        Raises:
+            ConfigError: it does not fit, or a storage is given without replay.
+        """
+        if self.replay:
+            self.check_buffer(frames_per_batch, total_frames, ", or set replay to False")
+        elif self.replay_storage != "transitions":
+            raise ConfigError(f"replay_storage is {self.replay_storage!r}, which needs replay to be True")
+
+
 def groups_with(option: str) -> list[str]:
     """The groups for Configs that have a field of this name, with dashes or underscores; the smallest first."""
     name = option.replace("-", "_")
@@ -259,7 +287,9 @@ def groups_with(option: str) -> list[str]:
         ActorCriticConfig,
         ExplorationConfig,
         CollectionConfig,
+        ActionNoiseConfig,
         EnvironmentConfig,
+        BufferConfig,
         ReplayConfig,
     )
     return [group.__name__ for group in groups if name in {each.name for each in fields(group)}]

@@ -118,6 +118,42 @@ def sb3_ppo_update(
     return model.train, model.policy
 
 
+def sb3_replay_updates(
+    algorithm: str, env_id: str, transitions: TensorDictBase, *, minibatch: int, updates: int, seed: int
+) -> Callable[[], object]:
+    """Stable-Baselines3's `train` of SAC or TD3 with two layers of 256, which draws each minibatch from replay.
+
+    Args:
+        algorithm: `sac` or `td3`.
+        env_id: an environment whose spaces are those of the transitions.
+        transitions: what the replay buffer holds, `[N]`.
+        minibatch: transitions of a gradient step.
+        updates: gradient steps in one call.
+        seed: of the networks.
+
+    Raises:
+        ConfigError: Stable-Baselines3 is not installed.
+    """
+    sb3, make_vec_env = _import()
+    size, after = len(transitions), transitions["next"]
+    model = getattr(sb3, algorithm.upper())(
+        "MlpPolicy",
+        make_vec_env(env_id, 1),
+        buffer_size=size,
+        batch_size=minibatch,
+        policy_kwargs={"net_arch": [256, 256]},
+        seed=seed,
+        device="cpu",
+    )
+    model._setup_learn(1)
+    buffer, low, high = model.replay_buffer, model.action_space.low, model.action_space.high
+    buffer.observations[:, 0], buffer.next_observations[:, 0] = transitions["observation"], after["observation"]
+    # it stores actions between -1 and 1
+    buffer.actions[:, 0] = 2 * (transitions["action"].numpy() - low) / (high - low) - 1
+    buffer.rewards[:], buffer.dones[:], buffer.full = after["reward"], after["terminated"], True
+    return lambda: model.train(updates, minibatch)
+
+
 def ppo_settings(config: Any) -> dict[str, Any]:
     """The arguments of Stable-Baselines3's PPO that follow from a PPO config."""
     return {

@@ -29,6 +29,7 @@ from rlpipe.scripts.baselines.torchrl_parts import (
     stock_target,
     stock_update,
 )
+from rlpipe.scripts.benchmarks import update_continuous
 from rlpipe.scripts.benchmarks.measure import Row, interleave, repeated
 
 MINIBATCHES = (64, 256, 2048)
@@ -70,7 +71,8 @@ def run(
 ) -> Iterator[Row]:
     """Measure milliseconds per update on one given minibatch; every arm does the same work.
 
-    Stable-Baselines3 is compared with for PPO alone. With `quick` there are 5 repetitions in place of 15.
+    Of those, Stable-Baselines3 is compared with for PPO alone; then come SAC and TD3, see `update_continuous`. With
+    `quick` there are 5 repetitions in place of 15.
     """
     repeats, updates = (5, 10) if quick else (15, 30)
     for algorithm, config in CONFIGS.items():
@@ -80,6 +82,7 @@ def run(
             samples = {name: [1e3 * each / updates for each in values] for name, values in seconds.items()}
             extra = {"algorithm": algorithm, "minibatch": size, "updates": updates}
             yield Row(f"{algorithm}, minibatch {size}", "ms an update", samples, extra)
+    yield from update_continuous.run(against=against, seed=seeds[0], repeats=repeats, updates=updates)
 
 
 def arms(

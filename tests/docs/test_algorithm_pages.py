@@ -10,7 +10,15 @@ import pytest
 
 from rlpipe import find_recipe, run_recipe
 from rlpipe.pipelines.algorithms.recipes import RECIPES, config_class
-from rlpipe.pipelines.config.groups import ActorCriticConfig, PolicyGradientConfig, ReplayConfig, RolloutConfig
+from rlpipe.pipelines.config.continuous import ContinuousConfig
+from rlpipe.pipelines.config.groups import (
+    ActionNoiseConfig,
+    ActorCriticConfig,
+    BufferConfig,
+    PolicyGradientConfig,
+    ReplayConfig,
+    RolloutConfig,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
@@ -18,15 +26,27 @@ ALGORITHMS = {
     "ppo": ["ppo"],
     "dqn": ["dqn", "qr_dqn"],
     "a2c": ["a2c"],
+    "sac": ["sac"],
+    "td3": ["td3"],
     "reinforce": ["reinforce"],
     "tabular": ["q_learning", "sarsa", "policy_gradient"],
 }
-GROUPS = (RolloutConfig, PolicyGradientConfig, ActorCriticConfig, ReplayConfig)
+GROUPS = (
+    RolloutConfig,
+    PolicyGradientConfig,
+    ActorCriticConfig,
+    BufferConfig,
+    ReplayConfig,
+    ContinuousConfig,
+    ActionNoiseConfig,
+)
 DEEP = {"eval_every": 10_000, "final_eval_episodes": 1}
+TINY = {"hidden": (8,), "minibatch_size": 8, "warmup_frames": 16}
 RUNS = {
     # the limit adds a metric
     "ppo": [("ppo", {"total_frames": 2048, **limit, **DEEP}) for limit in ({}, {"target_kl": 0.02})],
     "dqn": [(name, {"total_frames": 2048, **DEEP}) for name in ("dqn", "qr-dqn")],
+    **{name: [(name, {"total_frames": 64, **TINY, **DEEP})] for name in ("sac", "td3")},
     "a2c": [("a2c", {"total_frames": 2048, **DEEP})],
     # the baseline adds metrics of its own
     "reinforce": [("reinforce", {"total_frames": 2048, "baseline": True, **DEEP})],

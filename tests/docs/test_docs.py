@@ -20,7 +20,7 @@ def test_files_that_pages_name_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for name in re.findall(r"`((?:\w+/)+\w*(?:\.\w+)?)`", page.read_text()):
             # what a contributor would add
-            new = name.endswith(("/soft_dqn.py", "/sac.py"))
+            new = name.endswith("/soft_dqn.py")
             assert new or name.split("/")[0] not in FOLDERS or (ROOT / name).exists(), f"{page.name}: {name}"
 
 

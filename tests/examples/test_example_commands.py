@@ -19,9 +19,7 @@ FRAMES = {
     "pixel_grid": (2_048, 1_024),
     "ppo_kl": (2_048, 1_024),
     "rnd": (2_048, 1_024),
-    "sac": (1_120, 1_056),
     "shared_encoder": (2_048, 1_024),
-    "td3": (1_160, 1_080),
 }
 
 
@@ -96,4 +94,4 @@ def test_the_options_are_the_fields_of_the_config():
     assert "it rises to 1. (default: 0.4)" in " ".join(text.split())
     assert "--num-envs" in text
     # a Config that inherits nothing has its own fields only
-    assert "--num-envs" not in said("train", path_of("sac"), "--help")
+    assert "--num-envs" not in said("train", path_of("c51"), "--help")

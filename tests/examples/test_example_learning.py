@@ -13,9 +13,7 @@ THRESHOLDS = {
     "pixel_grid": 0.9,
     "ppo_kl": 200.0,
     "rnd": 0.99,
-    "sac": -220.0,
     "shared_encoder": 300.0,
-    "td3": -220.0,
 }
 
 

@@ -16,7 +16,7 @@ from rlpipe.pipelines.algorithms.recipes import builder, config_class
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.config.json_form import config_from_json
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 from rlpipe.pipelines.training.loop import LoopOptions, run_loop
 from rlpipe.pipelines.training.signals import Interruption
 
@@ -24,7 +24,11 @@ _RUN = {"checkpoint_every": 1000, "eval_every": 700, "eval_episodes": 2, "log_ev
 _LONG = {**_RUN, "total_frames": 3000, "num_envs": 8, "hidden": (16, 16)}
 _TABLE = {**_RUN, "total_frames": 600, "checkpoint_every": 200, "eval_every": 150, "log_every": 40, "eval_episodes": 1}
 _REPLAY = {"buffer_size": 1200, "warmup_frames": 200, "minibatch_size": 32, "updates": 2, "target_every": 3}
+_BOX = {**_RUN, "total_frames": 640, "checkpoint_every": 200, "eval_every": 150, "log_every": 60, "hidden": (16, 16)}
+_BOX |= {"warmup_frames": 100, "minibatch_size": 32, "updates": 3, "buffer_size": 300, "n_steps": 2}
 ALGORITHMS = {
+    "sac": _BOX,
+    "td3": {**_BOX, "noise_steps": 5.0},
     "dqn": {**_LONG, **_REPLAY, "epsilon_frames": 2000},
     "qr_dqn": {**_LONG, **_REPLAY, "epsilon_frames": 2000, "quantiles": 5},
     "ppo": {**_LONG, "rollout_steps": 32, "minibatch_size": 64, "epochs": 2},
@@ -34,6 +38,7 @@ ALGORITHMS = {
     "sarsa": _TABLE,
     "policy_gradient": _TABLE,
 }
+CONTINUOUS = ("sac", "td3")
 TABLES = ("q_learning", "sarsa", "policy_gradient")
 
 
@@ -72,6 +77,7 @@ KINDS = {
     "cartpole": Kind("CartPole-v1", "captured", {}),
     "family": Kind("rlpipe/CartPoleInstances-v0", "captured", {}),
     "tensors": Kind("rlpipe/TorchCartPole-v0", "captured", {}),
+    "pendulum": Kind("Pendulum-v1", "synchronised", {}),
     "walk": Kind("tensor_envs:Walk", "synchronised", {}),
     "maze": Kind("rlpipe/Maze-v0", "captured", {}),
     "frozen-lake": Kind("FrozenLake-v1", "synchronised", {}),
@@ -98,6 +104,8 @@ def fits(algorithm: str, kind: str) -> bool:
     """Whether the algorithm learns on it, as the recipes' environments go."""
     if algorithm in TABLES:
         return kind in ("maze", "frozen-lake")
+    if kind == "pendulum" or algorithm in CONTINUOUS:
+        return kind == "pendulum" and algorithm in CONTINUOUS
     if "recurrent" in KINDS[kind].options:
         return algorithm in ("ppo", "a2c", "reinforce")
     return kind not in ("mujoco", "normalized") or algorithm not in ("dqn", "qr_dqn")
@@ -171,6 +179,8 @@ def go(folder, algorithm, config, kill=("", 0), *, interruption=None, make=None,
 
     with contextlib.ExitStack() as stack:
         stack.callback(pipeline.close)
+        # as a session does; a loss may draw from the global generators
+        stack.enter_context(GlobalRandom().kept(config.seed))
         kind = pipeline.environments and pipeline.environments.kind
         built_from = BuiltFrom(algorithm, config, environments=kind, start_from=start_from)
         run = stack.enter_context(contextlib.closing(Run(folder, "small", built_from=built_from, resume=resume)))

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, qr_dqn, reinforce
+from rlpipe.pipelines.algorithms import a2c, dqn, ppo, q_learning, qr_dqn, reinforce, sac, td3
 from rlpipe.pipelines.algorithms.recipes import builder, find_recipe
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.training.finished_episodes import finished_episodes
@@ -69,6 +69,22 @@ def test_a2c_learns_identity(device):
 def test_a_state_dependent_std_learns_identity_with_box_actions():
     settings = {**PPO, "total_frames": 10_000, "state_dependent_std": True}
     assert train_and_evaluate(ppo, env_id="tests/IdentityBox-v0", **settings).mean > -1.5
+
+
+@pytest.mark.parametrize("module", [sac, td3])
+def test_sac_and_td3_learn_identity_with_box_actions(module, device):
+    settings = {"num_envs": 8, "updates": 8, "warmup_frames": 256, "minibatch_size": 64, "hidden": (32,), "lr": 5e-3}
+    settings |= {"gamma": 0.0, "total_frames": 2500, "device": device}
+    assert train_and_evaluate(module, env_id="tests/IdentityBox-v0", **settings).mean > -1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [sac, td3])
+def test_the_pendulum_is_held_up(module, device):
+    # a random agent's return is about -1200
+    settings = {"num_envs": 8, "updates": 16, "minibatch_size": 128, "hidden": (64, 64), "lr": 2e-3, "tau": 0.01}
+    settings |= {"total_frames": 9_600, "device": device}
+    assert train_and_evaluate(module, episodes=100, **settings).mean > -220
 
 
 @pytest.mark.slow

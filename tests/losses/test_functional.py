@@ -180,3 +180,32 @@ def test_explained_variance():
     close(F.explained_variance(torch.zeros(3), target), 0.0)
     close(F.explained_variance(target.flip(0), target), -3.0)
     close(F.explained_variance(target, torch.ones(3)), 0.0)
+
+
+def test_targets_of_several_critics():
+    reward, discount = tensor([1.0, 1.0]), tensor([0.5, 0.0])
+    values = tensor([[4.0, 2.0], [7.0, 9.0]])
+    assert F.clipped_double_q_target(reward, discount, values).tolist() == [2.0, 1.0]
+    # the entropy is worth a quarter of 4
+    assert F.soft_q_target(reward, discount, values, tensor([4.0, 4.0]), 0.25).tolist() == [1.5, 1.0]
+
+
+def test_losses_of_a_soft_policy_and_its_temperature():
+    log_prob = tensor([2.0, -1.0], requires_grad=True)
+    assert F.soft_policy_loss(log_prob, tensor([[4.0, 3.0], [1.0, 5.0]]), 0.5).tolist() == [-2.0, -1.5]
+    log_alpha = tensor(0.5, requires_grad=True)
+    loss = F.temperature_loss(log_alpha, log_prob, -3.0)
+    assert loss.tolist() == [0.5, 2.0]
+    loss.sum().backward()
+    # the temperature rises where the policy has too little entropy
+    assert log_alpha.grad.item() == 5.0
+    assert log_prob.grad is None
+
+
+def test_a_smoothed_action_stays_near_and_within_the_bounds():
+    action, noise = tensor([[0.0, 0.0], [0.9, -1.9]]), tensor([[0.3, -9.0], [0.4, -0.2]])
+    clip, low, high = tensor([0.5, 1.0]), tensor([-1.0, -2.0]), tensor([1.0, 2.0])
+    assert F.smoothed_action(action, noise, clip, low, high).tolist() == [
+        [pytest.approx(0.3), -1.0],
+        [1.0, -2.0],
+    ]

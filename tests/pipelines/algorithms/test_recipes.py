@@ -175,3 +175,12 @@ def test_cartpole_bins(build):
     assert pipeline.policy[0].network.values.shape == (6**4, 2)
     assert (config.env_id, config.step_size, config.gamma, config.gif) == ("CartPole-v0", 0.5, 0.99, True)
     assert config.bin_high == (2.4, 3.0, 0.418, 2.0) == tuple(-limit for limit in config.bin_low)
+
+
+def test_mountain_car(build):
+    config, pipeline = build("td3/mountain-car")
+    assert (config.env_id, config.total_frames, group(pipeline)["lr"]) == ("MountainCarContinuous-v0", 20_000, 1e-3)
+    assert shapes(pipeline.policy[0]) == [(64, 2), (64, 64), (1, 64)]
+    # from the first frame on
+    assert [type(each).__name__ for each in pipeline.policy] == ["DeterministicActor", "OrnsteinUhlenbeck"]
+    assert pipeline.policy[1].theta == 1 / 20

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, qr_dqn, reinforce, sarsa
+from rlpipe.pipelines.algorithms import a2c, dqn, policy_gradient, ppo, q_learning, qr_dqn, reinforce, sac, sarsa, td3
 from rlpipe.pipelines.algorithms.recipes import RECIPES
+from rlpipe.pipelines.config.continuous import ContinuousConfig
 from rlpipe.pipelines.config.groups import LivesConfig, OptimizerConfig
 
 # fields of the loop around a pipeline: tested in test_loop.py, test_stopping.py and tests/scripts
@@ -114,6 +115,24 @@ Q_NETWORK = {
 }
 DQN = {**Q_NETWORK, "kind": "mse"}
 QR_DQN = {**Q_NETWORK, "quantiles": 3, "kappa": 0.01}
+BOX = {
+    **SHARED,
+    "env_id": "MountainCarContinuous-v0",
+    "layer_norm": True,
+    "observation_scale": (0.5, 0.1, 2.0),
+    "minibatch_size": 16,
+    "updates": 3,
+    "buffer_size": 60,
+    "warmup_frames": 20,
+    "random_warmup": False,
+    "n_steps": 2,
+    "tau": 0.9,
+}
+for refused in ("normalize_observation", "normalize_reward", "clip_observation", "clip_reward"):
+    del BOX[refused]
+SAC = {**BOX, "alpha": 0.2, "learn_alpha": False, "target_entropy": -3.0}
+NOISE = {"noise_std": 0.5, "noise_steps": 4.0}
+TD3 = {**BOX, **NOISE, "policy_delay": 1, "target_noise": 0.0, "target_noise_clip": 0.01}
 TABLE = {
     **ENVIRONMENT,
     **SHAPING,
@@ -131,6 +150,8 @@ FIELDS = {
     reinforce: REINFORCE,
     dqn: DQN,
     qr_dqn: QR_DQN,
+    sac: SAC,
+    td3: TD3,
     q_learning: VALUES,
     sarsa: VALUES,
     policy_gradient: PREFERENCES,
@@ -156,8 +177,14 @@ BESIDE = {
     "recurrent_size": {"recurrent": "lstm"},
     "value_kind": {"baseline": True},
     "value_coefficient": {"baseline": True},
+    "total_frames": {"lr_schedule": "linear"},
+    "noise_std": {"random_warmup": False},
+    "noise_steps": {"random_warmup": False},
+    "target_entropy": {"learn_alpha": True},
 }
 SMALL = {"num_envs": 4, "rollout_steps": 8, "total_frames": 1000}
+SHORT = {"env_id": "Pendulum-v1", "max_episode_steps": 10, "hidden": (32,), "minibatch_size": 32, "updates": 2}
+SHORT |= {"warmup_frames": 50}
 BINS = {
     "env_id": "CartPole-v1",
     "num_envs": 4,
@@ -172,6 +199,8 @@ BASE = {
     reinforce: {**SMALL, "max_episode_steps": 20},
     dqn: {**SMALL, "minibatch_size": 32, "updates": 2, "warmup_frames": 50},
     qr_dqn: {**SMALL, "minibatch_size": 32, "updates": 2, "warmup_frames": 50},
+    sac: {**SMALL, **SHORT},
+    td3: {**SMALL, **SHORT},
     q_learning: BINS,
     sarsa: BINS,
     policy_gradient: BINS,
@@ -190,6 +219,8 @@ def trace(module, batches=6, **settings):
     config = module.Config(**{**BASE[module], **settings})
     pipeline = module.build(config)
     seen = []
+    # SAC and TD3 draw from the global generator when they learn
+    torch.manual_seed(0)
     for batch, _ in zip(pipeline.collector, range(batches), strict=False):
         scalars = pipeline.learn(batch)
         seen.append({key: value.item() for key, value in scalars.items()})
@@ -231,6 +262,9 @@ def test_no_field_is_forgotten_here(module):
         loop = loop | {"end_at_life_loss"}
     if module not in (dqn, qr_dqn):
         loop = loop - {"replay_storage"}
+    if issubclass(module.Config, ContinuousConfig):
+        # refused, because what is stored would stay normalised
+        loop = loop | {f"{verb}_{what}" for verb in ("normalize", "clip") for what in ("observation", "reward")}
     assert tried | loop == {field.name for field in dataclasses.fields(module.Config)}
 
 
@@ -252,7 +286,7 @@ def test_the_learning_rate_falls_in_steps():
     assert [each["learning_rate"] for each in scalars] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("module", [ppo, a2c, reinforce, dqn, qr_dqn])
+@pytest.mark.parametrize("module", [ppo, a2c, reinforce, dqn, qr_dqn, sac, td3])
 def test_the_learning_rate_of_each_batch_is_logged(module):
     rates = [each["learning_rate"] for each in trace(module, lr_schedule="linear", lr=0.5, total_frames=192)[::2]]
     assert rates[0] == 0.5

@@ -7,6 +7,7 @@ import pytest
 from comparing import fingerprint
 from resuming import (
     ALGORITHMS,
+    CONTINUOUS,
     KINDS,
     MOVING,
     TABLES,
@@ -40,7 +41,8 @@ def whole(tmp_path_factory):
 
 
 SMALL = [
-    *[(algorithm, kind) for algorithm in ALGORITHMS if algorithm not in TABLES for kind in BOTH],
+    *[(algorithm, kind) for algorithm in ALGORITHMS if algorithm not in (*TABLES, *CONTINUOUS) for kind in BOTH],
+    *[(algorithm, "pendulum") for algorithm in CONTINUOUS],
     *[(algorithm, kind) for algorithm in TABLES for kind in ("maze", "frozen-lake")],
     ("dqn", "maze"),
     ("dqn", "acrobot"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlpipe.pipelines.updates import update as updating
+from rlpipe.scripts.benchmarks import update_continuous
 from rlpipe.scripts.benchmarks.update import CONFIGS, EAGER, arms, make_minibatch, make_networks, run
 
 
@@ -84,6 +85,8 @@ def test_minibatch_and_networks_come_from_the_seed():
 
 def test_run_measures_each_algorithm_and_minibatch(monkeypatch):
     monkeypatch.setattr("rlpipe.scripts.benchmarks.update.CONFIGS", {name: CONFIGS[name] for name in ("dqn", "ppo")})
+    # test_benchmark_continuous.py
+    monkeypatch.setattr(update_continuous, "ALGORITHMS", {})
     rows = list(run(against=["torchrl"], quick=True, seeds=[0], minibatches=[8, 16]))
     assert [row.case for row in rows] == [
         f"{algorithm}, minibatch {size}" for algorithm in ("dqn", "ppo") for size in (8, 16)
