@@ -2,19 +2,12 @@
 
 from rlpipe.losses import functional
 from rlpipe.losses.a2c import A2CLoss
-from rlpipe.losses.actor_critic import ActorCriticLoss
 from rlpipe.losses.advantage import GAE
-from rlpipe.losses.dqn import DQNLoss
-from rlpipe.losses.keys import Keyed
-from rlpipe.losses.ppo import ClipPPOLoss
-from rlpipe.losses.q_network import QNetworkLoss
-from rlpipe.losses.qr_dqn import QRDQNLoss
-from rlpipe.losses.reinforce import Normalization, ReinforceLoss
-from rlpipe.losses.returns import NStep, ReturnToGo
-from rlpipe.losses.sac import SACLoss
-from rlpipe.losses.target import HasTargets, TargetUpdate, frozen, frozen_copy
-from rlpipe.losses.td3 import TD3ActorLoss, TD3CriticLoss
-from rlpipe.losses.terms import (
+from rlpipe.losses.base.actor_critic import ActorCriticLoss
+from rlpipe.losses.base.keys import Keyed
+from rlpipe.losses.base.q_network import QNetworkLoss
+from rlpipe.losses.base.target import HasTargets, TargetUpdate, frozen, frozen_copy
+from rlpipe.losses.base.terms import (
     action_keys,
     column,
     discrete_action,
@@ -27,6 +20,13 @@ from rlpipe.losses.terms import (
     standardized,
     value_terms,
 )
+from rlpipe.losses.dqn import DQNLoss
+from rlpipe.losses.ppo import ClipPPOLoss
+from rlpipe.losses.qr_dqn import QRDQNLoss
+from rlpipe.losses.reinforce import Normalization, ReinforceLoss
+from rlpipe.losses.returns import NStep, ReturnToGo
+from rlpipe.losses.sac import SACLoss
+from rlpipe.losses.td3 import TD3ActorLoss, TD3CriticLoss
 
 __all__ = [
     "GAE",

@@ -6,8 +6,8 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.actor_critic import ActorCriticLoss
-from rlpipe.losses.terms import column, policy_terms, standardized, value_terms, written_keys
+from rlpipe.losses.base.actor_critic import ActorCriticLoss
+from rlpipe.losses.base.terms import column, policy_terms, standardized, value_terms, written_keys
 from rlpipe.modules.networks import computed_once
 
 

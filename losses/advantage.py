@@ -8,8 +8,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.keys import AdvantageKeys, Keyed
-from rlpipe.losses.terms import nested, valued
+from rlpipe.losses.base.keys import AdvantageKeys, Keyed
+from rlpipe.losses.base.terms import nested, valued
 
 
 class GAE(Keyed):

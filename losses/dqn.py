@@ -9,8 +9,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.q_network import Bootstrap, QNetworkLoss
-from rlpipe.losses.terms import read
+from rlpipe.losses.base.q_network import Bootstrap, QNetworkLoss
+from rlpipe.losses.base.terms import read
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,9 +10,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.actor_critic import ActorCriticLoss
-from rlpipe.losses.keys import ReinforceKeys
-from rlpipe.losses.terms import column, policy_terms, standardized, value_terms, written_keys
+from rlpipe.losses.base.actor_critic import ActorCriticLoss
+from rlpipe.losses.base.keys import ReinforceKeys
+from rlpipe.losses.base.terms import column, policy_terms, standardized, value_terms, written_keys
 from rlpipe.modules.networks import computed_once
 
 Normalization = Literal["none", "batch", "episode"]

@@ -8,9 +8,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.action_values import ActionValueLoss, sampled
-from rlpipe.losses.target import frozen
-from rlpipe.losses.terms import read
+from rlpipe.losses.base.action_values import ActionValueLoss, sampled
+from rlpipe.losses.base.target import frozen
+from rlpipe.losses.base.terms import read
 
 
 class SACLoss(ActionValueLoss):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.action_values import ActionValueLoss, action_values
-from rlpipe.losses.keys import ActionValueKeys, Keyed
-from rlpipe.losses.target import frozen, frozen_copy
-from rlpipe.losses.terms import observed, part_with, read
+from rlpipe.losses.base.action_values import ActionValueLoss, action_values
+from rlpipe.losses.base.keys import ActionValueKeys, Keyed
+from rlpipe.losses.base.target import frozen, frozen_copy
+from rlpipe.losses.base.terms import observed, part_with, read
 
 
 class TD3CriticLoss(ActionValueLoss):

@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import NStep, QNetworkLoss, TargetUpdate
-from rlpipe.losses.q_network import Bootstrap
+from rlpipe.losses.base.q_network import Bootstrap
 from rlpipe.modules import MLP, Activation, DuelingHead, Initialization, Network
 from rlpipe.modules.base import kind_of
 from rlpipe.modules.choices import joint_choices

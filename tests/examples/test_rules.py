@@ -46,7 +46,7 @@ def test_example(path):
 
 
 @pytest.mark.parametrize(
-    "text", ["import rlpipe.pipelines.runs.run", "from rlpipe.losses.terms import column", "import os"]
+    "text", ["import rlpipe.pipelines.runs.run", "from rlpipe.losses.base.terms import column", "import os"]
 )
 def test_what_is_not_public_is_found(text):
     assert not all(is_public(module, name) for module, name in imported(text))

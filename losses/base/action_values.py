@@ -11,9 +11,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from rlpipe.losses import functional as F
-from rlpipe.losses.keys import ActionValueKeys, Keyed
-from rlpipe.losses.target import HasTargets, frozen_copy
-from rlpipe.losses.terms import column, distribution_of, nested, observed, read, valued
+from rlpipe.losses.base.keys import ActionValueKeys, Keyed
+from rlpipe.losses.base.target import HasTargets, frozen_copy
+from rlpipe.losses.base.terms import column, distribution_of, nested, observed, read, valued
 
 
 class ActionValueLoss(Keyed, HasTargets):

@@ -10,9 +10,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import ValueEstimators
 
-from rlpipe.losses.keys import DQNKeys, Keyed
-from rlpipe.losses.target import HasTargets, frozen_copy
-from rlpipe.losses.terms import column, discrete_action, nested, observed, part_with, read, scalar
+from rlpipe.losses.base.keys import DQNKeys, Keyed
+from rlpipe.losses.base.target import HasTargets, frozen_copy
+from rlpipe.losses.base.terms import column, discrete_action, nested, observed, part_with, read, scalar
 
 
 class Bootstrap(TypedDict, total=False):

@@ -13,8 +13,8 @@ from torchrl.objectives import LossModule, ValueEstimators
 from torchrl.objectives.utils import default_value_kwargs, get_value_estimator_entry
 from torchrl.objectives.value import ValueEstimatorBase
 
-from rlpipe.losses.keys import ActorCriticKeys, Keyed
-from rlpipe.losses.terms import action_keys
+from rlpipe.losses.base.keys import ActorCriticKeys, Keyed
+from rlpipe.losses.base.terms import action_keys
 
 
 class ActorCriticLoss(Keyed, LossModule):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.algorithms import recipe_settings as tuned
-from rlpipe.pipelines.algorithms.source import Source, named_source, source_of_run
+from rlpipe.pipelines.algorithms.recipes import settings as tuned
+from rlpipe.pipelines.algorithms.recipes.source import Source, named_source, source_of_run
 from rlpipe.spelling import did_you_mean
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What losses are made of: their keys, their targets, and what several of them share."""
