@@ -69,20 +69,22 @@ class Times(nn.Module):
 
 @pytest.mark.parametrize("terminated", [False, True])
 def test_one_transition_by_hand(terminated):
-    loss = SACLoss(Chosen(), nn.ModuleList([Times(2.0), Times(3.0)]), gamma=0.5, alpha=0.25, target_entropy=-1.0)
+    options = {"gamma": 0.5, "alpha": 0.25, "target_entropy": -1.0, "log_scale": 0.5}
+    loss = SACLoss(Chosen(), nn.ModuleList([Times(2.0), Times(3.0)]), **options)
     following = {"observation": torch.tensor([[4.0]]), "reward": torch.tensor([[1.0]])}
     after = TensorDict({**following, "terminated": torch.tensor([[terminated]])}, [1])
     batch = TensorDict({"observation": torch.tensor([[-2.0]]), "action": torch.tensor([[1.0]]), "next": after}, [1])
     out = loss(batch)
-    # in the next state the action is 2 with log-probability 1, worth 4 and 6; in this one it is -1 with -2
-    target = 1.0 if terminated else 1.0 + 0.5 * (4.0 - 0.25 * 1.0)
+    # in the next state the action is 2 with log-probability 1, worth 4 and 6; in this one it is -1 with -2; the unit of
+    # actions adds 0.5 to both
+    target = 1.0 if terminated else 1.0 + 0.5 * (4.0 - 0.25 * 1.5)
     assert out["loss_td"].item() == pytest.approx((target - 2.0) ** 2 + (target - 3.0) ** 2)
     assert out["td_error"].item() == pytest.approx((abs(target - 2.0) + abs(target - 3.0)) / 2)
     assert out["q_mean"].item() == 2.5
-    assert out["loss_policy"].item() == pytest.approx(0.25 * -2.0 - -3.0)
-    assert out["entropy"].item() == 2.0
+    assert out["loss_policy"].item() == pytest.approx(0.25 * -1.5 - -3.0)
+    assert out["entropy"].item() == 1.5
     assert out["alpha"].item() == pytest.approx(0.25)
-    assert out["loss_alpha"].item() == pytest.approx(-math.log(0.25) * (-2.0 - 1.0))
+    assert out["loss_alpha"].item() == pytest.approx(-math.log(0.25) * (-1.5 - 1.0))
 
 
 @pytest.mark.filterwarnings("ignore:No target network updater")
@@ -160,14 +162,6 @@ def test_a_fixed_temperature_is_no_parameter():
     assert set(out.keys()) == set(loss.out_keys)
     assert out["alpha"].item() == 0.5
     assert not any("alpha" in name for name, _ in loss.named_parameters())
-
-
-def test_the_unit_of_actions_is_counted_out():
-    batch = random_batch(16)
-    losses = make_loss(target_entropy=-2.0), make_loss(target_entropy=-2.0, log_scale=1.0)
-    raw, scaled = (seeded(loss, batch) for loss in losses)
-    torch.testing.assert_close(scaled["entropy"], raw["entropy"] - 1.0)
-    torch.testing.assert_close(scaled["loss_policy"], raw["loss_policy"] + 1.0)
 
 
 def test_a_batch_may_have_several_dimensions():
