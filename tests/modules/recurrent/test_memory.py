@@ -216,6 +216,17 @@ def test_every_memory_of_a_sequence_runs_over_whole_episodes():
     assert over_episodes(critic) is critic
 
 
+def test_whole_episodes_and_single_steps_are_two_computations():
+    memory = random_memory("gru")
+    batch = batch_of(memory, 9, share=0.0)
+    alone = WholeEpisodes(memory)(batch.clone())["memory"], memory(batch.clone())["memory"]
+    for order in (1, -1):
+        with computed_once(memory):
+            networks = (WholeEpisodes(memory), memory)[::order]
+            together = [network(batch.copy())["memory"] for network in networks][::order]
+        assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
+
+
 def test_without_a_memory_a_network_stays_as_it_is():
     critic = Critic(nn.Linear(4, 1))
     assert remembering(None, critic) is critic
