@@ -66,10 +66,6 @@ class TD3CriticLoss(ActionValueLoss):
             self.register_buffer(name, value.detach().clone(), persistent=False)
         self.set_in_keys()
 
-    def set_in_keys(self) -> None:
-        super().set_in_keys()
-        self.out_keys = ["loss_td", "td_error", "q_mean"]
-
     def forward(self, batch: TensorDictBase) -> TensorDict:
         with torch.no_grad():
             target = self._target(read(batch, "next"))

@@ -41,6 +41,7 @@ class ActionValueLoss(Keyed, HasTargets):
         seen = [key for each in readers for key in each.in_keys if key != keys.action]
         states, bootstrap = list(dict.fromkeys(seen)), keys.discount if self.n_step else keys.terminated
         self.in_keys = [keys.action, *states, *nested([*states, keys.reward, bootstrap])]
+        self.out_keys = ["loss_td", "td_error", "q_mean"]
 
     def values(self, critics: nn.ModuleList, states: TensorDictBase, action: Tensor) -> Tensor:
         """`action_values` under this loss's keys."""
