@@ -38,6 +38,10 @@ class SACLoss(ActionValueLoss):
         log_scale: added to every log-probability, to count out the unit of actions: an element between -a and a has
             log(a) nats more than one between -1 and 1, to which the paper's `target_entropy` belongs.
         n_step: read the discount of the bootstrap from the batch; `gamma` is not used.
+
+    Raises:
+        ValueError: a temperature that is learned does not begin above 0.
+        TypeError: in a call, the actor has no `get_dist`, or no reparameterised samples.
     """
 
     log_alpha: nn.Parameter | None
@@ -56,13 +60,15 @@ class SACLoss(ActionValueLoss):
         super().__init__(actor, critics, gamma, n_step=n_step)
         self.alpha, self.target_entropy, self.log_scale = alpha, target_entropy, log_scale
         learned = target_entropy is not None
+        if learned and not alpha > 0:
+            raise ValueError(f"alpha is {alpha}; a temperature that is learned begins above 0")
         self.log_alpha = nn.Parameter(torch.tensor(alpha, dtype=torch.get_default_dtype()).log()) if learned else None
         self.set_in_keys()
 
     def set_in_keys(self) -> None:
         super().set_in_keys()
         temperature = ["loss_alpha"] if self.log_alpha is not None else []
-        self.out_keys = ["loss_td", "td_error", "q_mean", "loss_policy", "entropy", "alpha", *temperature]
+        self.out_keys = [*self.out_keys, "loss_policy", "entropy", "alpha", *temperature]
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
         alpha = self.alpha if self.log_alpha is None else self.log_alpha.detach().exp()

@@ -187,6 +187,8 @@ def test_keys_can_be_changed():
 
 
 def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="alpha is 0; a temperature that is learned begins above 0"):
+        make_loss(alpha=0, target_entropy=-2.0)
     loss, batch = make_loss(), random_batch(16)
     with pytest.raises(KeyError, match="the batch has no key 'reward'"):
         loss(batch.exclude(("next", "reward")))
