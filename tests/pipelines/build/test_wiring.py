@@ -73,7 +73,7 @@ SHARED = {
     "observation_scale": (0.5, 1.0, 0.2, 0.5),
     "optimizer": "adamw",
     "amsgrad": True,
-    "lr": 1e-3,
+    "lr": 5e-3,
     "lr_schedule": "cosine",
     "lr_factor": 0.1,
     "lr_every": 32,
