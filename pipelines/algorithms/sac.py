@@ -88,7 +88,8 @@ def build(config: Config) -> Pipeline:
     policy = with_warmup(config, env, [actor], generator).to(device)
     target = TargetUpdate(loss.critics, loss.target_critics, tau=config.tau)
     learned = [each for each in loss.parameters() if each.requires_grad]
-    optimizer, schedule = make_optimizer(config, learned, config.learning_batches, config.frames_per_batch)
+    batches = config.learning_batches(config.warmup_frames)
+    optimizer, schedule = make_optimizer(config, learned, batches, config.frames_per_batch)
     update = gradient_step(loss, optimizer, max_norm=config.max_grad_norm, after=[target], execution=config.execution)
     replayed = off_policy(buffer, update, updates=config.updates_per_batch, warmup=config.warmup_frames)
     learn_from, n_step = scheduled(replayed, optimizer, schedule), NStep(gamma=config.gamma, n=config.n_steps)

@@ -81,7 +81,8 @@ def build(config: Config) -> Pipeline:
     online = nn.ModuleList([actor, critics])
     target = TargetUpdate(online, nn.ModuleList([critic_loss.target_actor, critic_loss.target_critics]), tau=config.tau)
     # of both losses: Adam leaves a parameter without a gradient as it is
-    optimizer, schedule = make_optimizer(config, online.parameters(), config.learning_batches, config.frames_per_batch)
+    batches = config.learning_batches(config.warmup_frames)
+    optimizer, schedule = make_optimizer(config, online.parameters(), batches, config.frames_per_batch)
     shared: dict[str, Any] = {"max_norm": config.max_grad_norm, "execution": config.execution}
     delayed = every(config.policy_delay, gradient_step(actor_loss, optimizer, after=[target], **shared))
     update = in_turn(gradient_step(critic_loss, optimizer, **shared), delayed)

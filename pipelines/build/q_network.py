@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase, TransformedEnv
 
-from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.losses import NStep, QNetworkLoss, TargetUpdate
 from rlpipe.losses.base.q_network import Bootstrap
@@ -169,8 +168,8 @@ def _make_update(
     target = None
     if loss.target_network is not None:
         target = TargetUpdate(loss.q_network, loss.target_network, tau=config.tau, every=config.target_every)
-    learning_batches = config.batches - ceil_div(warmup, config.frames_per_batch) + 1
-    optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), learning_batches, config.frames_per_batch)
+    batches = config.learning_batches(warmup)
+    optimizer, schedule = make_optimizer(config, loss.q_network.parameters(), batches, config.frames_per_batch)
     update = gradient_step(
         loss,
         optimizer,

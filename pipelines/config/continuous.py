@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import ConfigError
 from rlpipe.modules.networks import Activation, Initialization
 from rlpipe.pipelines.config.fields import number
@@ -66,8 +65,3 @@ class ContinuousConfig(BufferConfig, RolloutConfig, OptimizerConfig, NetworkConf
     def updates_per_batch(self) -> int:
         """Gradient steps after each batch."""
         return self.frames_per_batch if self.updates is None else self.updates
-
-    @property
-    def learning_batches(self) -> int:
-        """Collected batches with updates, those after the warm-up."""
-        return self.batches - ceil_div(self.warmup_frames, self.frames_per_batch) + 1

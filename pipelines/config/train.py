@@ -101,3 +101,7 @@ class TrainConfig(RayConfig, CollectionConfig, SessionConfig):
     def batches(self) -> int:
         """Collected batches of the whole run."""
         return ceil_div(self.total_frames, self.frames_per_batch)
+
+    def learning_batches(self, warmup: int) -> int:
+        """Collected batches with updates: from the one on that brings the frames to `warmup`, 1 or more."""
+        return self.batches - ceil_div(warmup, self.frames_per_batch) + 1
