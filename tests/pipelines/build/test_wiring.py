@@ -294,6 +294,21 @@ def test_the_learning_rate_of_each_batch_is_logged(module):
     assert 0.0 < rates[-1] < 0.5
 
 
+@pytest.mark.parametrize(
+    ("module", "changes", "expected"),
+    [
+        (dqn, {}, [0.6, 0.6, 0.6, 0.4, 0.2]),
+        (sac, {}, [0.6, 0.6, 0.6, 0.4, 0.2]),
+        # without replay there is no warm-up
+        (dqn, {"replay": False}, [0.6, 0.48, 0.36, 0.24, 0.12]),
+    ],
+)
+def test_the_learning_rate_falls_from_the_first_update_to_the_last(module, changes, expected):
+    changes |= {"total_frames": 160, "warmup_frames": 80, "lr_schedule": "linear", "lr": 0.6}
+    scalars = trace(module, **changes)[::2]
+    assert [each["learning_rate"] for each in scalars] == pytest.approx(expected)
+
+
 def test_optimizers_are_what_they_are_called():
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         pipeline = ppo.build(ppo.Config(optimizer=name, adam_eps=0.125, lr=0.25, amsgrad=True))
