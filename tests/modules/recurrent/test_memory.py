@@ -182,7 +182,9 @@ def test_whole_episodes_are_each_run_from_its_beginning(kind):
     batch = batch_of(memory, 9, share=0.0)
     # the first is one whether or not it says so
     batch["is_init"][[1, 6]] = True
-    together = WholeEpisodes(memory)(batch.clone())["memory"]
+    given = batch.clone()
+    together = WholeEpisodes(memory)(given)["memory"]
+    assert torch.equal(given["is_init"], batch["is_init"])
     found = []
     for steps in batch.split([1, 5, 3]):
         blank = {key: value.expand(1, len(steps), 1, 4) for key, value in memory.blank([1]).items()}
