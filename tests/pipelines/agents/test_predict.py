@@ -137,6 +137,19 @@ def test_samples_are_the_agents_own(runs, kind):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_state_is_not_used_where_an_episode_begins(runs, kind):
+    with trained(runs(kind)) as agent:
+        observation = np.ones((2, 3), np.float32)
+        _, state = agent.predict(observation)
+        _, again = agent.predict(observation, state, episode_start=[True, False])
+        _, one = agent.predict(observation[0], tuple(each[0] for each in state), episode_start=True)
+    for before, after, single in zip(state, again, one, strict=True):
+        np.testing.assert_allclose(after[0], before[0], rtol=1e-6)
+        np.testing.assert_allclose(single, before[0], rtol=1e-6)
+        assert not np.allclose(after[1], before[1], rtol=1e-3)
+
+
 def test_any_policy_can_predict(runs):
     with trained(runs("box")) as agent:
         torch.manual_seed(0)
