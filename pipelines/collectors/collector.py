@@ -182,7 +182,7 @@ class SyncDataCollector(Collector):
         else:
             batch = self._assemble(roots, decisions, steps)
         for key, value in stack_tensors(decisions, self.carried.next_keys).items():
-            batch.set(key, value if batch.device is None else value.to(batch.device))
+            batch.set(key, value.to(batch.device or self.env.device))
         if self.carried.keys:
             batch.set(("next", FIRST), torch.zeros_like(batch.get(FIRST)))
         batch.names = [*[None] * (batch.ndim - 1), "time"]
