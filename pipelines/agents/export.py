@@ -30,7 +30,7 @@ Format = Literal["safetensors", "onnx", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 Act = Callable[..., Any]
-"""From the inputs of a `GreedyPolicy` to its actions."""
+"""From the inputs of a `GreedyPolicy` to its outputs."""
 
 
 def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:

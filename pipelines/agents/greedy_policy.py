@@ -1,4 +1,4 @@
-"""A run's greedy policy as one function of raw observations, for use without rlpipe."""
+"""A run's policy as one function of raw observations, to export it and to `predict`."""
 
 from __future__ import annotations
 

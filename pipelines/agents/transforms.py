@@ -76,7 +76,11 @@ class _Bins(OfEntry):
 
 
 def of_observations(transforms: tuple[Transform, ...], dims: Mapping[Key, int]) -> list[OfEntry]:
-    """The transforms of entries, of which each has `dims` dimensions."""
+    """The transforms of those entries that `dims` names, with how many dimensions each has.
+
+    Raises:
+        ConfigError: one of them, or a transform of the action, cannot be exported.
+    """
     made: list[OfEntry] = []
     for transform in transforms:
         if "action" in transform.in_keys_inv and not isinstance(transform, DoubleToFloat):

@@ -30,8 +30,6 @@ _OPTIONS = {
     # takes a second at each start; should the compiler not know the processor's instructions, it fails
     "cpp.vec_isa_ok": True,
 }
-
-
 _MOST_OPERATIONS = 2_000
 """Of more, compiling takes minutes."""
 
@@ -63,7 +61,6 @@ def compiled(tape: Tape, inputs: Sequence[Tensor], outputs: Sequence[Tensor], st
         ) from error
     finally:
         restore()
-
     return replay
 
 
