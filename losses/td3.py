@@ -13,6 +13,7 @@ from rlpipe.losses.base.action_values import ActionValueLoss, action_values
 from rlpipe.losses.base.keys import ActionValueKeys, Keyed
 from rlpipe.losses.base.target import frozen, frozen_copy
 from rlpipe.losses.base.terms import observed, part_with, read
+from rlpipe.modules.actors import half_ranges
 
 
 class TD3CriticLoss(ActionValueLoss):
@@ -61,8 +62,7 @@ class TD3CriticLoss(ActionValueLoss):
         super().__init__(actor, critics, gamma, n_step=n_step)
         self.target_actor, self.noise, self.noise_clip = frozen_copy(actor), noise, noise_clip
         low, high = _bounds_of(actor) if bounds is None else bounds
-        half = high / 2 - low / 2
-        for name, value in (("low", low), ("high", high), ("unit", torch.where(half.isfinite(), half, 1.0))):
+        for name, value in (("low", low), ("high", high), ("unit", half_ranges(low, high))):
             self.register_buffer(name, value.detach().clone(), persistent=False)
         self.set_in_keys()
 

@@ -251,6 +251,12 @@ def is_ordinary(low: Tensor, high: Tensor) -> bool:
     return bool((low.isfinite() & high.isfinite() & (high / 2 - low / 2 > 0)).all())
 
 
+def half_ranges(low: Tensor, high: Tensor) -> Tensor:
+    """Half the range of each element of an action, 1 where it has no two finite bounds that are apart, `[*D]`."""
+    half = high / 2 - low / 2
+    return torch.where(half.isfinite() & (half > 0), half, 1.0)
+
+
 def bounds_of(spec: TensorSpec, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Lowest and highest action, `[*D]` each: float32, or float64 where float32 has too few numbers between them."""
     if isinstance(spec, Unbounded):

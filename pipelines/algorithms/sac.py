@@ -18,8 +18,8 @@ from torchrl.envs import EnvBase
 from rlpipe.losses import NStep, SACLoss, TargetUpdate
 from rlpipe.modules import GaussianActor
 from rlpipe.pipelines.build.continuous import (
+    action_units,
     box_actions,
-    half_ranges,
     make_action_value_critics,
     make_head,
     with_warmup,
@@ -56,7 +56,7 @@ def make_networks(config: Config, env: EnvBase, generator: torch.Generator) -> t
     spec, dims = box_actions(config, env, "SAC"), len(env.batch_size)
     network = make_head(config, env, 2 * spec.shape[dims:].numel())
     actor = GaussianActor(network, spec, generator, batch_dims=dims, state_dependent_std=True)
-    return actor, make_action_value_critics(config, env, half_ranges(actor))
+    return actor, make_action_value_critics(config, env, action_units(actor))
 
 
 def make_loss(config: Config, actor: GaussianActor, critics: nn.ModuleList) -> SACLoss:
@@ -67,7 +67,7 @@ def make_loss(config: Config, actor: GaussianActor, critics: nn.ModuleList) -> S
         critics,
         alpha=config.alpha,
         target_entropy=entropy if config.learn_alpha else None,
-        log_scale=float(half_ranges(actor).log().sum()),
+        log_scale=float(action_units(actor).log().sum()),
         n_step=True,
     )
 

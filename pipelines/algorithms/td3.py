@@ -19,8 +19,8 @@ from torchrl.envs import EnvBase
 from rlpipe.losses import NStep, TargetUpdate, TD3ActorLoss, TD3CriticLoss
 from rlpipe.modules import DeterministicActor
 from rlpipe.pipelines.build.continuous import (
+    action_units,
     box_actions,
-    half_ranges,
     make_action_noise,
     make_action_value_critics,
     make_head,
@@ -60,7 +60,7 @@ def make_networks(config: Config, env: EnvBase) -> tuple[DeterministicActor, nn.
     """
     spec, dims = box_actions(config, env, "TD3"), len(env.batch_size)
     actor = DeterministicActor(make_head(config, env, spec.shape[dims:].numel()), spec, dims)
-    return actor, make_action_value_critics(config, env, half_ranges(actor))
+    return actor, make_action_value_critics(config, env, action_units(actor))
 
 
 def build(config: Config) -> Pipeline:

@@ -25,6 +25,7 @@ from rlpipe.modules import (
     RandomWarmup,
     TensorModule,
 )
+from rlpipe.modules.actors import half_ranges
 from rlpipe.modules.base import kind_of
 from rlpipe.pipelines.build.networks import check_weights, make_first, make_trunk
 from rlpipe.pipelines.config.continuous import ContinuousConfig
@@ -50,10 +51,9 @@ def box_actions(config: TrainConfig, env: EnvBase, algorithm: str) -> TensorSpec
     return spec
 
 
-def half_ranges(actor: GaussianActor | DeterministicActor) -> Tensor:
-    """Half the range of each element of an action, 1 where it has no two finite bounds, `[*D]`."""
-    half = actor.high / 2 - actor.low / 2
-    return torch.where(half.isfinite() & (half > 0), half, 1.0).float()
+def action_units(actor: GaussianActor | DeterministicActor) -> Tensor:
+    """Half the range of each element of an action, see `half_ranges`, `[*D]`."""
+    return half_ranges(actor.low, actor.high).float()
 
 
 def make_action_noise(config: ActionNoiseConfig, env: EnvBase, generator: torch.Generator) -> Explorer:

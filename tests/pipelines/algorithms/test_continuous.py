@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict
 from rlpipe.errors import ConfigError
 from rlpipe.modules import CNN, Flatten, GaussianNoise, OrnsteinUhlenbeck, RandomWarmup
 from rlpipe.pipelines.algorithms import sac, td3
-from rlpipe.pipelines.build.continuous import half_ranges
+from rlpipe.pipelines.build.continuous import action_units
 from rlpipe.pipelines.collectors.evaluation import evaluate
 
 BOTH = pytest.mark.parametrize("module", [sac, td3])
@@ -138,7 +138,7 @@ def test_critics_see_actions_in_units_of_half_their_range(module, build):
     _, pipeline = build(module, env_id=env_of(Box(-1, 1, (3,)), Box(-1.0, 1.0, (1,))))
     assert not any(isinstance(each, Flatten) for each in pipeline.state["loss"].critics[0].network)
     _, pipeline = build(module, env_id=env_of(Box(-1, 1, (3,)), Box(np.float32([0, -np.inf]), np.float32([8, np.inf]))))
-    assert half_ranges(pipeline.policy[0]).tolist() == [4.0, 1.0]
+    assert action_units(pipeline.policy[0]).tolist() == [4.0, 1.0]
 
 
 IMAGE = Box(0, 255, (3, 36, 36), np.uint8)
@@ -220,5 +220,10 @@ def test_numbers_that_change_during_training(module, build):
     )
     _, pipeline = build(module, schedule=scheduled)
     assert len(pipeline.listeners) == len(scheduled)
+    if module is sac:
+        _, pipeline = build(module, schedule=("alpha=linear:1:0.5",), learn_alpha=False)
+        assert len(pipeline.listeners) == 1
+        with pytest.raises(ConfigError, match=r"alpha is linear.* cannot change during training"):
+            build(module, schedule=("alpha=linear:1:0.5",))
     with pytest.raises(ConfigError, match=r"minibatch_size is linear.* cannot change during training"):
         build(module, schedule=("minibatch_size=linear:8:16",))
