@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlpipe import run_recipe
 from rlpipe.errors import ConfigError
 from rlpipe.losses import GAE
 from rlpipe.modules import CategoricalActor, Critic, Memory, WholeEpisodes
@@ -247,3 +248,12 @@ def test_values_over_sequences_need_their_own_minibatches():
     for device, name in (("cpu", "compile"), ("cuda", "cuda_graphs")):
         with pytest.raises(ConfigError, match=f"{name} is True with recurrent 'gru'"):
             reinforce.Config(**{**SMALL, "recurrent": "gru", "device": device, name: True})
+
+
+def test_a_size_without_a_memory_is_said_to_change_nothing(tmp_path, caplog):
+    short = {"total_frames": 64, "rollout_steps": 8, "num_envs": 8, "minibatch_size": 64, "final_eval_episodes": 1}
+    quiet = [{"recurrent": None}, {"recurrent": "gru", "recurrent_size": 8}]
+    for place, options in enumerate([*quiet, {"recurrent": None, "recurrent_size": 8}]):
+        assert not caplog.messages
+        run_recipe("ppo/positions", folder=tmp_path / str(place), loggers=(), **short, **options)
+    assert caplog.messages == ["rlpipe: --recurrent-size changes nothing without a memory: --recurrent gru or lstm"]
