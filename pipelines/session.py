@@ -17,7 +17,13 @@ import torch
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError, shown
 from rlpipe.pipelines.algorithms.recipes import Recipe
 from rlpipe.pipelines.build.environment import warn_of_unnamed
-from rlpipe.pipelines.build.oversights import misuse_in_one_line, recording, warn_of_unlearned, warn_of_unread
+from rlpipe.pipelines.build.oversights import (
+    misuse_in_one_line,
+    recording,
+    warn_of_no_memory,
+    warn_of_unlearned,
+    warn_of_unread,
+)
 from rlpipe.pipelines.build.schedules import check_scheduled
 from rlpipe.pipelines.build.weights import load_weights
 from rlpipe.pipelines.child_processes import check_main_guard
@@ -153,6 +159,8 @@ class Session:
         if source is not None:
             warn_of_unread(self.config, self.recipe.config(), read, source.files())
             warn_of_unlearned(pipeline.policy, pipeline.state)
+        else:
+            warn_of_no_memory(self.config, self.recipe.config())
         return pipeline
 
     def _open_run(self, pipeline: Pipeline, start: Start | None) -> Run:

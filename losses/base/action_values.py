@@ -24,6 +24,9 @@ class ActionValueLoss(Keyed, HasTargets):
         critics: each writes `state_action_value` `[*B, 1]`.
         gamma: discount factor.
         n_step: read the discount of the bootstrap from the batch; `gamma` is not used.
+
+    Raises:
+        ValueError: the critics are no `nn.ModuleList`, or there is none.
     """
 
     _AcceptedKeys = ActionValueKeys
@@ -32,6 +35,9 @@ class ActionValueLoss(Keyed, HasTargets):
 
     def __init__(self, actor: TensorDictModuleBase, critics: nn.ModuleList, gamma: float, *, n_step: bool) -> None:
         super().__init__()
+        if not isinstance(critics, nn.ModuleList) or not critics:
+            given = "an empty ModuleList" if isinstance(critics, nn.ModuleList) else f"a {type(critics).__name__}"
+            raise ValueError(f"{type(self).__name__} was given {given}; expected nn.ModuleList([critic, ...])")
         self.actor, self.critics, self.target_critics = actor, critics, frozen_copy(critics)
         self.gamma, self.n_step = gamma, n_step
 

@@ -15,6 +15,7 @@ from torchrl.objectives.value import ValueEstimatorBase
 
 from rlpipe.losses.base.keys import ActorCriticKeys, Keyed
 from rlpipe.losses.base.terms import action_keys
+from rlpipe.modules.recurrent import recurrent_parts, state_specs
 
 
 class ActorCriticLoss(Keyed, LossModule):
@@ -24,6 +25,9 @@ class ActorCriticLoss(Keyed, LossModule):
     `value` (what the critic writes), and for a value estimator `reward`, `done` and `terminated`.
 
     A subclass has a `forward`, and defines `set_in_keys`, which it calls at the end of its own `__init__`.
+
+    Raises:
+        ValueError: actor and critic have two memories that read the same state.
     """
 
     _AcceptedKeys = ActorCriticKeys
@@ -41,6 +45,12 @@ class ActorCriticLoss(Keyed, LossModule):
     def __init__(self, actor: TensorDictModuleBase, critic: TensorDictModuleBase | None) -> None:
         super().__init__()
         self.actor, self.critic = actor, critic
+        states = [key for part in recurrent_parts(self) for key in state_specs(part)]
+        if twice := [key for key in states if states.count(key) > 1]:
+            raise ValueError(
+                f"actor and critic have two memories with one state, {twice[0]!r}, so that one would go on from the "
+                "state of the other; share one, or name another state, which the policy that collects must write too"
+            )
 
     @property
     def value_estimator(self) -> TensorDictModuleBase:

@@ -102,6 +102,17 @@ def warn_of_unread(config: Any, default: Any, read: set[str], files: Iterable[Pa
         _LOG.warning("rlpipe: %s changes nothing: build does not read %s", options, reads)
 
 
+def warn_of_no_memory(config: Any, default: Any) -> None:
+    """Warn of a size that was given for a memory that the policy does not have.
+
+    Args:
+        config: of the run.
+        default: of its recipe.
+    """
+    if getattr(config, "recurrent", "") is None and config.recurrent_size != default.recurrent_size:
+        _LOG.warning("rlpipe: --recurrent-size changes nothing without a memory: --recurrent gru or lstm")
+
+
 def warn_of_unlearned(policy: nn.Module, state: Mapping[str, Any]) -> None:
     """Warn of parameters of the policy or of another part that take a gradient, and are in no optimizer.
 

@@ -94,7 +94,7 @@ class OptimizerConfig(CheckedConfig):
     amsgrad: bool = False
     """Use the AMSGrad variant of the optimiser."""
     lr: float = number(2e-3, above=0, at_most=LARGEST)
-    """Initial learning rate; high, to suit CartPole; 3e-4 is common."""
+    """Initial learning rate; those of CartPole are high, 3e-4 is common elsewhere."""
     lr_schedule: LearningRateSchedule = "linear"
     """How the learning rate falls during training: to 0 (`linear`, `cosine`), or in `steps`."""
     lr_factor: float = number(0.92, above=0, at_most=1)

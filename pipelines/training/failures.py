@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from rlpipe.errors import PolicyDivergedError, TrainingError
-from rlpipe.modules import GaussianActor
+from rlpipe.modules import DeterministicActor, GaussianActor
 from rlpipe.pipelines.devices import gpu_memory_for
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.runs.run_files import naming_checkpoint
@@ -64,7 +64,8 @@ def check_diverged(policy: nn.Module, error: TrainingError) -> None:
 
 def weights_of(policy: nn.Module) -> dict[str, Tensor]:
     """The tensors of a policy's state, except the bounds of its actions, which may be as large as they like."""
-    actors = [name for name, module in policy.named_modules() if isinstance(module, GaussianActor)]
+    kinds = (GaussianActor, DeterministicActor)
+    actors = [name for name, module in policy.named_modules() if isinstance(module, kinds)]
     bounds = {f"{name}.{bound}".lstrip(".") for name in actors for bound in ("low", "high")}
     state = policy.state_dict()
     return {name: each for name, each in state.items() if isinstance(each, Tensor) and name not in bounds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,11 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from rlpipe.modules.recurrent import state_specs
 from rlpipe.pipelines.checkpoints.parts import parts_of, together
 from rlpipe.pipelines.pipeline import Update
+
+_LOG = logging.getLogger("rlpipe")
 
 PRIORITY = "priority"
 """The entry of an update that becomes the priority of replayed transitions, `[B]`."""
@@ -146,6 +150,24 @@ def reads(update: Update) -> list[NestedKey] | None:
     """What an update says that it reads, its `in_keys`; `None` if it does not say."""
     keys = getattr(update, "in_keys", None)
     return None if keys is None else list(keys)
+
+
+def warn_of_single_steps(learn: Any) -> None:
+    """Warn of what learns from single steps with the states of a memory: no gradient says what to remember.
+
+    Args:
+        learn: has `held` and `in_keys`, and `sequences` if it can keep steps in order.
+    """
+    states = [key for part in learn.held.values() for key in state_specs(part) if key in learn.in_keys]
+    if not states or getattr(learn, "sequences", False):
+        return
+    can = hasattr(learn, "sequences")
+    instead = "with sequences=True it has the steps of an environment in order" if can else "replay has no sequences"
+    _LOG.warning(
+        "rlpipe: the memory of %r does not learn what to remember, because it learns from single steps; %s",
+        states[0],
+        instead,
+    )
 
 
 def reader_of(update: Any, key: NestedKey | None = None) -> str:

@@ -19,7 +19,7 @@ from rlpipe.pipelines.devices import REPLAY, gpu_memory_for
 from rlpipe.pipelines.pipeline import Update
 from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
 from rlpipe.pipelines.replay.state import saved_parts
-from rlpipe.pipelines.updates.combining import PRIORITY, mean_of, reader_of, reads, taken
+from rlpipe.pipelines.updates.combining import PRIORITY, mean_of, reader_of, reads, taken, warn_of_single_steps
 
 _BATCH = "--num-envs or --rollout-steps"
 Keys = Sequence[NestedKey]
@@ -143,6 +143,7 @@ class OnPolicy(_FromBatch):
             name = type(self.buffer.sampler).__name__
             raise ValueError(f"on_policy needs a buffer with a SamplerWithoutReplacement, this one has a {name}")
         _check_keys("on_policy", self.keys, self.update)
+        warn_of_single_steps(self)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         items, what = (len(batch), "sequences") if self.sequences else (batch.numel(), "frames")
@@ -182,6 +183,7 @@ class Once(_FromBatch):
 
     def __post_init__(self) -> None:
         _check_keys("once", self.keys, self.update)
+        warn_of_single_steps(self)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         with gpu_memory_for("an update with a whole batch", _BATCH):
@@ -210,6 +212,7 @@ class OffPolicy:
         if isinstance(sampler, PrioritizedSampler) and sampler.capacity < capacity:
             raise ValueError(f"the sampler is for {sampler.capacity} transitions, and the buffer has {capacity}")
         _check_keys("off_policy", self.keys, self.update)
+        warn_of_single_steps(self)
         weight = _loss_key(self.update, "priority_weight")
         if weight in _keys_for(self.keys, self.update) and not self._prioritized:
             raise ValueError(

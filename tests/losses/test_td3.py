@@ -14,6 +14,7 @@ from box_losses import (
     stacked,
 )
 from tensordict.nn import TensorDictModule
+from torch import nn
 from torchrl.data import Bounded
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives import TD3Loss as StockTD3Loss
@@ -134,3 +135,9 @@ def test_a_dimension_without_bounds_has_noise_in_its_own_units():
     loss = TD3CriticLoss(make_deterministic(), make_critics(), bounds=(low, high))
     assert loss.unit.tolist() == [1.0, 0.5]
     assert SPEC.shape == (16, 2)
+
+
+@pytest.mark.parametrize(("wrap", "named"), [(list, "a list"), (next, "a "), (lambda _: nn.ModuleList(), "an empty")])
+def test_critics_that_are_no_module_list_are_refused(wrap, named):
+    with pytest.raises(ValueError, match=f"TD3CriticLoss was given {named}.*; expected nn.ModuleList"):
+        TD3CriticLoss(make_deterministic(), wrap(iter(make_critics())))

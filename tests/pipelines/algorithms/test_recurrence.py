@@ -5,10 +5,13 @@ import itertools
 
 import pytest
 import torch
+from tensordict.nn import TensorDictSequential
 from torch import nn
+from torchrl.data import Categorical
 
+from rlpipe import run_recipe
 from rlpipe.errors import ConfigError
-from rlpipe.losses import GAE
+from rlpipe.losses import GAE, A2CLoss
 from rlpipe.modules import CategoricalActor, Critic, Memory, WholeEpisodes
 from rlpipe.pipelines.algorithms import a2c, ppo, reinforce
 from rlpipe.pipelines.replay.episodes import EpisodeBuffer
@@ -247,3 +250,24 @@ def test_values_over_sequences_need_their_own_minibatches():
     for device, name in (("cpu", "compile"), ("cuda", "cuda_graphs")):
         with pytest.raises(ConfigError, match=f"{name} is True with recurrent 'gru'"):
             reinforce.Config(**{**SMALL, "recurrent": "gru", "device": device, name: True})
+
+
+def test_a_size_without_a_memory_is_said_to_change_nothing(tmp_path, caplog):
+    short = {"total_frames": 64, "rollout_steps": 8, "num_envs": 8, "minibatch_size": 64, "final_eval_episodes": 1}
+    quiet = [{"recurrent": None}, {"recurrent": "gru", "recurrent_size": 8}]
+    for place, options in enumerate([*quiet, {"recurrent": None, "recurrent_size": 8}]):
+        assert not caplog.messages
+        run_recipe("ppo/positions", folder=tmp_path / str(place), loggers=(), **short, **options)
+    assert caplog.messages == ["rlpipe: --recurrent-size changes nothing without a memory: --recurrent gru or lstm"]
+
+
+def test_two_memories_of_one_state_are_refused():
+    def remembering(module, **state):
+        return TensorDictSequential(Memory(nn.Linear(2, 3), 3, 3, "gru", **state), module)
+
+    actor = remembering(CategoricalActor(nn.Linear(3, 2), Categorical(2, (2,)), in_keys=["memory"]))
+    critic = Critic(nn.Linear(3, 1), in_keys=["memory"])
+    A2CLoss(actor, TensorDictSequential(actor[0], critic))
+    A2CLoss(actor, remembering(critic, state="second"))
+    with pytest.raises(ValueError, match="two memories with one state, 'recurrent_state'"):
+        A2CLoss(actor, remembering(critic))

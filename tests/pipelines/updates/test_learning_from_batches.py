@@ -4,12 +4,13 @@ import pytest
 import torch
 from small_losses import make_two_action_modules, two_steps
 from tensordict import TensorDict
+from tensordict.nn import TensorDictSequential
 from torch import nn
-from torchrl.data import LazyTensorStorage, ListStorage, ReplayBuffer
+from torchrl.data import Categorical, LazyTensorStorage, ListStorage, ReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
 from rlpipe.losses import GAE, ClipPPOLoss
-from rlpipe.modules import MLP, Critic
+from rlpipe.modules import MLP, CategoricalActor, Critic, Memory, over_episodes
 from rlpipe.pipelines.replay.state import NotSaved, ReplayState
 from rlpipe.pipelines.updates.combining import every, in_turn
 from rlpipe.pipelines.updates.learning import off_policy, on_policy, once
@@ -255,3 +256,25 @@ def test_a_buffer_that_cannot_be_saved_is_told_of_when_it_is_saved():
         part.state_dict()
     with pytest.raises(TypeError, match="no checkpoint holds a ListStorage"):
         part.load_state_dict({})
+
+
+def test_a_memory_that_learns_from_single_steps_is_named(caplog):
+    memory = Memory(MLP(4, 8, ()), 8, 3, "gru")
+    head = CategoricalActor(nn.Linear(3, 2), Categorical(2, (2,)), in_keys=["memory"])
+    actor, critic = (TensorDictSequential(memory, each) for each in (head, Critic(nn.Linear(3, 1), in_keys=["memory"])))
+    loss = ClipPPOLoss(actor, critic)
+    step = gradient_step(loss, torch.optim.SGD(loss.parameters(), 0.1))
+
+    def rounds():
+        return ReplayBuffer(storage=ListStorage(4), sampler=SamplerWithoutReplacement(), batch_size=2)
+
+    on_policy(GAE(critic), rounds(), step, epochs=1, sequences=True)
+    once(step, advantage=GAE(critic), sequences=True)
+    once(gradient_step(over_episodes(actor), step.optimizer), keys=["observation", "is_init"])
+    assert not caplog.messages
+    on_policy(GAE(critic), rounds(), lambda minibatch: step(minibatch), epochs=1, keys=loss.in_keys)  # noqa: PLW0108
+    once(step, advantage=GAE(critic))
+    off_policy(ReplayBuffer(storage=ListStorage(4), batch_size=2), step, updates=1, warmup=0, keys=loss.in_keys)
+    named = "rlpipe: the memory of 'recurrent_state' does not learn what to remember"
+    assert [each.split(",")[0] for each in caplog.messages] == [named] * 3
+    assert [each.split("; ")[1][:11] for each in caplog.messages] == ["with sequen"] * 2 + ["replay has "]
