@@ -168,11 +168,11 @@ def snapshot(tensors: Sequence[Tensor]) -> Callable[[], None]:
     generator, others = torch.get_rng_state(), [torch.cuda.get_rng_state(each) for each in devices]
 
     def restore() -> None:
-        with torch.no_grad():
-            for each, before in zip(tensors, kept, strict=True):
-                # a view that repeats its elements cannot be written into, and nothing has done so
-                if differ(each, before):
-                    each.copy_(before)
+        for each, before in zip(tensors, kept, strict=True):
+            # a view that repeats its elements cannot be written into, and nothing has done so
+            if not any(size > 1 and not step for size, step in zip(each.shape, each.stride(), strict=True)):
+                # not a change to what watches the tensor
+                each.data.copy_(before)
         torch.set_rng_state(generator)
         for device, state in zip(devices, others, strict=True):
             torch.cuda.set_rng_state(state, device)

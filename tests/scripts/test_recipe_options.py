@@ -29,7 +29,8 @@ def test_every_recipe_trains_for_a_few_hundred_frames(name, capsys):
         pytest.importorskip("ale_py")
         frames = 256
     options = ["--total-frames", str(frames), "--run-dir", "run", "--json", *SHORT]
-    if getattr(find_recipe(name).config(), "replay", False):
+    config = find_recipe(name).config()
+    if hasattr(config, "warmup_frames") and getattr(config, "replay", True):
         options += ["--warmup-frames", "64"]
     if name.endswith("/atari"):
         small = (

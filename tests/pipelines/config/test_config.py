@@ -126,7 +126,7 @@ def test_a_config_of_an_older_version_is_read():
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ConfigError, match="no recipe is called 'dqn/target-net'; did you mean dqn/target-network"):
         find_recipe("dqn/target-net")
-    with pytest.raises(ConfigError, match="there are ppo, dqn, a2c, reinforce, qr-dqn, dqn/online"):
+    with pytest.raises(ConfigError, match="there are ppo, dqn, a2c, reinforce, qr-dqn, sac, td3, dqn/online"):
         find_recipe("zzzzzz")
     with pytest.raises(ConfigError, match="no algorithm is called 'os'"):
         builder("os")
