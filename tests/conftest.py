@@ -20,8 +20,8 @@ os.fsync = os.fstat
 
 # tests/fuzz has twelve tests of so many cases each; the same cases in every run, but for `make soak`
 _FUZZ = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("rlpipe", derandomize=True, max_examples=100, **_FUZZ)
-settings.register_profile("soak", max_examples=2_000, **_FUZZ)
+settings.register_profile("rlpipe", derandomize=True, max_examples=50, **_FUZZ)
+settings.register_profile("soak", max_examples=1_000, **_FUZZ)
 settings.load_profile("soak" if os.environ.get("RLPIPE_SOAK") else "rlpipe")
 
 
