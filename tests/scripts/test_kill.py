@@ -8,6 +8,7 @@ import pty
 import random
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -175,6 +176,7 @@ def test_kills_of_a_run_with_processes_leave_none_of_them(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 def test_a_compiled_run_goes_on_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
