@@ -198,7 +198,7 @@ def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], Non
     """Show a bar of the steps; an episode that ends early counts as complete."""
     from tqdm import tqdm
 
-    from rlpipe.pipelines.envs.make import env_spec
+    from rlpipe.pipelines.envs.arguments.known import env_spec
 
     limits = (
         player.max_steps,
