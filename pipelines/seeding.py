@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Seeds:
@@ -85,8 +88,13 @@ class GlobalRandom:
     def kept(self, seed: int | None = None) -> Iterator[None]:
         """Restore the generators at the end of the block, and PyTorch's threads, default type and determinism.
 
-        Within the block they are seeded if there is a `seed`.
+        Within the block they are seeded if there is a `seed`. Threads wait for one another here, because these, and
+        whether policies explore, are settings of the process.
         """
+        with _ONE_AT_A_TIME:
+            yield from self._kept(seed)
+
+    def _kept(self, seed: int | None) -> Iterator[None]:
         state, first = self.state_dict(), torch.initial_seed()
         threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
         deterministic = torch.get_deterministic_debug_mode()

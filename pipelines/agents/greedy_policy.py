@@ -24,7 +24,7 @@ from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
 from rlpipe.pipelines.envs.observations import MASK
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.agents.load import Trained
+    from rlpipe.pipelines.agents.agent import Agent
 
 _WIDEST, _MOST = 10.0, 255
 _WITH_LOG_PROB: set[Any] = {StochasticActor.compute, JointActor.compute}
@@ -44,7 +44,7 @@ class GreedyPolicy(nn.Module):
         ConfigError: the policy or a transform of its observation cannot be exported.
     """
 
-    def __init__(self, agent: Trained) -> None:
+    def __init__(self, agent: Agent) -> None:
         super().__init__()
         modules = tensor_modules(agent.policy)
         if modules is None:

@@ -31,14 +31,14 @@ from rlpipe.pipelines.pipeline import each_of
 from rlpipe.pipelines.seeding import Seeds
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.agents.load import Trained
+    from rlpipe.pipelines.agents.agent import Agent
 
 State = tuple[np.ndarray, ...] | None
 """What a policy remembers: an array for each of its states."""
 
 
 class Predictor:
-    """See `Trained.predict`.
+    """See `Agent.predict`.
 
     Args:
         agent: its policy gets generators of its own, and is in evaluation mode from then on.
@@ -47,7 +47,7 @@ class Predictor:
         ConfigError: a transform of the observation spans several steps.
     """
 
-    def __init__(self, agent: Trained) -> None:
+    def __init__(self, agent: Agent) -> None:
         base = agent.environment
         actions = base.envs.single_action_space
         self._observations = _Observations(base.envs.single_observation_space, actions)
@@ -111,7 +111,7 @@ class AnyPolicy:
         ConfigError: a transform spans several steps.
     """
 
-    def __init__(self, agent: Trained, observed: Iterable[Key]) -> None:
+    def __init__(self, agent: Agent, observed: Iterable[Key]) -> None:
         keys, self._policy = set(observed), agent.policy
         reading = [each for each in each_of(agent.transforms) if keys & set(each.in_keys)]
         for each in reading:
@@ -134,7 +134,7 @@ class AnyPolicy:
         return self._policy(step)
 
 
-def _function_of(agent: Trained, observed: Iterable[Key]) -> Callable[[dict[Key, Tensor]], Any]:
+def _function_of(agent: Agent, observed: Iterable[Key]) -> Callable[[dict[Key, Tensor]], Any]:
     """From the entries of a step to those that the policy writes; without TensorDicts where that can be."""
     try:
         return GreedyPolicy(agent).decide
