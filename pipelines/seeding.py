@@ -84,6 +84,10 @@ class GlobalRandom:
         np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
         random.seed(seed)
 
+    def alone(self) -> contextlib.AbstractContextManager[object]:
+        """Within, other threads wait that want the settings of the process to themselves, as `kept` does."""
+        return _ONE_AT_A_TIME
+
     @contextlib.contextmanager
     def kept(self, seed: int | None = None) -> Iterator[None]:
         """Restore the generators at the end of the block, and PyTorch's threads, default type and determinism.
@@ -91,7 +95,7 @@ class GlobalRandom:
         Within the block they are seeded if there is a `seed`. Threads wait for one another here, because these, and
         whether policies explore, are settings of the process.
         """
-        with _ONE_AT_A_TIME:
+        with self.alone():
             yield from self._kept(seed)
 
     def _kept(self, seed: int | None) -> Iterator[None]:
