@@ -14,6 +14,7 @@ from rlpipe.formatting import statistics
 from rlpipe.pipelines.agents.limits import check_evaluation
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
 USAGE = (
@@ -48,7 +49,8 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     # fails fast, before heavy imports
     read_run(path, options.trust_module)
 
-    from rlpipe.pipelines.agents.load import load
+    with starting(str(path)):
+        from rlpipe.pipelines.agents.load import load
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     agent = load(path, trust=options.trust_module)

@@ -15,6 +15,7 @@ from rlpipe.pipelines.checkpoints.names import frames_of
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
 USAGE = "rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]"
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or _default_name(described, checkpoint, SUFFIXES[kind])
     check_new(out, kind)
 
-    from rlpipe.pipelines.agents.load import load
+    with starting(str(path)):
+        from rlpipe.pipelines.agents.load import load
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     # the checkpoint found above, even if a newer one appears meanwhile

@@ -11,8 +11,9 @@ from gymnasium.spaces import Box
 
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.envs import EnvConfig, VectorEnv, env_spec
+from rlpipe.pipelines.envs.arguments.known import UnknownEnvError
 from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
-from rlpipe.pipelines.envs.make import UnknownEnvError, make_env_of_any_size
+from rlpipe.pipelines.envs.make import make_env_of_any_size
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.user_modules import UNNAMED, UNWRITTEN, module_of
 
