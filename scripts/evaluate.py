@@ -15,10 +15,6 @@ from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse_run
 from rlpipe.scripts.main import run
 
-USAGE = (
-    "rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] [--trust-module NAME ...] [--json]"
-)
-
 
 @dataclass(frozen=True)
 class Options(RunOptions):
@@ -36,7 +32,9 @@ class Options(RunOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and print the result."""
-    path, options = parse_run(Options, arguments, "evaluate", USAGE, RUN)
+    path, options = parse_run(
+        Options, arguments, "evaluate", f"Measure the returns of a run's agent in new episodes. {RUN}"
+    )
     check_limits(options, episodes=(1, 1_000_000), eval_envs=(1, 1_000))
     summary = _evaluate(path, options)
     print(json.dumps(summary) if options.json else _describe(summary))

@@ -18,10 +18,6 @@ from rlpipe.scripts.cli.options import RunOptions, parse_run
 from rlpipe.scripts.display.progress_bar import describe, display
 from rlpipe.scripts.main import run
 
-USAGE = (
-    "rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] "
-    "[--trust-module NAME ...] [--json] [--quiet | --watch]"
-)
 DESCRIPTION = "Continue the run folder RUN from its newest complete checkpoint, with its own settings."
 _UNCHANGED = ("unchanged",)
 
@@ -44,7 +40,7 @@ class Options(RunOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """Continue a run from its newest complete checkpoint, and print the summary."""
-    folder, options = parse_run(Options, arguments, "resume", USAGE, DESCRIPTION)
+    folder, options = parse_run(Options, arguments, "resume", DESCRIPTION)
     _check_path(folder)
     summary = _resume(folder, read_description(folder, options.trust_module), options)
     print(json.dumps(summary) if options.json else describe(summary))

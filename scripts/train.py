@@ -12,6 +12,7 @@ from rlpipe.errors import ConfigError, exists_already
 from rlpipe.pipelines.algorithms.recipes import RECIPES, Recipe, find_recipe
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
+from rlpipe.scripts.cli.help import filled, heading, listed
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
 from rlpipe.scripts.display.progress_bar import describe, display
@@ -23,22 +24,31 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
 
 
-USAGE = f"""usage: rlpipe train RECIPE [options]
-       rlpipe train FILE.py [options]
+EXAMPLES = (
+    ("rlpipe train ppo", "a recipe as it is"),
+    ("rlpipe train ppo --env-id Acrobot-v1 --seed 3", "another environment and seed"),
+    ("rlpipe train ppo --watch", "a live view of the training"),
+    ("rlpipe train ppo --seeds 0-9 --jobs 2", "ten seeds, two at a time"),
+    ("rlpipe train my_ppo.py", "an algorithm of your own"),
+    ("rlpipe train --resume RUN", "continue a run"),
+)
 
-Train an agent with a recipe; rlpipe train RECIPE --help lists the recipe's options.
-rlpipe train FILE.py, or module:name, trains an algorithm of your own, a Config and a build(config) -> Pipeline.
-rlpipe train --resume RUN continues a run, see rlpipe resume --help.
-rlpipe train RECIPE --seeds 0-9 --jobs 2 trains ten seeds, two at a time, and summarises their results.
 
-recipes: {", ".join(RECIPES)}
-"""
+def usage() -> str:
+    """What `rlpipe train` says without a recipe."""
+    recipes = filled(", ".join(RECIPES))
+    return (
+        "usage: rlpipe train RECIPE [options]\n\nTrain an agent, evaluate it, and write a run folder.\n\n"
+        + "\n".join([heading("examples"), *listed(EXAMPLES, 50)])
+        + f"\n\n{heading('recipes')} (rlpipe recipes says what they are)\n{recipes}\n\n"
+        "rlpipe train RECIPE --help lists the options of a recipe.\n"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train, evaluate, and print a summary."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(usage(), end="")
         return 0
     if arguments[0] == "--resume":
         return resume(arguments[1:])
