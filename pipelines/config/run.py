@@ -80,7 +80,7 @@ class OutputConfig(CheckedConfig):
     log_every: int = number(1, at_least=1, at_most=MANY)
     """Frames between two lines of metrics, at least a batch; a line is the mean over its batches."""
     curve_window: int = number(WINDOW, at_least=1, at_most=MANY)
-    """Episodes in the moving mean of `curve.png`."""
+    """Episodes in the mean training return that `curve.png` and the live view show."""
     gif: bool = False
     """Render an episode of the trained policy to `agent.gif`."""
 
