@@ -13,6 +13,7 @@ from typing import Any
 from rlpipe.formatting import statistics
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse_run
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
 
@@ -45,9 +46,10 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     # fails fast, before heavy imports
     read_run(path, options.trust_module)
 
-    from rlpipe.pipelines.agents.load import trained
-    from rlpipe.pipelines.collectors.evaluation import evaluate, most_copies
-    from rlpipe.pipelines.seeding import Seeds
+    with starting(str(path)):
+        from rlpipe.pipelines.agents.load import trained
+        from rlpipe.pipelines.collectors.evaluation import evaluate, most_copies
+        from rlpipe.pipelines.seeding import Seeds
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     with trained(path, options.trust_module) as agent:

@@ -16,6 +16,7 @@ from rlpipe.pipelines.checkpoints.names import frames_of
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
 Format = Literal["onnx", "torch", "safetensors"]
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"out {out} cannot be made: there is no folder {out.parent}")
 
-    from rlpipe.pipelines.agents.export import check_format, export
-    from rlpipe.pipelines.agents.load import trained
+    with starting(str(path)):
+        from rlpipe.pipelines.agents.export import check_format, export
+        from rlpipe.pipelines.agents.load import trained
 
     check_format(kind)
     logging.getLogger("torchrl").setLevel(logging.WARNING)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.formatting import column
-from rlpipe.pipelines.render.film import check_movie
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.training.signals import Interruption
 from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse, parse_run
 from rlpipe.scripts.cli.text import printable
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 from rlpipe.user_files import load_trusted
 
@@ -73,12 +73,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _render(path: Path | None, options: Options) -> dict[str, Any]:
-    out = options.out or (None if options.screen else Path("agent.gif"))
-    if out is not None:
-        check_movie(out)
     if path is not None:
         # fails fast, before heavy imports
         read_run(path, options.trust_module)
+    out = options.out or (None if options.screen else Path("agent.gif"))
+    if out is not None:
+        from rlpipe.pipelines.render.film import check_movie
+
+        check_movie(out)
     load_trusted(options.trust_module)
     _check_opengl()
     if not options.screen:
@@ -120,12 +122,13 @@ def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
 @contextlib.contextmanager
 def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
     """The player, and what the summary says about it."""
-    from rlpipe.pipelines.agents.environment import check_known
-    from rlpipe.pipelines.agents.load import read_settings, trained
-    from rlpipe.pipelines.envs import EnvConfig
-    from rlpipe.pipelines.envs.rendering import check_drawable
-    from rlpipe.pipelines.render.player import Player
-    from rlpipe.pipelines.seeding import Seeds
+    with starting(str(path or options.random), quiet=options.quiet):
+        from rlpipe.pipelines.agents.environment import check_known
+        from rlpipe.pipelines.agents.load import read_settings, trained
+        from rlpipe.pipelines.envs import EnvConfig
+        from rlpipe.pipelines.envs.rendering import check_drawable
+        from rlpipe.pipelines.render.player import Player
+        from rlpipe.pipelines.seeding import Seeds
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     played: dict[str, Any] = {
@@ -196,7 +199,7 @@ def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], Non
     """Show a bar of the steps; an episode that ends early counts as complete."""
     from tqdm import tqdm
 
-    from rlpipe.pipelines.envs.make import env_spec
+    from rlpipe.pipelines.envs.arguments.known import env_spec
 
     limits = (
         player.max_steps,

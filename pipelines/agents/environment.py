@@ -8,7 +8,7 @@ from typing import Any
 
 from rlpipe.errors import CheckpointError
 from rlpipe.pipelines.envs import EnvConfig, env_spec
-from rlpipe.pipelines.envs.make import UnknownEnvError
+from rlpipe.pipelines.envs.arguments.known import UnknownEnvError
 from rlpipe.user_modules import UNNAMED, UNWRITTEN, module_of
 
 _IDS, _ARGUMENTS = ("env_id", "eval_env_id"), ("env_kwargs", "eval_env_kwargs")

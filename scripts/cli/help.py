@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import inspect
 import os
 import re
@@ -133,8 +132,9 @@ def _options(holder: Any, group: str, family: Sequence[type]) -> Iterator[Option
         name, default = each.name, getattr(holder, each.name, each.default)
         if name == "config":
             # a Config may have a field that a run reads without inheriting it
-            read = importlib.import_module("rlpipe.pipelines.config.run").SessionConfig
-            yield from _options(default, "algorithm", (*type(default).__mro__, *read.__mro__))
+            from rlpipe.pipelines.config.run import SessionConfig
+
+            yield from _options(default, "algorithm", (*type(default).__mro__, *SessionConfig.__mro__))
             continue
         owner = next(each for each in reversed(family) if name in vars(each).get("__dataclass_fields__", ()))
         named = vars(owner).get("help_group", group)
