@@ -79,7 +79,7 @@ def _describe(summary: dict[str, Any]) -> str:
     how = "sampled" if summary["stochastic"] else "greedy"
     rate = f", success {evaluation['success_rate']:.1%}" if "success_rate" in evaluation else ""
     return (
-        f"{summary['recipe']} on {summary['env_id']}: return {found['mean']} +- {found['std']} over "
+        f"{summary['recipe']} on {summary['env_id']}: evaluation return {found['mean']} +- {found['std']} over "
         f"{evaluation['episodes']} {how} episodes ({found['min']} to {found['max']}){rate}"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Train, evaluate, and print a summary."""
+    began = time.perf_counter()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             env_spec(env_id)
     if options.seeds is not None or options.jobs is not None:
         return train_seeds(recipe, options, arguments[1:], find_weights(recipe, options))
-    summary = _train(recipe, options)
+    summary = _train(recipe, options, began)
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
 
@@ -90,7 +92,7 @@ def _find(name: str, *, quiet: bool) -> Recipe:
         return find_recipe(name)
 
 
-def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
+def _train(recipe: Recipe, options: Options[TrainConfig], began: float) -> dict[str, Any]:
     from rlpipe.pipelines.config.json_form import checked
 
     config = checked(options.config)
@@ -102,6 +104,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     shown = display(recipe.name, config, watch=options.watch, quiet=options.quiet)
     with starting(f"{recipe.name} on {config.env_id}, seed {config.seed}", quiet=options.quiet, in_files=True):
         from rlpipe.pipelines.session import Session
+        from rlpipe.pipelines.summary import Stopwatch
 
     session = Session(
         recipe,
@@ -111,6 +114,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
         start_from=None if start is None else start.path,
         display=shown,
         loggers=loggers,
+        watch=Stopwatch(began),
     )
     return session.run(start)
 

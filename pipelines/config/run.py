@@ -26,9 +26,9 @@ class StoppingConfig(CheckedConfig):
     total_episodes: int | None = number(None, at_least=1, at_most=MANY)
     """Stop once this many episodes have ended."""
     stop_at_return: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once an evaluation's mean return reaches this."""
+    """Stop once an evaluation return, the mean over its episodes, reaches this."""
     stop_at_mean: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once the mean return of the last `stop_window` training episodes reaches this."""
+    """Stop once the mean training return of the last `stop_window` episodes reaches this."""
     stop_window: int = number(100, at_least=1, at_most=1_000_000)
     """Number of episodes in that mean."""
     stop_after_successes: int | None = number(None, at_least=1, at_most=MANY)
