@@ -89,7 +89,7 @@ def _mend_token(element: Element) -> None:
     elif name == "mo" and text == "|" and element.get("form"):
         # or it touches what it encloses
         element.set("rspace" if element.get("form") == "prefix" else "lspace", "0.1em")
-    elif name == "mo" and text[:1].isalpha():
+    elif name == "mo" and re.match("[a-zA-Z]", text):
         element.tag = _tag("mi")
     elif name == "mrow" and len(element) > 1 and all(each.get("mathvariant") == "normal" for each in element):
         # upright letters are one word
