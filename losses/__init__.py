@@ -1,5 +1,6 @@
 """What is minimised: equations (`rlpipe.losses.functional`) and the losses made of them."""
 
+from rlpipe.kinds import Normalization
 from rlpipe.losses import functional
 from rlpipe.losses.a2c import A2CLoss
 from rlpipe.losses.advantage import GAE
@@ -23,7 +24,7 @@ from rlpipe.losses.base.terms import (
 from rlpipe.losses.dqn import DQNLoss
 from rlpipe.losses.ppo import ClipPPOLoss
 from rlpipe.losses.qr_dqn import QRDQNLoss
-from rlpipe.losses.reinforce import Normalization, ReinforceLoss
+from rlpipe.losses.reinforce import ReinforceLoss
 from rlpipe.losses.returns import NStep, ReturnToGo
 from rlpipe.losses.sac import SACLoss
 from rlpipe.losses.td3 import TD3ActorLoss, TD3CriticLoss

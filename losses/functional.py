@@ -8,14 +8,12 @@ where it must not: termination cuts the bootstrap, `done` (terminated or truncat
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Regression = Literal["mse", "smooth_l1"]
-"""How a value is regressed on its target, as PyTorch defines the two: no factor 0.5 in `mse`."""
+from rlpipe.kinds import Regression
 
 
 def q_learning_target(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from rlpipe.kinds import Normalization
 from rlpipe.losses import functional as F
 from rlpipe.losses.base.actor_critic import ActorCriticLoss
 from rlpipe.losses.base.keys import ReinforceKeys
 from rlpipe.losses.base.terms import column, policy_terms, standardized, value_terms, written_keys
 from rlpipe.modules.networks import computed_once
-
-Normalization = Literal["none", "batch", "episode"]
-"""Over what returns are brought to mean 0 and standard deviation 1."""
 
 
 class ReinforceLoss(ActorCriticLoss):

@@ -1,5 +1,6 @@
 """What is learned, and what acts: TensorDictModules on TorchRL's key names."""
 
+from rlpipe.kinds import Activation, Initialization, MemoryKind, ScheduleKind
 from rlpipe.modules.actors import CategoricalActor, DeterministicActor, GaussianActor, exploring, only_allowed
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import Bernoulli, JointChoices, MultiCategorical
@@ -16,15 +17,12 @@ from rlpipe.modules.exploration import (
     OrnsteinUhlenbeck,
     RandomWarmup,
     Schedule,
-    ScheduleKind,
     make_schedule,
 )
 from rlpipe.modules.networks import (
     CNN,
     MLP,
-    Activation,
     DuelingHead,
-    Initialization,
     Network,
     Shared,
     computed_once,
@@ -37,7 +35,7 @@ from rlpipe.modules.policies import (
     policy_outputs,
     stochastic_actor,
 )
-from rlpipe.modules.recurrent import Memory, MemoryKind, WholeEpisodes, over_episodes
+from rlpipe.modules.recurrent import Memory, WholeEpisodes, over_episodes
 from rlpipe.modules.tables import ActionValueTable, PreferenceTable
 from rlpipe.modules.value_networks import ActionValueCritic, Critic, QActor, QuantileActor
 

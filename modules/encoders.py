@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Unbounded
 from torchrl.data import OneHot as OneHotSpec
 
+from rlpipe.kinds import Initialization
 from rlpipe.modules.base import FINE, kind_of
 from rlpipe.modules.choices import nvec_of
 from rlpipe.modules.images import image_scale, is_image
-from rlpipe.modules.networks import CNN, Initialization
+from rlpipe.modules.networks import CNN
 
 NOT_ENCODED = ("step_count", "episode_reward", "action_mask", "lives")
 """Entries at the root of an observation that are counters and masks, not what a network sees."""

@@ -6,19 +6,16 @@ import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from rlpipe.kinds import Activation, Initialization
 from rlpipe.modules.base import keys_read
 from rlpipe.modules.images import ImageLayout
 
-Activation = Literal["relu", "tanh", "silu"]
-"""Activations between layers, by name."""
-Initialization = Literal["default", "orthogonal", "xavier"]
-"""Initialisation of linear and convolutional layers; `default` is PyTorch's, the others have zero biases."""
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 

@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from types import FrameType
+
+from rlpipe.errors import ConfigError
 
 NO_GUARD = (
     "the script has no main guard: each process that it starts imports it, and would run it again; put what it does "
@@ -76,3 +79,15 @@ def stay_with_parent() -> bool:
     parent = multiprocessing.parent_process()
     # in a container, a parent that is alive may be process 1
     return parent is None or os.getppid() != 1 or parent.pid == 1
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`.
+
+    Raises:
+        ConfigError: the address has another form.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or re.search(r"[\s/@]", host):
+        raise ConfigError(f"ray_address is {address!r}; expected HOST:PORT, as `ray start --head` prints it")
+    return host.strip("[]"), int(port)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tensordict import TensorDict
@@ -20,10 +18,6 @@ from rlpipe.errors import ConfigError, GPUMemoryError
 
 REPLAY = ("the replay buffer", "--buffer-size")
 """For `gpu_memory_for`: a buffer allocates its memory when it is first written."""
-
-
-Execution = Literal["eager", "recorded", "compiled", "graphed"]
-"""How a gradient is computed, see `make_gradient`."""
 
 
 def check_memory(what: str, needed: int, device: torch.device, advice: str = "") -> None:
@@ -98,15 +92,3 @@ def sent(batch: TensorDict, device: torch.device) -> TensorDict:
     for key, value in zip(keys, moved([batch.get(key) for key in keys], device), strict=True):
         there.set(key, value)
     return there
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`.
-
-    Raises:
-        ConfigError: the address has another form.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or re.search(r"[\s/@]", host):
-        raise ConfigError(f"ray_address is {address!r}; expected HOST:PORT, as `ray start --head` prints it")
-    return host.strip("[]"), int(port)

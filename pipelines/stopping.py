@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlpipe.formatting import figure
-from rlpipe.pipelines.checkpoints.state_checks import check_like, check_numbers
 
 _ENDLESS = -1
 
@@ -87,6 +86,8 @@ class StoppingRule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
         # a checkpoint of an older version has no such entry
+        from rlpipe.pipelines.checkpoints.state_checks import check_like, check_numbers  # noqa: PLC0415 - heavy
+
         state = {"until": None, **state}
         check_like(StoppingRule().state_dict(), state)
         if type(state["until"]) not in (int, type(None)):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -13,6 +16,26 @@ def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
+        with quick_imports():
+            return getattr(importlib.import_module(homes[name]), name)
 
     return load
+
+
+@contextlib.contextmanager
+def quick_imports(*, of_a_command: bool = False) -> Iterator[None]:
+    """Import PyTorch and TorchRL within, without the garbage collector: they make a million objects, all of which stay.
+
+    Args:
+        of_a_command: whether the process is rlpipe's own. Then these objects are also taken out of later collections,
+            during training and at exit. A user's program has objects of its own, which `gc.freeze` would concern too.
+    """
+    was_on, was_there = gc.isenabled(), "torch" in sys.modules
+    gc.disable()
+    try:
+        yield
+    finally:
+        if of_a_command and not was_there:
+            gc.freeze()
+        if was_on:
+            gc.enable()

@@ -16,6 +16,7 @@ from rlpipe.pipelines.runs.loggers.loggers import Kind, check_option
 from rlpipe.pipelines.runs.read import read_description, split_choice
 from rlpipe.scripts.cli.options import RunOptions, parse_run
 from rlpipe.scripts.display.progress_bar import describe, display
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
 USAGE = (
@@ -75,7 +76,8 @@ def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[s
         said = f"run {folder} has listeners ({', '.join(map(str, names))})"
         raise ConfigError(f"{said}; continue it from Python: {recipe.resume_from_python(folder)}")
 
-    from rlpipe.pipelines.session import Session, continue_run
+    with starting(f"{described['recipe']}, {folder}", quiet=options.quiet, in_files=True):
+        from rlpipe.pipelines.session import Session, continue_run
 
     session = Session(
         recipe,

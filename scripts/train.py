@@ -15,6 +15,7 @@ from rlpipe.pipelines.runs.new_folder import default_folder
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
 from rlpipe.scripts.display.progress_bar import describe, display
+from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 from rlpipe.scripts.resume import main as resume
 from rlpipe.scripts.seeds.train_seeds import main as train_seeds
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
         )
-    recipe = find_recipe(arguments[0])
+    recipe = _find(arguments[0], quiet="--quiet" in arguments)
     default = recipe.config()
     prog = recipe.name if recipe.source is None else recipe.source.text
     options = parse(
@@ -59,6 +60,11 @@ def main(arguments: Sequence[str]) -> int:
         default=Options(default),
         owners=recipe.owners,
     )
+    if recipe.source is None:
+        from rlpipe.pipelines.envs.arguments.known import env_spec
+
+        for env_id in filter(None, (options.config.env_id, options.config.eval_env_id)):
+            env_spec(env_id)
     if options.seeds is not None or options.jobs is not None:
         return train_seeds(recipe, options, arguments[1:], find_weights(recipe, options))
     summary = _train(recipe, options)
@@ -66,9 +72,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _find(name: str, *, quiet: bool) -> Recipe:
+    if name in RECIPES:
+        return RECIPES[name]
+    # the algorithm in a user's file, which imports PyTorch
+    with starting(name, quiet=quiet or not name.partition(":")[0].endswith(".py"), in_files=True):
+        return find_recipe(name)
+
+
 def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     from rlpipe.pipelines.config.json_form import checked
-    from rlpipe.pipelines.session import Session
 
     config = checked(options.config)
     folder = options.run_dir or default_folder(recipe.name, config.seed)
@@ -77,6 +90,9 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     loggers = check_loggers(check_option(options.logger))
     start = find_weights(recipe, options)
     shown = display(recipe.name, config, watch=options.watch, quiet=options.quiet)
+    with starting(f"{recipe.name} on {config.env_id}, seed {config.seed}", quiet=options.quiet, in_files=True):
+        from rlpipe.pipelines.session import Session
+
     session = Session(
         recipe,
         config,

@@ -17,7 +17,7 @@ ATTRIBUTES |= {"os.system", "os.popen", "pandas.read_pickle", "pd.read_pickle"}
 METHODS = {"load_memmap", "load_memmap_", "memmap_like", "read_pickle"}
 IMPORTERS = {
     "importlib.import_module(homes[name])",
-    "importlib.import_module(f'rlpipe.pipelines.algorithms.{name}')",
+    "importlib.import_module(f'rlpipe.pipelines.algorithms.{folder}{name}')",
     "importlib.import_module(f'rlpipe.scripts.{command}')",
     "importlib.import_module(f'rlpipe.scripts.benchmarks.{name}')",
     "importlib.import_module(package)",

@@ -10,7 +10,7 @@ import pytest
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.main import run
 

@@ -1,5 +1,6 @@
 """What adds random actions behind a policy, and the schedules of how many."""
 
+from rlpipe.kinds import ScheduleKind
 from rlpipe.modules.exploration.epsilon import EpsilonGreedy
 from rlpipe.modules.exploration.explorer import Explorer
 from rlpipe.modules.exploration.noise import GaussianNoise, OrnsteinUhlenbeck
@@ -9,7 +10,6 @@ from rlpipe.modules.exploration.schedules import (
     Harmonic,
     Linear,
     Schedule,
-    ScheduleKind,
     make_schedule,
 )
 from rlpipe.modules.exploration.warmup import RandomWarmup

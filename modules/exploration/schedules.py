@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+
+from rlpipe.kinds import ScheduleKind
 
 Schedule = Callable[[int, int], float]
 """A number as a function of the frames and the finished episodes so far."""
@@ -55,10 +56,6 @@ class Harmonic:
 
     def __call__(self, frames: int, episodes: int) -> float:
         return self.start / (1 + episodes)
-
-
-ScheduleKind = Literal["linear", "exponential", "geometric", "harmonic"]
-"""Schedules by name, see `make_schedule`."""
 
 
 def make_schedule(kind: ScheduleKind, start: float, end: float, *, frames: int, factor: float) -> Schedule:

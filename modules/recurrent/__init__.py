@@ -1,6 +1,7 @@
 """Policies that remember."""
 
-from rlpipe.modules.recurrent.memory import Memory, MemoryKind, WholeEpisodes, over_episodes, remembering
+from rlpipe.kinds import MemoryKind
+from rlpipe.modules.recurrent.memory import Memory, WholeEpisodes, over_episodes, remembering
 from rlpipe.modules.recurrent.states import FIRST, after, carried_specs, recurrent_parts, state_specs
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,14 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import GRUModule, LSTMModule
 
+from rlpipe.kinds import Initialization, MemoryKind
 from rlpipe.modules.base import Keys, TensorModule
-from rlpipe.modules.networks import ComputedOnce, Initialization
+from rlpipe.modules.networks import ComputedOnce
 from rlpipe.modules.recurrent.states import FIRST, after
 from rlpipe.modules.recurrent.unroll import UnrollGRU, UnrollLSTM
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-MemoryKind = Literal["gru", "lstm"]
-"""Kinds of memory; a GRU has one state, and an LSTM two."""
 
 
 class Memory(TensorModule, ComputedOnce):

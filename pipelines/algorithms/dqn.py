@@ -10,23 +10,13 @@ All but the loss and the network's outputs is in `pipelines/build/q_network.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rlpipe.losses import DQNLoss
-from rlpipe.losses.functional import Regression
 from rlpipe.modules import QActor
+from rlpipe.pipelines.algorithms.configs.dqn import Config
 from rlpipe.pipelines.build.networks import is_masked
 from rlpipe.pipelines.build.pipeline import set_up
-from rlpipe.pipelines.build.q_network import QNetworkConfig, make_q_network, q_network_pipeline
+from rlpipe.pipelines.build.q_network import make_q_network, q_network_pipeline
 from rlpipe.pipelines.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class Config(QNetworkConfig):
-    """DQN, tuned to solve CartPole-v1 fast."""
-
-    kind: Regression = "smooth_l1"
-    """Loss between the action value and its target."""
 
 
 def build(config: Config) -> Pipeline:

@@ -8,7 +8,6 @@ Nothing is minimised by an optimiser: `policy_gradient` is the derivative in clo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,22 +15,14 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from rlpipe.modules import CategoricalActor, PreferenceTable, only_allowed
-from rlpipe.pipelines.algorithms.tabular import ChangeMeter, TabularConfig, make_tabular_env, steps_of, table_shape
+from rlpipe.pipelines.algorithms.configs.policy_gradient import Config
+from rlpipe.pipelines.algorithms.tabular import ChangeMeter, make_tabular_env, steps_of, table_shape
 from rlpipe.pipelines.build.networks import is_masked
 from rlpipe.pipelines.build.pipeline import make_pipeline
-from rlpipe.pipelines.config.fields import number
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.replay.episodes import EpisodeBuffer
 from rlpipe.pipelines.replay.state import transition_kinds
 from rlpipe.pipelines.seeding import Seeds
-
-
-@dataclass(frozen=True)
-class Config(TabularConfig):
-    """Tabular policy gradient."""
-
-    beta: float = number(1.0, above=0, at_most=1e6)
-    """Inverse temperature of the softmax over preferences."""
 
 
 def build(config: Config) -> Pipeline:

@@ -7,7 +7,6 @@ Update `Q(s, a) += step_size * error` in the table; there is no loss and no opti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from tensordict.nn import TensorDictModuleBase
@@ -15,13 +14,9 @@ from torch import Tensor
 
 from rlpipe.losses import functional as F
 from rlpipe.modules import ActionValueTable, only_allowed
-from rlpipe.pipelines.algorithms.tabular import ActionValueConfig, Rule, Step, make_control
+from rlpipe.pipelines.algorithms.configs.q_learning import Config
+from rlpipe.pipelines.algorithms.tabular import Rule, Step, make_control
 from rlpipe.pipelines.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class Config(ActionValueConfig):
-    """Tabular Q-learning."""
 
 
 def build(config: Config) -> Pipeline:

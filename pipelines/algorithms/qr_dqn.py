@@ -8,26 +8,13 @@ loss (equations 9 and 10) between all pairs of a quantile and a target quantile:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rlpipe.losses import QRDQNLoss
 from rlpipe.modules import QuantileActor
+from rlpipe.pipelines.algorithms.configs.qr_dqn import Config
 from rlpipe.pipelines.build.networks import is_masked
 from rlpipe.pipelines.build.pipeline import set_up
-from rlpipe.pipelines.build.q_network import QNetworkConfig, make_q_network, q_network_pipeline
-from rlpipe.pipelines.config.fields import LARGEST, number
+from rlpipe.pipelines.build.q_network import make_q_network, q_network_pipeline
 from rlpipe.pipelines.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class Config(QNetworkConfig):
-    """QR-DQN, tuned on CartPole-v1, Acrobot-v1 and LunarLander-v3."""
-
-    max_grad_norm: float | None = None
-    quantiles: int = number(10, at_least=1, at_most=1_000)
-    """Quantiles of the return of each action; 200 in the paper."""
-    kappa: float = number(1.0, at_least=1e-6, at_most=LARGEST)
-    """Up to which error the loss is quadratic, in units of return; tiny: plain quantile regression."""
 
 
 def build(config: Config) -> Pipeline:

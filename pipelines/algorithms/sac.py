@@ -8,8 +8,6 @@ Update all in `updates` Adam steps on uniformly drawn minibatches, and the targe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from tensordict import TensorDictBase
 from torch import nn
@@ -17,6 +15,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.losses import NStep, SACLoss, TargetUpdate
 from rlpipe.modules import GaussianActor
+from rlpipe.pipelines.algorithms.configs.sac import Config
 from rlpipe.pipelines.build.continuous import (
     action_units,
     box_actions,
@@ -27,24 +26,10 @@ from rlpipe.pipelines.build.continuous import (
 from rlpipe.pipelines.build.optimizer import make_optimizer, optimizer_numbers, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.build.replay import make_buffer
-from rlpipe.pipelines.config.continuous import ContinuousConfig
-from rlpipe.pipelines.config.fields import LARGEST, number
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.replay.state import replay_parts, transition_kinds
 from rlpipe.pipelines.updates.learning import off_policy
 from rlpipe.pipelines.updates.update import gradient_step
-
-
-@dataclass(frozen=True)
-class Config(ContinuousConfig):
-    """SAC, with the networks and rates that are usual for it."""
-
-    alpha: float = number(1.0, above=0, at_most=1e6)
-    """Temperature, the weight of the entropy; the first one if it is learned."""
-    learn_alpha: bool = True
-    """Learn the temperature that keeps the policy's entropy at `target_entropy`."""
-    target_entropy: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Entropy in nats of actions scaled to -1 to 1; by default minus the number of elements of an action."""
 
 
 def make_networks(config: Config, env: EnvBase, generator: torch.Generator) -> tuple[GaussianActor, nn.ModuleList]:

@@ -7,7 +7,6 @@ Update `Q(s, a) += step_size * error` in the table; there is no loss and no opti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,17 +18,13 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.losses import functional as F
 from rlpipe.modules import ActionValueTable
-from rlpipe.pipelines.algorithms.tabular import ActionValueConfig, Step, make_control
+from rlpipe.pipelines.algorithms.configs.sarsa import Config
+from rlpipe.pipelines.algorithms.tabular import Step, make_control
 from rlpipe.pipelines.checkpoints.state_checks import Kind, check_rows
 from rlpipe.pipelines.pipeline import Pipeline
 
 _ENTRIES = ("state", "action", "reward", "terminated")
 """What a step keeps until its next action is known."""
-
-
-@dataclass(frozen=True)
-class Config(ActionValueConfig):
-    """Tabular SARSA."""
 
 
 class Sarsa:

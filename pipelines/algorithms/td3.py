@@ -9,7 +9,6 @@ After each update of the actor, update the target networks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -18,6 +17,7 @@ from torchrl.envs import EnvBase
 
 from rlpipe.losses import NStep, TargetUpdate, TD3ActorLoss, TD3CriticLoss
 from rlpipe.modules import DeterministicActor
+from rlpipe.pipelines.algorithms.configs.td3 import Config
 from rlpipe.pipelines.build.continuous import (
     action_units,
     box_actions,
@@ -29,27 +29,11 @@ from rlpipe.pipelines.build.continuous import (
 from rlpipe.pipelines.build.optimizer import make_optimizer, scheduled
 from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
 from rlpipe.pipelines.build.replay import make_buffer
-from rlpipe.pipelines.config.continuous import ContinuousConfig
-from rlpipe.pipelines.config.fields import number
-from rlpipe.pipelines.config.groups import ActionNoiseConfig
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.replay.state import replay_parts, transition_kinds
 from rlpipe.pipelines.updates.combining import every, in_turn
 from rlpipe.pipelines.updates.learning import off_policy
 from rlpipe.pipelines.updates.update import gradient_step
-
-
-@dataclass(frozen=True)
-class Config(ActionNoiseConfig, ContinuousConfig):
-    """TD3, with the networks and rates that are usual for it."""
-
-    lr: float = 1e-3
-    policy_delay: int = number(2, at_least=1, at_most=1_000_000)
-    """Updates of the critics for each update of the actor and of the target networks."""
-    target_noise: float = number(0.2, at_least=0, at_most=1e6)
-    """Standard deviation of the noise in the target's action, in units of half the action's range."""
-    target_noise_clip: float = number(0.5, at_least=0, at_most=1e6)
-    """Largest magnitude of that noise."""
 
 
 def make_networks(config: Config, env: EnvBase) -> tuple[DeterministicActor, nn.ModuleList]:

@@ -20,9 +20,10 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.eval_mode import evaluating
 from rlpipe.pipelines.envs import EnvConfig, env_spec
+from rlpipe.pipelines.envs.arguments.known import has_many_copies
 from rlpipe.pipelines.envs.entries import Arrays
 from rlpipe.pipelines.envs.frozen_transforms import SelectRows, append_frozen, size_for
-from rlpipe.pipelines.envs.make import check_is_config, has_many_copies, make_env_of_any_size
+from rlpipe.pipelines.envs.make import check_is_config, make_env_of_any_size
 from rlpipe.pipelines.envs.tensor.env import TensorEnv, on_host
 from rlpipe.pipelines.envs.vector import VectorEnv
 from rlpipe.pipelines.progress import Evaluation

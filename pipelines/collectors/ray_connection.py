@@ -23,7 +23,7 @@ from ray._private.ray_logging import stdout_deduplicator
 from torchrl._comm.ray_runtime import _RayRuntimeLease
 
 from rlpipe.errors import ConfigError
-from rlpipe.pipelines.devices import split_address
+from rlpipe.pipelines.child_processes import split_address
 from rlpipe.user_files import loaded_modules
 
 CONNECT_SECONDS = 20

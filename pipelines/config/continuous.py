@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rlpipe.errors import ConfigError
-from rlpipe.modules.networks import Activation, Initialization
+from rlpipe.kinds import Activation, Initialization
 from rlpipe.pipelines.config.fields import number
 from rlpipe.pipelines.config.groups import (
     BufferConfig,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpipe.errors import ConfigError
+from rlpipe.kinds import RewardShaping
 from rlpipe.pipelines.config.fields import LARGEST, CheckedConfig, number
 from rlpipe.pipelines.envs.arguments.given import name_env
 from rlpipe.pipelines.envs.arguments.names import Arguments, as_arguments
 from rlpipe.pipelines.envs.arguments.wrapping import unnamed_wrappers, wrapper_names
 from rlpipe.pipelines.envs.backends.choice import Backend
 from rlpipe.pipelines.envs.config import MOST_REPEATS, MOST_STACKED, EnvConfig
-from rlpipe.pipelines.envs.reward_shaping import RewardShaping
 from rlpipe.user_modules import UNNAMED
 
 ALIASES = {"env_id": "env", "wrapper": "wrappers"}

@@ -9,14 +9,11 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from rlpipe.errors import ConfigError
-from rlpipe.losses.functional import Regression
-from rlpipe.modules.exploration import ScheduleKind
-from rlpipe.modules.networks import Activation, Initialization
-from rlpipe.modules.recurrent import MemoryKind
+from rlpipe.kinds import Activation, Execution, Initialization, MemoryKind, Regression, ScheduleKind
+from rlpipe.pipelines.child_processes import split_address
 from rlpipe.pipelines.config.environment import EnvironmentConfig
 from rlpipe.pipelines.config.fields import LARGEST, MANY, CheckedConfig, number
 from rlpipe.pipelines.config.run import RunConfig
-from rlpipe.pipelines.devices import Execution, split_address
 
 MOST_PROCESSES = 1_000
 """Most environments with a process each."""

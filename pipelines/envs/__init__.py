@@ -10,9 +10,10 @@ from rlpipe.lazy import loader
 from rlpipe.pipelines.envs.builtin.register import register
 
 if TYPE_CHECKING:
+    from rlpipe.pipelines.envs.arguments.known import env_spec
     from rlpipe.pipelines.envs.backends.choice import Backend
     from rlpipe.pipelines.envs.config import EnvConfig
-    from rlpipe.pipelines.envs.make import env_spec, make_env
+    from rlpipe.pipelines.envs.make import make_env
     from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
     from rlpipe.pipelines.envs.transforms import BinObservation, OneHotObservation, ShapeReward
     from rlpipe.pipelines.envs.vector import VectorEnv
@@ -26,7 +27,7 @@ _HOMES = {
     "RunningRewardNorm": "rlpipe.pipelines.envs.normalization.running",
     "ShapeReward": "rlpipe.pipelines.envs.transforms",
     "VectorEnv": "rlpipe.pipelines.envs.vector",
-    "env_spec": "rlpipe.pipelines.envs.make",
+    "env_spec": "rlpipe.pipelines.envs.arguments.known",
     "make_env": "rlpipe.pipelines.envs.make",
 }
 

@@ -7,13 +7,12 @@ CartPole's: cart position, cart velocity, pole angle, pole velocity.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-RewardShaping = Literal["none", "balance", "outcome", "fall", "clip"]
+from rlpipe.kinds import RewardShaping
 
 _ANGLE, _POSITION = 0.1, 0.3
 

@@ -13,7 +13,7 @@ from tensordict import TensorDictBase, is_leaf_nontensor
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from rlpipe.pipelines.devices import Execution
+from rlpipe.kinds import Execution
 from rlpipe.pipelines.updates.compiler import CompilerError, compiled
 from rlpipe.pipelines.updates.cuda_graph import graphed
 from rlpipe.pipelines.updates.loss_watch import LossWatch

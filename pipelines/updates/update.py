@@ -11,8 +11,8 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from rlpipe.kinds import Execution
 from rlpipe.pipelines.checkpoints.parts import parts_of, together
-from rlpipe.pipelines.devices import Execution
 from rlpipe.pipelines.updates.recorder import Gradient, make_gradient
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
+from rlpipe.lazy import quick_imports
 from rlpipe.pipelines.child_processes import QUIET_TRACKER, stay_with_parent
 from rlpipe.pipelines.runs.layout import WINDOW
 
@@ -63,10 +64,11 @@ class Job:
     def train(self, display: Display) -> Message:
         """Train in this process, and return the last message; `display` is that of a `Session`."""
         try:
-            from rlpipe.pipelines.algorithms.recipes import recipe_of_run
-            from rlpipe.pipelines.config.json_form import checked, config_from_json
-            from rlpipe.pipelines.config.start import find_start
-            from rlpipe.pipelines.session import Session
+            with quick_imports(of_a_command=True):
+                from rlpipe.pipelines.algorithms.recipes import recipe_of_run
+                from rlpipe.pipelines.config.json_form import checked, config_from_json
+                from rlpipe.pipelines.config.start import find_start
+                from rlpipe.pipelines.session import Session
 
             recipe = recipe_of_run({"recipe": self.recipe, "algorithm": self.algorithm, "source": self.source})
             config = checked(config_from_json(recipe.config_class, self.config))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, TrainingError, first_line
-from rlpipe.pipelines.devices import split_address
+from rlpipe.pipelines.child_processes import split_address
 from rlpipe.scripts.seeds.job import Job, Message, ProgressSender
 
 if TYPE_CHECKING:

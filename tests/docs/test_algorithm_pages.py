@@ -19,6 +19,8 @@ from rlpipe.pipelines.config.groups import (
     ReplayConfig,
     RolloutConfig,
 )
+from rlpipe.pipelines.config.q_network import QNetworkConfig
+from rlpipe.pipelines.config.tabular import ActionValueConfig, TabularConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
@@ -39,6 +41,9 @@ GROUPS = (
     ReplayConfig,
     ContinuousConfig,
     ActionNoiseConfig,
+    QNetworkConfig,
+    TabularConfig,
+    ActionValueConfig,
 )
 DEEP = {"eval_every": 10_000, "final_eval_episodes": 1}
 TINY = {"hidden": (8,), "minibatch_size": 8, "warmup_frames": 16}
@@ -112,15 +117,13 @@ def test_the_common_metrics_are_logged_and_every_page_leads_to_them(logged):
 
 @pytest.mark.parametrize("page", ALGORITHMS)
 def test_the_options_are_all_there_with_their_defaults(page):
-    """The options of the algorithm's own file, and those that it shares with few others; a page of two algorithms has
+    """The options of the algorithm's own Config, and those that it shares with few others; a page of two algorithms has
     `1` or `2` where their defaults differ."""
     stated = {row[0].strip("`"): row[1].replace("`", "") for row in rows(f"algorithms/{page}.md", "Options")}
     options = {}
     for algorithm in ALGORITHMS[page]:
         cls = config_class(algorithm)
-        shared = ("rlpipe.pipelines.algorithms.tabular", "rlpipe.pipelines.build.q_network")
-        modules = (cls.__module__, *shared)
-        homes = [each for each in cls.__mro__ if each.__module__ in modules or each in GROUPS]
+        homes = [each for each in cls.__mro__ if each.__module__ == cls.__module__ or each in GROUPS]
         own = {"max_grad_norm"} | {name for each in homes for name in vars(each).get("__annotations__", {})}
         for each in dataclasses.fields(cls):
             if each.name in own:

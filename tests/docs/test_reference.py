@@ -46,7 +46,8 @@ def public(module):
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_public_names_are_documented(name):
-    assert public(importlib.import_module(name)) <= documented(ROOT / FOLDERS[name])
+    there = documented(ROOT / FOLDERS[name]) | documented(ROOT / "rlpipe" / "kinds.py")
+    assert public(importlib.import_module(name)) <= there
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -290,16 +290,6 @@ def test_a_closed_pipe_is_no_error():
     assert command.returncode == 0
 
 
-def test_help_and_mistypes_import_nothing_heavy():
-    code = (
-        "import sys; from rlpipe.scripts.main import run; codes = [run([]), run(['recipes']), run(['trian']),"
-        " run(['train', 'ppoo']), run(['evaluate', 'nothing-here'])]; assert codes == [0, 0, 2, 2, 2], codes;"
-        " print(sorted({'torch', 'gymnasium', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = python("-c", code)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
 @pytest.mark.parametrize("command", [[str(ROOT / "scripts" / "train.py"), "ppoo"], ["-m", "rlpipe", "train", "ppoo"]])
 def test_scripts_and_module_run_the_same_command(command):
     done = python(*command)

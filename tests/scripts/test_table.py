@@ -370,17 +370,6 @@ def test_trained_runs(capsys):
     assert Path("x.png").exists()
 
 
-def test_help_and_refusals_import_nothing_heavy():
-    code = (
-        "import sys; from rlpipe.scripts.main import run; codes = [run(['table', '--help']),"
-        " run(['table', '--zzz']), run(['table', '--plot', 'x.pdf'])]; assert codes == [0, 2, 2], codes;"
-        " print(sorted({'torch', 'gymnasium', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "usage: rlpipe table" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
 def test_the_script_runs():
     write_run("runs/a")
     script = str(ROOT / "scripts" / "table.py")

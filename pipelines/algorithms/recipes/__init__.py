@@ -1,4 +1,4 @@
-"""Recipes: named Configs. This table imports nothing heavy; a recipe's algorithm is imported when it is needed."""
+"""Recipes: named Configs. This table imports nothing heavy, nor do Configs; what builds is imported when it builds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Recipe:
 
     Args:
         name: as on the command line.
-        algorithm: the module in `rlpipe.pipelines.algorithms` with `Config` and `build`.
+        algorithm: the module in `rlpipe.pipelines.algorithms` with `build`, and in its folder `configs` with `Config`.
         summary: one line.
         env_id: its environment.
         settings: fields of the Config that differ from the algorithm's defaults.
@@ -204,7 +204,7 @@ def config_class(algorithm: str) -> type[TrainConfig]:
     Raises:
         ConfigError: the algorithm does not exist.
     """
-    return _algorithm(algorithm).Config
+    return _module("configs.", algorithm).Config
 
 
 def owners_of(option: str) -> list[str]:
@@ -220,13 +220,13 @@ def builder(algorithm: str) -> Callable[[Any], Pipeline]:
     Raises:
         ConfigError: the algorithm does not exist.
     """
-    return _algorithm(algorithm).build
+    return _module("", algorithm).build
 
 
-def _algorithm(name: str) -> Any:
+def _module(folder: str, name: str) -> Any:
     if name not in _ALGORITHMS:
         raise ConfigError(
             f"no algorithm is called {name!r}; there are {', '.join(_ALGORITHMS)}. A custom run is resumed and "
             "evaluated by the program that trained it"
         )
-    return importlib.import_module(f"rlpipe.pipelines.algorithms.{name}")
+    return importlib.import_module(f"rlpipe.pipelines.algorithms.{folder}{name}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Space
-from scipy.linalg.blas import dnrm2, snrm2
 
 from rlpipe.errors import TrainingError
 from rlpipe.pipelines.envs.backends.dtypes import FINITE
@@ -159,6 +158,8 @@ def _norm_of(array: np.ndarray) -> Callable[[np.ndarray], float]:
     if array.dtype.kind != "f" or not array.size:
         return _no_norm
     if array.size <= _FEW and array.dtype in (np.float32, np.float64):
+        from scipy.linalg.blas import dnrm2, snrm2  # noqa: PLC0415 - takes a while
+
         return snrm2 if array.dtype == np.float32 else dnrm2
     return _all_finite
 

@@ -9,7 +9,7 @@ import pytest
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, owners_of
 from rlpipe.pipelines.config.foreign_names import ABSENT, CHANGED, RENAMED, explain
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.cli.options import _options
 from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run

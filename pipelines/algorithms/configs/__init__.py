@@ -1,0 +1,1 @@
+"""The options of each algorithm, apart from what learns, so that a command line is read without PyTorch."""

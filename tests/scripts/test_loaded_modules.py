@@ -1,0 +1,92 @@
+"""Which modules a command imports: what needs no PyTorch answers at once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from folders import write_run
+
+from rlpipe.pipelines.algorithms.recipes import RECIPES
+
+LEARNING = {"torch", "torchrl", "tensordict", "ray", "matplotlib"}
+ANY = {*LEARNING, "gymnasium", "numpy", "scipy"}
+# it runs commands one after the other, and tells after each the exit code and what is there of the modules
+CODE = """
+import contextlib, io, json, sys
+from rlpipe.scripts.main import run
+modules, commands = json.loads(sys.argv[1])
+for command in commands:
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run(command.split())
+    print(json.dumps([command, code, sorted({*modules} & {*sys.modules})]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def loaded(modules, commands):
+    """The exit code of each command, all in one process; fails if one has imported any of the modules."""
+    words = [sys.executable, "-c", CODE, json.dumps([sorted(modules), commands])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    codes = {}
+    for line in done.stdout.splitlines():
+        command, codes[command], found = json.loads(line)
+        assert not found, f"rlpipe {command} imported {found}"
+    assert len(codes) == len(commands), done.stderr
+    return codes
+
+
+def test_help_and_mistyped_names_import_nothing_heavy():
+    asked = ["", "--version", "recipes", "train", "benchmark"]
+    mistyped = [
+        "trian",
+        "train ppoo",
+        "evaluate nothing-here",
+        "render nothing-here",
+        "resume nothing-here",
+    ]
+    codes = loaded(ANY, [*asked, *mistyped])
+    assert codes == dict.fromkeys(asked, 0) | dict.fromkeys(mistyped, 2)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "render", "report", "resume", "table"])
+def test_the_help_of_a_command_needs_only_the_parser(command):
+    mistyped, asked = (f"{command} nothing-here --zzz", f"{command} --help")
+    assert loaded(ANY, [mistyped, asked]) == {mistyped: 2, asked: 0}
+
+
+def test_the_options_of_recipes_are_read_without_pytorch():
+    names = {recipe.algorithm: name for name, recipe in RECIPES.items()}.values()
+    helps = [f"train {name} --help" for name in names]
+    mistyped = [f"train {name} --zzz 3" for name in names]
+    refused = [
+        "train ppo --gamma 3",
+        "train ppo --lr abc",
+        "train ppo --lr linear:a:0",
+        "train ppo --clip linear:0.2:0:9x",
+        "train dqn --buffer-size 3",
+        "train reinforce --rollout-steps 1",
+        "train ppo --env-id CratPole-v1",
+        "train ppo --eval-env-id CratPole-v1",
+        "train ppo --env-kwargs {",
+        "train ppo --logger paper",
+        "train ppo --start-from nothing-here",
+        "train ppo --seeds 3-1",
+        "train ppo --seeds 0-1 --seed 3",
+        "train ppo --seeds 0-1 --gamma 3",
+        "train ppo --watch --quiet",
+    ]
+    codes = loaded(LEARNING, [*helps, *mistyped, *refused])
+    assert codes == dict.fromkeys(helps, 0) | dict.fromkeys([*mistyped, *refused], 2)
+
+
+def test_what_only_reads_runs_needs_no_pytorch():
+    write_run("runs/a")
+    refused = ["table nothing-here", "report nothing-here"]
+    assert loaded({*LEARNING, "scipy", "plotly"}, refused) == dict.fromkeys(refused, 2)
+    commands = ["table runs", "table runs --json", "report runs --out page.html"]
+    assert loaded(LEARNING, commands) == dict.fromkeys(commands, 0)
