@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from rlpipe.errors import ConfigError, shown
-from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
-from rlpipe.pipelines.build.resumed import check_listeners, configs_of, loggers_of, read_resumed
+from rlpipe.lazy import quick_imports
+from rlpipe.pipelines.algorithms.recipes import find_recipe
+from rlpipe.pipelines.algorithms.recipes.config_file import SUFFIXES, from_file, with_options
 from rlpipe.pipelines.config.environment import ALIASES, with_aliases
-from rlpipe.pipelines.config.foreign_names import explain
-from rlpipe.pipelines.config.json_form import checked, made
 from rlpipe.pipelines.config.run import settings_of
-from rlpipe.pipelines.config.schedules import with_schedules
 from rlpipe.pipelines.config.start import find_start
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, check_loggers
 from rlpipe.pipelines.runs.new_folder import default_folder
@@ -75,7 +73,7 @@ def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -
 
     Args:
         what: name of the recipe; or an algorithm of your own, as `rlpipe train` takes it: `my_algorithm.py`,
-            `module:name`; or a pipeline.
+            `module:name`; or a file of options, see `rlpipe train --config`; or a pipeline.
         run: only with a pipeline, the folder to write into.
         env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
             that makes one, a spec or an instance. Its arguments are `env_kwargs`.
@@ -132,16 +130,21 @@ def run_recipe(
     **options: Any,
 ) -> dict[str, Any]:
     """As `train`; returns only the summary that `rlpipe train --json` prints."""
-    recipe = find_recipe(str(name))
     options = with_aliases(options, env_id=env, wrapper=wrappers)
-    config = _config(recipe, str(name), options)
+    if Path(name).suffix.lower() in SUFFIXES:
+        recipe, config = from_file(Path(name), None)
+        config = with_options(recipe, options, recipe.name, _OPTIONS, config)
+    else:
+        recipe = find_recipe(str(name))
+        config = with_options(recipe, options, str(name), _OPTIONS)
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
     if resume and start_from is not None:
         raise ConfigError("resume is True, and start_from is given, which only a new run has; leave one out")
     start = find_start(start_from, take, config, recipe=recipe.name, algorithm=recipe.algorithm)
-    from rlpipe.pipelines.session import Session, continue_run  # noqa: PLC0415
-    from rlpipe.pipelines.training.listeners import listener_names  # noqa: PLC0415
+    with quick_imports():
+        from rlpipe.pipelines.session import Session, continue_run  # noqa: PLC0415
+        from rlpipe.pipelines.training.listeners import listener_names  # noqa: PLC0415
 
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     listener_names(listeners)
@@ -157,26 +160,17 @@ def run_recipe(
     )
     if not resume:
         return session.run(start)
-    described = read_resumed(folder, recipe.algorithm, config)
-    check_listeners(described, listeners)
-    before, config = configs_of(described, config, list(options))
+    from rlpipe.pipelines.build import resumed  # noqa: PLC0415
+
+    described = resumed.read_resumed(folder, recipe.algorithm, config)
+    resumed.check_listeners(described, listeners)
+    before, config = resumed.configs_of(described, config, list(options))
     session = dataclasses.replace(
         session,
         recipe=dataclasses.replace(recipe, name=described["recipe"]),
         config=config,
         resume=True,
         start_from=described.get("start_from"),
-        loggers=loggers_of(described) if loggers is DEFAULT else session.loggers,
+        loggers=resumed.loggers_of(described) if loggers is DEFAULT else session.loggers,
     )
     return continue_run(session, before)
-
-
-def _config(recipe: Recipe, name: str, options: Mapping[str, Any]) -> Any:
-    """The config of a recipe with these options, of which numbers may be schedules."""
-    config = recipe.config()
-    names = [field.name for field in dataclasses.fields(config)]
-    if unknown := [option for option in options if option not in names]:
-        hint = explain(unknown[0], [*names, *_OPTIONS], recipe.owners, python=True)
-        raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
-    changed = with_schedules(options, type(config), getattr(config, "schedule", ()))
-    return checked(made(type(config), {**{each: getattr(config, each) for each in names}, **changed}))

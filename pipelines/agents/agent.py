@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import Transform
 
-from rlpipe.pipelines.agents.environment import closed_env, evaluated_in
+from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.agents.environment import check_known, closed_env, evaluated_in, with_environment
 from rlpipe.pipelines.agents.export import export
 from rlpipe.pipelines.agents.export_files import Format, check_new, format_of
 from rlpipe.pipelines.agents.film import filmed, player_of
 from rlpipe.pipelines.agents.limits import check_evaluation, check_film
 from rlpipe.pipelines.agents.predict import Predictor, State
+from rlpipe.pipelines.algorithms.recipes import recipe_of_run
+from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
 from rlpipe.pipelines.collectors.evaluation import evaluate, most_copies
+from rlpipe.pipelines.config.json_form import checked, config_from_json
 from rlpipe.pipelines.config.run import SessionConfig, settings_of
 from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.pipelines.envs.vector import VectorEnv
@@ -203,3 +207,33 @@ class Agent:
     @functools.cached_property
     def _predictor(self) -> Predictor:
         return Predictor(self)
+
+
+def rebuilt(described: Mapping[str, Any], checkpoint: Path, env: Any, asked: Path) -> Agent:
+    """The agent of a run, see `load`.
+
+    Args:
+        described: the run's `config.json`.
+        checkpoint: to load.
+        env: in place of an environment that `config.json` cannot name, or `None`.
+        asked: the path that the user gave, for messages.
+    """
+    values = described["config"] if env is None else with_environment(described["config"], env)
+    check_known(values, asked)
+    recipe = recipe_of_run(described)
+    try:
+        config = checked(config_from_json(recipe.config_class, values))
+    except ConfigError as error:
+        raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
+    settings = settings_of(config)
+    check_identity(checkpoint, identity(described["algorithm"], described["config"]))
+    with GlobalRandom().kept(Seeds(settings.seed).integer("process")):
+        torch.set_num_threads(settings.threads)
+        # a user's own Config may have such a method too
+        to_act = config.to_act() if hasattr(config, "to_act") else config
+        with contextlib.closing(recipe.build(to_act)) as pipeline:
+            # the policy's input depends on the observation statistics as well
+            load_checkpoint(checkpoint, pipeline.state, {"policy"} | pipeline.statistics())
+            # users of the policy open other environments
+            opened = getattr(getattr(pipeline.collector, "env", None), "base_env", None)
+    return Agent(described["recipe"], config, checkpoint, pipeline, opened)

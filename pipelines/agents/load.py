@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rlpipe.errors import CheckpointError, ConfigError, shown
-from rlpipe.pipelines.agents.agent import Agent
-from rlpipe.pipelines.agents.environment import check_known, trusted_by, with_environment
-from rlpipe.pipelines.algorithms.recipes import Recipe, recipe_of_run
-from rlpipe.pipelines.checkpoints.checkpoint import check_identity, identity, load_checkpoint
-from rlpipe.pipelines.config.json_form import checked, config_from_json
-from rlpipe.pipelines.config.run import settings_of
+from rlpipe.errors import ConfigError, shown
+from rlpipe.lazy import quick_imports
 from rlpipe.pipelines.runs.read import read_run, split_choice
-from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
-
-def _read_config(recipe: Recipe, described: Mapping[str, Any], checkpoint: Path) -> Any:
-    try:
-        return checked(config_from_json(recipe.config_class, described["config"]))
-    except ConfigError as error:
-        raise CheckpointError(f"run {checkpoint.parent.parent}: {error}") from error
+if TYPE_CHECKING:
+    from rlpipe.pipelines.agents.agent import Agent
 
 
 def load(path: Any, checkpoint: str | int | None = None, *, env: Any = None, trust: Collection[str] = ()) -> Agent:
@@ -44,21 +32,16 @@ def load(path: Any, checkpoint: str | int | None = None, *, env: Any = None, tru
         ConfigError: the environment is not available.
     """
     path = _chosen(path, checkpoint)
-    described, found = read_run(path, [*trust, *trusted_by(env)])
-    values = described["config"] if env is None else with_environment(described["config"], env)
-    check_known(values, path)
-    recipe = recipe_of_run(described)
-    config = _read_config(recipe, {**described, "config": values}, found)
-    settings = settings_of(config)
-    check_identity(found, identity(described["algorithm"], described["config"]))
-    with GlobalRandom().kept(Seeds(settings.seed).integer("process")):
-        torch.set_num_threads(settings.threads)
-        with contextlib.closing(recipe.build(to_act(config))) as pipeline:
-            # the policy's input depends on the observation statistics as well
-            load_checkpoint(found, pipeline.state, {"policy"} | pipeline.statistics())
-            # users of the policy open other environments
-            opened = getattr(getattr(pipeline.collector, "env", None), "base_env", None)
-    return Agent(described["recipe"], config, found, pipeline, opened)
+    if env is None:
+        # fails fast, before heavy imports
+        described, found = read_run(path, trust)
+    with quick_imports():
+        from rlpipe.pipelines.agents.agent import rebuilt  # noqa: PLC0415
+        from rlpipe.pipelines.agents.environment import trusted_by  # noqa: PLC0415
+
+    if env is not None:
+        described, found = read_run(path, [*trust, *trusted_by(env)])
+    return rebuilt(described, found, env, path)
 
 
 def _chosen(path: Any, checkpoint: str | int | None) -> Path:
@@ -79,14 +62,12 @@ def _chosen(path: Any, checkpoint: str | int | None) -> Path:
 @contextlib.contextmanager
 def trained(path: Path | str, trusted: Collection[str] = (), env: Any = None) -> Iterator[Agent]:
     """As `load`; within the block, PyTorch uses the run's number of threads."""
-    agent, threads = load(path, env=env, trust=trusted), torch.get_num_threads()
+    agent = load(path, env=env, trust=trusted)
+    import torch  # noqa: PLC0415
+
+    threads = torch.get_num_threads()
     torch.set_num_threads(agent.settings.threads)
     try:
         yield agent
     finally:
         torch.set_num_threads(threads)
-
-
-def to_act(config: Any) -> Any:
-    """The config of a pipeline that only acts, see `TrainConfig.to_act`; a user's own Config may have such a method."""
-    return config.to_act() if hasattr(config, "to_act") else config

@@ -119,7 +119,9 @@ ABSENT: dict[str, str] = {
     "policy": "layers or convolutions follow from the observation",
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
     "algo": "the recipe comes before the options: rlpipe train ppo",
-    "hyperparams hyperparameters params conf-file yaml-file config": "each hyperparameter has its own option",
+    "config hyperparams hyperparameters params conf-file yaml-file": (
+        "rlpipe train --config FILE, or rlpipe.train(FILE), reads options from a file"
+    ),
     "vec-env-wrapper vec-env-kwargs": "{wrapper} wraps each environment; {num-envs} of them step together",
     "reward-scale": "rewards are not scaled by a fixed number; {normalize-reward} divides them by a running one",
     "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
@@ -136,7 +138,7 @@ ABSENT: dict[str, str] = {
     "optimize optimize-hyperparameters n-trials n-startup-trials sampler pruner study-name storage": _OPTUNA,
     "n-lstm-layers": "a recurrent policy has one layer",
     "shared-lstm enable-critic-lstm": "actor and critic of a recurrent policy share its memory",
-    "callback": "run_recipe calls the function progress with every event",
+    "callback": "rlpipe.train calls the function progress with every event",
     "render render-mode": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
 }
 """Options that do not exist here, and what to use instead."""

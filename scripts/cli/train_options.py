@@ -36,6 +36,10 @@ class Options(Generic[C]):
     """Show a live view of the training in the terminal, in place of the progress bar."""
     seeds: str | None = None
     """Train one run for each seed, such as 0-9 or 0,3,7 or 1-3,8; run-dir is then the folder for all of them."""
+    trust_module: tuple[str, ...] = ()
+    """Python modules or files that the file of `--config` may name; they are imported first."""
+    print_config: bool = False
+    """Print all options, as a file for `--config` in JSON, and train nothing."""
     jobs: str | None = None
     """Number of seeds to train at once, one process each (by default 1); or ray, to train them as Ray tasks."""
 
