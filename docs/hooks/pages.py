@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: add pages from outside docs/, translate links and equations, lay out the packages.
+"""Hooks of MkDocs: add pages from outside docs/, translate links, lay out the packages.
 
 Links in the documents are paths in the repository, as on GitHub. In the site each leads to the page of the same file; a
 source file has a page if something links to it.
@@ -11,18 +11,13 @@ import posixpath
 import re
 import shutil
 from collections.abc import Iterator
-from html import unescape
 from pathlib import Path
-from xml.etree import ElementTree
 
-from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parents[1]
-ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
+ROOT = Path(__file__).parents[2]
 OUTSIDE = {
     "index.md": "README.md",
     "examples.md": "examples/README.md",
@@ -31,19 +26,8 @@ OUTSIDE = {
 }
 """Pages of the site and their files outside docs/; a link to the folder of such a file leads to its page too."""
 
-_TEX = {
-    r"\\(begin|end)\{(aligned|split)\}": r"\\\1{align*}",
-    r"\\arg\s*\\(max|min)": r"\\operatorname{arg \1}",
-    r"\\operatorname\*?\{arg\\,\s*(max|min)\}": r"\\operatorname{arg \1}",
-    r"\\operatorname\*": r"\\operatorname",
-}
-"""Replacements for what latex2mathml does not know."""
-_UNDER = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
-_LIMITS = ("\u2211", "\u220f", "max", "min", "arg max", "arg min")
-"""Operators that have their limits above and below in a displayed equation."""
 _CACHES = shutil.ignore_patterns("__pycache__")
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
-_MATHS = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
 
 
 def on_startup(*, command: str, dirty: bool) -> None:
@@ -90,33 +74,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         # GitHub has two notations for inline equations
         markdown = markdown.replace(prose, re.sub(r"\$`([^`]+)`\$", r"$\1$", _LINK.sub(in_site, prose)))
     return markdown
-
-
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Convert equations to MathML, which browsers show without a script."""
-
-    def as_mathml(found: re.Match[str]) -> str:
-        tex = unescape(found[2]).strip()
-        try:
-            return _mathml(tex, is_block=found[1] == "div")
-        except Exception as error:
-            raise PluginError(f"{page.file.src_uri}: cannot convert {tex!r}: {error!r}") from error
-
-    return _MATHS.sub(as_mathml, html)
-
-
-def _mathml(tex: str, *, is_block: bool) -> str:
-    for pattern, instead in _TEX.items():
-        tex = re.sub(pattern, instead, tex)
-    root = ElementTree.fromstring(convert(tex, display="block" if is_block else "inline"))
-    for element in root.iter():
-        if (element.text or "").startswith("\\"):
-            raise ValueError(f"{element.text} is not known")
-        name = element.tag.rpartition("}")[2]
-        if is_block and name in _UNDER and (element[0].text or "").replace("\xa0", " ") in _LIMITS:
-            element.tag = element.tag.replace(name, _UNDER[name])
-    mathml = ElementTree.tostring(root, encoding="unicode")
-    return f'<div class="equation">{mathml}</div>' if is_block else mathml
 
 
 def _in_repository(uri: str, target: str) -> str | None:
