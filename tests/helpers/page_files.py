@@ -1,5 +1,6 @@
 """The files that pages show and change: an algorithm of the page, its versions, options, and the examples."""
 
+import itertools
 import re
 import shutil
 import sys
@@ -44,6 +45,6 @@ def write_files(blocks, commands):
             path.write_text(known[-1][1])
     options = next((block.text for block in blocks if block.language == "yaml"), '{"recipe": "ppo"}')
     for words in commands:
-        for path in [Path(after) for before, after in zip(words, words[1:], strict=False) if before == "--config"]:
+        for path in [Path(after) for before, after in itertools.pairwise(words) if before == "--config"]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(options if path.suffix == ".yaml" else '{"recipe": "ppo"}')
