@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +50,6 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
         from rlpipe.pipelines.collectors.evaluation import evaluate, most_copies
         from rlpipe.pipelines.seeding import Seeds
 
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     with trained(path, options.trust_module) as agent:
         seed = Seeds(agent.settings.seed).integer("final evaluation") if options.seed is None else options.seed
         evaluation = evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -53,7 +52,6 @@ def main(arguments: Sequence[str]) -> int:
         from rlpipe.pipelines.agents.load import trained
 
     check_format(kind)
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     # the checkpoint found above, even if a newer one appears meanwhile
     with trained(checkpoint, options.trust_module) as agent:
         written = export(agent, kind, out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +129,6 @@ def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[
         from rlpipe.pipelines.render.player import Player
         from rlpipe.pipelines.seeding import Seeds
 
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     played: dict[str, Any] = {
         "episodes": options.episodes,
         "max_steps": options.max_steps,
