@@ -99,7 +99,6 @@ class Session:
         """
         check_main_guard()
         _check_address(self.config)
-        logging.getLogger("torchrl").setLevel(logging.WARNING)
         seed = Seeds(self.settings.seed).integer("process")
         made = contextlib.nullcontext(self.folder) if self.resume else claimed(self.folder, numbered=self.numbered)
         with each_once(), GlobalRandom().kept(seed), Interruption() as interruption, made as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpipe.lazy import loader
+from rlpipe.quiet import quieten
 from rlpipe.version import __version__
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ __all__ = [
     "trained",
 ]
 
+quieten()
 __getattr__ = loader(__name__, {name: home for home, names in _NAMES.items() for name in names.split()})
 
 

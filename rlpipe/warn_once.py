@@ -57,14 +57,17 @@ def each_once() -> Iterator[None]:
 
 
 def notice_mujoco() -> None:
-    """Show MuJoCo's warnings once; it prints and logs them for each copy and each episode."""
+    """Show MuJoCo's warnings once, if it is imported; it prints and logs them for each copy and each episode.
+
+    What is deprecated concerns the author of a model, and is not shown, as with Python's own such warnings.
+    """
     mujoco = sys.modules.get("mujoco")
     if mujoco is None or mujoco.get_mju_user_warning() is not None:
         return
     seen: set[str] = set()
 
     def tell(words: str) -> None:
-        if (kind := _without_numbers(words)) not in seen:
+        if (kind := _without_numbers(words)) not in seen and "deprecated" not in words:
             seen.add(kind)
             notice(f"rlpipe: MuJoCo warns, and will not again: {words}")
 

@@ -6,7 +6,6 @@ import functools
 import importlib
 import importlib.util
 import json
-import logging
 import multiprocessing
 import random
 import secrets
@@ -198,9 +197,6 @@ def _available(against: list[str], *, asked: bool) -> list[str]:
 
 def _measure(name: str, against: Sequence[str], quick: bool, seeds: Sequence[int], **more: Any) -> Iterator[Row]:
     module = importlib.import_module(f"rlpipe.scripts.benchmarks.{name}")
-    # importing TorchRL sets the level of its log, and not every benchmark has imported it yet
-    importlib.import_module("torchrl")
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     rows: Iterator[Row] = module.run(
         against=against, quick=quick, seeds=seeds, progress=functools.partial(_say, name), **more
     )

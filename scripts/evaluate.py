@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +49,6 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     with starting(str(path)):
         from rlpipe.pipelines.agents.load import load
 
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     agent = load(path, trust=options.trust_module)
     evaluation = agent.evaluate(
         options.episodes,

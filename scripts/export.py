@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ def main(arguments: Sequence[str]) -> int:
     with starting(str(path)):
         from rlpipe.pipelines.agents.load import load
 
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     # the checkpoint found above, even if a newer one appears meanwhile
     written = load(checkpoint, trust=options.trust_module).export(out, kind)
     print(json.dumps(written) if options.json else _describe(written))

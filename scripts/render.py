@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +125,6 @@ def _film(path: Path | None, out: Path | None, screen: Window | None, options: O
         from rlpipe.pipelines.agents.film import filmed, player_of, random_player
         from rlpipe.pipelines.agents.load import load
 
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     played: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed, "max_steps": options.max_steps}
     agent = None if path is None else load(path, trust=options.trust_module)
     if agent is None:

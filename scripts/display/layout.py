@@ -126,11 +126,11 @@ class View:
 
 
 def header(left: str, right: str, width: int, gap: int) -> Text:
-    """A line with `left` in bold, cut to leave a gap, and `right` at the end."""
+    """A line in bold with `left`, cut to leave a gap, and `right` at the end."""
     title = _line((printable(left), "bold"))
     title.truncate(max(1, width - len(right) - gap))
     title.pad_right(max(0, width - title.cell_len - len(right)))
-    return title.append(right, "yellow")
+    return title.append(right, "bold")
 
 
 def _table(facts: Sequence[Fact], width: int, height: int) -> list[Text]:

@@ -23,8 +23,6 @@ class Window:
     """
 
     def __init__(self, title: str) -> None:
-        # pygame prints a greeting on stdout
-        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame
 
         try:

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 _COLUMNS = ("seed", "state", "frames", "done", "a second", "left", "training return", "evaluation return")
 _OPTIONAL = (4, 3, 7, 5)
 """Columns that are left out on a narrow terminal, in this order."""
+_WIDEST_STATE = len("evaluating")
 _GAP = 2
 _PER_SECOND = 5
 _LINE_EVERY = 5.0
-_COLOURS = {"finished": "green", "failed": "red", "stopped": "yellow", "waiting": "dim"}
+# yellow cannot be read on white, nor blue on black
+_COLOURS = {"finished": "green", "failed": "red", "stopped": "magenta", "waiting": "dim"}
 _URGENT = ("failed", "stopped", "running", "finished", "waiting")
 
 
@@ -54,7 +56,8 @@ class Seed:
         found = None if stats.last is None else summary_of(stats.last[1])
         return (
             str(seed),
-            self.state,
+            # of one width, so that no column disappears for it
+            self.state.removeprefix("final ").ljust(_WIDEST_STATE),
             f"{stats.frames:,}" if self.begun else "",
             share(stats.frames, stats.total_frames) if self.begun else "",
             rate(speed) if speed is not None else "",

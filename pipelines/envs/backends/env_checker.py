@@ -6,6 +6,7 @@ Worker processes import this module, so it must not import PyTorch.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import traceback
 import weakref
@@ -54,6 +55,11 @@ def make_checked(
 
     `wrap` puts more wrappers around it, inside of `Checked`.
     """
+    if "mujoco" in str(spec.entry_point):
+        # it warns while a model is loaded; where it cannot be imported, Gymnasium says why
+        with contextlib.suppress(Exception):
+            importlib.import_module("mujoco")
+    notice_mujoco()
     env = AtariGame(spec, **kwargs) if is_game(spec) else gym.make(spec, disable_env_checker=True, **kwargs)
     notice_mujoco()
     try:

@@ -406,7 +406,7 @@ def test_the_table_tells_of_each_seed():
     assert lines[1].split("  ")[0] == "seed"
     assert [line.split()[:2] for line in lines[2:5]] == [["0", "finished"], ["1", "failed"], ["2", "stopped"]]
     assert lines[5].split() == ["3", "training", "2,000", "20%", "500", "0:16", "-12.5", "1,234.5", "+-", "0.0"]
-    assert lines[6].split()[1:3] == ["final", "evaluation"]
+    assert lines[6].split()[1] == "evaluation"
     assert lines[7].split() == ["5", "waiting"]
     assert len(lines) == 11
 
@@ -452,3 +452,17 @@ def test_plain_lines_are_not_repeated(capsys, monkeypatch):
         ": 1 finished, 1 failed, 1 stopped, 2 running; seed 3 training, 2,000 of 10,000 frames; "
         "seed 4 final evaluation, 2,000 of 10,000 frames"
     )
+
+
+def test_colours_can_be_read_on_white_and_on_black():
+    text = some_seeds().render(100, 24)
+    used = {str(each.style) for each in text.spans} - {""}
+    assert used == {"bold", "dim", "green", "red", "magenta"}
+
+
+def test_the_columns_stay_while_states_change():
+    seeds = some_seeds()
+    wide = drawn(seeds, 100, 24)[1]
+    for known in seeds.all.values():
+        known.ended = "failed"
+    assert drawn(seeds, 100, 24)[1] == wide
