@@ -146,9 +146,9 @@ ABSENT: dict[str, str] = {
 _TRAINS = "num-envs"
 """An option that only training commands have."""
 _OF_THE_COMMAND = ("seeds", "jobs", "json", "quiet", "watch")
-"""Options of `rlpipe train` that `run_recipe` does not have."""
+"""Options of `rlpipe train` that `rlpipe.train` does not have."""
 _IN_PYTHON = {"run-dir": "folder", "logger": "loggers", "wrapper": "wrappers"}
-"""Options of `rlpipe train` that `run_recipe` has under another name."""
+"""Options of `rlpipe train` that `rlpipe.train` has under another name."""
 _RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
 _CHANGED = {theirs: how for names, how in CHANGED.items() for theirs in names.split()}
 _ABSENT = {theirs: why for names, why in ABSENT.items() for theirs in names.split()}
@@ -168,7 +168,7 @@ def explain(
         option: as given, without the leading `--`.
         names: the existing options; those that are on by default begin with `no-`.
         owners: gives the algorithms that have an option.
-        python: whether they are keyword arguments of `run_recipe`.
+        python: whether they are keyword arguments of `rlpipe.train`.
 
     Returns:
         The part of a message that follows "no option is called ...;", empty if nothing is known.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from folders import write_run
@@ -79,9 +80,14 @@ def test_the_options_of_recipes_are_read_without_pytorch():
         "train ppo --seeds 0-1 --seed 3",
         "train ppo --seeds 0-1 --gamma 3",
         "train ppo --watch --quiet",
+        "train --config nothing-here",
+        "train --config options.yaml --lr abc",
+        "train dqn --config options.yaml",
     ]
-    codes = loaded(LEARNING, [*helps, *mistyped, *refused])
-    assert codes == dict.fromkeys(helps, 0) | dict.fromkeys([*mistyped, *refused], 2)
+    Path("options.yaml").write_text("recipe: ppo\ngamma: 0.9")
+    printed = ["train ppo --print-config", "train --config options.yaml --print-config"]
+    codes = loaded(LEARNING, [*helps, *mistyped, *refused, *printed])
+    assert codes == dict.fromkeys([*helps, *printed], 0) | dict.fromkeys([*mistyped, *refused], 2)
 
 
 def test_what_only_reads_runs_needs_no_pytorch():
