@@ -1,7 +1,7 @@
 """Hooks of MkDocs: add pages from outside docs/, translate links, lay out the packages.
 
 Links in the documents are paths in the repository, as on GitHub. In the site each leads to the page of the same file; a
-source file has a page if something links to it.
+source file has a page if something links to it. The start page takes sections of README.md, which GitHub shows instead.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {
-    "index.md": "README.md",
     "examples.md": "examples/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
 """Pages of the site and their files outside docs/; a link to the folder of such a file leads to its page too."""
 
+START, README = "index.md", "README.md"
+_SECTION = re.compile(rf"<!-- {README}: (.+?) -->")
 _CACHES = shutil.ignore_patterns("__pycache__")
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 
@@ -50,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {
         source
         for page in files.documentation_pages()
-        for prose in _prose(page.content_string)
+        for prose in _prose(_with_sections(page.content_string))
         for target, _ in _LINK.findall(prose)
         if (source := _in_repository(page.src_uri, target)) is not None
     }
@@ -65,6 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links in the repository into links in the site."""
     folder = posixpath.dirname(page.file.src_uri)
+    markdown = _with_sections(markdown)
 
     def in_site(link: re.Match[str]) -> str:
         source = _in_repository(page.file.src_uri, link[1])
@@ -76,6 +78,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
+def _with_sections(markdown: str) -> str:
+    """Put sections of README.md in the place of comments that name them."""
+
+    def section(found: re.Match[str]) -> str:
+        text = (ROOT / README).read_text().split(f"\n## {found[1]}\n")[1].split("\n## ")[0]
+        return _LINK.sub(lambda link: posixpath.relpath(link[1], "docs") + (link[2] or ""), text)
+
+    return _SECTION.sub(section, markdown)
+
+
 def _in_repository(uri: str, target: str) -> str | None:
     """Return the path in the repository that a page's link leads to, or None for another site or a missing file."""
     home = posixpath.dirname(OUTSIDE.get(uri, f"docs/{uri}"))
@@ -85,8 +97,10 @@ def _in_repository(uri: str, target: str) -> str | None:
 
 def _page_of(source: str) -> str:
     """Return the site's page for a file or folder of the repository."""
+    if source in (README, "."):
+        return START
     for uri, outside in OUTSIDE.items():
-        if source in (outside, posixpath.dirname(outside) or "."):
+        if source in (outside, posixpath.dirname(outside) or outside):
             return uri
     if source.startswith("docs/") and (ROOT / source).is_file():
         return source.removeprefix("docs/")

@@ -19,7 +19,7 @@ SOURCES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "algorithms").glob("
 # those of the reference, which all come from one template, are slow to lay out
 PAGES = [
     *sorted(source.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for source in SOURCES),
-    *("index.html", "examples.html", "reference/rlpipe.html", "reference/pipelines.html"),
+    *("examples.html", "reference/rlpipe.html", "reference/pipelines.html"),
 ]
 EQUATIONS = sorted(page.stem for page in (ROOT / "docs" / "algorithms").glob("*.md"))
 # what is wider than its column has a scroll box of its own
