@@ -8,7 +8,7 @@ import functools
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,9 @@ from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, Kind, check_loggers
 from rlpipe.pipelines.runs.new_folder import claimed
 from rlpipe.pipelines.runs.origin import digest_of_checkpoint
-from rlpipe.pipelines.runs.read import read_best
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
+from rlpipe.pipelines.summary import Stopwatch, summarise
 from rlpipe.pipelines.training.ended import read_end
 from rlpipe.pipelines.training.failures import explained
 from rlpipe.pipelines.training.listeners import Moment, listener_names
@@ -71,6 +71,7 @@ class Session:
         display: shows the progress; by default nothing does.
         loggers: where metrics go besides the journals.
         listeners: besides those of the pipeline.
+        watch: measures how long a person waits for it; by default from now on.
     """
 
     recipe: Recipe
@@ -82,6 +83,7 @@ class Session:
     display: Display = lambda *_: contextlib.nullcontext()
     loggers: tuple[Kind, ...] = DEFAULT
     listeners: tuple[Callable[[Moment], object], ...] = ()
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @functools.cached_property
     def settings(self) -> SessionConfig:
@@ -128,8 +130,7 @@ class Session:
         written = stack.enter_context(contextlib.closing(self._open_run(pipeline, start)))
         try:
             with self.display(interruption, self.folder) as progress:
-                options = _loop_options(pipeline, config, progress)
-                options = dataclasses.replace(options, listeners=self.listeners)
+                options = self._loop_options(pipeline, progress)
                 result = run_loop(pipeline, written, options, interruption)
                 _warn_of_no_end(config, result)
                 evaluation = None if interruption.signal else self._judge_finally(pipeline, written, result, progress)
@@ -183,9 +184,7 @@ class Session:
         pipeline.close()
         _report(progress, result.progress("evaluating", final=True))
         with explained(written), gpu_memory_for("the final evaluation", "--final-eval-episodes"):
-            evaluation = _judge(
-                pipeline, config, config.final_eval_episodes, "final evaluation", copies=config.num_envs
-            )
+            evaluation = self._judge(pipeline, config.final_eval_episodes, "final evaluation", copies=config.num_envs)
         written.log_evaluation(result.frames, evaluation, seconds=result.seconds, final=True)
         written.keep_best(result.frames, pipeline.state, evaluation.mean)
         _report(progress, result.progress("evaluated", evaluation=evaluation, final=True))
@@ -200,7 +199,37 @@ class Session:
             (written.folder / layout.GIF).unlink(missing_ok=True)
             record(Player(config.eval_env, pipeline.policy, seed, pipeline.transforms), written.folder / layout.GIF)
         written.draw()
-        return summarise(self.recipe.name, config, result, evaluation, self.folder)
+        waited = self.watch.read(result.seconds)
+        return summarise(self.recipe.name, config, result, evaluation, self.folder, waited)
+
+    def _loop_options(self, pipeline: Pipeline, progress: Listener | None) -> LoopOptions:
+        config = self.settings
+        return LoopOptions(
+            evaluate=lambda: self._judge(
+                pipeline, config.eval_episodes, "evaluation", stochastic=config.eval_stochastic
+            ),
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            log_every=config.log_every,
+            stopping=config.stopping,
+            progress=progress,
+            listeners=self.listeners,
+        )
+
+    def _judge(
+        self, pipeline: Pipeline, episodes: int, stream: str, *, stochastic: bool = False, copies: int = 1
+    ) -> Evaluation:
+        config = self.settings
+        with self.watch.evaluating():
+            return evaluate(
+                pipeline.policy,
+                config.eval_env,
+                episodes=episodes,
+                seed=Seeds(config.seed).integer(stream),
+                stochastic=stochastic,
+                transforms=pipeline.transforms,
+                num_envs=most_copies(config.eval_env, config.eval_envs, copies),
+            )
 
     def _how_to_resume(self) -> str:
         if not (self.folder / layout.CONFIG).is_file():
@@ -224,7 +253,8 @@ def continue_run(session: Session, before: Any) -> dict[str, Any]:
         raise ConfigError(f"run {folder} was stopped by {result.stopped_by}; more frames do not change that")
     pictures = (layout.CURVE, *([layout.GIF] if session.settings.gif else []))
     if evaluation is not None and not is_longer and all((folder / name).is_file() for name in pictures):
-        return summarise(session.recipe.name, config, result, evaluation, folder)
+        return summarise(session.recipe.name, config, result, evaluation, folder, None)
+    session.watch.trained_before = result.seconds
     return dataclasses.replace(session, loggers=check_loggers(session.loggers)).run()
 
 
@@ -235,33 +265,6 @@ def _check_address(config: Any) -> None:
             f"ray_address is {config.ray_address} with collector {collector!r}; set collector to 'ray', or "
             "train several seeds with --jobs ray"
         )
-
-
-def _loop_options(pipeline: Pipeline, config: SessionConfig, progress: Listener | None) -> LoopOptions:
-    return LoopOptions(
-        evaluate=lambda: _judge(
-            pipeline, config, config.eval_episodes, "evaluation", stochastic=config.eval_stochastic
-        ),
-        eval_every=config.eval_every,
-        checkpoint_every=config.checkpoint_every,
-        log_every=config.log_every,
-        stopping=config.stopping,
-        progress=progress,
-    )
-
-
-def _judge(
-    pipeline: Pipeline, config: SessionConfig, episodes: int, stream: str, *, stochastic: bool = False, copies: int = 1
-) -> Evaluation:
-    return evaluate(
-        pipeline.policy,
-        config.eval_env,
-        episodes=episodes,
-        seed=Seeds(config.seed).integer(stream),
-        stochastic=stochastic,
-        transforms=pipeline.transforms,
-        num_envs=most_copies(config.eval_env, config.eval_envs, copies),
-    )
 
 
 def _warn_of_no_end(config: SessionConfig, result: Result) -> None:
@@ -281,25 +284,3 @@ def _report(listener: Listener | None, progress: Progress) -> None:
     reporter.report(progress)
     if reporter.raised is not None:
         raise reporter.raised
-
-
-def summarise(recipe: str, config: Any, result: Result, evaluation: Evaluation, folder: Path) -> dict[str, Any]:
-    """The summary of a run: what `--json` prints."""
-    config, best = settings_of(config), read_best(folder)
-    return {
-        "recipe": recipe,
-        "env_id": config.env_id,
-        "eval_env_id": config.eval_env.env_id,
-        "seed": config.seed,
-        "frames": result.frames,
-        "updates": result.updates,
-        "episodes": result.episodes,
-        "seconds": round(result.seconds, 3),
-        "frames_per_second": round(result.frames_per_second, 1),
-        "stopped_early": bool(result.stopped_by),
-        "stopped_by": result.stopped_by,
-        "longest_streak": result.longest_streak if config.stop_after_successes is not None else None,
-        "evaluation": evaluation.summary(),
-        "best": None if best is None else {"frames": best.frames, "mean": best.score, "checkpoint": str(best.path)},
-        "run": str(folder),
-    }

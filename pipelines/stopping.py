@@ -19,8 +19,8 @@ class StoppingRule:
 
     Args:
         total_episodes: this many training episodes ended.
-        at_return: the mean return of an evaluation reached this.
-        at_mean: the mean return of the last `window` training episodes reached this.
+        at_return: the evaluation return, a mean over episodes, reached this.
+        at_mean: the mean training return of the last `window` episodes reached this.
         window: number of episodes for `at_mean`; with fewer there is no mean.
         successes: this many training episodes in a row had a return of at least `success_return`.
         success_return: the least return of a success.
@@ -56,14 +56,14 @@ class StoppingRule:
                 self._stop(f"{self.streak} successes in a row")
             mean = sum(self._recent) / len(self._recent)
             if self.at_mean is not None and len(self._recent) == self.window and mean >= self.at_mean:
-                self._stop(f"a mean return of {figure(mean)} over {self.window} episodes")
+                self._stop(f"a mean training return of {figure(mean)} over {self.window} episodes")
         if self.at_change is not None and scalars.get("change", self.at_change) < self.at_change:
             self._stop(f"a change of {scalars['change']:.1e}")
 
     def after_evaluation(self, mean: float) -> None:
-        """Check the mean return of an evaluation."""
+        """Check an evaluation return, a mean over episodes."""
         if self.at_return is not None and mean >= self.at_return:
-            self._stop(f"an evaluation with a mean return of {figure(mean)}")
+            self._stop(f"an evaluation return of {figure(mean)}")
 
     def end(self, reason: str, total_frames: float) -> None:
         """End a run by choice; if it is resumed with more than these `total_frames`, it continues."""

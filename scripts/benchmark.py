@@ -19,6 +19,7 @@ from typing import Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.scripts.benchmarks.measure import Row
+from rlpipe.scripts.cli.help import listed
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.seeds import read_seeds
 from rlpipe.scripts.main import run
@@ -41,11 +42,10 @@ ALGORITHMS = ("ppo", "dqn", "a2c", "reinforce")
 SEEDS = 10
 """Number of seeds that `solve` draws."""
 
-USAGE = f"""usage: rlpipe benchmark WHAT [options]
+USAGE = """usage: rlpipe benchmark WHAT [options]
 
-Measure rlpipe, TorchRL and Stable-Baselines3 side by side; rlpipe benchmark WHAT --help lists the options.
-
-{chr(10).join(f"  {name:<11} {summary}" for name, summary in BENCHMARKS.items())}
+Measure rlpipe, TorchRL and Stable-Baselines3 side by side.
+rlpipe benchmark WHAT --help lists the options.
 """
 
 
@@ -87,7 +87,7 @@ class SolveOptions(Options):
 def main(arguments: Sequence[str]) -> int:
     """Measure, write the results, and print the table."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print("\n".join([USAGE, *listed(list(BENCHMARKS.items()), 15)]))
         return 0
     name, *rest = arguments
     if name.startswith("-"):

@@ -17,10 +17,6 @@ from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
-USAGE = (
-    "rlpipe evaluate RUN [--episodes 100] [--seed N] [--stochastic] [--eval-envs N] [--trust-module NAME ...] [--json]"
-)
-
 
 @dataclass(frozen=True)
 class Options(RunOptions):
@@ -38,7 +34,9 @@ class Options(RunOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and print the result."""
-    path, options = parse_run(Options, arguments, "evaluate", USAGE, RUN)
+    path, options = parse_run(
+        Options, arguments, "evaluate", f"Measure the returns of a run's agent in new episodes. {RUN}"
+    )
     check_evaluation(episodes=options.episodes, seed=options.seed, eval_envs=options.eval_envs)
     summary = _evaluate(path, options)
     print(json.dumps(summary) if options.json else _describe(summary))
@@ -74,7 +72,7 @@ def _describe(summary: dict[str, Any]) -> str:
     how = "sampled" if summary["stochastic"] else "greedy"
     rate = f", success {evaluation['success_rate']:.1%}" if "success_rate" in evaluation else ""
     return (
-        f"{summary['recipe']} on {summary['env_id']}: return {found['mean']} +- {found['std']} over "
+        f"{summary['recipe']} on {summary['env_id']}: evaluation return {found['mean']} +- {found['std']} over "
         f"{evaluation['episodes']} {how} episodes ({found['min']} to {found['max']}){rate}"
     )
 

@@ -18,8 +18,6 @@ from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
-USAGE = "rlpipe export RUN [--out FILE] [--format {onnx,torch,safetensors}] [--trust-module NAME ...] [--json]"
-
 
 @dataclass(frozen=True)
 class Options(RunOptions):
@@ -34,7 +32,9 @@ class Options(RunOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and print what was written."""
-    path, options = parse_run(Options, arguments, "export", USAGE, RUN)
+    path, options = parse_run(
+        Options, arguments, "export", f"Write the policy of a run to a file that can be used without rlpipe. {RUN}"
+    )
     # fails fast, before heavy imports
     described, checkpoint = read_run(path, options.trust_module)
     kind = format_of(options.out, options.format)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from rlpipe.errors import ConfigError, InterruptedRunError, RlpipeError
 from rlpipe.pipelines.child_processes import QUIET_TRACKER
+from rlpipe.scripts.cli.help import heading, listed
 from rlpipe.scripts.cli.text import printable
 from rlpipe.spelling import did_you_mean
 from rlpipe.version import __version__
@@ -31,20 +32,21 @@ COMMANDS = {
     "benchmark": "measure rlpipe, TorchRL and Stable-Baselines3 side by side",
 }
 
-HELP = f"""usage: rlpipe COMMAND ...
+EXAMPLES = (
+    ("rlpipe train ppo", "train PPO on CartPole-v1, some seconds"),
+    ("rlpipe train ppo --help", "all options of the recipe ppo"),
+    ("rlpipe evaluate RUN", "RUN is the folder that train has written"),
+    ("rlpipe render RUN", "see the agent act, in agent.gif"),
+)
 
-Train reinforcement-learning agents with TorchRL.
 
-commands:
-{chr(10).join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())}
-
-options:
-  -h, --help   show this help
-  --version    show the version
-
-Start with:  rlpipe train ppo
-Options:     rlpipe train --help, rlpipe train ppo --help, rlpipe evaluate --help
-"""
+def _help() -> str:
+    parts = {"commands": listed(list(COMMANDS.items()), 14), "start with": listed(EXAMPLES, 30)}
+    text = "\n\n".join("\n".join([heading(name), *lines]) for name, lines in parts.items())
+    return (
+        "usage: rlpipe COMMAND ...\n\nTrain reinforcement-learning agents with TorchRL.\n\n"
+        f"{text}\n\nrlpipe COMMAND --help tells more, rlpipe --version the version.\n"
+    )
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +98,7 @@ def _write(text: str) -> int:
 def _dispatch(arguments: list[str]) -> int:
     command, *rest = arguments or ["--help"]
     if command in ("-h", "--help", "help"):
-        print(HELP, end="")
+        print(_help(), end="")
         return 0
     if command == "--version":
         print(f"rlpipe {__version__}")

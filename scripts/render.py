@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.render.player import Moment, Player
     from rlpipe.scripts.display.window import Window
 
-USAGE = """rlpipe render RUN [--out agent.gif] [--episodes 1] [--seed N] [--fps N] [--hold 1.0] [--size 480]
-                         [--max-steps 1000] [--stochastic] [--screen] [--trust-module NAME ...] [--json] [--quiet]
-       rlpipe render --random ENV_ID [the same options]"""
+DESCRIPTION = f"Draw episodes of a run's agent, or with --random of one that acts at random. {RUN}"
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,9 @@ class Options(RunOptions):
 def main(arguments: Sequence[str]) -> int:
     """Record, and print a summary."""
     if arguments and arguments[0].startswith("-") and any(each.split("=")[0] == "--random" for each in arguments):
-        path, options = None, parse(Options, arguments, prog="rlpipe render", description=RUN)
+        path, options = None, parse(Options, arguments, prog="rlpipe render", description=DESCRIPTION)
     else:
-        path, options = parse_run(Options, arguments, "render", USAGE, RUN)
+        path, options = parse_run(Options, arguments, "render", DESCRIPTION)
         if options.random is not None:
             raise ConfigError(f"random is {options.random!r}, which replaces the run; leave out {path}")
     names = ("episodes", "seed", "fps", "hold", "size", "max_steps")

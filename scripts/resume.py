@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,6 @@ from rlpipe.scripts.display.progress_bar import describe, display
 from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
-USAGE = (
-    "rlpipe resume RUN [--total-frames N] [--ray-address HOST:PORT] [--logger NAME ...] "
-    "[--trust-module NAME ...] [--json] [--quiet | --watch]"
-)
 DESCRIPTION = "Continue the run folder RUN from its newest complete checkpoint, with its own settings."
 _UNCHANGED = ("unchanged",)
 
@@ -45,9 +42,10 @@ class Options(RunOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """Continue a run from its newest complete checkpoint, and print the summary."""
-    folder, options = parse_run(Options, arguments, "resume", USAGE, DESCRIPTION)
+    began = time.perf_counter()
+    folder, options = parse_run(Options, arguments, "resume", DESCRIPTION)
     _check_path(folder)
-    summary = _resume(folder, read_description(folder, options.trust_module), options)
+    summary = _resume(folder, read_description(folder, options.trust_module), options, began)
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
 
@@ -64,7 +62,7 @@ def _check_path(folder: Path) -> None:
         )
 
 
-def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[str, Any]:
+def _resume(folder: Path, described: dict[str, Any], options: Options, began: float) -> dict[str, Any]:
     from rlpipe.pipelines.agents.environment import check_known
 
     check_known(described["config"], folder)
@@ -78,6 +76,7 @@ def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[s
 
     with starting(f"{described['recipe']}, {folder}", quiet=options.quiet, in_files=True):
         from rlpipe.pipelines.session import Session, continue_run
+        from rlpipe.pipelines.summary import Stopwatch
 
     session = Session(
         recipe,
@@ -87,6 +86,7 @@ def _resume(folder: Path, described: dict[str, Any], options: Options) -> dict[s
         start_from=described.get("start_from"),
         display=display(described["recipe"], longer, watch=options.watch, quiet=options.quiet),
         loggers=_loggers(described, other),
+        watch=Stopwatch(began),
     )
     return continue_run(session, config)
 

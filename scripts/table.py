@@ -17,7 +17,8 @@ from rlpipe.scripts.main import run
 from rlpipe.scripts.reports.rows import as_json, describe, draw_results
 
 DESCRIPTION = """Print a Markdown table of finished runs, one row for all runs that differ only in the seed: median
-(min to max) of frames and seconds, and the interquartile mean of the final returns with its bootstrap interval."""
+(min to max) of frames and seconds, and the interquartile mean of the evaluation returns after training, with its
+bootstrap interval."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rlpipe.pipelines.algorithms.recipes.config_file import as_text
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
 from rlpipe.scripts.cli.config_option import configured, split_config
+from rlpipe.scripts.cli.help import filled, heading, listed
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
 from rlpipe.scripts.display.progress_bar import describe, display
@@ -26,25 +28,34 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.config.train import TrainConfig
 
 
-USAGE = f"""usage: rlpipe train RECIPE [options]
-       rlpipe train FILE.py [options]
-       rlpipe train --config FILE [options]
+EXAMPLES = (
+    ("rlpipe train ppo", "a recipe as it is"),
+    ("rlpipe train ppo --env-id Acrobot-v1 --seed 3", "another environment and seed"),
+    ("rlpipe train ppo --watch", "a live view of the training"),
+    ("rlpipe train ppo --seeds 0-9 --jobs 2", "ten seeds, two at a time"),
+    ("rlpipe train my_ppo.py", "an algorithm of your own"),
+    ("rlpipe train ppo --print-config > my.json", "all options in a file"),
+    ("rlpipe train --config my.json --lr 1e-3", "options from a file"),
+    ("rlpipe train --resume RUN", "continue a run"),
+)
 
-Train an agent with a recipe; rlpipe train RECIPE --help lists the recipe's options.
-rlpipe train FILE.py, or module:name, trains an algorithm of your own, a Config and a build(config) -> Pipeline.
-rlpipe train --config FILE takes options from JSON, YAML or a run's config.json; those on the command line win.
-rlpipe train RECIPE --print-config prints such a file.
-rlpipe train --resume RUN continues a run, see rlpipe resume --help.
-rlpipe train RECIPE --seeds 0-9 --jobs 2 trains ten seeds, two at a time, and summarises their results.
 
-recipes: {", ".join(RECIPES)}
-"""
+def usage() -> str:
+    """What `rlpipe train` says without a recipe."""
+    recipes = filled(", ".join(RECIPES))
+    return (
+        "usage: rlpipe train RECIPE [options]\n\nTrain an agent, evaluate it, and write a run folder.\n\n"
+        + "\n".join([heading("examples"), *listed(EXAMPLES, 50)])
+        + f"\n\n{heading('recipes')} (rlpipe recipes says what they are)\n{recipes}\n\n"
+        "rlpipe train RECIPE --help lists the options of a recipe.\n"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train, evaluate, and print a summary."""
+    began = time.perf_counter()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(usage(), end="")
         return 0
     if arguments[0] == "--resume":
         return resume(arguments[1:])
@@ -73,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.seeds is not None or options.jobs is not None:
         return train_seeds(recipe, options, arguments, find_weights(recipe, options))
-    summary = _train(recipe, options)
+    summary = _train(recipe, options, began)
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
 
@@ -101,7 +112,7 @@ def _find(name: str, *, quiet: bool) -> Recipe:
         return find_recipe(name)
 
 
-def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
+def _train(recipe: Recipe, options: Options[TrainConfig], began: float) -> dict[str, Any]:
     from rlpipe.pipelines.config.json_form import checked
 
     config = checked(options.config)
@@ -113,6 +124,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
     shown = display(recipe.name, config, watch=options.watch, quiet=options.quiet)
     with starting(f"{recipe.name} on {config.env_id}, seed {config.seed}", quiet=options.quiet, in_files=True):
         from rlpipe.pipelines.session import Session
+        from rlpipe.pipelines.summary import Stopwatch
 
     session = Session(
         recipe,
@@ -122,6 +134,7 @@ def _train(recipe: Recipe, options: Options[TrainConfig]) -> dict[str, Any]:
         start_from=None if start is None else start.path,
         display=shown,
         loggers=loggers,
+        watch=Stopwatch(began),
     )
     return session.run(start)
 

@@ -23,6 +23,8 @@ ALIASES = {"env_id": "env", "wrapper": "wrappers"}
 class EnvArgumentsConfig(CheckedConfig):
     """The environment, its arguments, and what is put around it."""
 
+    help_group = "environment"
+
     env_id: str = "CartPole-v1"
     """Gymnasium id of the environment; `module:Env-v0`, or `module:name` of its class or a function that makes it."""
     env_kwargs: Arguments = Arguments()  # noqa: RUF009 - nobody can change it
@@ -73,6 +75,8 @@ class EnvArgumentsConfig(CheckedConfig):
 @dataclass(frozen=True)
 class EnvironmentConfig(EnvArgumentsConfig):
     """The environment, and how its rewards and observations are changed."""
+
+    help_group = "environment"
 
     num_envs: int = number(1, at_least=1, at_most=1_000_000)
     """Number of environments that step together."""

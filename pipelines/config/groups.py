@@ -25,6 +25,8 @@ LearningRateSchedule = Literal["constant", "linear", "cosine", "steps"]
 class RayConfig(CheckedConfig):
     """Where Ray places collectors, and what it reserves for them."""
 
+    help_group = "Ray"
+
     ray_address: str | None = None
     """`HOST:PORT` of the head of a Ray cluster; by default, Ray is started on this machine for the run."""
     ray_cpus: float = number(1.0, at_least=0, at_most=10_000)
@@ -58,6 +60,8 @@ class RayConfig(CheckedConfig):
 class NetworkConfig(CheckedConfig):
     """The shape of the networks."""
 
+    help_group = "network"
+
     hidden: tuple[int, ...] = number((64, 64), at_least=1, at_most=16_384, at_most_numbers=100)
     """Sizes of the hidden layers."""
     activation: Activation = "tanh"
@@ -76,6 +80,8 @@ class NetworkConfig(CheckedConfig):
 class ActorConfig(NetworkConfig):
     """The networks of a stochastic policy."""
 
+    help_group = "network"
+
     state_dependent_std: bool = False
     """Let the network output the standard deviation of Box actions, instead of one that is the same in every state."""
     initial_std: float = number(1.0, at_least=1e-3, at_most=100)
@@ -85,6 +91,8 @@ class ActorConfig(NetworkConfig):
 @dataclass(frozen=True)
 class OptimizerConfig(CheckedConfig):
     """The optimiser and its learning rate."""
+
+    help_group = "optimiser"
 
     optimizer: Literal["adam", "adamw"] = "adam"
     """`adamw` has PyTorch's default weight decay, 0.01."""
@@ -129,6 +137,8 @@ class RolloutConfig(CheckedConfig):
 class MemoryConfig(CheckedConfig):
     """What a policy remembers of an episode."""
 
+    help_group = "network"
+
     recurrent: MemoryKind | None = None
     """Put a recurrent layer behind the hidden ones, which actor and critic then share; for hidden states."""
     recurrent_size: int = number(128, at_least=1, at_most=16_384)
@@ -163,6 +173,8 @@ class ActorCriticConfig(PolicyGradientConfig):
 class ExplorationConfig(CheckedConfig):
     """Epsilon-greedy exploration."""
 
+    help_group = "exploration"
+
     epsilon_schedule: ScheduleKind = "linear"
     """How epsilon falls: over frames `linear`, `exponential`; by episodes `geometric`, `harmonic` (start / (1 +
     episodes))."""
@@ -180,6 +192,8 @@ class ExplorationConfig(CheckedConfig):
 class LivesConfig(CheckedConfig):
     """Lives, in environments that count them, such as Atari games."""
 
+    help_group = "environment"
+
     end_at_life_loss: bool = False
     """Treat a lost life as the end of an episode when learning; returns and evaluations cover whole games."""
 
@@ -187,6 +201,8 @@ class LivesConfig(CheckedConfig):
 @dataclass(frozen=True)
 class CollectionConfig(CheckedConfig):
     """Where environments are stepped."""
+
+    help_group = "collection"
 
     collector: CollectorKind = "local"
     """`local`: collect in this process; `processes`: in `num_collectors` processes on this machine; `ray`: in Ray's."""
@@ -200,6 +216,8 @@ class CollectionConfig(CheckedConfig):
 class ActionNoiseConfig(CheckedConfig):
     """Noise that explores Box actions."""
 
+    help_group = "exploration"
+
     noise_std: float = number(0.1, at_least=0, at_most=1e6)
     """Standard deviation of the noise added to actions in training, in units of half the action's range."""
     noise_steps: float = number(1.0, at_least=1, at_most=1e6)
@@ -209,6 +227,8 @@ class ActionNoiseConfig(CheckedConfig):
 @dataclass(frozen=True)
 class BufferConfig(EnvironmentConfig):
     """A replay buffer, and the minibatches from it."""
+
+    help_group = "replay"
 
     minibatch_size: int = number(256, at_least=1, at_most=10_000_000)
     """Transitions per gradient step, drawn uniformly from the buffer."""
@@ -251,6 +271,8 @@ class BufferConfig(EnvironmentConfig):
 @dataclass(frozen=True)
 class ReplayConfig(BufferConfig):
     """Learning from a replay buffer, or without it."""
+
+    help_group = "replay"
 
     replay: bool = True
     """Learn from minibatches of a replay buffer; if off, one gradient step per batch."""

@@ -40,7 +40,7 @@ class QNetworkConfig(
     n_steps: int = number(3, at_least=1, at_most=1_000_000)
     """Steps whose rewards are summed before bootstrapping; at most `rollout_steps`."""
     double: bool = True
-    """Use Double DQN: the online network chooses the next action, the target network values it."""
+    """Use Double DQN, where the online network chooses the next action and the target network values it."""
     dueling: bool = False
     """Use a dueling network: split the last layer into a state value and advantages."""
     target_network: bool = True

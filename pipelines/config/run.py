@@ -19,14 +19,16 @@ from rlpipe.pipelines.stopping import StoppingRule
 class StoppingConfig(CheckedConfig):
     """The length of a run, and what may end it earlier."""
 
+    help_group = "run"
+
     total_frames: int = number(50_000, at_least=1, at_most=MANY)
     """Environment steps to train for, rounded up to whole batches."""
     total_episodes: int | None = number(None, at_least=1, at_most=MANY)
     """Stop once this many episodes have ended."""
     stop_at_return: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once an evaluation's mean return reaches this."""
+    """Stop once an evaluation return, the mean over its episodes, reaches this."""
     stop_at_mean: float | None = number(None, at_least=-LARGEST, at_most=LARGEST)
-    """Stop once the mean return of the last `stop_window` training episodes reaches this."""
+    """Stop once the mean training return of the last `stop_window` episodes reaches this."""
     stop_window: int = number(100, at_least=1, at_most=1_000_000)
     """Number of episodes in that mean."""
     stop_after_successes: int | None = number(None, at_least=1, at_most=MANY)
@@ -48,13 +50,11 @@ class StoppingConfig(CheckedConfig):
 
 
 @dataclass(frozen=True)
-class RunConfig(StoppingConfig):
-    """The options of every training run: length, seed, evaluation, checkpoints and logs."""
+class EvaluationConfig(CheckedConfig):
+    """Evaluations during training, and the one after it."""
 
-    seed: int = number(0, at_least=0, at_most=2**63 - 1)
-    """Seed of every random stream of the run."""
-    threads: int = number(1, at_least=1, at_most=1024)
-    """Number of PyTorch's CPU threads; 1 is fastest for small networks."""
+    help_group = "evaluation"
+
     eval_every: int | None = number(5_000, at_least=1, at_most=MANY)
     """Frames between two evaluations; `none` evaluates only after training."""
     eval_episodes: int = number(20, at_least=1, at_most=1_000_000)
@@ -67,14 +67,34 @@ class RunConfig(StoppingConfig):
     """Sample actions in evaluations during training; the final evaluation is always greedy."""
     eval_env_id: str | None = None
     """Evaluate on this environment instead of the training environment."""
+
+
+@dataclass(frozen=True)
+class OutputConfig(CheckedConfig):
+    """What a run writes."""
+
+    help_group = "output"
+
     checkpoint_every: int | None = number(100_000, at_least=1, at_most=MANY)
     """Frames between two checkpoints, from which a run can be resumed; one is always written at the end."""
     log_every: int = number(1, at_least=1, at_most=MANY)
     """Frames between two lines of metrics, at least a batch; a line is the mean over its batches."""
     curve_window: int = number(WINDOW, at_least=1, at_most=MANY)
-    """Episodes in the moving mean of `curve.png`."""
+    """Episodes in the mean training return that `curve.png` and the live view show."""
     gif: bool = False
     """Render an episode of the trained policy to `agent.gif`."""
+
+
+@dataclass(frozen=True)
+class RunConfig(OutputConfig, EvaluationConfig, StoppingConfig):
+    """The options of every training run: length, seed, evaluation, checkpoints and logs."""
+
+    help_group = "run"
+
+    seed: int = number(0, at_least=0, at_most=2**63 - 1)
+    """Seed of every random stream of the run."""
+    threads: int = number(1, at_least=1, at_most=1024)
+    """Number of PyTorch's CPU threads; 1 is fastest for small networks."""
     schedule: tuple[str, ...] = ()
     """Numbers that change during training: `clip=linear:0.2:0` (KIND:START:END, with :FRAMES or not; `cosine`,
     `exponential`); `--clip linear:0.2:0` means the same."""

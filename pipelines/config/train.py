@@ -25,6 +25,8 @@ class TrainConfig(RayConfig, CollectionConfig, SessionConfig):
         ConfigError: a field has the wrong type or a value that is not allowed.
     """
 
+    help_group = "run"
+
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of networks, batches and environments in tensors; all other environments are on the CPU."""
 

@@ -19,12 +19,15 @@ LOGGERS = "loggers.json"
 LOCK = "lock"
 """Held by the process that writes the run."""
 CURVE = "curve.png"
-"""Training returns and evaluations against frames."""
+"""Evaluation returns and training returns against frames."""
 GIF = "agent.gif"
 """An episode of the trained policy, if asked for."""
 
-WINDOW = 100
-"""Episodes in the moving mean of the curve, unless a config has another number."""
+WINDOW = 20
+"""Episodes in the mean of training returns that is shown, unless a config has another number.
+
+A hundred are most of a short run: their mean stays low long after an agent has learned to go on for 500 steps.
+"""
 LARGEST_JSON = 1_000_000
 """The most bytes of a `.json` file that is read."""
 LARGEST_LINES = 500_000_000

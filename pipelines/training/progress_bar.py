@@ -16,14 +16,18 @@ from rlpipe.formatting import figure
 if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Listener, Progress
 
+_FORMAT = "{desc} {percentage:.0f}%|{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
+"""Without the frames: percentages, speed and both returns fit into 80 columns."""
 _SHOWN = {"success_rate": "success", "epsilon": "epsilon", "approx_kl": "KL"}
 
 
 class ProgressBar:
-    """A tqdm bar on stderr, or in a notebook: frames per second, latest return, last evaluation, epsilon or KL."""
+    """A tqdm bar on stderr, or in a notebook: frames per second, training and evaluation return, epsilon or KL."""
 
     def __init__(self, name: str, total_frames: int | None, *, quiet: bool = False) -> None:
-        self._bar = _bar(total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet)
+        form = None if total_frames is None else _FORMAT
+        self._bar = _bar(total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet, bar_format=form)
+        self._returns: dict[str, str] = {}
         self._notes: dict[str, str] = {}
 
     def __call__(self, progress: Progress) -> None:
@@ -32,12 +36,13 @@ class ProgressBar:
             # frames of before a resume do not count for the speed
             self._bar.initial = self._bar.n = progress.frames
         if progress.returns:
-            self._notes["return"] = figure(sum(progress.returns) / len(progress.returns))
+            self._returns["training"] = figure(sum(progress.returns) / len(progress.returns))
         if progress.evaluation is not None:
-            self._notes["evaluation"] = figure(progress.evaluation.mean)
+            self._returns["evaluation"] = figure(progress.evaluation.mean)
         scalars = progress.scalars
         self._notes.update({name: f"{scalars[key]:.3g}" for key, name in _SHOWN.items() if key in scalars})
-        self._bar.set_postfix(self._notes, refresh=False)
+        named = [f"{name} {value}" for name, value in (*self._returns.items(), *self._notes.items())]
+        self._bar.set_postfix_str(f"{'return: ' if self._returns else ''}{', '.join(named)}", refresh=False)
         total = self._bar.total
         self._bar.update((progress.frames if total is None else min(progress.frames, total)) - self._bar.n)
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.scripts.cli.env_options import add_rule, gathered
+from rlpipe.scripts.cli.help import help_of, options_of
 from rlpipe.scripts.cli.schedule_options import with_schedules_apart
 
 T = TypeVar("T")
@@ -39,24 +38,25 @@ def parse(
     Raises:
         ConfigError: an option is unknown, or a value cannot be read.
     """
+    options = options_of(kind if default is None else default)
+    if {"-h", "--help"} & set(arguments):
+        print(help_of(options, prog, description), end="")
+        raise SystemExit(0)
     import tyro
 
-    known = _options(kind if default is None else default)
+    known = {each.name: each.takes_none for each in options}
     arguments = gathered(with_schedules_apart(arguments, getattr(default, "config", None)), known)
     arguments = _spell_none(arguments, {name for name, optional in known.items() if optional})
     _check_names(arguments, list(known), owners)
     complaint = io.StringIO()
-    options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    form = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     extra: dict[str, Any] = {"registry": tyro.constructors.ConstructorRegistry()}
     add_rule(extra["registry"])
     extra |= {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=prog, description=description, args=arguments, config=options, **extra)
-    except SystemExit as stopped:
-        if stopped.code in (0, None):
-            sys.stderr.write(complaint.getvalue())
-            raise
+            return tyro.cli(kind, prog=prog, description=description, args=arguments, config=form, **extra)
+    except SystemExit:
         raise ConfigError(_in_one_line(complaint.getvalue())) from None
 
 
@@ -79,39 +79,19 @@ class RunOptions:
 R = TypeVar("R", bound=RunOptions)
 
 
-def parse_run(kind: type[R], arguments: Sequence[str], command: str, usage: str, description: str) -> tuple[Path, R]:
-    """Parse the path of a run and the options after it; no argument or `--help` prints the usage and exits.
+def parse_run(kind: type[R], arguments: Sequence[str], command: str, description: str) -> tuple[Path, R]:
+    """Parse the path of a run and the options after it; no argument or `--help` prints the help and exits.
 
     Raises:
         ConfigError: an option comes before the run; also see `parse`.
     """
-    if not arguments:
-        print(f"usage: {usage}")
-        raise SystemExit(0)
-    path, *rest = arguments
+    path, *rest = arguments or ["--help"]
     if path.startswith("-") and path not in ("-h", "--help"):
         way = f"rlpipe {command} RUN {path} ..."
         way += ", or rlpipe render --random ENV_ID ..." if command == "render" else ""
         raise ConfigError(f"the run comes before the options, got {path!r}; try: {way}")
     prog = f"rlpipe {command} RUN"
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
-
-
-def _options(holder: Any) -> dict[str, bool]:
-    """All options of a dataclass and of its `config` field, and whether they accept None.
-
-    An option that is on by default is called `no-...`.
-    """
-    options: dict[str, bool] = {}
-    hints = get_type_hints(holder if isinstance(holder, type) else type(holder))
-    for field in dataclasses.fields(holder):
-        default = getattr(holder, field.name, field.default)
-        if field.name == "config":
-            options |= _options(default)
-        else:
-            name = ("no-" if default is True else "") + field.name.replace("_", "-")
-            options[name] = type(None) in get_args(hints[field.name])
-    return options
 
 
 def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:

@@ -15,17 +15,31 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 
-@dataclass(frozen=True)
-class Options(Generic[C]):
-    """Options of `rlpipe train`; the fields of the recipe's Config are options too."""
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions:
+    """What is trained: one run or several, from nothing or from what another run has learned."""
 
-    config: C
-    run_dir: Path | None = None
-    """The new run folder; by default runs/RECIPE/SEED-TIME."""
+    help_group = "run"
+
+    seeds: str | None = None
+    """Train one run for each seed, such as 0-9 or 0,3,7 or 1-3,8; `run_dir` is then the folder for all of them."""
+    jobs: str | None = None
+    """Number of seeds to train at once, one process each (by default 1); or ray, to train them as Ray tasks."""
     start_from: Path | None = None
     """Start with what another run has learned: RUN (its newest checkpoint), RUN@best, or a checkpoint."""
     take: tuple[str, ...] = ()
     """The parts to take of that run: policy, critic, statistics (of normalisation); by default all that there are."""
+
+
+@dataclass(frozen=True)
+class Options(SeedOptions, Generic[C]):
+    """Options of `rlpipe train`; the fields of the recipe's Config are options too."""
+
+    help_group = "output"
+
+    config: C
+    run_dir: Path | None = None
+    """The new run folder; by default runs/RECIPE/SEED-TIME."""
     logger: tuple[str, ...] = DEFAULT
     """Loggers that get the metrics too: tensorboard, wandb, mlflow, several of them, or none."""
     json: bool = False
@@ -34,14 +48,10 @@ class Options(Generic[C]):
     """Show no progress bar."""
     watch: bool = False
     """Show a live view of the training in the terminal, in place of the progress bar."""
-    seeds: str | None = None
-    """Train one run for each seed, such as 0-9 or 0,3,7 or 1-3,8; run-dir is then the folder for all of them."""
     trust_module: tuple[str, ...] = ()
     """Python modules or files that the file of `--config` may name; they are imported first."""
     print_config: bool = False
     """Print all options, as a file for `--config` in JSON, and train nothing."""
-    jobs: str | None = None
-    """Number of seeds to train at once, one process each (by default 1); or ray, to train them as Ray tasks."""
 
 
 def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Start | None:

@@ -105,11 +105,11 @@ class View:
     def _evaluation(self) -> list[Fact]:
         stats = self._stats
         if stats.last is None:
-            return [("evaluation", "none yet")]
+            return [("evaluation return", "none yet")]
         frames, found = stats.last[0], summary_of(stats.last[1])
         best = [] if stats.best is None else [("best", f"{format_return(stats.best[1])} at frame {stats.best[0]:,}")]
         return [
-            ("final evaluation" if stats.last_is_final else "evaluation", f"{found['mean']} +- {found['std']}"),
+            (f"{'final ' * stats.last_is_final}evaluation return", f"{found['mean']} +- {found['std']}"),
             ("range", f"{found['min']} to {found['max']}"),
             *([("success", found["success"])] if "success" in found else []),
             ("at frame", f"{frames:,}"),

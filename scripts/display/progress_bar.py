@@ -48,7 +48,7 @@ class PlainLines:
         self._stats.add(progress, self._now())
         if progress.evaluation is not None:
             kind, found = "final evaluation" if progress.final else "evaluation", summary_of(progress.evaluation)
-            what = f"{found['mean']} +- {found['std']} ({found['min']} to {found['max']})"
+            what = f"return {found['mean']} +- {found['std']} ({found['min']} to {found['max']})"
             what += f", success {found['success']}" if "success" in found else ""
             self._print(f"{kind} {what} at frame {progress.frames:,}")
         self._new = self._new or progress.stage == "training"
@@ -63,7 +63,8 @@ class PlainLines:
 
     def _print_progress(self, *, over: bool = False) -> None:
         stats, speed = self._stats, self._stats.speed.now
-        mean = f"return {format_return(stats.mean_return)}" if stats.recent_episodes else "no episode has ended yet"
+        known = stats.recent_episodes > 0
+        mean = f"training return {format_return(stats.mean_return)}" if known else "no episode has ended yet"
         speed_and_time = "" if speed is None else f", {rate(speed)} frames a second"
         # a stopping rule may have ended the run early
         speed_and_time += "" if speed is None or over else f", {clock(stats.left)} left"
@@ -108,20 +109,31 @@ def describe(summary: Mapping[str, Any]) -> str:
     """Format the summary of a run."""
     evaluation, found = summary["evaluation"], statistics(summary["evaluation"])
     where = "" if summary["eval_env_id"] == summary["env_id"] else f" of {summary['eval_env_id']}"
-    lines = [
-        f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}",
-        f"  return   {found['mean']} +- {found['std']} over {evaluation['episodes']} greedy episodes"
-        f"{where} ({found['min']} to {found['max']})",
-        *([f"  success  {evaluation['success_rate']:.1%} of them"] if "success_rate" in evaluation else []),
-        f"  frames   {summary['frames']:,} in {duration(summary['seconds'])} s of training"
-        f" ({rate(summary['frames_per_second'])} a second), {summary['episodes']:,} episodes,"
-        f" {summary['updates']:,} updates",
-    ]
+    told = {
+        "evaluation": f"return {found['mean']} +- {found['std']} over {evaluation['episodes']} greedy episodes"
+        f"{where} ({found['min']} to {found['max']})"
+    }
+    if "success_rate" in evaluation:
+        told["success"] = f"{evaluation['success_rate']:.1%} of them"
     if (best := summary["best"]) is not None:
-        lines.append(f"  best     {figure(best['mean'])} at frame {best['frames']:,}: {summary['run']}@best")
+        told["best"] = f"return {figure(best['mean'])} at frame {best['frames']:,}: {summary['run']}@best"
+    told["frames"] = f"{summary['frames']:,} in {duration(summary['seconds'])} s of training"
+    told["frames"] += f" ({rate(summary['frames_per_second'])} a second)"
+    told["episodes"] = f"{summary['episodes']:,}, with {summary['updates']:,} updates"
+    if (waited := summary["waited"]) is not None:
+        told["time"] = _time(waited, resumed=waited["training"] != summary["seconds"])
     if summary["stopped_early"]:
-        lines.append(f"  stopped  by {summary['stopped_by']}")
+        told["stopped"] = f"by {summary['stopped_by']}"
     if summary["longest_streak"] is not None:
-        lines.append(f"  streak   {summary['longest_streak']} successes in a row at most")
-    lines += [f"  run      {summary['run']}", f"  curve    {Path(summary['run']) / CURVE}"]
-    return "\n".join(lines)
+        told["streak"] = f"{summary['longest_streak']} successes in a row at most"
+    told |= {"run": summary["run"], "curve": str(Path(summary["run"]) / CURVE)}
+    lines = [f"  {label:<10}  {text}" for label, text in told.items()]
+    return "\n".join([f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}", *lines])
+
+
+def _time(waited: Mapping[str, float], *, resumed: bool) -> str:
+    """How long a person waited, and for what."""
+    decimals = 0 if waited["all"] >= 100 else 1
+    total, *parts = (f"{waited[part]:.{decimals}f}" for part in ("all", "training", "evaluation", "rest"))
+    since = "this time" if resumed else "in all"
+    return f"{total} s {since}: {parts[0]} training, {parts[1]} evaluation, {parts[2]} start and end"

@@ -100,7 +100,7 @@ function layoutOf(axis) {
     font: { family: "system-ui, sans-serif", size: 13, color: color("text") },
     xaxis: { ...line, title: { text: axis === "frames" ? "frames" : "training seconds" }, rangemode: "tozero" },
     // 0.0002 and 1e+8, where plotly would write 200μ and 100M
-    yaxis: { ...line, title: { text: "return" }, tickformat: ".7~g" },
+    yaxis: { ...line, title: { text: "evaluation return" }, tickformat: ".7~g" },
     hovermode: "x unified",
     hoverlabel: { namelength: -1, bgcolor: color("panel"), font: { color: color("text") } },
     // on a touch screen a drag scrolls the page

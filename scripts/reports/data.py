@@ -126,8 +126,8 @@ def _pairs(rows: Sequence[Row]) -> Iterable[dict[str, Any]]:
 def _across_environments(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The interquartile mean over environments, for settings that were run on several of them.
 
-    Returns are normalised per environment: 0 is the lowest final return of these runs, 1 the highest. Only environments
-    that all these settings share count.
+    Returns are normalised per environment: 0 is the lowest evaluation return of these runs, 1 the highest. Only
+    environments that all these settings share count.
 
     Returns:
         The environments and a line for each setting; `None` unless two settings share two environments.

@@ -28,7 +28,7 @@ from rlpipe.scripts.reports.statistics import interquartile_mean
 
 T = TypeVar("T")
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
-WITHOUT_EFFECT = {"seed", "gif", "log_info"}
+WITHOUT_EFFECT = {"seed", "gif", "log_info", "curve_window"}
 """Config fields in which the runs of a group may differ."""
 
 

@@ -152,7 +152,7 @@ function makeImprovement() {
 
 function makeAcross() {
   const { across } = data;
-  const rule = "Of each environment 0 is the lowest final return of any of these runs, and 1 the highest; the IQM is over all seeds and environments.";
+  const rule = "Of each environment 0 is the lowest evaluation return after training of any of these runs, and 1 the highest; the IQM is over all seeds and environments.";
   find("across-method").textContent = across
     ? `Only what was run with the same settings on all of them. ${rule}`
     : "There is no such table: it needs two groups of settings that were each run, without other changes, on the same two environments or more.";
@@ -183,7 +183,7 @@ function makeGifs() {
     const image = make("img", { src: source, alt: `An episode of ${words}` });
     // the episode drawn is none of those that the return is a mean of
     const score = column([run.score])[0];
-    const rest = `on ${group.environment}, seed ${run.seed}; final return of the run (mean): ${score}`;
+    const rest = `on ${group.environment}, seed ${run.seed}; evaluation return of the run (mean): ${score}`;
     const caption = make("figcaption", {}, swatch(group), named(group.label), rest);
     const figure = make("figure", {}, image, caption);
     figure.dataset.run = number;

@@ -19,8 +19,8 @@ HEADER = (
     "seeds",
     "frames",
     "training seconds",
-    "return (IQM, 95 % interval)",
-    "per-seed returns",
+    "evaluation return (IQM, 95 % interval)",
+    "of each seed",
 )
 SUCCESS = "success"
 """Header of a last column, if a run's environment reports successes."""
@@ -81,7 +81,7 @@ def draw_results(rows: Sequence[Row]) -> bytes:
             axes.fill_between(at, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
         lines.append(line)
     for env_id, (left, right) in zip(environments, grid, strict=True):
-        left.set(title=literal(env_id), xlabel="frames", ylabel="return: mean and range of seeds")
+        left.set(title=literal(env_id), xlabel="frames", ylabel="evaluation return: mean and range of seeds")
         right.set(title=literal(env_id), xlabel="training seconds")
         left.grid(alpha=0.3)
         right.grid(alpha=0.3)

@@ -25,9 +25,9 @@ const COLUMNS = [
   { name: "seeds", key: (view) => view.runs.length },
   { name: "frames", key: (view) => median(view.runs.map((run) => run.frames)), number: true },
   { name: "training seconds", key: (view) => median(view.runs.map((run) => run.seconds)), number: true },
-  { name: "return (IQM)", key: (view) => view.iqm, number: true },
+  { name: "evaluation return (IQM)", key: (view) => view.iqm, number: true },
   { name: "95 % interval", key: (view) => view.low ?? view.iqm, number: true },
-  { name: "per-seed returns", key: (view) => Math.max(...view.runs.map((run) => run.score)), number: true },
+  { name: "of each seed", key: (view) => Math.max(...view.runs.map((run) => run.score)), number: true },
 ];
 // added if the environment of a run reports successes
 const SUCCESS = { name: "success", key: (view) => median(successes(view)), number: true };

@@ -63,12 +63,14 @@ class Job:
 
     def train(self, display: Display) -> Message:
         """Train in this process, and return the last message; `display` is that of a `Session`."""
+        began = time.perf_counter()
         try:
             with quick_imports(of_a_command=True):
                 from rlpipe.pipelines.algorithms.recipes import recipe_of_run
                 from rlpipe.pipelines.config.json_form import checked, config_from_json
                 from rlpipe.pipelines.config.start import find_start
                 from rlpipe.pipelines.session import Session
+                from rlpipe.pipelines.summary import Stopwatch
 
             recipe = recipe_of_run({"recipe": self.recipe, "algorithm": self.algorithm, "source": self.source})
             config = checked(config_from_json(recipe.config_class, self.config))
@@ -81,6 +83,7 @@ class Job:
                 start_from=self.start_from,
                 display=display,
                 loggers=tuple(self.loggers),
+                watch=Stopwatch(began),
             )
             return {"finished": session.run(start)}
         except InterruptedRunError as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_COLUMNS = ("seed", "state", "frames", "done", "a second", "left", "return", "evaluation")
+_COLUMNS = ("seed", "state", "frames", "done", "a second", "left", "training return", "evaluation return")
 _OPTIONAL = (4, 3, 7, 5)
 """Columns that are left out on a narrow terminal, in this order."""
 _GAP = 2
@@ -153,7 +153,7 @@ class PlainTable(NoTable):
     def report(self, seed: int) -> None:
         known = self._seeds.all[seed]
         found = known.stats.last
-        result = f", evaluation {format_return(found[1].mean)}" if found and known.ended else ""
+        result = f", evaluation return {format_return(found[1].mean)}" if found and known.ended else ""
         frames = f" at frame {known.stats.frames:,}" if known.ended else ""
         where = printable(str(known.stats.folder))
         write_line(f"{self._seeds.title}: seed {seed} {known.ended or 'started'}{frames}{result}, {where}")

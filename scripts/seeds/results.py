@@ -25,26 +25,28 @@ if TYPE_CHECKING:
     from rlpipe.scripts.seeds.job import Job, Message
 
 
-def describe(finished: Mapping[int, Mapping[str, Any]], row: Row) -> str:
-    """Format the results of the finished seeds, and the result over all of them."""
+def describe(finished: Mapping[int, Mapping[str, Any]], row: Row, waited: float) -> str:
+    """Format the results of the finished seeds, the result over all of them, and the seconds waited for them."""
     first = next(iter(finished.values()))
     where = "" if first["eval_env_id"] == first["env_id"] else f", evaluated on {first['eval_env_id']}"
-    rows = [("seed", "return", "frames", "seconds", "run")]
+    rows = [("seed", "evaluation return", "frames", "training", "in all", "run")]
     for seed, summary in finished.items():
         found = statistics(summary["evaluation"], " ")
         score, frames = f"{found['mean']} +- {found['std']}", f"{summary['frames']:,}"
-        rows.append((str(seed), score, frames, duration(summary["seconds"]), printable(summary["run"])))
+        training, waited_for = (f"{duration(each)} s" for each in (summary["seconds"], summary["waited"]["all"]))
+        rows.append((str(seed), score, frames, training, waited_for, printable(summary["run"])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{first['recipe']} on {first['env_id']}{where}, {len(finished)} seed{'s' * (len(finished) > 1)}"]
     lines += [
-        "   ".join(["", *(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=False)), cells[-1]])[1:]
+        "  ".join(["", *(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=False)), cells[-1]])
         for cells in rows
     ]
     interval = "one seed has no interval"
     iqm, *ends = column([each for each in (row.iqm, row.low, row.high) if each is not None], " ")
     if ends:
         interval = f"95 % interval {ends[0]} to {ends[1]}"
-    return "\n".join([*lines, f"  return {iqm} (IQM of the seeds; {interval})"])
+    lines.append(f"  evaluation return {iqm} (IQM of the seeds; {interval}), after {duration(waited)} s in all")
+    return "\n".join(lines)
 
 
 class Jobs:
@@ -142,8 +144,8 @@ class Jobs:
         ]
         return summarise(runs) if runs else None
 
-    def as_json(self, row: Row | None) -> dict[str, Any]:
-        """The results as `--json` prints them."""
+    def as_json(self, row: Row | None, waited: float) -> dict[str, Any]:
+        """The results as `--json` prints them, with the seconds waited for them."""
         failed = [{"seed": seed, "error": why, "run": self._place(seed)} for seed, why in self.failed.items()]
         return {
             "recipe": self.recipe.name,
@@ -151,6 +153,7 @@ class Jobs:
             "summaries": list(self.finished.values()),
             "failed": failed,
             "row": None if row is None else as_json(row),
+            "waited": round(waited, 3),
         }
 
     def _resume(self, seed: int) -> str:

@@ -42,6 +42,7 @@ def main(recipe: Recipe, options: Options[Any], arguments: Sequence[str], start:
         ConfigError: options contradict each other, or no seed can be trained with them.
         InterruptedRunError: by Ctrl-C or SIGTERM; says how to continue each run.
     """
+    began = time.monotonic()
     from rlpipe.pipelines.training.signals import Interruption
 
     seeds, at_once = _check(options, arguments)
@@ -60,11 +61,11 @@ def main(recipe: Recipe, options: Options[Any], arguments: Sequence[str], start:
             write_line(f"rlpipe: error: seed {seed} failed: {printable(why)}")
         if interruption.signal is not None:
             raise InterruptedRunError(jobs.how_to_continue(interruption.word), interruption.exit_code)
-    row = jobs.row()
+    row, waited = jobs.row(), time.monotonic() - began
     if options.json:
-        print(json.dumps(jobs.as_json(row)))
+        print(json.dumps(jobs.as_json(row, waited)))
     elif row is not None:
-        print(describe(jobs.finished, row))
+        print(describe(jobs.finished, row, waited))
     return 1 if jobs.failed else 0
 
 

@@ -32,7 +32,7 @@ def test_total_episodes():
     assert rule.episodes == 4
 
 
-@pytest.mark.parametrize(("mean", "reason"), [(4.99, ""), (5.0, "an evaluation with a mean return of 5.00")])
+@pytest.mark.parametrize(("mean", "reason"), [(4.99, ""), (5.0, "an evaluation return of 5.00")])
 def test_the_mean_return_of_an_evaluation(mean, reason):
     rule = StoppingRule(at_return=5.0)
     assert told(rule, [100.0]) is None
@@ -44,7 +44,7 @@ def test_the_mean_of_the_last_episodes():
     rule = StoppingRule(at_mean=4.0, window=3)
     # the first two are no window yet; the mean of -9, 5, 7 is 1, that of 5, 7, 0 is 4
     assert told(rule, [100.0, 100.0], [-200.0, -9.0], [5.0, 7.0], [0.0]) == 4
-    assert rule.reason == "a mean return of 4.00 over 3 episodes"
+    assert rule.reason == "a mean training return of 4.00 over 3 episodes"
 
 
 def test_a_window_counts_in_the_middle_of_a_batch():
@@ -88,7 +88,7 @@ def test_the_first_reason_is_kept():
     rule = StoppingRule(total_episodes=2, at_return=0.0)
     rule.after_evaluation(1.0)
     rule.after_batch([0.0, 0.0], {})
-    assert rule.reason == "an evaluation with a mean return of 1.00"
+    assert rule.reason == "an evaluation return of 1.00"
 
 
 def test_within_a_batch_the_first_episode_that_stops_gives_the_reason():
@@ -118,7 +118,7 @@ def test_a_loaded_rule_keeps_its_own_conditions():
     rule.after_batch([0.0, 0.0], {})
     other.load_state_dict({**rule.state_dict(), "reason": ""})
     assert told(other, [9.0], [9.0], [9.0]) == 3
-    assert other.reason == "a mean return of 9.00 over 3 episodes"
+    assert other.reason == "a mean training return of 9.00 over 3 episodes"
 
 
 def test_a_checkpoint_without_a_rule_is_refused(tmp_path):

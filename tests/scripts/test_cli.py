@@ -41,15 +41,15 @@ def refused(capsys, *arguments):
 def test_train_prints_only_the_summary_on_stdout(capsys):
     assert run(["train", "ppo", *PPO, "--run-dir", "here"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("ppo on CartPole-v1, seed 0\n  return   ")
-    assert captured.out.count("\n") == 6
-    assert "  best     " in captured.out
+    assert captured.out.startswith("ppo on CartPole-v1, seed 0\n  evaluation  return ")
+    assert captured.out.count("\n") == 8
+    assert "  best        return " in captured.out
     assert "over 3 greedy episodes" in captured.out
     assert "512" in captured.out
     assert str(Path("here") / "curve.png") in captured.out
-    assert "ppo: 100%" in captured.err
-    assert "return=" in captured.err
-    assert "KL=" in captured.err
+    assert "ppo 100%" in captured.err
+    assert "return: training " in captured.err
+    assert ", KL " in captured.err
     names = {
         "config.json",
         "versions.json",
@@ -85,6 +85,7 @@ def test_train_json_and_quiet(capsys):
         "episodes",
         "seconds",
         "frames_per_second",
+        "waited",
         "stopped_early",
         "stopped_by",
         "longest_streak",
@@ -93,6 +94,7 @@ def test_train_json_and_quiet(capsys):
         "run",
     ]
     assert (summary["recipe"], summary["env_id"], summary["seed"], summary["frames"]) == ("dqn", "CartPole-v1", 4, 512)
+    assert list(summary["waited"]) == ["all", "training", "evaluation", "rest"]
     assert set(summary["evaluation"]) == {"episodes", "mean", "std", "min", "max"}
     assert not summary["stopped_early"]
     assert Path(summary["run"]).parts[:2] == ("runs", "dqn")
@@ -115,7 +117,7 @@ def evaluations(monkeypatch):
         made.append(options)
         return evaluate(policy, env_config, **options)
 
-    for module in ("pipelines.collectors.evaluation", "pipelines.session"):
+    for module in ("pipelines.agents.agent", "pipelines.session"):
         monkeypatch.setattr(f"rlpipe.{module}.evaluate", record)
     return made
 
@@ -152,9 +154,8 @@ def test_evaluate_options(capsys, evaluations):
 
 def test_recipes_and_help(capsys):
     assert run(["recipes"]) == 0
-    table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["recipe", "algorithm", "environment", "description"]
-    assert [line.split()[0] for line in table[1:]] == list(RECIPES)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(RECIPES)
     for arguments in ([], ["--help"], ["-h"], ["train"], ["train", "--help"], ["recipes", "--help"], ["evaluate"]):
         assert run(arguments) == 0
         assert "usage: rlpipe" in capsys.readouterr().out
@@ -282,7 +283,7 @@ def test_a_full_disk_under_stdout_is_one_line():
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m rlpipe recipes | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("recipe ")
+    assert done.stdout.startswith("ppo ")
     assert done.stderr == ""
     command = Python("-m", "rlpipe", "train", "ppo", "--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command.stdout.close()

@@ -96,3 +96,13 @@ def test_what_only_reads_runs_needs_no_pytorch():
     assert loaded({*LEARNING, "scipy", "plotly"}, refused) == dict.fromkeys(refused, 2)
     commands = ["table runs", "table runs --json", "report runs --out page.html"]
     assert loaded(LEARNING, commands) == dict.fromkeys(commands, 0)
+
+
+def test_names_that_need_no_pytorch_import_none():
+    names = (
+        "ConfigError, EnvConfig, Evaluation, Progress, RunConfig, StopTraining, StoppingRule, TrainConfig, find_recipe"
+    )
+    code = f"import sys; from rlpipe import {names}; find_recipe('sarsa/maze').config()"
+    code += f"; sys.exit(str({LEARNING} & {{*sys.modules}} or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""

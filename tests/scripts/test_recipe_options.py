@@ -103,7 +103,7 @@ def test_bad_input_is_one_line_that_says_what_would_be_right(arguments, message,
         (["--total-episodes", "3"], "3 episodes"),
         (["--stop-at-mean", "9", "--stop-window", "4"], "over 4 episodes"),
         (["--stop-after-successes", "2", "--success-return", "8"], "2 successes in a row"),
-        (["--stop-at-return", "1", "--eval-every", "128"], "an evaluation with a mean return of"),
+        (["--stop-at-return", "1", "--eval-every", "128"], "an evaluation return of"),
     ],
 )
 def test_a_run_says_what_stopped_it(options, reason, capsys):
@@ -113,7 +113,7 @@ def test_a_run_says_what_stopped_it(options, reason, capsys):
     assert reason in summary["stopped_by"]
     assert summary["frames"] < 512
     run([*A2C, *options])
-    assert f"stopped  by {summary['stopped_by']}" in capsys.readouterr().out
+    assert f"stopped     by {summary['stopped_by']}" in capsys.readouterr().out
 
 
 def test_successes_in_a_row_are_reported_also_where_they_did_not_suffice(capsys):
@@ -121,7 +121,7 @@ def test_successes_in_a_row_are_reported_also_where_they_did_not_suffice(capsys)
     summary = json.loads(capsys.readouterr().out)
     assert (summary["stopped_by"], summary["longest_streak"]) == ("", summary["episodes"])
     run([*A2C, "--stop-after-successes", "99", "--success-return", "1"])
-    assert f"streak   {summary['episodes']} successes in a row at most" in capsys.readouterr().out
+    assert f"streak      {summary['episodes']} successes in a row at most" in capsys.readouterr().out
 
 
 def test_a_table_that_diverges_ends_the_run(capsys):

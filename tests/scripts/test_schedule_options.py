@@ -65,4 +65,4 @@ def test_a_users_algorithm_has_them_too(capsys):
 def test_help_tells_of_them(capsys):
     assert run(["train", "ppo", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "`clip=linear:0.2:0` (KIND:START:END, with :FRAMES or not; `cosine`, `exponential`)" in said
+    assert "clip=linear:0.2:0 (KIND:START:END, with :FRAMES or not; cosine, exponential)" in said

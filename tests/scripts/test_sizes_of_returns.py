@@ -43,18 +43,18 @@ def test_every_command_shows_them(env_id, threshold, mean, spread, capsys, tmp_p
     range_ = f"({mean} to {mean})"
     assert run([*train, "--run-dir", "runs/0", "--stop-at-return", threshold]) == 0
     shown = capsys.readouterr()
-    assert f"return   {mean} +- {spread} over 3 greedy episodes {range_}" in shown.out
-    assert f"stopped  by an evaluation with a mean return of {mean}" in shown.out
-    assert f"return={mean}" in shown.err
-    assert f"evaluation={mean}" in shown.err
+    assert f"return {mean} +- {spread} over 3 greedy episodes {range_}" in shown.out
+    assert f"stopped     by an evaluation return of {mean}" in shown.out
+    assert f"return: training {mean}" in shown.err
+    assert f", evaluation {mean}" in shown.err
     run(["evaluate", "runs/0", "--episodes", "2"])
     assert f"return {mean} +- {spread} over 2 greedy episodes {range_}" in capsys.readouterr().out
     run(["table", "runs/0"])
     assert f"| {mean} (one seed) | {mean} |" in capsys.readouterr().out
     assert run([*train, "--run-dir", "runs/1", "--stop-at-mean", threshold, "--stop-window", "2", "--watch"]) == 0
     shown = capsys.readouterr()
-    assert f"stopped  by a mean return of {mean} over 2 episodes" in shown.out
-    assert f"final evaluation {mean} +- {spread} {range_} at frame 160" in shown.err
+    assert f"stopped     by a mean training return of {mean} over 2 episodes" in shown.out
+    assert f"final evaluation return {mean} +- {spread} {range_} at frame 160" in shown.err
 
 
 def test_seeds_of_different_size_side_by_side():
@@ -67,15 +67,17 @@ def test_seeds_of_different_size_side_by_side():
             "evaluation": {"episodes": 2, "mean": value, "std": value / 4, "min": value, "max": value},
             "frames": 320,
             "seconds": 0.02,
+            "waited": {"all": 1.5},
             "run": f"runs/{seed}",
         }
         for seed, value in returns.items()
     }
-    lines = describe(finished, Row("ppo", "ppo", "X-v0", (), 4.5e-4, 4e-4, 9e-4)).splitlines()
+    lines = describe(finished, Row("ppo", "ppo", "X-v0", (), 4.5e-4, 4e-4, 9e-4), 3.25).splitlines()
     assert [line.split()[1:4] for line in lines[2:5]] == [
         ["0.000900", "+-", "0.000225"],
         ["0.000400", "+-", "0.000100"],
         ["123.4", "+-", "30.9"],
     ]
-    assert [line.split()[5] for line in lines[2:5]] == ["0.020"] * 3
-    assert lines[5] == "  return 0.000450 (IQM of the seeds; 95 % interval 0.000400 to 0.000900)"
+    assert [line.split()[5:9] for line in lines[2:5]] == [["0.020", "s", "1.5", "s"]] * 3
+    said = "  evaluation return 0.000450 (IQM of the seeds; 95 % interval 0.000400 to 0.000900), after 3.2 s in all"
+    assert lines[5] == said

@@ -49,7 +49,8 @@ def test_the_table_as_printed(capsys):
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.splitlines() == [
-        "| recipe | environment | seeds | frames | training seconds | return (IQM, 95 % interval) | per-seed returns |",
+        "| recipe | environment | seeds | frames | training seconds | evaluation return (IQM, 95 % interval) "
+        "| of each seed |",
         "|---|---|---|---|---|---|---|",
         # of 5 scores, k of them 10 with k binomial (5, 0.2): P(k > 2) = 5.8 %, P(k > 3) = 0.7 %, and 3 give 20 / 3
         "| `ppo` | CartPole-v1 | 0, 1, 2, 3, 4 | 50 176 | 4.4 (4.0 to 5.0) | 0.0 (0.0 to 6.7) |"
@@ -87,7 +88,7 @@ def test_successes_have_a_column_if_a_run_has_some(capsys):
     write_run("runs/dqn", "dqn", log_info=())
     assert run(["table"]) == 0
     head, line, *rows = capsys.readouterr().out.splitlines()
-    assert head.endswith("| per-seed returns | success |")
+    assert head.endswith("| of each seed | success |")
     assert line.count("---") == 8
     assert [row.rpartition("|")[0].rpartition("|")[2].strip() for row in rows] == ["75.0 (50.0 to 100.0) %", ""]
     rows, _ = table(capsys)

@@ -9,7 +9,7 @@ from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, owners_of
 from rlpipe.pipelines.config.foreign_names import ABSENT, CHANGED, RENAMED, explain
 from rlpipe.pipelines.front_door import run_recipe
-from rlpipe.scripts.cli.options import _options
+from rlpipe.scripts.cli import help as described
 from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run
 from rlpipe.spelling import nearest
@@ -19,7 +19,7 @@ ONE_OF_EACH = {recipe.algorithm: recipe for recipe in RECIPES.values()}.values()
 
 
 def options_of(recipe):
-    return list(_options(Options(recipe.config())))
+    return [each.name for each in described.options_of(Options(recipe.config()))]
 
 
 @pytest.mark.parametrize("recipe", ONE_OF_EACH, ids=lambda recipe: recipe.algorithm)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,7 +12,6 @@ from rlpipe.pipelines.algorithms import dqn, ppo
 from rlpipe.pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rlpipe.pipelines.checkpoints.names import newest_checkpoint
 from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.runs.curve import moving_mean
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.runs.restore import note_resume
 from rlpipe.pipelines.runs.run import BuiltFrom, Run
@@ -203,10 +201,6 @@ def test_a_checkpoint_is_not_overwritten_and_leaves_no_partial_one(tmp_path):
     with pytest.raises(CheckpointError, match="exists already"):
         save_checkpoint(path, {"policy": torch.nn.Linear(2, 3)}, {})
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
-
-
-def test_moving_mean():
-    np.testing.assert_allclose(moving_mean(np.array([1.0, 3.0, 5.0, 9.0]), 2), [1.0, 2.0, 4.0, 7.0])
 
 
 def test_seeds_are_independent_streams_by_name():

@@ -138,7 +138,7 @@ def test_seconds_are_of_training_only(tmp_path, monkeypatch):
 def test_stops_at_a_return(tmp_path):
     result, _ = run_small(tmp_path / "run", "ppo", eval_every=64, stopping=StoppingRule(at_return=1.0))
     assert result.frames == 64
-    assert result.stopped_by.startswith("an evaluation with a mean return of ")
+    assert result.stopped_by.startswith("an evaluation return of ")
     assert (tmp_path / "run" / "checkpoints" / "frames-000000000064").is_dir()
     result, _ = run_small(tmp_path / "other", "ppo", eval_every=64, stopping=StoppingRule(at_return=501.0))
     assert (result.frames, result.stopped_by) == (640, "")

@@ -22,7 +22,7 @@ def test_each_command_is_measured(tmp_path, monkeypatch, capsys):
         *(case.name for case in CASES),
         "train ppo, until the first line on the screen",
     ]
-    assert all(0 < row["samples"]["rlpipe"][0] for row in rows)
+    assert all(row["samples"]["rlpipe"][0] > 0 for row in rows)
     assert "a mistyped option" in capsys.readouterr().out
 
 

@@ -96,7 +96,7 @@ def test_all_facts_are_shown_at_any_size_and_nothing_is_wider(width, height):
         "training return 67.5 over 16 episodes",
         "length 67.5",
         "range 15.0 to 67.5",
-        "evaluation 50.0 +- 10.0",
+        "evaluation return 50.0 +- 10.0",
         "range 40.0 to 60.0",
         "at frame 8,000",
         "best 100.0 at frame 4,000",
@@ -115,7 +115,8 @@ def test_an_evaluation_says_how_often_it_succeeded(capsys):
     assert "success" not in " ".join(drawn(usual(), 80, 24))
     lines = PlainLines("ppo", facts(), lambda: 0.0)
     lines(evaluation)
-    assert capsys.readouterr().err == "ppo: evaluation 2.00 +- 1.00 (1.00 to 3.00), success 100.0% at frame 1,000\n"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "ppo: evaluation return 2.00 +- 1.00 (1.00 to 3.00), success 100.0% at frame 1,000"
 
 
 def test_the_curves_grow_with_the_terminal():
@@ -135,7 +136,7 @@ def test_before_anything_is_known():
     shown = " ".join(drawn(facts(), 60, 15))
     assert all(each in shown for each in ("starting", "frames 0 of 10,000 (0%)", "a second -", "left -:--"))
     assert "no episode has ended yet" in shown
-    assert "evaluation none yet" in shown
+    assert "evaluation return none yet" in shown
 
 
 def test_an_evaluation_that_is_being_made_is_told_with_its_time():
@@ -332,11 +333,11 @@ def test_the_final_evaluation_is_named_and_in_no_curve():
     assert known.best == (4000, 100.0)
     assert known.evaluations.points() == [(4000, 100.0), (8000, 50.0)]
     shown = " ".join(" ".join(drawn(known, 80, 24)).split())
-    assert "final evaluation 900.0 +- 0.0" in shown
+    assert "final evaluation return 900.0 +- 0.0" in shown
     assert "best 100.0 at frame 4,000" in shown
     only = told(facts(), Progress("evaluated", 8000, evaluation=Evaluation((900.0,), (9,)), final=True))
     shown = " ".join(drawn(only, 80, 24))
-    assert "final evaluation 900.0" in shown
+    assert "final evaluation return 900.0" in shown
     assert "best" not in shown
 
 
@@ -354,11 +355,11 @@ def test_plain_lines_come_every_five_seconds_and_with_each_evaluation(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "ppo: 2,500 of 10,000 frames, return 25.5, 1,000 frames a second, 0:08 left",
-        "ppo: evaluation 100.0 +- 10.0 (90.0 to 110.0) at frame 3,500",
-        "ppo: 5,000 of 10,000 frames, return 50.5, 1,000 frames a second, 0:05 left",
+        "ppo: 2,500 of 10,000 frames, training return 25.5, 1,000 frames a second, 0:08 left",
+        "ppo: evaluation return 100.0 +- 10.0 (90.0 to 110.0) at frame 3,500",
+        "ppo: 5,000 of 10,000 frames, training return 50.5, 1,000 frames a second, 0:05 left",
         # the end, which the run's own rule may have brought early
-        "ppo: 5,500 of 10,000 frames, return 60.5, 1,000 frames a second",
+        "ppo: 5,500 of 10,000 frames, training return 60.5, 1,000 frames a second",
     ]
 
 
@@ -419,7 +420,7 @@ def test_without_a_terminal_that_can_draw_there_are_lines(monkeypatch, capsys, t
     assert "\x1b" not in err
     assert re.search(r"^ppo: evaluation .* at frame 1,024$", err, re.MULTILINE)
     assert re.search(r"^ppo: final evaluation .* at frame 2,048$", err, re.MULTILINE)
-    assert re.search(r"^ppo: 2,048 of 2,048 frames, return \d", err, re.MULTILINE)
+    assert re.search(r"^ppo: 2,048 of 2,048 frames, training return \d", err, re.MULTILINE)
 
 
 class Terminal:
@@ -476,7 +477,8 @@ def test_a_run_on_a_terminal_and_one_that_is_interrupted(tmp_path):
         assert "evaluation" in last
         if end == "finished":
             assert "frames 2,048 of 2,048 (100%)" in last
-            assert re.search(r"\nppo on CartPole-v1, seed 0\n  return .*\n  frames   2,048 in ", last)
+            assert "\nppo on CartPole-v1, seed 0\n  evaluation  return " in last
+            assert "\n  frames      2,048 in " in last
         else:
             assert "rlpipe: interrupted: finishing the batch and writing a" in plain
             assert re.search(r"\nrlpipe: interrupted at frame \d+; what was written is in ", last)

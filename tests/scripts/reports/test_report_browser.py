@@ -241,7 +241,7 @@ def test_unfinished_runs_and_gifs(page):
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
     assert image.get_attribute("alt") == "An episode of ppo on CartPole-v1, seed 0"
     caption = page.locator("#gif-list figcaption").inner_text()
-    assert caption.endswith("on CartPole-v1, seed 0; final return of the run (mean): 100.0")
+    assert caption.endswith("on CartPole-v1, seed 0; evaluation return of the run (mean): 100.0")
 
 
 def test_the_mode_bar_covers_no_curve(page):

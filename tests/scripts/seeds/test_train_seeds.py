@@ -134,7 +134,7 @@ def test_the_results_are_those_of_the_table(trained, capsys):
     assert found["row"] == row
     for seed in (3, 5):
         assert f"ppo on CartPole-v1: seed {seed} started, {parent / str(seed)}\n" in err
-        assert f"ppo on CartPole-v1: seed {seed} finished at frame 512, evaluation " in err
+        assert f"ppo on CartPole-v1: seed {seed} finished at frame 512, evaluation return " in err
 
 
 def eventful(tmp_path, monkeypatch, first, second="pass"):
@@ -161,9 +161,9 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
     assert "ZeroDivisionError: of all things" in failed
     lines = out.splitlines()
     assert lines[0] == "ppo on eventful:Eventful-v0, 1 seed"
-    assert lines[1].split() == ["seed", "return", "frames", "seconds", "run"]
+    assert lines[1].split() == ["seed", "evaluation", "return", "frames", "training", "in", "all", "run"]
     assert (lines[2].split()[0], lines[2].split()[-1]) == ("2", str(folders[2]))
-    assert lines[3].endswith("(IQM of the seeds; one seed has no interval)")
+    assert " (IQM of the seeds; one seed has no interval), after " in lines[3]
     assert len(lines) == 4
 
 
