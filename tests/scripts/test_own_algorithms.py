@@ -113,9 +113,7 @@ def test_a_file_that_was_moved_is_named_anew(capsys, monkeypatch):
     # a file of another name is not the algorithm
     shutil.copy("there/mine.py", "other.py")
     forget(monkeypatch)
-    assert "is of an algorithm of your own" in said(
-        capsys, "evaluate", folder, "--trust-module", "other.py", code=2
-    )
+    assert "is of an algorithm of your own" in said(capsys, "evaluate", folder, "--trust-module", "other.py", code=2)
 
 
 def test_a_source_that_has_changed_is_told(capsys, monkeypatch, caplog):
