@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rlpipe import run_recipe
+import rlpipe
 
 try:
     import optuna
@@ -23,8 +23,8 @@ def main(seed=0, total_frames=20_480, seeds=3, rates=(1e-4, 1e-3, 3e-3), folder=
 
     def objective(trial):
         options = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
-        summary = run_recipe("ppo", folder=folder / f"trial-{trial.number}", total_frames=total_frames, **options)
-        return summary["evaluation"]["mean"]
+        run = rlpipe.train("ppo", folder=folder / f"trial-{trial.number}", total_frames=total_frames, **options)
+        return run.evaluation.mean
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.GridSampler(grid, seed=seed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
+from rlpipe.kinds import Regression
 from rlpipe.losses import functional as F
 from rlpipe.losses.base.actor_critic import ActorCriticLoss
 from rlpipe.losses.base.terms import column, policy_terms, standardized, value_terms, written_keys
@@ -34,7 +35,7 @@ class A2CLoss(ActorCriticLoss):
         actor: TensorDictModuleBase,
         critic: TensorDictModuleBase,
         *,
-        value_kind: F.Regression = "mse",
+        value_kind: Regression = "mse",
         value_coefficient: float = 0.5,
         entropy_coefficient: float = 0.01,
         normalize_advantage: bool = False,

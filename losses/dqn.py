@@ -8,6 +8,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from rlpipe.kinds import Regression
 from rlpipe.losses import functional as F
 from rlpipe.losses.base.q_network import Bootstrap, QNetworkLoss
 from rlpipe.losses.base.terms import read
@@ -31,7 +32,7 @@ class DQNLoss(QNetworkLoss):
     """
 
     def __init__(
-        self, q_network: TensorDictModuleBase, *, kind: F.Regression = "mse", **bootstrap: Unpack[Bootstrap]
+        self, q_network: TensorDictModuleBase, *, kind: Regression = "mse", **bootstrap: Unpack[Bootstrap]
     ) -> None:
         super().__init__(q_network, **bootstrap)
         self.kind = kind

@@ -6,6 +6,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
+from rlpipe.kinds import Regression
 from rlpipe.losses import functional as F
 from rlpipe.losses.base.actor_critic import ActorCriticLoss
 from rlpipe.losses.base.terms import column, policy_terms, scalar, standardized, value_terms, written_keys
@@ -39,7 +40,7 @@ class ClipPPOLoss(ActorCriticLoss):
         *,
         clip: float = 0.2,
         value_clip: float | None = None,
-        value_kind: F.Regression = "mse",
+        value_kind: Regression = "mse",
         value_coefficient: float = 0.5,
         entropy_coefficient: float = 0.01,
         normalize_advantage: bool = True,

@@ -9,7 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from rlpipe.kinds import Normalization
+from rlpipe.kinds import Normalization, Regression
 from rlpipe.losses import functional as F
 from rlpipe.losses.base.actor_critic import ActorCriticLoss
 from rlpipe.losses.base.keys import ReinforceKeys
@@ -49,7 +49,7 @@ class ReinforceLoss(ActorCriticLoss):
         critic: TensorDictModuleBase | None = None,
         *,
         normalize: Normalization = "none",
-        value_kind: F.Regression = "mse",
+        value_kind: Regression = "mse",
         value_coefficient: float = 0.5,
         entropy_coefficient: float = 0.0,
     ) -> None:

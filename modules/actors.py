@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,9 +24,27 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+class _OfThread(threading.local):
+    explores: bool | None = None
+
+
+_of_thread = _OfThread()
+
+
 def exploring() -> bool:
     """Whether modules explore: only under `ExplorationType.RANDOM`, which TorchRL's collectors set."""
-    return exploration_type() is ExplorationType.RANDOM
+    explores = _of_thread.explores
+    return exploration_type() is ExplorationType.RANDOM if explores is None else explores
+
+
+@contextlib.contextmanager
+def explores(explore: bool) -> Iterator[None]:
+    """Within, modules explore or not in this thread only; TorchRL's exploration type is one of the process."""
+    before, _of_thread.explores = _of_thread.explores, explore
+    try:
+        yield
+    finally:
+        _of_thread.explores = before
 
 
 def only_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -74,6 +94,10 @@ class StochasticActor(TensorModule):
     def pick(self, distribution: Any) -> Any:
         """A sample while exploring, else the mode."""
         return distribution.draw(self.generator) if exploring() else distribution.mode
+
+    def greedy(self, *inputs: Tensor) -> Any:
+        """The mode for the entries of `in_keys`, without what only samples need."""
+        return self.distribution(*inputs).mode
 
     def choose(self, distribution: Any) -> tuple[Any, Tensor]:
         """An action, and its log-probability."""
@@ -173,6 +197,13 @@ class GaussianActor(StochasticActor):
         self._bias = math.log(math.expm1(std))
         if self.log_std is not None:
             self.log_std.data = torch.full_like(self.log_std, std).log()
+
+    def greedy(self, *inputs: Tensor) -> Tensor:
+        outputs = self.through(self.network, *inputs)
+        if self.log_std is None or outputs.shape[-1:] != (self.shape.numel(),):
+            return self.from_outputs(outputs).mode
+        mean = outputs.reshape((*outputs.shape[:-1], *self.shape))
+        return self._kind(mean, mean, self.low, self.high).mode
 
     def from_outputs(self, outputs: Tensor, mask: Tensor | None = None) -> TanhNormal:
         flat, expected = outputs, self.shape.numel() * (2 if self.log_std is None else 1)

@@ -75,8 +75,9 @@ class TanhNormal(Distribution):
         self.low, self.high = low, high
         # halved before the sum, which may overflow
         self.center, self.half = high / 2 + low / 2, high / 2 - low / 2
-        batch = mean.shape[: mean.ndim - low.ndim]
-        super().__init__(batch, low.shape, validate_args=False)
+        # what `Distribution` would set, in half its time
+        self._batch_shape, self._event_shape = mean.shape[: mean.ndim - low.ndim], low.shape
+        self._validate_args = False
 
     @property
     def mode(self) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rlpipe.formatting import statistics
+
 Stage = Literal["starting", "training", "evaluating", "evaluated"]
 
 
@@ -85,7 +87,7 @@ class Reporter:
         return self._name if isinstance(answer, (bool, np.bool_)) and not answer else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Raw results of an evaluation.
 
@@ -107,6 +109,15 @@ class Evaluation:
         if not all(each is None or math.isfinite(each) for each in known):
             raise ValueError("a success is NaN or infinite")
         return cls(tuple(map(float, row["returns"])), tuple(map(int, row["lengths"])), tuple(known))
+
+    def __repr__(self) -> str:
+        if not self.returns:
+            return "<Evaluation of no episodes>"
+        found = statistics(self.summary())
+        return (
+            f"<Evaluation: return {found['mean']} +- {found['std']} over {len(self.returns)} episodes "
+            f"({found['min']} to {found['max']})>"
+        )
 
     @property
     def mean(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Seeds:
@@ -81,12 +84,21 @@ class GlobalRandom:
         np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
         random.seed(seed)
 
+    def alone(self) -> contextlib.AbstractContextManager[object]:
+        """Within, other threads wait that want the settings of the process to themselves, as `kept` does."""
+        return _ONE_AT_A_TIME
+
     @contextlib.contextmanager
     def kept(self, seed: int | None = None) -> Iterator[None]:
         """Restore the generators at the end of the block, and PyTorch's threads, default type and determinism.
 
-        Within the block they are seeded if there is a `seed`.
+        Within the block they are seeded if there is a `seed`. Threads wait for one another here, because these, and
+        whether policies explore, are settings of the process.
         """
+        with self.alone():
+            yield from self._kept(seed)
+
+    def _kept(self, seed: int | None) -> Iterator[None]:
         state, first = self.state_dict(), torch.initial_seed()
         threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
         deterministic = torch.get_deterministic_debug_mode()

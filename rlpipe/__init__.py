@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         QuantileActor,
         RandomWarmup,
     )
-    from rlpipe.pipelines.agents.load import trained
+    from rlpipe.pipelines.agents.agent import Agent
+    from rlpipe.pipelines.agents.load import load, trained
     from rlpipe.pipelines.algorithms.recipes import find_recipe
     from rlpipe.pipelines.build.pipeline import make_pipeline, set_up
     from rlpipe.pipelines.build.schedules import make_schedules
@@ -50,16 +51,16 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.config.run import RunConfig
     from rlpipe.pipelines.config.train import TrainConfig
     from rlpipe.pipelines.envs import EnvConfig, VectorEnv, make_env
+    from rlpipe.pipelines.front_door import run_recipe, train
     from rlpipe.pipelines.pipeline import Pipeline
     from rlpipe.pipelines.progress import Evaluation, Progress, StopTraining
     from rlpipe.pipelines.replay.prioritized import PrioritizedSampler
     from rlpipe.pipelines.replay.state import ReplayState
-    from rlpipe.pipelines.run_recipe import run_recipe
     from rlpipe.pipelines.runs.run import Run
     from rlpipe.pipelines.seeding import Seeds
     from rlpipe.pipelines.stopping import StoppingRule
+    from rlpipe.pipelines.trained_run import TrainedRun
     from rlpipe.pipelines.training.listeners import Moment
-    from rlpipe.pipelines.training.loop import train
     from rlpipe.pipelines.training.schedules import schedule
     from rlpipe.pipelines.updates.combining import every, in_turn
     from rlpipe.pipelines.updates.learning import off_policy, on_policy, once
@@ -74,7 +75,8 @@ _NAMES = {
     "rlpipe.losses": "ClipPPOLoss DQNLoss GAE QRDQNLoss SACLoss TD3ActorLoss TD3CriticLoss TargetUpdate",
     "rlpipe.modules": "ActionValueCritic CategoricalActor Critic DeterministicActor EpsilonGreedy GaussianActor "
     "GaussianNoise MLP OrnsteinUhlenbeck QActor QuantileActor RandomWarmup",
-    "rlpipe.pipelines.agents.load": "trained",
+    "rlpipe.pipelines.agents.agent": "Agent",
+    "rlpipe.pipelines.agents.load": "load trained",
     "rlpipe.pipelines.algorithms.recipes": "find_recipe",
     "rlpipe.pipelines.build.pipeline": "make_pipeline set_up",
     "rlpipe.pipelines.build.schedules": "make_schedules",
@@ -95,10 +97,10 @@ _NAMES = {
     "rlpipe.pipelines.replay.state": "ReplayState",
     "rlpipe.pipelines.runs.run": "Run",
     "rlpipe.pipelines.seeding": "Seeds",
-    "rlpipe.pipelines.run_recipe": "run_recipe",
+    "rlpipe.pipelines.front_door": "run_recipe train",
     "rlpipe.pipelines.stopping": "StoppingRule",
     "rlpipe.pipelines.training.listeners": "Moment",
-    "rlpipe.pipelines.training.loop": "train",
+    "rlpipe.pipelines.trained_run": "TrainedRun",
     "rlpipe.pipelines.training.schedules": "schedule",
     "rlpipe.pipelines.updates.combining": "every in_turn",
     "rlpipe.pipelines.updates.learning": "off_policy on_policy once",
@@ -111,6 +113,7 @@ __all__ = [
     "ActionValueCritic",
     "ActorConfig",
     "ActorCriticConfig",
+    "Agent",
     "CategoricalActor",
     "ClipPPOLoss",
     "CollectionConfig",
@@ -151,6 +154,7 @@ __all__ = [
     "TD3CriticLoss",
     "TargetUpdate",
     "TrainConfig",
+    "TrainedRun",
     "VectorEnv",
     "__version__",
     "evaluate",
@@ -158,6 +162,7 @@ __all__ = [
     "find_recipe",
     "gradient_step",
     "in_turn",
+    "load",
     "make_env",
     "make_pipeline",
     "make_schedules",

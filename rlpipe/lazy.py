@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -31,6 +33,7 @@ def quick_imports(*, of_a_command: bool = False) -> Iterator[None]:
             during training and at exit. A user's program has objects of its own, which `gc.freeze` would concern too.
     """
     was_on, was_there = gc.isenabled(), "torch" in sys.modules
+    _without_ipywidgets()
     gc.disable()
     try:
         yield
@@ -39,3 +42,13 @@ def quick_imports(*, of_a_command: bool = False) -> Iterator[None]:
             gc.freeze()
         if was_on:
             gc.enable()
+
+
+def _without_ipywidgets() -> None:
+    """Say nothing in a notebook of ipywidgets, which TorchRL and Ray look for, and rlpipe does without."""
+    if "IPython" not in sys.modules or "tqdm.auto" in sys.modules:
+        return
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("tqdm.auto")

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "scale": "speed and memory with 1 to 4096 environments, and with replay buffers of up to a million transitions",
     "atari": "the time to collect from Atari games and to learn from their pixels",
     "collectors": "the time to collect in this process, in one and two other processes, and on Ray",
+    "start": "the time of imports, of options, of tables, and of a short run as a whole",
 }
 OTHERS = ("torchrl", "sb3")
 RACERS = ("torchrl", "torchrl-trainer", "torchrl-same-step", "torchrl-serial", "torchrl-parallel", "sb3")

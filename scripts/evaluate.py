@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rlpipe.formatting import statistics
+from rlpipe.pipelines.agents.limits import check_evaluation
 from rlpipe.pipelines.runs.read import read_run
-from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse_run
+from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     path, options = parse_run(
         Options, arguments, "evaluate", f"Measure the returns of a run's agent in new episodes. {RUN}"
     )
-    check_limits(options, episodes=(1, 1_000_000), eval_envs=(1, 1_000))
+    check_evaluation(episodes=options.episodes, seed=options.seed, eval_envs=options.eval_envs)
     summary = _evaluate(path, options)
     print(json.dumps(summary) if options.json else _describe(summary))
     return 0
@@ -46,23 +47,15 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     read_run(path, options.trust_module)
 
     with starting(str(path)):
-        from rlpipe.pipelines.agents.load import trained
-        from rlpipe.pipelines.collectors.evaluation import evaluate, most_copies
-        from rlpipe.pipelines.seeding import Seeds
+        from rlpipe.pipelines.agents.load import load
 
-    with trained(path, options.trust_module) as agent:
-        seed = Seeds(agent.settings.seed).integer("final evaluation") if options.seed is None else options.seed
-        evaluation = evaluate(
-            agent.policy,
-            agent.settings.eval_env,
-            episodes=options.episodes,
-            seed=seed,
-            stochastic=options.stochastic,
-            transforms=agent.transforms,
-            num_envs=most_copies(
-                agent.settings.eval_env, options.eval_envs or agent.settings.eval_envs, agent.settings.num_envs
-            ),
-        )
+    agent = load(path, trust=options.trust_module)
+    evaluation = agent.evaluate(
+        options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        eval_envs=options.eval_envs,
+    )
     return {
         "recipe": agent.recipe,
         "env_id": agent.settings.eval_env.env_id,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rlpipe.errors import ConfigError, exists_already
+from rlpipe.pipelines.agents.export_files import SUFFIXES, Format, check_new, format_of
 from rlpipe.pipelines.checkpoints.names import frames_of
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
-
-Format = Literal["onnx", "torch", "safetensors"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
 @dataclass(frozen=True)
@@ -40,34 +36,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     # fails fast, before heavy imports
     described, checkpoint = read_run(path, options.trust_module)
-    kind = _format(options)
+    kind = format_of(options.out, options.format)
     out = options.out or _default_name(described, checkpoint, SUFFIXES[kind])
-    if os.path.lexists(out):
-        raise exists_already("out", out)
-    if not out.parent.is_dir():
-        raise ConfigError(f"out {out} cannot be made: there is no folder {out.parent}")
+    check_new(out, kind)
 
     with starting(str(path)):
-        from rlpipe.pipelines.agents.export import check_format, export
-        from rlpipe.pipelines.agents.load import trained
+        from rlpipe.pipelines.agents.load import load
 
-    check_format(kind)
     # the checkpoint found above, even if a newer one appears meanwhile
-    with trained(checkpoint, options.trust_module) as agent:
-        written = export(agent, kind, out)
+    written = load(checkpoint, trust=options.trust_module).export(out, kind)
     print(json.dumps(written) if options.json else _describe(written))
     return 0
-
-
-def _format(options: Options) -> Format:
-    suffix = "" if options.out is None else options.out.suffix.lower()
-    named: Format | None = next((kind for kind, each in SUFFIXES.items() if each == suffix), None)
-    if options.format and named and options.format != named:
-        raise ConfigError(
-            f"out is {options.out}, a name for format {named}, not {options.format}; leave out --format, or "
-            f"end the name in {SUFFIXES[options.format]}"
-        )
-    return options.format or named or "safetensors"
 
 
 def _default_name(described: dict[str, Any], checkpoint: Path, suffix: str) -> Path:

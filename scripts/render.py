@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, InterruptedRunError
 from rlpipe.formatting import column
+from rlpipe.pipelines.agents.limits import check_film
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.pipelines.training.signals import Interruption
-from rlpipe.scripts.cli.options import RUN, RunOptions, check_limits, parse, parse_run
+from rlpipe.scripts.cli.options import RUN, RunOptions, parse, parse_run
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.starting import starting
 from rlpipe.scripts.main import run
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         path, options = parse_run(Options, arguments, "render", DESCRIPTION)
         if options.random is not None:
             raise ConfigError(f"random is {options.random!r}, which replaces the run; leave out {path}")
-    check_limits(options, episodes=(1, 1000), fps=(0.1, 1000), hold=(0, 60), size=(32, 4096), max_steps=(1, 1000000))
+    names = ("episodes", "seed", "fps", "hold", "size", "max_steps")
+    check_film(**{name: getattr(options, name) for name in names})
     summary = _render(path, options)
     print(json.dumps(summary) if options.json else printable(_describe(summary)))
     return 0
@@ -89,8 +91,8 @@ def _render(path: Path | None, options: Options) -> dict[str, Any]:
 
     with Interruption() as interruption:
         try:
-            with _screen(shown=options.screen) as screen, _player(path, options) as (player, who):
-                return _film(player, who, out, screen, options)
+            with _screen(shown=options.screen) as screen:
+                return _film(path, out, screen, options)
         except KeyboardInterrupt:
             word = f"{interruption.word}; nothing was written"
             raise InterruptedRunError(word, interruption.exit_code) from None
@@ -118,66 +120,29 @@ def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
     return contextlib.closing(Window("rlpipe"))
 
 
-@contextlib.contextmanager
-def _player(path: Path | None, options: Options) -> Iterator[tuple[Player, dict[str, Any]]]:
-    """The player, and what the summary says about it."""
+def _film(path: Path | None, out: Path | None, screen: Window | None, options: Options) -> dict[str, Any]:
     with starting(str(path or options.random), quiet=options.quiet):
-        from rlpipe.pipelines.agents.environment import check_known
-        from rlpipe.pipelines.agents.load import read_settings, trained
-        from rlpipe.pipelines.envs import EnvConfig
-        from rlpipe.pipelines.envs.rendering import check_drawable
-        from rlpipe.pipelines.render.player import Player
-        from rlpipe.pipelines.seeding import Seeds
+        from rlpipe.pipelines.agents.film import filmed, player_of, random_player
+        from rlpipe.pipelines.agents.load import load
 
-    played: dict[str, Any] = {
-        "episodes": options.episodes,
-        "max_steps": options.max_steps,
-        "stochastic": options.stochastic,
-    }
-    if path is None:
-        env = EnvConfig(str(options.random))
-        check_drawable(env)
-        yield Player(env, None, options.seed or 0, **played), {"recipe": None, "env_id": env.env_id, "checkpoint": None}
-        return
-    described, checkpoint = read_run(path, options.trust_module)
-    check_known(described["config"], path)
-    config = read_settings(described, checkpoint)
-    check_drawable(config.eval_env)
-    # the checkpoint found above, even if a newer one appears meanwhile
-    with trained(checkpoint, options.trust_module) as agent:
-        seed = Seeds(config.seed).integer("gif") if options.seed is None else options.seed
-        who = {"recipe": agent.recipe, "env_id": config.eval_env.env_id, "checkpoint": str(agent.checkpoint)}
-        yield Player(config.eval_env, agent.policy, seed, agent.transforms, **played), who
-
-
-def _film(
-    player: Player, who: dict[str, Any], out: Path | None, screen: Window | None, options: Options
-) -> dict[str, Any]:
-    from rlpipe.pipelines.render.player import record
-
-    with _progress(player, quiet=options.quiet) as progress:
-        made = record(
+    played: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed, "max_steps": options.max_steps}
+    agent = None if path is None else load(path, trust=options.trust_module)
+    if agent is None:
+        player = random_player(str(options.random), **played)
+    else:
+        player = player_of(agent, deterministic=not options.stochastic, **played)
+    computing = contextlib.nullcontext() if agent is None else agent.computing()
+    with computing, _progress(player, quiet=options.quiet) as progress:
+        return filmed(
             player,
+            agent,
             out,
-            screen=screen,
             fps=options.fps,
             hold=options.hold,
             size=options.size,
+            screen=screen,
             progress=progress,
         )
-    return {
-        **who,
-        "stochastic": options.stochastic,
-        "seed": player.seed,
-        "out": None if out is None else str(out),
-        "bytes": None if out is None else out.stat().st_size,
-        "frames": made.images,
-        "width": made.size[0],
-        "height": made.size[1],
-        "returns": [episode.earned for episode in made.episodes],
-        "lengths": [episode.steps for episode in made.episodes],
-        "cut": [episode.cut for episode in made.episodes],
-    }
 
 
 def _describe(summary: dict[str, Any]) -> str:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, exists_already
 from rlpipe.pipelines.algorithms.recipes import RECIPES, Recipe, find_recipe
+from rlpipe.pipelines.algorithms.recipes.config_file import as_text
 from rlpipe.pipelines.runs.loggers.loggers import check_loggers, check_option
 from rlpipe.pipelines.runs.new_folder import default_folder
+from rlpipe.scripts.cli.config_option import configured, split_config
 from rlpipe.scripts.cli.help import filled, heading, listed
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
@@ -32,6 +34,8 @@ EXAMPLES = (
     ("rlpipe train ppo --watch", "a live view of the training"),
     ("rlpipe train ppo --seeds 0-9 --jobs 2", "ten seeds, two at a time"),
     ("rlpipe train my_ppo.py", "an algorithm of your own"),
+    ("rlpipe train ppo --print-config > my.json", "all options in a file"),
+    ("rlpipe train --config my.json --lr 1e-3", "options from a file"),
     ("rlpipe train --resume RUN", "continue a run"),
 )
 
@@ -57,18 +61,14 @@ def main(arguments: Sequence[str]) -> int:
         return resume(arguments[1:])
     if arguments[0].split("=")[0] == "--algo":
         raise ConfigError("no option is called --algo; the recipe comes before the options: rlpipe train ppo")
-    if arguments[0].startswith("-"):
-        raise ConfigError(
-            f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
-        )
-    recipe = _find(arguments[0], quiet="--quiet" in arguments)
-    default = recipe.config()
+    recipe, default, arguments = _recipe_and_default(arguments)
     prog = recipe.name if recipe.source is None else recipe.source.text
+    about = f"Train with the {'recipe' if recipe.source is None else 'algorithm'} {prog}"
     options = parse(
         Options[type(default)],  # type: ignore[misc, arg-type]
-        arguments[1:],
+        arguments,
         prog=f"rlpipe train {prog}",
-        description=f"Train with the {'recipe' if recipe.source is None else 'algorithm'} {prog}: {recipe.summary}.",
+        description=f"{about}: {recipe.summary}." if recipe.summary else f"{about}.",
         default=Options(default),
         owners=recipe.owners,
     )
@@ -77,11 +77,31 @@ def main(arguments: Sequence[str]) -> int:
 
         for env_id in filter(None, (options.config.env_id, options.config.eval_env_id)):
             env_spec(env_id)
+    if options.print_config:
+        from rlpipe.pipelines.config.json_form import checked
+
+        print(as_text(recipe, checked(options.config)))
+        return 0
     if options.seeds is not None or options.jobs is not None:
-        return train_seeds(recipe, options, arguments[1:], find_weights(recipe, options))
+        return train_seeds(recipe, options, arguments, find_weights(recipe, options))
     summary = _train(recipe, options, began)
     print(json.dumps(summary) if options.json else describe(summary))
     return 0
+
+
+def _recipe_and_default(arguments: Sequence[str]) -> tuple[Recipe, Any, Sequence[str]]:
+    """The recipe, its Config, or that of the file of `--config`, and the arguments behind these two."""
+    file, arguments = split_config(arguments)
+    recipe = None
+    if arguments and not arguments[0].startswith("-"):
+        recipe, arguments = _find(arguments[0], quiet="--quiet" in arguments), arguments[1:]
+    if file is not None:
+        return *configured(file, recipe, arguments), arguments
+    if recipe is None:
+        raise ConfigError(
+            f"the recipe comes before the options, got {arguments[0]!r}; try: rlpipe train ppo {arguments[0]} ..."
+        )
+    return recipe, recipe.config(), arguments
 
 
 def _find(name: str, *, quiet: bool) -> Recipe:

@@ -10,7 +10,7 @@ import pytest
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.main import run
 
@@ -107,9 +107,9 @@ def test_a_fault_of_a_module_is_named(env_id, reason):
 
 
 def test_a_module_of_this_folder_that_python_does_not_see(tmp_path):
-    (tmp_path / "mine.py").touch()
+    (tmp_path / "unseen.py").touch()
     with pytest.raises(ConfigError, match="it is in this folder, which Python does not search: put PYTHONPATH=."):
-        make_env(EnvConfig("mine:E-v0"))
+        make_env(EnvConfig("unseen:E-v0"))
 
 
 def forget(*names):

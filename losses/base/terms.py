@@ -11,6 +11,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from rlpipe.kinds import Regression
 from rlpipe.losses import functional as F
 from rlpipe.modules import JointChoices
 from rlpipe.modules.actors import StochasticActor
@@ -128,7 +129,7 @@ def _path(key: NestedKey) -> tuple[str, ...]:
 def value_terms(
     critic: TensorDictModuleBase,
     batch: TensorDictBase,
-    kind: F.Regression = "mse",
+    kind: Regression = "mse",
     clip: float | None = None,
     value_key: NestedKey = "state_value",
     target_key: NestedKey = "value_target",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlpipe.errors import CheckpointError
-from rlpipe.pipelines.envs import EnvConfig, env_spec
+from gymnasium.spaces import Box
+
+from rlpipe.errors import CheckpointError, ConfigError
+from rlpipe.pipelines.envs import EnvConfig, VectorEnv, env_spec
 from rlpipe.pipelines.envs.arguments.known import UnknownEnvError
+from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
+from rlpipe.pipelines.envs.make import make_env_of_any_size
+from rlpipe.pipelines.envs.tensor.env import TensorEnv
 from rlpipe.user_modules import UNNAMED, UNWRITTEN, module_of
 
 _IDS, _ARGUMENTS = ("env_id", "eval_env_id"), ("env_kwargs", "eval_env_kwargs")
@@ -28,7 +34,7 @@ def check_known(config: Mapping[str, Any], path: Path) -> None:
     if missing := _missing(config):
         raise CheckpointError(
             f"run {path} has {missing[0]} in its environment, an object that config.json cannot hold; give it again "
-            f"from Python, with trained({str(path)!r}, env=...), or train with one that module:name names"
+            f"from Python, with rlpipe.load({str(path)!r}, env=...), or train with one that module:name names"
         )
     for env_id in filter(None, map(config.get, _IDS)):
         try:
@@ -59,6 +65,55 @@ def with_environment(config: Mapping[str, Any], env: Any) -> dict[str, Any]:
         if _missing({name: config.get(name)}):
             changed[name] = None
     return {**config, **changed}
+
+
+def evaluated_in(env: Any, usual: EnvConfig, trained_in: VectorEnv | TensorEnv) -> EnvConfig:
+    """Another environment than the run's own, to evaluate in.
+
+    Args:
+        env: anything that `env_id` may be, which then has the run's wrappers and limits, and no arguments; or an
+            `EnvConfig`.
+        usual: what evaluations use otherwise.
+        trained_in: the environment that the policy was built for.
+
+    Raises:
+        ConfigError: it is not available, or its spaces are others.
+    """
+    config = env if isinstance(env, EnvConfig) else replace(usual, env_id=env, kwargs={})
+    found = closed_env(config)
+    for what, forms in (("observations", _observations), ("actions", _actions)):
+        before, now = forms(trained_in), forms(found)
+        if before != now:
+            raise ConfigError(
+                f"env is {config.env_id!r}, whose {what} are {_described(now)}, and the agent was trained with "
+                f"{_described(before)}"
+            )
+    return config
+
+
+def closed_env(config: EnvConfig) -> VectorEnv | TensorEnv:
+    """One environment, closed; for its spaces and specs."""
+    made = make_env_of_any_size(replace(config, num_envs=1, backend="auto"))
+    made.close(raise_if_closed=False)
+    base: VectorEnv | TensorEnv = made.base_env
+    return base
+
+
+def _observations(env: VectorEnv | TensorEnv) -> dict[Key, str]:
+    return {key: _form(space) for key, space in env.spaces.items()}
+
+
+def _actions(env: VectorEnv | TensorEnv) -> dict[Key, str]:
+    return {key: _form(leaf.space) for key, leaf in leaves_of(env.envs.single_action_space, "action").items()}
+
+
+def _form(space: Any) -> str:
+    """A space without its bounds."""
+    return f"Box {list(space.shape)}" if isinstance(space, Box) else str(space)
+
+
+def _described(forms: Mapping[Key, str]) -> str:
+    return ", ".join(form if len(forms) == 1 else f"{name_of(key)} {form}" for key, form in forms.items())
 
 
 def trusted_by(env: Any) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,20 +19,20 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from rlpipe.errors import ConfigError, RlpipeError, exists_already, first_line
 from rlpipe.pipelines.agents.export_check import cases
+from rlpipe.pipelines.agents.export_files import Format
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy, tensors
-from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.checkpoints.durable_files import publish, sync
 from rlpipe.pipelines.envs.entries import Key, name_of
 from rlpipe.version import __version__
 
-Format = Literal["safetensors", "onnx", "torch"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+if TYPE_CHECKING:
+    from rlpipe.pipelines.agents.agent import Agent
 
 Act = Callable[..., Any]
 """From the inputs of a `GreedyPolicy` to its outputs."""
 
 
-def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
+def export(agent: Agent, kind: Format, out: Path) -> dict[str, Any]:
     """Write a file, load it, compare it with the policy, and only then give it its name.
 
     Returns:
@@ -76,18 +75,7 @@ def export(agent: Trained, kind: Format, out: Path) -> dict[str, Any]:
     return {**written, **shapes, "checked": checked, "apart": apart}
 
 
-def check_format(kind: Format) -> None:
-    """Refuse a format whose packages are not installed.
-
-    Raises:
-        ConfigError: one is missing.
-    """
-    needed = ("onnx", "onnxruntime", "onnxscript") if kind == "onnx" else ()
-    if any(importlib.util.find_spec(name) is None for name in needed):
-        raise ConfigError('format onnx needs an extra: pip install "rlpipe[onnx]"')
-
-
-def _check(agent: Trained, greedy: GreedyPolicy, act: Act) -> tuple[int, float]:
+def _check(agent: Agent, greedy: GreedyPolicy, act: Act) -> tuple[int, float]:
     checked, apart = 0, 0.0
     for case in cases(agent, greedy):
         apart = max(apart, case.check(act(*case.inputs)))
@@ -148,7 +136,7 @@ def _program(greedy: GreedyPolicy) -> torch.export.ExportedProgram:
         raise ConfigError(f"the policy cannot be exported as one function of tensors: {first_line(error)}") from error
 
 
-def _metadata(agent: Trained, greedy: GreedyPolicy) -> dict[str, str]:
+def _metadata(agent: Agent, greedy: GreedyPolicy) -> dict[str, str]:
     return {
         "recipe": agent.recipe,
         "env_id": agent.settings.env_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -17,10 +17,12 @@ from rlpipe.modules.choices import Bernoulli, MultiCategorical
 from rlpipe.modules.policies import JointDistribution
 from rlpipe.modules.recurrent import after
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
-from rlpipe.pipelines.agents.load import Trained
 from rlpipe.pipelines.agents.predict import AnyPolicy
 from rlpipe.pipelines.collectors.evaluation import most_copies
 from rlpipe.pipelines.envs.make import make_env_of_any_size
+
+if TYPE_CHECKING:
+    from rlpipe.pipelines.agents.agent import Agent
 
 TOLERANCE = 1e-5
 """How much a Box action may differ, and how much the scores of two choices in a tie."""
@@ -34,7 +36,7 @@ class Case:
         inputs: `[B, *entry]` each.
     """
 
-    def __init__(self, agent: Trained, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, agent: Agent, greedy: GreedyPolicy, inputs: tuple[Tensor, ...]) -> None:
         self.inputs, self._greedy = inputs, greedy
         self.states: tuple[Tensor, ...] = ()
         """After the step, as they were given to `check`."""
@@ -83,7 +85,7 @@ class Case:
         return (action if joint is None else joint.index(action)).long().reshape(len(action), *scores.shape[1:-1])
 
 
-def cases(agent: Trained, greedy: GreedyPolicy) -> Iterator[Case]:
+def cases(agent: Agent, greedy: GreedyPolicy) -> Iterator[Case]:
     """Random inputs, and those of real episodes; each is checked before the next, which has its states."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)

@@ -14,7 +14,7 @@ from torchrl.data import Binary, Categorical, TensorSpec
 
 from rlpipe.errors import ConfigError
 from rlpipe.modules import DeterministicActor, Explorer, GaussianActor
-from rlpipe.modules.actors import StochasticActor
+from rlpipe.modules.actors import StochasticActor, exploring
 from rlpipe.modules.base import TensorModule, tensor_modules
 from rlpipe.modules.choices import nvec_of
 from rlpipe.modules.policies import JointActor
@@ -24,7 +24,7 @@ from rlpipe.pipelines.envs.entries import Key, leaves_of, name_of
 from rlpipe.pipelines.envs.observations import MASK
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.agents.load import Trained
+    from rlpipe.pipelines.agents.agent import Agent
 
 _WIDEST, _MOST = 10.0, 255
 _WITH_LOG_PROB: set[Any] = {StochasticActor.compute, JointActor.compute}
@@ -44,7 +44,7 @@ class GreedyPolicy(nn.Module):
         ConfigError: the policy or a transform of its observation cannot be exported.
     """
 
-    def __init__(self, agent: Trained) -> None:
+    def __init__(self, agent: Agent) -> None:
         super().__init__()
         modules = tensor_modules(agent.policy)
         if modules is None:
@@ -62,6 +62,8 @@ class GreedyPolicy(nn.Module):
         self.states = state_specs(agent.policy)
         dims = {key: len(spec.shape) for key, spec in self.specs.items()}
         self.transforms = nn.ModuleList(of_observations(agent.transforms, dims))
+        # looked up once, because that takes longer than to compute
+        self._steps = [_step(part) for part in modules]
 
     @property
     def actor(self) -> Any:
@@ -101,17 +103,19 @@ class GreedyPolicy(nn.Module):
         """Add to the entries of a step, before transforms, what the policy's parts write."""
         for transform in cast("Iterable[OfEntry]", self.transforms):
             entries[transform.key] = transform(entries[transform.key])
-        for part in cast("Iterable[Any]", self.parts):
+        return self.act(entries)
+
+    def act(self, entries: dict[Key, Tensor]) -> dict[Key, Tensor]:
+        """As `decide`, behind the transforms."""
+        for part, in_keys, out_keys, is_actor in self._steps:
             # noise may read what a greedy policy does not need
-            find = entries.get if isinstance(part, Explorer) else entries.__getitem__
-            inputs = map(find, part.in_keys)
-            if type(part).compute in _WITH_LOG_PROB:
-                # which nobody reads here, and takes longer than the rest
-                action = part.pick(part.distribution(*inputs))
-                written = action.values() if isinstance(action, dict) else (action,)
-                entries.update(zip(part.dist_sample_keys, written, strict=True))
+            inputs = map(entries.get, in_keys) if isinstance(part, Explorer) else [entries[key] for key in in_keys]
+            if is_actor:
+                # its log-probability takes longer than the rest, and nobody reads it here
+                action = part.pick(part.distribution(*inputs)) if exploring() else part.greedy(*inputs)
+                entries.update(zip(out_keys, action.values() if isinstance(action, dict) else (action,), strict=True))
             else:
-                entries.update(zip(part.out_keys, part.compute(*inputs), strict=True))
+                entries.update(zip(out_keys, part.compute(*inputs), strict=True))
         return entries
 
     def counted_from(self) -> dict[str, Any]:
@@ -167,6 +171,12 @@ def _described(policy: nn.Module) -> str:
             if tensor_modules(part) is None:
                 return f"with a part of kind {type(part).__name__}, which is no TensorModule of rlpipe,"
     return f"of kind {type(policy).__name__}"
+
+
+def _step(part: Any) -> tuple[Any, list[Key], list[Key], bool]:
+    """A part, what it reads, what it writes, and whether it is an actor, of which only the action is needed."""
+    is_actor = type(part).compute in _WITH_LOG_PROB
+    return part, list(part.in_keys), list(part.dist_sample_keys if is_actor else part.out_keys), is_actor
 
 
 def _start(space: Any) -> Tensor | None:

@@ -16,8 +16,10 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from rlpipe.errors import ConfigError
 from rlpipe.modules import tensor_modules
 from rlpipe.modules.acting import by_straight, runners
+from rlpipe.modules.actors import explores
 from rlpipe.modules.recurrent import FIRST, after, state_specs
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
+from rlpipe.pipelines.agents.transforms import Running
 from rlpipe.pipelines.collectors.eval_mode import reseed
 from rlpipe.pipelines.envs.actions import cast_of
 from rlpipe.pipelines.envs.backends.batch_checker import BatchChecker
@@ -28,17 +30,19 @@ from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm
 from rlpipe.pipelines.envs.observations import ObservationReader
 from rlpipe.pipelines.envs.transforms import POINTWISE
 from rlpipe.pipelines.pipeline import each_of
-from rlpipe.pipelines.seeding import Seeds
+from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 if TYPE_CHECKING:
-    from rlpipe.pipelines.agents.load import Trained
+    from rlpipe.pipelines.agents.agent import Agent
+
+_NO_START = torch.zeros(1, 1, dtype=torch.bool)
 
 State = tuple[np.ndarray, ...] | None
 """What a policy remembers: an array for each of its states."""
 
 
 class Predictor:
-    """See `Trained.predict`.
+    """See `Agent.predict`.
 
     Args:
         agent: its policy gets generators of its own, and is in evaluation mode from then on.
@@ -47,7 +51,7 @@ class Predictor:
         ConfigError: a transform of the observation spans several steps.
     """
 
-    def __init__(self, agent: Trained) -> None:
+    def __init__(self, agent: Agent) -> None:
         base = agent.environment
         actions = base.envs.single_action_space
         self._observations = _Observations(base.envs.single_observation_space, actions)
@@ -55,12 +59,14 @@ class Predictor:
         self._states, self._counts = state_specs(agent.policy), "step_count" in agent.policy.in_keys
         # made once, because that takes longer than a call
         self._runners = runners(tensor_modules(agent.policy) or ())
-        self._decide = _function_of(agent, base.spaces)
+        self._transform, self._decide = _function_of(agent, base.spaces)
         reseed(list(agent.policy.modules()), Seeds(Seeds(agent.settings.seed).integer("predict")))
         agent.policy.eval()
 
     def __call__(self, observation: Any, state: State, episode_start: Any, deterministic: bool) -> tuple[Any, State]:
         arrays, rows = self._observations.read(observation)
+        for key, transform in self._transform.items():
+            arrays[key] = transform(arrays[key])
         entries: dict[Key, Tensor] = {key: torch.from_numpy(array) for key, array in arrays.items()}
         start = _flags(episode_start, rows)
         if self._counts:
@@ -69,9 +75,8 @@ class Predictor:
         if self._states:
             entries[FIRST] = start
         entries.update(self._before(state, rows))
-        kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
-        with torch.inference_mode(), set_exploration_type(kind), by_straight(self._runners):
-            decided = self._decide(entries)
+        with torch.inference_mode(), explores(not deterministic), by_straight(self._runners):
+            decided = self._decide(entries, deterministic)
         chosen: Arrays = {key: decided[key].numpy() for key in self._action_keys}
         action = self._cast(chosen.get("action", chosen))
         states = tuple(decided[after(key)].numpy() for key in self._states)
@@ -100,6 +105,11 @@ class Predictor:
         return before
 
 
+Transform = Callable[[np.ndarray], np.ndarray]
+Decide = Callable[[dict[Key, Tensor], bool], Any]
+"""From the entries of a step, and whether to be greedy, to those that the policy writes."""
+
+
 class AnyPolicy:
     """A policy of any kind, called with TensorDicts behind the transforms of its observation.
 
@@ -111,7 +121,7 @@ class AnyPolicy:
         ConfigError: a transform spans several steps.
     """
 
-    def __init__(self, agent: Trained, observed: Iterable[Key]) -> None:
+    def __init__(self, agent: Agent, observed: Iterable[Key]) -> None:
         keys, self._policy = set(observed), agent.policy
         reading = [each for each in each_of(agent.transforms) if keys & set(each.in_keys)]
         for each in reading:
@@ -121,6 +131,15 @@ class AnyPolicy:
                     "one; evaluate the agent, or make the transform a wrapper of the environment"
                 )
         self._transforms = [each.clone() for each in reading]
+
+    def decide_as(self, entries: Mapping[Key, Tensor], deterministic: bool) -> TensorDictBase:
+        """As `decide`, greedy or not; waits for a training in another thread.
+
+        Its modules may not be rlpipe's, and TorchRL's exploration type is one of the process.
+        """
+        kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+        with GlobalRandom().alone(), set_exploration_type(kind):
+            return self.decide(entries)
 
     def decide(self, entries: Mapping[Key, Tensor]) -> TensorDictBase:
         """The entries of a step, before transforms `[B, *entry]`, with what the policy writes."""
@@ -134,12 +153,19 @@ class AnyPolicy:
         return self._policy(step)
 
 
-def _function_of(agent: Trained, observed: Iterable[Key]) -> Callable[[dict[Key, Tensor]], Any]:
-    """From the entries of a step to those that the policy writes; without TensorDicts where that can be."""
+def _function_of(agent: Agent, observed: Iterable[Key]) -> tuple[dict[Key, Transform], Decide]:
+    """Transforms of a step's entries as arrays, and what makes of these the entries that the policy writes.
+
+    It is without TensorDicts where that can be.
+    """
     try:
-        return GreedyPolicy(agent).decide
+        greedy = GreedyPolicy(agent)
     except ConfigError:
-        return AnyPolicy(agent, observed).decide
+        return {}, AnyPolicy(agent, observed).decide_as
+    transforms: list[Any] = list(greedy.transforms)
+    if all(isinstance(each, Running) for each in transforms):
+        return {each.key: each.in_numpy() for each in transforms}, lambda entries, _: greedy.act(entries)
+    return {}, lambda entries, _: greedy.decide(entries)
 
 
 class _Observations:
@@ -192,7 +218,7 @@ def _flags(episode_start: Any, rows: int | None) -> Tensor:
     """`[B, 1]`, bool."""
     batch = 1 if rows is None else rows
     if episode_start is None:
-        return torch.zeros(batch, 1, dtype=torch.bool)
+        return _NO_START if rows is None else torch.zeros(batch, 1, dtype=torch.bool)
     flags = np.asarray(episode_start)
     if flags.dtype.kind not in "bi" or flags.shape not in ((), (batch,)):
         raise ConfigError(

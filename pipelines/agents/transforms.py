@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrl.envs import DoubleToFloat, ObservationNorm, Transform
@@ -39,7 +40,7 @@ class _Normalize(OfEntry):
         return (observation - self.mean) / self.std
 
 
-class _Running(OfEntry):
+class Running(OfEntry):
     """`RunningObservationNorm` of one entry, in float64 as there."""
 
     mean: Tensor
@@ -55,6 +56,16 @@ class _Running(OfEntry):
     def forward(self, observation: Tensor) -> Tensor:
         normal = (observation.double() - self.mean) / self.std
         return torch.minimum(torch.maximum(normal, -self.clip), self.clip).float()
+
+    def in_numpy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The same function of arrays, in a third of the time for a single observation."""
+        mean, std, clip = self.mean.numpy(), self.std.numpy(), float(self.clip)
+
+        def normalize(observation: np.ndarray) -> np.ndarray:
+            normal = (observation.astype(np.float64) - mean) / std
+            return np.minimum(np.maximum(normal, -clip), clip).astype(np.float32)
+
+        return normalize
 
 
 class _Bins(OfEntry):
@@ -89,7 +100,7 @@ def of_observations(transforms: tuple[Transform, ...], dims: Mapping[Key, int]) 
             continue
         if isinstance(transform, RunningObservationNorm):
             each = zip(transform.in_keys, transform.each(), strict=True)
-            made += [_Running(key, moments, transform.clip) for key, moments in each if key in dims]
+            made += [Running(key, moments, transform.clip) for key, moments in each if key in dims]
         elif type(transform) is ObservationNorm and _is_plain(transform, dims):
             made.append(_Normalize(transform))
         elif isinstance(transform, BinObservation):

@@ -80,8 +80,8 @@ def warn_of_unnamed(config: EnvArgumentsConfig) -> None:
     if unnamed := config.unnamed():
         _LOG.warning(
             "rlpipe: config.json cannot hold %s: rlpipe evaluate, render, export and resume will not find this "
-            "environment again, only trained(run, env=...) in Python; what is in a module, and not in the script that "
-            "is run, can be named",
+            "environment again, only rlpipe.load(run, env=...) in Python; what is in a module, and not in the script "
+            "that is run, can be named",
             " and ".join(unnamed),
         )
 

@@ -21,7 +21,7 @@ _FREE = ("total_frames", "ray_address", "eval_envs")
 
 
 def read_resumed(folder: Path | str | None, algorithm: str, config: Any) -> dict[str, Any]:
-    """The content of a run's `config.json`, for `run_recipe(..., resume=True)`.
+    """The content of a run's `config.json`, for `train(..., resume=True)`.
 
     Args:
         folder: of the run.

@@ -16,7 +16,7 @@ from rlpipe.pipelines.envs.config import MOST_REPEATS, MOST_STACKED, EnvConfig
 from rlpipe.user_modules import UNNAMED
 
 ALIASES = {"env_id": "env", "wrapper": "wrappers"}
-"""Fields of Configs, and what `run_recipe` calls them too."""
+"""Fields of Configs, and what `rlpipe.train` calls them too."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class EnvironmentConfig(EnvArgumentsConfig):
 
 
 def with_aliases(options: dict[str, Any], **given: Any) -> dict[str, Any]:
-    """The options of `run_recipe`, with those that were given under their other name.
+    """The options of `rlpipe.train`, with those that were given under their other name.
 
     Raises:
         ConfigError: one is given under both.

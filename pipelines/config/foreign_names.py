@@ -1,6 +1,6 @@
-"""Option names of Stable-Baselines3, CleanRL and rl-zoo3, and the option or the advice here for each.
+"""Option names of Stable-Baselines3, CleanRL, rl-zoo3 and TorchRL, and the option or the advice here for each.
 
-Names are written as on the command line, with dashes. `docs/faq.md` lists the usual ones.
+Names are written as on the command line, with dashes. `docs/coming-from.md` lists the usual ones.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ RENAMED: dict[str, str] = {
     "lmbda": "gae-lambda lambda lam",
     "clip": "clip-range clip-coef cliprange clip-epsilon clip-param",
     "value-clip": "clip-range-vf cliprange-vf",
-    "entropy-coefficient|alpha": "ent-coef entropy-coef ent-coeff",
-    "value-coefficient": "vf-coef value-coef vf-coeff",
+    "entropy-coefficient|alpha": "ent-coef entropy-coef ent-coeff entropy-coeff",
+    "value-coefficient": "vf-coef value-coef vf-coeff critic-coef critic-coeff",
     "normalize-observation": "norm-obs normalize-obs",
     "normalize-reward": "norm-reward",
     "clip-observation": "clip-obs",
@@ -71,6 +71,7 @@ CHANGED: dict[str, tuple[str, str]] = {
         "rollout-steps",
         "steps of each environment before each round of updates",
     ),
+    "frames-per-batch": ("rollout-steps", "of each environment: {num-envs} * {rollout-steps} frames are a batch"),
     "gradient-steps": ("updates", "after each batch of {num-envs} * {rollout-steps} frames"),
     "q-lr policy-lr actor-lr critic-lr": ("lr", "one for all networks"),
     "action-noise noise-type": ("noise-std", "Gaussian, and Ornstein-Uhlenbeck with {noise-steps} above 1"),
@@ -95,7 +96,7 @@ CHANGED: dict[str, tuple[str, str]] = {
     "normalize-frames": ("normalize-observation", "by running statistics in place of those of random frames"),
     "clip-rewards": ("reward-shaping clip", ""),
     "gym-packages": ("env-id", "with the module in front of it: module:Env-v0"),
-    "vec-env": ("backend", "auto for dummy, async for subproc"),
+    "vec-env vec-env-cls": ("backend", "auto for dummy, async for subproc"),
     "num-workers num-cpu": ("num-collectors", "with {collector} processes"),
     "cuda num-gpus use-cuda": ("device cuda", "or cpu, the default"),
     "eval-freq": ("eval-every", "in frames of all environments together"),
@@ -118,8 +119,10 @@ ABSENT: dict[str, str] = {
     "policy": "layers or convolutions follow from the observation",
     "steps": "{total-frames} are the steps of all environments, {rollout-steps} those of each in a batch",
     "algo": "the recipe comes before the options: rlpipe train ppo",
-    "hyperparams hyperparameters params conf-file yaml-file config": "each hyperparameter has its own option",
-    "vec-env-wrapper vec-env-kwargs vec-env-cls": "{wrapper} wraps each environment; {num-envs} of them step together",
+    "config hyperparams hyperparameters params conf-file yaml-file": (
+        "rlpipe train --config FILE, or rlpipe.train(FILE), reads options from a file"
+    ),
+    "vec-env-wrapper vec-env-kwargs": "{wrapper} wraps each environment; {num-envs} of them step together",
     "reward-scale": "rewards are not scaled by a fixed number; {normalize-reward} divides them by a running one",
     "prioritized-replay": "recipes draw uniformly; examples/dueling_double_dqn.py has prioritised replay",
     "noisy-net": "examples/noisy_dqn.py has it",
@@ -135,7 +138,7 @@ ABSENT: dict[str, str] = {
     "optimize optimize-hyperparameters n-trials n-startup-trials sampler pruner study-name storage": _OPTUNA,
     "n-lstm-layers": "a recurrent policy has one layer",
     "shared-lstm enable-critic-lstm": "actor and critic of a recurrent policy share its memory",
-    "callback": "run_recipe calls the function progress with every event",
+    "callback": "rlpipe.train calls the function progress with every event",
     "render render-mode": "rlpipe render draws episodes of a run, and rlpipe train --watch shows the training",
 }
 """Options that do not exist here, and what to use instead."""
@@ -143,9 +146,9 @@ ABSENT: dict[str, str] = {
 _TRAINS = "num-envs"
 """An option that only training commands have."""
 _OF_THE_COMMAND = ("seeds", "jobs", "json", "quiet", "watch")
-"""Options of `rlpipe train` that `run_recipe` does not have."""
+"""Options of `rlpipe train` that `rlpipe.train` does not have."""
 _IN_PYTHON = {"run-dir": "folder", "logger": "loggers", "wrapper": "wrappers"}
-"""Options of `rlpipe train` that `run_recipe` has under another name."""
+"""Options of `rlpipe train` that `rlpipe.train` has under another name."""
 _RENAMED = {theirs: ours for ours, names in RENAMED.items() for theirs in names.split()}
 _CHANGED = {theirs: how for names, how in CHANGED.items() for theirs in names.split()}
 _ABSENT = {theirs: why for names, why in ABSENT.items() for theirs in names.split()}
@@ -165,7 +168,7 @@ def explain(
         option: as given, without the leading `--`.
         names: the existing options; those that are on by default begin with `no-`.
         owners: gives the algorithms that have an option.
-        python: whether they are keyword arguments of `run_recipe`.
+        python: whether they are keyword arguments of `rlpipe.train`.
 
     Returns:
         The part of a message that follows "no option is called ...;", empty if nothing is known.

@@ -33,7 +33,7 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
         # such as one that an older version had
         hint = explain(wrong[0], names, python=True) if wrong[0] in values else ""
         raise ConfigError(f"the config has {what} field {wrong[0]!r}{hint and f'; {hint}'}")
-    return made(cls, {name: _with_tuples(value) for name, value in values.items()})
+    return made(cls, {name: with_tuples(value) for name, value in values.items()})
 
 
 def made(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -72,7 +72,7 @@ def _check_written(config: Any, names: list[str]) -> None:
     for name in names:
         value = getattr(config, name)
         try:
-            same = _with_tuples(json.loads(json.dumps(value, allow_nan=False))) == value
+            same = with_tuples(json.loads(json.dumps(value, allow_nan=False))) == value
         except (TypeError, ValueError):
             same = False
         if not same:
@@ -82,6 +82,6 @@ def _check_written(config: Any, names: list[str]) -> None:
             )
 
 
-def _with_tuples(value: Any) -> Any:
+def with_tuples(value: Any) -> Any:
     """A JSON value with tuples for lists, but not within an object."""
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from rlpipe.spelling import did_you_mean
 MOST_STACKED = 1_000
 MOST_REPEATS = 10_000
 _ELSEWHERE = {"env": "env_id", "env_kwargs": "kwargs", "wrapper": "wrappers"}
-"""Names of `run_recipe`, and of this class."""
+"""Names of `rlpipe.train`, and of this class."""
 
 
 @dataclass(frozen=True)

@@ -124,17 +124,30 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
         known = False
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
-    if trusted is None:
-        return dict(described)
+    return dict(described) if trusted is None else trusted_description(described, trusted, f"run {path}")
+
+
+def trusted_description(described: Mapping[str, Any], trusted: Collection[str], what: str) -> dict[str, Any]:
+    """The content of a `config.json`, after what it may be from is imported.
+
+    Args:
+        described: `config`, and `source` of a user's algorithm.
+        trusted: see `read_run`.
+        what: the run or the file, for messages.
+
+    Raises:
+        ConfigError: a trusted module cannot be imported.
+        CheckpointError: its environment or its algorithm is from a module or file that is neither trusted nor imported.
+    """
     check_trusted_files(trusted)
-    source = _trusted_source(described, trusted, path)
+    source = _trusted_source(described, trusted, what)
     # the environment may be in the same file
-    _check_trusted(described["config"], [*trusted, *([source["module"]] if source else [])], path)
+    _check_trusted(described["config"], [*trusted, *([source["module"]] if source else [])], what)
     load_trusted(trusted)
     return {**described, "source": source}
 
 
-def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], run: Path) -> dict[str, Any] | None:
+def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], what: str) -> dict[str, Any] | None:
     """What `config.json` says of a user's algorithm, with the file where the user has named it now.
 
     Raises:
@@ -148,29 +161,29 @@ def _trusted_source(described: Mapping[str, Any], trusted: Collection[str], run:
     known = all(isinstance(each, str) and each.isprintable() for each in (*texts, "" if file is None else file))
     # or else trust in the file would be trust in any module
     if not known or (file is not None and Path(file).stem != found["module"]):
-        raise CheckpointError(f"{run} is no run: its config.json is not one that rlpipe wrote")
+        raise CheckpointError(f"{what} is no run: its config.json is not one that rlpipe wrote")
     if found["file"] is None:
         if found["module"] not in trusted and not has_run(found["module"]):
-            raise _untrusted(run, "the module", found["module"])
+            raise _untrusted(what, "the module", found["module"])
         return dict(found)
     file = Path(found["file"])
     named = [Path(each) for each in trusted if each.endswith(".py") and Path(each).name == file.name]
     if named:
         return {**found, "file": str(named[-1].absolute())}
     if not has_run(file):
-        raise _untrusted(run, "the file", str(file), "" if file.is_file() else ", which is not there any more")
+        raise _untrusted(what, "the file", str(file), "" if file.is_file() else ", which is not there any more")
     return dict(found)
 
 
-def _untrusted(run: Path, kind: str, place: str, gone: str = "") -> CheckpointError:
+def _untrusted(what: str, kind: str, place: str, gone: str = "") -> CheckpointError:
     where = "FILE, where it is now" if gone else shlex.quote(place)
     return CheckpointError(
-        f"run {run} was trained by an algorithm of your own, and loading it runs the code of {kind} {place!r}{gone}; "
+        f"{what} is of an algorithm of your own, and loading it runs the code of {kind} {place!r}{gone}; "
         f"if you trust that, add --trust-module {where}"
     )
 
 
-def _check_trusted(config: Mapping[str, Any], trusted: Collection[str], path: Path) -> None:
+def _check_trusted(config: Mapping[str, Any], trusted: Collection[str], what: str) -> None:
     """Refuse environments and wrappers of modules that nobody trusts: making them runs their code."""
     ids = [each for each in map(config.get, ("env_id", "eval_env_id")) if each is not None]
     wrappers = config.get("wrapper") or []
@@ -179,7 +192,7 @@ def _check_trusted(config: Mapping[str, Any], trusted: Collection[str], path: Pa
             module = module_of(name)
             if module and module not in trusted and not is_free(name, sys.modules):
                 raise CheckpointError(
-                    f"run {path} is {words} {name!r}, and loading it runs the code of the module {module!r}; "
+                    f"{what} is {words} {name!r}, and loading it runs the code of the module {module!r}; "
                     f"if you trust that, add --trust-module {module}"
                 )
 

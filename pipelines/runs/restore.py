@@ -75,7 +75,7 @@ def _load(path: Path, files: RunFiles, described: Mapping[str, Any], state: Mapp
         before, now = ("with", "none") if "listeners" in components else ("without", "some")
         raise CheckpointError(
             f"checkpoint {path} was written by a run {before} listeners, and there are {now} now; give the same ones "
-            "to train or run_recipe: listeners=[...]"
+            "to train: listeners=[...]"
         )
     if more := sorted(components - set(state)):
         raise CheckpointError(f"checkpoint {path} has a component {more[0]!r}, which the pipeline's state lacks")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import io
 import math
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlpipe.formatting import figure
 
@@ -19,23 +22,11 @@ _SHOWN = {"success_rate": "success", "epsilon": "epsilon", "approx_kl": "KL"}
 
 
 class ProgressBar:
-    """A tqdm bar on stderr: frames per second, training return, evaluation return, epsilon or KL."""
+    """A tqdm bar on stderr, or in a notebook: frames per second, training and evaluation return, epsilon or KL."""
 
     def __init__(self, name: str, total_frames: int | None, *, quiet: bool = False) -> None:
-        # the command line imports this module before it knows that it needs a bar
-        from tqdm import tqdm  # noqa: PLC0415
-
-        # in a file, a line every ten seconds is enough
-        interval = 0.1 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(
-            total=total_frames,
-            desc=name,
-            unit=" frames",
-            unit_scale=True,
-            disable=quiet,
-            mininterval=interval,
-            bar_format=None if total_frames is None else _FORMAT,
-        )
+        form = None if total_frames is None else _FORMAT
+        self._bar = _bar(total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet, bar_format=form)
         self._returns: dict[str, str] = {}
         self._notes: dict[str, str] = {}
 
@@ -58,6 +49,38 @@ class ProgressBar:
     def close(self) -> None:
         """End the bar's line."""
         self._bar.close()
+
+
+def _bar(**options: Any) -> Any:
+    """A tqdm bar, in a notebook as an output of its cell."""
+    # the command line imports this module before it knows that it needs a bar
+    from tqdm import tqdm  # noqa: PLC0415
+
+    if not _in_notebook():
+        # in a file, a line every ten seconds is enough
+        return tqdm(mininterval=0.1 if sys.stderr.isatty() else 10.0, **options)
+    from IPython.display import display  # noqa: PLC0415
+
+    class NotebookBar(tqdm):
+        """In one output that changes, which `tqdm.notebook` needs ipywidgets for."""
+
+        @staticmethod
+        def status_printer(file: Any) -> Callable[[str], None]:
+            output = display({"text/plain": ""}, raw=True, display_id=True)
+
+            def show(text: str) -> None:
+                styled = f'<pre style="margin: 0; overflow: hidden">{html.escape(text.strip())}</pre>'
+                output.update({"text/plain": text.strip(), "text/html": styled}, raw=True)
+
+            return show
+
+    # tqdm also writes line ends
+    return NotebookBar(mininterval=0.3, file=io.StringIO(), ascii=False, ncols=110, **options)
+
+
+def _in_notebook() -> bool:
+    python = sys.modules.get("IPython")
+    return python is not None and getattr(python.get_ipython(), "kernel", None) is not None
 
 
 def shown(progress: Listener | bool | None, name: str, total_frames: float) -> AbstractContextManager[Listener | None]:

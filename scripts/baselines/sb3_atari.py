@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from rlpipe.arithmetic import ceil_div
-from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.algorithms.configs import dqn, ppo
 from rlpipe.pipelines.envs import env_spec
 from rlpipe.pipelines.envs.backends.atari_vector import AtariGames
 from rlpipe.scripts.baselines.sb3 import ppo_settings

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlpipe.pipelines.algorithms import ppo
+from rlpipe.pipelines.algorithms.configs.ppo import Config
 from rlpipe.pipelines.collectors.multi import RemoteCollectors
 from rlpipe.pipelines.collectors.worker import get_streams, make_payload
 from rlpipe.pipelines.pipeline import Pipeline
@@ -57,7 +58,7 @@ def measure(env_id: str, kinds: Sequence[str], *, repeats: int, seed: int) -> It
         pipelines: dict[str, Pipeline] = {}
         starts: dict[str, list[float]] = {}
         for kind in kinds:
-            config = ppo.Config(env_id=env_id, seed=seed, total_frames=1_000_000_000, lr=LR, **KINDS[kind])
+            config = Config(env_id=env_id, seed=seed, total_frames=1_000_000_000, lr=LR, **KINDS[kind])
             began = time.perf_counter()
             pipelines[kind] = stack.enter_context(contextlib.closing(ppo.build(config)))
             starts[kind] = [time.perf_counter() - began]

@@ -19,6 +19,7 @@ from rlpipe.arithmetic import ceil_div
 from rlpipe.errors import RlpipeError
 from rlpipe.losses import NStep
 from rlpipe.pipelines.algorithms import dqn
+from rlpipe.pipelines.algorithms.configs.dqn import Config
 from rlpipe.pipelines.algorithms.recipes import find_recipe
 from rlpipe.scripts.benchmarks.collect import Case, measure
 from rlpipe.scripts.benchmarks.measure import REFERENCE, Row, one_thread
@@ -122,7 +123,7 @@ def replay(capacity: int, *, repeats: int, seed: int) -> Iterator[Row]:
 def make_replay(capacity: int, seed: int) -> tuple[Any, TensorDictBase]:
     """The buffer of recipe `dqn` with this `buffer_size`, and a batch in the form that it stores, `[frames]`."""
     recipe = find_recipe("dqn").config()
-    assert isinstance(recipe, dqn.Config)
+    assert isinstance(recipe, Config)
     config = dataclasses.replace(recipe, buffer_size=capacity, seed=seed)
     with contextlib.closing(dqn.build(config)) as pipeline:
         batch = NStep(gamma=config.gamma, n=config.n_steps)(next(iter(pipeline.collector)))

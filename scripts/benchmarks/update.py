@@ -16,7 +16,7 @@ from torchrl.data import Categorical
 from rlpipe.kinds import Execution
 from rlpipe.losses import A2CLoss, ClipPPOLoss, DQNLoss, ReinforceLoss, TargetUpdate, frozen_copy
 from rlpipe.modules import MLP, CategoricalActor, Critic, QActor
-from rlpipe.pipelines.algorithms import a2c, dqn, ppo, reinforce
+from rlpipe.pipelines.algorithms.configs import a2c, dqn, ppo, reinforce
 from rlpipe.pipelines.build.optimizer import make_optimizer
 from rlpipe.pipelines.seeding import Seeds
 from rlpipe.pipelines.updates.update import gradient_step

@@ -94,20 +94,6 @@ def parse_run(kind: type[R], arguments: Sequence[str], command: str, description
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 
 
-def check_limits(options: Any, **limits: tuple[float, float]) -> None:
-    """Check numbers that may also be None.
-
-    Raises:
-        ConfigError: the option named is below its first limit or above its second one, or `seed` is not a valid seed.
-    """
-    for name, (least, most) in limits.items():
-        value = getattr(options, name)
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"{name} is {value}; allowed is {least} or more and at most {most}")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise ConfigError(f"seed is {options.seed}; allowed is 0 or more, below 2^63")
-
-
 def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
     """Write `none` as tyro reads it, for options that accept it; for other options it is an ordinary word."""
     spelled, option = [], ""

@@ -48,6 +48,10 @@ class Options(SeedOptions, Generic[C]):
     """Show no progress bar."""
     watch: bool = False
     """Show a live view of the training in the terminal, in place of the progress bar."""
+    trust_module: tuple[str, ...] = ()
+    """Python modules or files that the file of `--config` may name; they are imported first."""
+    print_config: bool = False
+    """Print all options, as a file for `--config` in JSON, and train nothing."""
 
 
 def find_weights(recipe: Recipe, options: Options[TrainConfig]) -> Start | None:

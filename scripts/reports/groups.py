@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -230,11 +231,18 @@ def _options(run: FinishedRun) -> list[str] | None:
     recipe = RECIPES.get(run.recipe)
     if recipe is None or recipe.algorithm != run.algorithm:
         return None
-    default = json.loads(json.dumps(dataclasses.asdict(recipe.config())))
+    default = _defaults(recipe.name)
     config = completed(run.config)
     if default.keys() - {"seed"} != config.keys():
         return None
     return [_option(name, config[name]) for name in default if _differs(name, config, default)]
+
+
+@functools.cache
+def _defaults(recipe: str) -> dict[str, Any]:
+    """The Config of a recipe, as `config.json` has it."""
+    defaults: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(RECIPES[recipe].config())))
+    return defaults
 
 
 def _differs(name: str, config: Mapping[str, Any], default: Mapping[str, Any]) -> bool:

@@ -24,15 +24,29 @@ def test_files_that_pages_name_exist():
             assert new or name.split("/")[0] not in FOLDERS or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
-def test_each_recipe_is_in_the_readme_with_the_figures_of_the_results():
+def test_each_recipe_is_in_the_results_and_the_readme_has_the_same_figures():
     readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
     for name in RECIPES:
         assert f"\nrlpipe train {name} " in results
-        # some take days
-        ended = "(?:yes|not run to the end)"
-        short = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \| ([^|]+) \| ([^|]+) \| {ended} \|$", readme, re.MULTILINE)
-        full = re.search(rf"^\| `{name}` \| [^|]+ \| [^|]+ \|(.*)\|$", results, re.MULTILINE)
-        assert full[1].startswith(f" {short[1]} | {short[2]} | {short[3]} |"), name
+        assert f"\n| `{name}` |" in results
+    short = re.findall(r"^\| `(\S+)` \|[^|]+\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", readme, re.MULTILINE)
+    assert len(short) > 8
+    for name, environment, *figures in short:
+        full = re.search(rf"^\| `{name}` \| ([^|]+) \| [^|]+ \|(.*)\|$", results, re.MULTILINE)
+        assert full[1] == environment
+        assert full[2].startswith(f" {' | '.join(figures)} |"), name
+
+
+def test_the_number_of_recipes_in_the_readme_is_right():
+    numbers = {each: 20 + at for at, each in enumerate("twenty twenty-one twenty-two twenty-three twenty-four".split())}
+    assert numbers[re.search(r"has all (\S+) recipes", (ROOT / "README.md").read_text())[1]] == len(RECIPES)
+
+
+def test_the_start_page_takes_sections_that_the_readme_has():
+    readme, start = ((ROOT / name).read_text() for name in ("README.md", "docs/index.md"))
+    named = re.findall(r"<!-- README.md: (.+) -->", start)
+    assert named
+    assert all(f"\n## {each}\n" in readme for each in named)
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code():

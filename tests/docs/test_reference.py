@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -64,3 +65,15 @@ def test_the_front_door_lists_its_names_and_where_they_are():
     for name, place in listed.items():
         module, _, last = place.rpartition(".")
         assert getattr(importlib.import_module(module), last) is getattr(rlpipe, name)
+
+
+@pytest.mark.parametrize("name", sorted({*rlpipe.__all__} - {"__version__"}))
+def test_the_documented_arguments_are_those_of_the_signature(name):
+    public = getattr(rlpipe, name)
+    listed = re.search(r"^ *Args:\n(.*?)(?=^ *\w+:\n|\Z)", inspect.getdoc(public) or "", re.DOTALL | re.MULTILINE)
+    if listed is None:
+        return
+    parameters = inspect.signature(public).parameters
+    # other arguments are those of an overload, or of what it is handed to
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        assert set(re.findall(r"^ {4}(\w+):", listed[1], re.MULTILINE)) <= set(parameters)

@@ -1,5 +1,6 @@
-"""The files that pages show and change: an algorithm of the page, its versions, and the examples."""
+"""The files that pages show and change: an algorithm of the page, its versions, options, and the examples."""
 
+import itertools
 import re
 import shutil
 import sys
@@ -42,3 +43,8 @@ def write_files(blocks, commands):
             shutil.copy(EXAMPLES / path.name, path)
         elif path.parent == Path() and known:
             path.write_text(known[-1][1])
+    options = next((block.text for block in blocks if block.language == "yaml"), '{"recipe": "ppo"}')
+    for words in commands:
+        for path in [Path(after) for before, after in itertools.pairwise(words) if before == "--config"]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(options if path.suffix == ".yaml" else '{"recipe": "ppo"}')

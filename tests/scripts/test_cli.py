@@ -117,7 +117,7 @@ def evaluations(monkeypatch):
         made.append(options)
         return evaluate(policy, env_config, **options)
 
-    for module in ("pipelines.collectors.evaluation", "pipelines.session"):
+    for module in ("pipelines.agents.agent", "pipelines.session"):
         monkeypatch.setattr(f"rlpipe.{module}.evaluate", record)
     return made
 

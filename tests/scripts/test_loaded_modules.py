@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from folders import write_run
@@ -79,9 +80,14 @@ def test_the_options_of_recipes_are_read_without_pytorch():
         "train ppo --seeds 0-1 --seed 3",
         "train ppo --seeds 0-1 --gamma 3",
         "train ppo --watch --quiet",
+        "train --config nothing-here",
+        "train --config options.yaml --lr abc",
+        "train dqn --config options.yaml",
     ]
-    codes = loaded(LEARNING, [*helps, *mistyped, *refused])
-    assert codes == dict.fromkeys(helps, 0) | dict.fromkeys([*mistyped, *refused], 2)
+    Path("options.yaml").write_text("recipe: ppo\ngamma: 0.9")
+    printed = ["train ppo --print-config", "train --config options.yaml --print-config"]
+    codes = loaded(LEARNING, [*helps, *mistyped, *refused, *printed])
+    assert codes == dict.fromkeys([*helps, *printed], 0) | dict.fromkeys([*mistyped, *refused], 2)
 
 
 def test_what_only_reads_runs_needs_no_pytorch():
@@ -90,3 +96,13 @@ def test_what_only_reads_runs_needs_no_pytorch():
     assert loaded({*LEARNING, "scipy", "plotly"}, refused) == dict.fromkeys(refused, 2)
     commands = ["table runs", "table runs --json", "report runs --out page.html"]
     assert loaded(LEARNING, commands) == dict.fromkeys(commands, 0)
+
+
+def test_names_that_need_no_pytorch_import_none():
+    names = (
+        "ConfigError, EnvConfig, Evaluation, Progress, RunConfig, StopTraining, StoppingRule, TrainConfig, find_recipe"
+    )
+    code = f"import sys; from rlpipe import {names}; find_recipe('sarsa/maze').config()"
+    code += f"; sys.exit(str({LEARNING} & {{*sys.modules}} or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""

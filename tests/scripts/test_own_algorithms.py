@@ -13,7 +13,7 @@ from rlpipe import trained
 from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.algorithms.recipes import find_recipe
 from rlpipe.pipelines.config.json_form import made
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.main import run
 
 QUIET = ["--quiet", "--json"]

@@ -91,7 +91,7 @@ class Recipe:
         """The call that continues a run with listeners."""
         source = self.source
         name = self.name if source is None else (source.algorithm if source.file is None else source.place)
-        return f'run_recipe("{name}", folder="{folder}", resume=True, listeners=[...])'
+        return f'rlpipe.train("{name}", folder="{folder}", resume=True, listeners=[...])'
 
 
 _ALL = (

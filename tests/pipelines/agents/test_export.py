@@ -21,7 +21,8 @@ from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
 from rlpipe.pipelines.envs.frozen_transforms import append_frozen
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
+from rlpipe.scripts import export as export_command
 from rlpipe.scripts.main import run
 
 SHORT = {"total_frames": 128, "eval_every": 10_000, "eval_episodes": 1, "final_eval_episodes": 1, "num_envs": 2}
@@ -227,14 +228,14 @@ def test_the_checkpoint_of_the_name_is_exported(runs, tmp_path, monkeypatch, cap
     folder = tmp_path / "run"
     shutil.copytree(runs("maze"), folder)
     monkeypatch.chdir(tmp_path)
-    look = export.check_format
+    look = export_command.check_new
 
-    def train_on(kind):
+    def train_on(out, kind):
         newer = folder / "checkpoints" / "frames-000000000256"
         newer.mkdir()
-        look(kind)
+        look(out, kind)
 
-    monkeypatch.setattr(export, "check_format", train_on)
+    monkeypatch.setattr(export_command, "check_new", train_on)
     assert run(["export", str(folder), "--json"]) == 0
     with safe_open(json.loads(capsys.readouterr().out)["path"], "pt") as file:
         assert file.metadata()["frames"] == "128"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rlpipe.pipelines.agents import export
 from rlpipe.pipelines.agents.load import trained
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.main import run
 from tests.helpers import weighted  # noqa: F401 - registers its environments
 

@@ -21,7 +21,7 @@ from rlpipe.pipelines.agents.export import export
 from rlpipe.pipelines.agents.greedy_policy import GreedyPolicy
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 
 SHORT = {"total_frames": 64, "num_envs": 2, "rollout_steps": 32, "hidden": (8,), "minibatch_size": 32}
 

@@ -12,7 +12,7 @@ from rlpipe.pipelines.agents.export_check import _check_choice
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import make_env
 from rlpipe.pipelines.envs.entries import leaves_of, name_of, nest
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.main import run
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -15,8 +15,8 @@ from rlpipe.modules import GaussianActor, OrnsteinUhlenbeck
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import make_env
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.render.player import Player
-from rlpipe.pipelines.run_recipe import run_recipe
 from tests.helpers import weighted  # noqa: F401 - registers its environments
 
 SHORT = {"total_frames": 64, "num_envs": 2, "hidden": (8,), "rollout_steps": 32, "final_eval_episodes": 1}

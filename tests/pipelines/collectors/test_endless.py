@@ -9,8 +9,8 @@ from rlpipe.pipelines.collectors import evaluation
 from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.pipeline import Pipeline
-from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.training import hints
 from rlpipe.pipelines.training.loop import train
 

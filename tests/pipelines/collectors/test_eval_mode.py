@@ -18,8 +18,8 @@ from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.envs.rendering import check_drawable, metadata
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.render.player import Player, record
-from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.runs.journal import read_lines
 from rlpipe.pipelines.seeding import GlobalRandom
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, owners_of
 from rlpipe.pipelines.config.foreign_names import ABSENT, CHANGED, RENAMED, explain
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.cli import help as described
 from rlpipe.scripts.cli.train_options import Options
 from rlpipe.scripts.main import run
@@ -42,18 +41,6 @@ def test_every_answer_names_options_that_the_recipe_has(recipe):
         assert answer, theirs
         if found := re.match(r"it is ([a-z_]+)", answer):
             assert found[1] in fields, answer
-
-
-def test_the_table_of_the_questions_says_the_same():
-    text = (Path(__file__).parents[3] / "docs" / "faq.md").read_text()
-    table = text.split("| there | here |")[1].split("###")[0]
-    known = {ours.split()[0] for names in (RENAMED, dict(CHANGED.values())) for ours in names}
-    ours = {each for names in known for each in names.split("|")} | {"step-size", "n-steps", "no-normalize-advantage"}
-    for line in table.strip().splitlines()[1:]:
-        theirs, here = (re.findall(r"`--([a-z-]+)", cell) for cell in line.strip("|").split(" | "))
-        assert theirs, line
-        assert set(theirs) <= set(THEIRS), line
-        assert set(here) <= ours | {"total-frames", "tau", "gif"}, line
 
 
 def test_no_name_is_listed_twice_or_is_one_of_ours_everywhere():

@@ -16,7 +16,7 @@ from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.actions import ActionCast
 from rlpipe.pipelines.envs.specs import action_spec
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.training.failures import weights_of
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -11,7 +11,7 @@ from rlpipe.pipelines.agents.export import export
 from rlpipe.pipelines.agents.load import trained
 from rlpipe.pipelines.collectors.evaluation import MAX_ENVS, evaluate, most_copies
 from rlpipe.pipelines.envs import EnvConfig, make_env
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 
 
 class Simulator(gym.Env):

@@ -14,8 +14,8 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms import dqn, ppo
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.runs.loggers.base import Logged
 from rlpipe.pipelines.runs.loggers.loggers import batch_scalars, check_loggers
 from rlpipe.pipelines.runs.loggers.mlflow import MLflowLog

@@ -26,9 +26,9 @@ from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.collectors.worker import WorkerCollector
 from rlpipe.pipelines.envs import EnvConfig, make_env
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
-from rlpipe.pipelines.run_recipe import run_recipe
 from rlpipe.pipelines.runs.loggers.loggers import batch_scalars
 from rlpipe.pipelines.runs.run import Run
 from rlpipe.pipelines.training.finished_episodes import Ended, EpisodeCounter

@@ -1,15 +1,11 @@
-"""The page of `rlpipe report` in a real Chromium, opened from its file, with all other requests refused.
-
-Needs a Chromium on the PATH or in RLPIPE_CHROMIUM; with RLPIPE_REQUIRE_BROWSER=1, as in CI, none is a failure.
-"""
+"""The page of `rlpipe report` in a real Chromium, opened from its file, with all other requests refused."""
 
 import base64
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+from chromium import chromium
 from folders import write_run
 
 from rlpipe.scripts.main import run
@@ -17,39 +13,16 @@ from rlpipe.scripts.reports.statistics import interquartile_mean, probability_of
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 LAPTOP, PHONE = {"width": 1366, "height": 768}, {"width": 390, "height": 844}
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 HOSTILE = "</script><img src=x onerror=globalThis.broken=1><b>"
 PPO, DQN = (100.0, 300.0, 200.0, 400.0, 250.0), (150.0, 260.0, 300.0)
 
 
-def find_browser():
-    named = [os.environ.get("RLPIPE_CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))]
-    return next(filter(None, named), None)
-
-
 @pytest.fixture(scope="module")
 def browser():
-    path = find_browser()
-    if path is None:
-        stop = pytest.fail if os.environ.get("RLPIPE_REQUIRE_BROWSER") == "1" else pytest.skip
-        stop("needs Chromium: apt-get install chromium, or its path in RLPIPE_CHROMIUM")
-    if os.environ.get("RLPIPE_REQUIRE_BROWSER") != "1":
-        pytest.importorskip("playwright", reason='needs playwright: pip install "rlpipe[dev]"')
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from rlpipe.pipelines.config.train import TrainConfig
 from rlpipe.pipelines.envs import EnvConfig, make_env
 from rlpipe.pipelines.envs.backends.pixel_observation import PixelObservation, shrink
 from rlpipe.pipelines.envs.rendering import make_drawn
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.main import run
 
 MAZE = "rlpipe/Maze-v0"

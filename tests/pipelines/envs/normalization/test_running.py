@@ -23,7 +23,7 @@ from rlpipe.pipelines.collectors.collector import SyncDataCollector
 from rlpipe.pipelines.collectors.evaluation import evaluate
 from rlpipe.pipelines.envs import EnvConfig, OneHotObservation, make_env
 from rlpipe.pipelines.envs.normalization.running import RunningObservationNorm, RunningRewardNorm
-from rlpipe.pipelines.run_recipe import run_recipe
+from rlpipe.pipelines.front_door import run_recipe
 from rlpipe.scripts.main import run
 
 BOTH = {"normalize_observation": True, "normalize_reward": True}

@@ -1,35 +1,38 @@
-"""`run_recipe`: train from Python as `rlpipe train` does."""
+"""`rlpipe.train`: train from Python, by a recipe, an algorithm of your own, or a pipeline."""
 
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
-from rlpipe.errors import ConfigError
-from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
-from rlpipe.pipelines.build.resumed import check_listeners, configs_of, loggers_of, read_resumed
+from rlpipe.errors import ConfigError, shown
+from rlpipe.lazy import quick_imports
+from rlpipe.pipelines.algorithms.recipes import find_recipe
+from rlpipe.pipelines.algorithms.recipes.config_file import SUFFIXES, from_file, with_options
 from rlpipe.pipelines.config.environment import ALIASES, with_aliases
-from rlpipe.pipelines.config.foreign_names import explain
-from rlpipe.pipelines.config.json_form import checked, made
 from rlpipe.pipelines.config.run import settings_of
-from rlpipe.pipelines.config.schedules import with_schedules
 from rlpipe.pipelines.config.start import find_start
-from rlpipe.pipelines.progress import Listener
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, check_loggers
 from rlpipe.pipelines.runs.new_folder import default_folder
-from rlpipe.pipelines.session import Session, continue_run
-from rlpipe.pipelines.training.listeners import Moment, listener_names
+from rlpipe.pipelines.trained_run import TrainedRun
 from rlpipe.pipelines.training.progress_bar import shown as shown_progress
 
-_ONE_AT_A_TIME = threading.RLock()
+if TYPE_CHECKING:
+    from rlpipe.pipelines.pipeline import Pipeline
+    from rlpipe.pipelines.progress import Evaluation, Listener
+    from rlpipe.pipelines.runs.run import Run
+    from rlpipe.pipelines.stopping import StoppingRule
+    from rlpipe.pipelines.training.listeners import Moment
+    from rlpipe.pipelines.training.result import Result
+
 _OPTIONS = (*ALIASES.values(), "folder", "progress", "loggers", "start_from", "take", "listeners", "resume")
 
 
-def run_recipe(
-    name: str | Path,
+@overload
+def train(
+    what: str | Path,
     *,
     env: Any = None,
     folder: Path | str | None = None,
@@ -41,15 +44,37 @@ def run_recipe(
     listeners: Sequence[Callable[[Moment], object]] = (),
     resume: bool = False,
     **options: Any,
-) -> dict[str, Any]:
-    """Train with a recipe, as `rlpipe train` does: `run_recipe("ppo", seed=3, lr=1e-3)`.
+) -> TrainedRun: ...
+
+
+@overload
+def train(
+    what: Pipeline,
+    run: Run | None = None,
+    *,
+    evaluate: Callable[[], Evaluation] | None = None,
+    eval_every: int | None = None,
+    checkpoint_every: int | None = None,
+    stopping: StoppingRule | None = None,
+    log_every: int = 1,
+    progress: Listener | bool | None = True,
+    listeners: Sequence[Callable[[Moment], object]] = (),
+) -> Result: ...
+
+
+def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -> TrainedRun | Result:
+    """Train with a recipe, as `rlpipe train` does: `train("ppo", env_id="LunarLander-v3", seed=3)`.
+
+    Or with a pipeline of your own: `train(pipeline, run, ...)`, see `rlpipe.pipelines.training.loop.train`.
 
     Runs in several threads wait for one another, because whether policies explore is one setting of the process.
     During training, the global generators of PyTorch, NumPy and Python are seeded with the run's seed, and PyTorch uses
     the recipe's number of threads; afterwards all are as before.
 
     Args:
-        name: of the recipe; or an algorithm of your own, as `rlpipe train` takes it: `my_algorithm.py`, `module:name`.
+        what: name of the recipe; or an algorithm of your own, as `rlpipe train` takes it: `my_algorithm.py`,
+            `module:name`; or a file of options, see `rlpipe train --config`; or a pipeline.
+        run: only with a pipeline, the folder to write into.
         env: the environment, in place of `env_id`, which may be the same: an id, `module:name`, a class, a function
             that makes one, a spec or an instance. Its arguments are `env_kwargs`.
         folder: of the run, to make; by default `runs/<recipe>/<seed>-<time>`, with a number after it if that exists.
@@ -69,21 +94,58 @@ def run_recipe(
         options: fields of the recipe's Config; a number may be a schedule, as `clip="linear:0.2:0"`.
 
     Returns:
-        The summary that `rlpipe train --json` prints: `run`, its folder, and `evaluation`, of the greedy policy, in it.
+        The run: its `folder`, the `evaluation` of the greedy policy at its end, its `agent`, and the `summary` that
+        `rlpipe train --json` prints.
 
     Raises:
         ConfigError: there is no such recipe or option, a value is not allowed, or the folder exists.
         TrainingError: training failed; says where and why.
         InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.
     """
-    recipe = find_recipe(str(name))
+    if isinstance(what, (str, Path)):
+        if run is not None:
+            raise ConfigError(f"train({str(what)!r}, ...) takes its options by name, got {shown(run)}")
+        return TrainedRun.of(run_recipe(what, **options))
+    # what is refused above needs no PyTorch
+    from rlpipe.pipelines.pipeline import Pipeline  # noqa: PLC0415
+    from rlpipe.pipelines.training import loop  # noqa: PLC0415
+
+    if not isinstance(what, Pipeline):
+        raise ConfigError(f"train was given {shown(what)}; expected the name of a recipe, a file, or a Pipeline")
+    return loop.train(what, run, **options)
+
+
+def run_recipe(
+    name: str | Path,
+    *,
+    env: Any = None,
+    folder: Path | str | None = None,
+    start_from: Path | str | None = None,
+    take: Sequence[str] = (),
+    progress: Listener | bool | None = True,
+    loggers: Sequence[str] | str | None = DEFAULT,
+    wrappers: Sequence[Any] | None = None,
+    listeners: Sequence[Callable[[Moment], object]] = (),
+    resume: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """As `train`; returns only the summary that `rlpipe train --json` prints."""
     options = with_aliases(options, env_id=env, wrapper=wrappers)
-    config = _config(recipe, str(name), options)
+    if Path(name).suffix.lower() in SUFFIXES:
+        recipe, config = from_file(Path(name), None)
+        config = with_options(recipe, options, recipe.name, _OPTIONS, config)
+    else:
+        recipe = find_recipe(str(name))
+        config = with_options(recipe, options, str(name), _OPTIONS)
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
     if resume and start_from is not None:
         raise ConfigError("resume is True, and start_from is given, which only a new run has; leave one out")
     start = find_start(start_from, take, config, recipe=recipe.name, algorithm=recipe.algorithm)
+    with quick_imports():
+        from rlpipe.pipelines.session import Session, continue_run  # noqa: PLC0415
+        from rlpipe.pipelines.training.listeners import listener_names  # noqa: PLC0415
+
     named = [loggers] if isinstance(loggers, str) else list(loggers or ())
     listener_names(listeners)
     session = Session(
@@ -96,30 +158,19 @@ def run_recipe(
         loggers=check_loggers(named),
         listeners=tuple(listeners),
     )
-    # a policy that explores must not become greedy while another is evaluated
-    with _ONE_AT_A_TIME:
-        if not resume:
-            return session.run(start)
-        described = read_resumed(folder, recipe.algorithm, config)
-        check_listeners(described, listeners)
-        before, config = configs_of(described, config, list(options))
-        session = dataclasses.replace(
-            session,
-            recipe=dataclasses.replace(recipe, name=described["recipe"]),
-            config=config,
-            resume=True,
-            start_from=described.get("start_from"),
-            loggers=loggers_of(described) if loggers is DEFAULT else session.loggers,
-        )
-        return continue_run(session, before)
+    if not resume:
+        return session.run(start)
+    from rlpipe.pipelines.build import resumed  # noqa: PLC0415
 
-
-def _config(recipe: Recipe, name: str, options: Mapping[str, Any]) -> Any:
-    """The config of a recipe with these options, of which numbers may be schedules."""
-    config = recipe.config()
-    names = [field.name for field in dataclasses.fields(config)]
-    if unknown := [option for option in options if option not in names]:
-        hint = explain(unknown[0], [*names, *_OPTIONS], recipe.owners, python=True)
-        raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
-    changed = with_schedules(options, type(config), getattr(config, "schedule", ()))
-    return checked(made(type(config), {**{each: getattr(config, each) for each in names}, **changed}))
+    described = resumed.read_resumed(folder, recipe.algorithm, config)
+    resumed.check_listeners(described, listeners)
+    before, config = resumed.configs_of(described, config, list(options))
+    session = dataclasses.replace(
+        session,
+        recipe=dataclasses.replace(recipe, name=described["recipe"]),
+        config=config,
+        resume=True,
+        start_from=described.get("start_from"),
+        loggers=resumed.loggers_of(described) if loggers is DEFAULT else session.loggers,
+    )
+    return continue_run(session, before)

@@ -1,7 +1,7 @@
-"""Hooks of MkDocs: add pages from outside docs/, translate links and equations, lay out the packages.
+"""Hooks of MkDocs: add pages from outside docs/, translate links, lay out the packages.
 
 Links in the documents are paths in the repository, as on GitHub. In the site each leads to the page of the same file; a
-source file has a page if something links to it.
+source file has a page if something links to it. The start page takes sections of README.md, which GitHub shows instead.
 """
 
 from __future__ import annotations
@@ -11,39 +11,24 @@ import posixpath
 import re
 import shutil
 from collections.abc import Iterator
-from html import unescape
 from pathlib import Path
-from xml.etree import ElementTree
 
-from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parents[1]
-ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
+ROOT = Path(__file__).parents[2]
 OUTSIDE = {
-    "index.md": "README.md",
     "examples.md": "examples/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
 """Pages of the site and their files outside docs/; a link to the folder of such a file leads to its page too."""
 
-_TEX = {
-    r"\\(begin|end)\{(aligned|split)\}": r"\\\1{align*}",
-    r"\\arg\s*\\(max|min)": r"\\operatorname{arg \1}",
-    r"\\operatorname\*?\{arg\\,\s*(max|min)\}": r"\\operatorname{arg \1}",
-    r"\\operatorname\*": r"\\operatorname",
-}
-"""Replacements for what latex2mathml does not know."""
-_UNDER = {"msub": "munder", "msup": "mover", "msubsup": "munderover"}
-_LIMITS = ("\u2211", "\u220f", "max", "min", "arg max", "arg min")
-"""Operators that have their limits above and below in a displayed equation."""
+START, README = "index.md", "README.md"
+_SECTION = re.compile(rf"<!-- {README}: (.+?) -->")
 _CACHES = shutil.ignore_patterns("__pycache__")
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
-_MATHS = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
 
 
 def on_startup(*, command: str, dirty: bool) -> None:
@@ -66,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {
         source
         for page in files.documentation_pages()
-        for prose in _prose(page.content_string)
+        for prose in _prose(_with_sections(page.content_string))
         for target, _ in _LINK.findall(prose)
         if (source := _in_repository(page.src_uri, target)) is not None
     }
@@ -81,6 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links in the repository into links in the site."""
     folder = posixpath.dirname(page.file.src_uri)
+    markdown = _with_sections(markdown)
 
     def in_site(link: re.Match[str]) -> str:
         source = _in_repository(page.file.src_uri, link[1])
@@ -92,31 +78,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Convert equations to MathML, which browsers show without a script."""
+def _with_sections(markdown: str) -> str:
+    """Put sections of README.md in the place of comments that name them."""
 
-    def as_mathml(found: re.Match[str]) -> str:
-        tex = unescape(found[2]).strip()
-        try:
-            return _mathml(tex, is_block=found[1] == "div")
-        except Exception as error:
-            raise PluginError(f"{page.file.src_uri}: cannot convert {tex!r}: {error!r}") from error
+    def section(found: re.Match[str]) -> str:
+        text = (ROOT / README).read_text().split(f"\n## {found[1]}\n")[1].split("\n## ")[0]
+        return _LINK.sub(lambda link: posixpath.relpath(link[1], "docs") + (link[2] or ""), text)
 
-    return _MATHS.sub(as_mathml, html)
-
-
-def _mathml(tex: str, *, is_block: bool) -> str:
-    for pattern, instead in _TEX.items():
-        tex = re.sub(pattern, instead, tex)
-    root = ElementTree.fromstring(convert(tex, display="block" if is_block else "inline"))
-    for element in root.iter():
-        if (element.text or "").startswith("\\"):
-            raise ValueError(f"{element.text} is not known")
-        name = element.tag.rpartition("}")[2]
-        if is_block and name in _UNDER and (element[0].text or "").replace("\xa0", " ") in _LIMITS:
-            element.tag = element.tag.replace(name, _UNDER[name])
-    mathml = ElementTree.tostring(root, encoding="unicode")
-    return f'<div class="equation">{mathml}</div>' if is_block else mathml
+    return _SECTION.sub(section, markdown)
 
 
 def _in_repository(uri: str, target: str) -> str | None:
@@ -128,8 +97,10 @@ def _in_repository(uri: str, target: str) -> str | None:
 
 def _page_of(source: str) -> str:
     """Return the site's page for a file or folder of the repository."""
+    if source in (README, "."):
+        return START
     for uri, outside in OUTSIDE.items():
-        if source in (outside, posixpath.dirname(outside) or "."):
+        if source in (outside, posixpath.dirname(outside) or outside):
             return uri
     if source.startswith("docs/") and (ROOT / source).is_file():
         return source.removeprefix("docs/")

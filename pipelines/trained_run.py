@@ -1,0 +1,57 @@
+"""What `rlpipe.train` returns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlpipe.formatting import statistics
+from rlpipe.pipelines.progress import Evaluation
+from rlpipe.pipelines.runs import layout
+from rlpipe.pipelines.runs.journal import read_lines
+
+if TYPE_CHECKING:
+    from rlpipe.pipelines.agents.agent import Agent
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedRun:
+    """A run that has ended.
+
+    Args:
+        folder: of the run.
+        evaluation: of the greedy policy after training.
+        summary: what `rlpipe train --json` prints.
+    """
+
+    folder: Path
+    evaluation: Evaluation
+    summary: Mapping[str, Any] = field(hash=False)
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> TrainedRun:
+        """The run that a summary is of."""
+        folder = Path(summary["run"])
+        return cls(folder, Evaluation.from_json(read_lines(folder / layout.EVALUATIONS)[-1]), summary)
+
+    @functools.cached_property
+    def agent(self) -> Agent:
+        """What the run has learned, see `rlpipe.load`; loaded when it is first used."""
+        from rlpipe.pipelines.agents.load import load  # noqa: PLC0415 - training needs none of it
+
+        return load(self.folder)
+
+    def __repr__(self) -> str:
+        summary, found = self.summary, statistics(self.evaluation.summary())
+        return (
+            f"<{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}: return {found['mean']} +- "
+            f"{found['std']} over {len(self.evaluation.returns)} episodes, {summary['frames']:,} frames, {self.folder}>"
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """The curve, as a notebook shows it."""
+        curve = self.folder / layout.CURVE
+        return curve.read_bytes() if curve.is_file() else None
