@@ -61,13 +61,18 @@ format: .venv/.installed
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .venv/.core: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) -e .
-	touch $@
+	@echo "Installing PyTorch, TorchRL and what they need into .venv, once: some minutes, and a download of"
+	@echo "300 MB, or of 3 GB where PyTorch comes with CUDA. Only errors are shown."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -e .
+	@touch $@
+	@echo "Installed. The command is $(BIN)/rlpipe; try $(BIN)/rlpipe --help."
 
 .venv/.installed: .venv/.core
-	$(PIP) -e ".[$(EXTRAS)]"
-	touch $@
+	@echo "Installing what the tests need into .venv, once (MuJoCo, Ray, Stable-Baselines3 and others): some"
+	@echo "minutes, and a download of about 1 GB. Then the tests: ten minutes on two cores."
+	@$(PIP) -e ".[$(EXTRAS)]"
+	@touch $@
