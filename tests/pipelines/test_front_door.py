@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comparing import fingerprint
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
 import rlpipe
 from rlpipe import Evaluation, StopTraining, run_recipe
@@ -200,7 +200,7 @@ def test_threads_train_in_turn_and_as_alone(tmp_path):
 
 def test_an_agent_predicts_while_another_is_trained(tmp_path):
     alone = rlpipe.train("ppo", folder=tmp_path / "alone", **SMALL)
-    agent, seen, asked = alone.agent, threading.Event(), []
+    agent, seen, asked, types = alone.agent, threading.Event(), [], []
 
     def wait(progress):
         if progress.stage == "training" and not asked:
@@ -213,13 +213,16 @@ def test_an_agent_predicts_while_another_is_trained(tmp_path):
         options = {**SMALL, "folder": tmp_path / "beside", "progress": wait}
         training = pool.submit(rlpipe.train, "ppo", **options)
         assert seen.wait(60)
+        decide = agent._predictor._decide
+        agent._predictor._decide = lambda *given: types.append(exploration_type()) or decide(*given)
         with set_exploration_type(ExplorationType.RANDOM):
-            # as within a rollout
+            # as within a rollout, which must stay so
             actions = {int(agent.predict([0.0, 0.0, 0.05, 0.0])[0]) for _ in range(20)}
             agent.predict([0.0, 0.0, 0.05, 0.0], deterministic=False)
         asked[0].set()
         beside = training.result()
     assert len(actions) == 1
+    assert set(types) == {ExplorationType.RANDOM}
     assert beside.evaluation == alone.evaluation
 
 
