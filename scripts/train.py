@@ -19,7 +19,7 @@ from rlpipe.scripts.cli.help import filled, heading, listed
 from rlpipe.scripts.cli.options import parse
 from rlpipe.scripts.cli.train_options import Options, find_weights
 from rlpipe.scripts.display.progress_bar import describe, display
-from rlpipe.scripts.display.starting import starting
+from rlpipe.scripts.display.starting import meanwhile, starting
 from rlpipe.scripts.main import run
 from rlpipe.scripts.resume import main as resume
 from rlpipe.scripts.seeds.train_seeds import main as train_seeds
@@ -61,6 +61,22 @@ def main(arguments: Sequence[str]) -> int:
         return resume(arguments[1:])
     if arguments[0].split("=")[0] == "--algo":
         raise ConfigError("no option is called --algo; the recipe comes before the options: rlpipe train ppo")
+    with meanwhile(f"rlpipe train {arguments[0]}", quiet="--quiet" in arguments):
+        recipe, options, arguments = _read(arguments)
+    if options.print_config:
+        from rlpipe.pipelines.config.json_form import checked
+
+        print(as_text(recipe, checked(options.config)))
+        return 0
+    if options.seeds is not None or options.jobs is not None:
+        return train_seeds(recipe, options, arguments, find_weights(recipe, options))
+    summary = _train(recipe, options, began)
+    print(json.dumps(summary) if options.json else describe(summary))
+    return 0
+
+
+def _read(arguments: Sequence[str]) -> tuple[Recipe, Options[Any], Sequence[str]]:
+    """The recipe, all options, and the arguments behind the recipe."""
     recipe, default, arguments = _recipe_and_default(arguments)
     prog = recipe.name if recipe.source is None else recipe.source.text
     about = f"Train with the {'recipe' if recipe.source is None else 'algorithm'} {prog}"
@@ -77,16 +93,7 @@ def main(arguments: Sequence[str]) -> int:
 
         for env_id in filter(None, (options.config.env_id, options.config.eval_env_id)):
             env_spec(env_id)
-    if options.print_config:
-        from rlpipe.pipelines.config.json_form import checked
-
-        print(as_text(recipe, checked(options.config)))
-        return 0
-    if options.seeds is not None or options.jobs is not None:
-        return train_seeds(recipe, options, arguments, find_weights(recipe, options))
-    summary = _train(recipe, options, began)
-    print(json.dumps(summary) if options.json else describe(summary))
-    return 0
+    return recipe, options, arguments
 
 
 def _recipe_and_default(arguments: Sequence[str]) -> tuple[Recipe, Any, Sequence[str]]:

@@ -1,4 +1,4 @@
-"""What is being done, on the screen before PyTorch is imported, which takes seconds."""
+"""What is being done, on the screen before the imports that it needs, which take seconds."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ def starting(what: str, *, quiet: bool = False, in_files: bool = False) -> Itera
         quiet: say nothing.
         in_files: also say it where stderr is no terminal; on one, the line is erased at the end.
     """
+    said = not quiet and "torch" not in sys.modules
+    with meanwhile(f"{what}: loading PyTorch", quiet=not said, in_files=in_files), quick_imports(of_a_command=True):
+        yield
+
+
+@contextlib.contextmanager
+def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iterator[None]:
+    """Show a text on a terminal within the block; with `in_files` also elsewhere, where it stays."""
     on_terminal = sys.stderr.isatty()
-    said = not quiet and (on_terminal or in_files) and "torch" not in sys.modules
-    if said:
-        _write(f"{what}: loading PyTorch{'' if on_terminal else chr(10)}")
+    shown = not quiet and (on_terminal or in_files)
+    if shown:
+        _write(text if on_terminal else f"{text}\n")
     try:
-        with quick_imports(of_a_command=True):
-            yield
+        yield
     finally:
-        if said and on_terminal:
+        if shown and on_terminal:
             _write(_ERASE)
 
 

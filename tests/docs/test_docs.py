@@ -38,7 +38,9 @@ def test_each_recipe_is_in_the_results_and_the_readme_has_the_same_figures():
 
 
 def test_the_number_of_recipes_in_the_readme_is_right():
-    numbers = {each: 20 + at for at, each in enumerate("twenty twenty-one twenty-two twenty-three twenty-four".split())}
+    numbers = {
+        each: 20 + at for at, each in enumerate(["twenty", "twenty-one", "twenty-two", "twenty-three", "twenty-four"])
+    }
     assert numbers[re.search(r"has all (\S+) recipes", (ROOT / "README.md").read_text())[1]] == len(RECIPES)
 
 

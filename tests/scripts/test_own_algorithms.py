@@ -91,7 +91,7 @@ def test_another_command_runs_nothing_before_it_is_trusted(capsys, monkeypatch):
     Path("mine.py").write_text("import pathlib\npathlib.Path('was-run').touch()\n" + Path("mine.py").read_text())
     for command in ("evaluate", "resume", "render", "export"):
         line = said(capsys, command, folder, code=2)
-        assert "trained by an algorithm of your own" in line
+        assert "is of an algorithm of your own" in line
         assert f"add --trust-module {Path('mine.py').absolute()}" in line
     assert not Path("was-run").exists()
     said(capsys, "evaluate", folder, "--trust-module", "mine.py", "--episodes", "2", "--json")
@@ -113,9 +113,7 @@ def test_a_file_that_was_moved_is_named_anew(capsys, monkeypatch):
     # a file of another name is not the algorithm
     shutil.copy("there/mine.py", "other.py")
     forget(monkeypatch)
-    assert "trained by an algorithm of your own" in said(
-        capsys, "evaluate", folder, "--trust-module", "other.py", code=2
-    )
+    assert "is of an algorithm of your own" in said(capsys, "evaluate", folder, "--trust-module", "other.py", code=2)
 
 
 def test_a_source_that_has_changed_is_told(capsys, monkeypatch, caplog):
