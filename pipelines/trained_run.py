@@ -47,7 +47,7 @@ class TrainedRun:
     def __repr__(self) -> str:
         summary, found = self.summary, statistics(self.evaluation.summary())
         return (
-            f"<{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}: return {found['mean']} +- "
+            f"<{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}: evaluation return {found['mean']} +- "
             f"{found['std']} over {len(self.evaluation.returns)} episodes, {summary['frames']:,} frames, {self.folder}>"
         )
 

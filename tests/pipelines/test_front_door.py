@@ -145,7 +145,7 @@ def test_a_trained_run_knows_its_folder_its_result_and_its_agent(tmp_path):
     assert trained.agent.evaluate(2) == trained.evaluation
     assert trained.agent is trained.agent
     text = f"return {trained.evaluation.mean:.1f} +- "
-    assert repr(trained).startswith(f"<ppo on CartPole-v1, seed 3: {text}")
+    assert repr(trained).startswith(f"<ppo on CartPole-v1, seed 3: evaluation {text}")
     assert repr(trained.evaluation).startswith(f"<Evaluation: {text}")
     assert trained._repr_png_() == (tmp_path / "run/curve.png").read_bytes()
     # a run that has ended is read

@@ -34,7 +34,7 @@ def test_a_notebook_shows_the_bar_and_the_curve(tmp_path):
         assert re.match(r"ppo 100%\|█+\| .*, return: training \d.*, evaluation \d", each.data["text/plain"])
         assert each.data["text/html"].startswith("<pre")
         assert not re.search(r"[\r\x1b]", str(each.data))
-    assert shown.data["text/plain"].startswith("<ppo on CartPole-v1, seed 3: return ")
+    assert shown.data["text/plain"].startswith("<ppo on CartPole-v1, seed 3: evaluation return ")
     assert shown.data["image/png"]
     assert re.fullmatch(r"\([01], None\)", acted.data["text/plain"])
     assert same.data["text/plain"] == same_beside.data["text/plain"] == "True"
