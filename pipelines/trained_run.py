@@ -46,9 +46,10 @@ class TrainedRun:
 
     def __repr__(self) -> str:
         summary, found = self.summary, statistics(self.evaluation.summary())
+        of = f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}"
         return (
-            f"<{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}: evaluation return {found['mean']} +- "
-            f"{found['std']} over {len(self.evaluation.returns)} episodes, {summary['frames']:,} frames, {self.folder}>"
+            f"<{of}: evaluation return {found['mean']} +- {found['std']} over {len(self.evaluation.returns)} episodes, "
+            f"{summary['frames']:,} frames, {self.folder}>"
         )
 
     def _repr_png_(self) -> bytes | None:
