@@ -44,6 +44,10 @@ class TrainedRun:
 
         return load(self.folder)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # an agent cannot be sent to another process, and is loaded there
+        return {name: value for name, value in vars(self).items() if name != "agent"}
+
     def __repr__(self) -> str:
         summary, found = self.summary, statistics(self.evaluation.summary())
         of = f"{summary['recipe']} on {summary['env_id']}, seed {summary['seed']}"

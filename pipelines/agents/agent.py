@@ -35,7 +35,7 @@ from rlpipe.pipelines.render.player import HOLD, MAX_STEPS
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Agent:
     """What a run has learned, loaded by `rlpipe.load`. It holds no open environments.
 
