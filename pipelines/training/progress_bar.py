@@ -6,6 +6,7 @@ import contextlib
 import html
 import io
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,7 +27,7 @@ class ProgressBar:
 
     def __init__(self, name: str, total_frames: int | None, *, quiet: bool = False) -> None:
         form = None if total_frames is None else _FORMAT
-        self._bar = _bar(total=total_frames, desc=name, unit=" frames", unit_scale=True, disable=quiet, bar_format=form)
+        self._bar = _bar(total=total_frames, desc=name, unit="", unit_scale=True, disable=quiet, bar_format=form)
         self._returns: dict[str, str] = {}
         self._notes: dict[str, str] = {}
 
@@ -41,7 +42,8 @@ class ProgressBar:
             self._returns["evaluation"] = figure(progress.evaluation.mean)
         scalars = progress.scalars
         self._notes.update({name: f"{scalars[key]:.3g}" for key, name in _SHOWN.items() if key in scalars})
-        named = [f"{name} {value}" for name, value in (*self._returns.items(), *self._notes.items())]
+        notes = self._notes if _is_wide() else {}
+        named = [f"{name} {value}" for name, value in (self._returns | notes).items()]
         self._bar.set_postfix_str(f"{'return: ' if self._returns else ''}{', '.join(named)}", refresh=False)
         total = self._bar.total
         self._bar.update((progress.frames if total is None else min(progress.frames, total)) - self._bar.n)
@@ -49,6 +51,11 @@ class ProgressBar:
     def close(self) -> None:
         """End the bar's line."""
         self._bar.close()
+
+
+def _is_wide() -> bool:
+    """Whether there is room for more than a bar and returns: a file has, and most terminals."""
+    return not sys.stderr.isatty() or shutil.get_terminal_size().columns >= 100
 
 
 def _bar(**options: Any) -> Any:

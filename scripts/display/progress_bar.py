@@ -135,5 +135,5 @@ def _time(waited: Mapping[str, float], *, resumed: bool) -> str:
     """How long a person waited, and for what."""
     decimals = 0 if waited["all"] >= 100 else 1
     total, *parts = (f"{waited[part]:.{decimals}f}" for part in ("all", "training", "evaluation", "rest"))
-    since = "this time" if resumed else "in all"
+    since = "more" if resumed else "in all"
     return f"{total} s {since}: {parts[0]} training, {parts[1]} evaluation, {parts[2]} start and end"

@@ -68,7 +68,7 @@ def test_a_run_tells_what_was_waited_for_it(capsys, tmp_path):
     waited = more["waited"]
     assert waited["training"] == pytest.approx(more["seconds"] - found["seconds"], abs=0.002)
     assert 0 < waited["all"] <= seconds
-    assert " s this time: " in describe(more)
+    assert " s more: " in describe(more)
     # of a finished run only the summary is read
     read, _ = ended(capsys, "resume", folder, "--quiet")
     assert read["waited"] is None
@@ -79,9 +79,9 @@ def test_a_run_tells_what_was_waited_for_it(capsys, tmp_path):
     ("waited", "said"),
     [
         ((9.31, 2.0, 0.56, 6.75), "9.3 s in all: 2.0 training, 0.6 evaluation, 6.8 start and end"),
-        ((9.31, 1.2, 1.36, 6.75), "9.3 s this time: 1.2 training, 1.4 evaluation, 6.8 start and end"),
-        ((0.52, 0.1, 0.14, 0.28), "0.5 s this time: 0.1 training, 0.1 evaluation, 0.3 start and end"),
-        ((3661.4, 3000, 600, 61.4), "3661 s this time: 3000 training, 600 evaluation, 61 start and end"),
+        ((9.31, 1.2, 1.36, 6.75), "9.3 s more: 1.2 training, 1.4 evaluation, 6.8 start and end"),
+        ((0.52, 0.1, 0.14, 0.28), "0.5 s more: 0.1 training, 0.1 evaluation, 0.3 start and end"),
+        ((3661.4, 3000, 600, 61.4), "3661 s more: 3000 training, 600 evaluation, 61 start and end"),
     ],
 )
 def test_the_summary_fits_80_columns(waited, said):
