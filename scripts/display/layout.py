@@ -99,8 +99,13 @@ class View:
         return [
             ("training return", f"{format_return(stats.mean_return)} over {stats.recent_episodes} episodes"),
             ("length", format_return(stats.mean_length)),
-            ("range", f"{format_return(stats.returns.low)} to {format_return(stats.returns.high)}"),
+            ("scale", " to ".join(map(format_return, self._scale()))),
         ]
+
+    def _scale(self) -> tuple[float, float]:
+        """The ends of the scale of both curves, so that they can be compared."""
+        both = self._stats.returns, self._stats.evaluations
+        return min(each.low for each in both), max(each.high for each in both)
 
     def _evaluation(self) -> list[Fact]:
         stats = self._stats
@@ -122,7 +127,7 @@ class View:
         if not points:
             return []
         values = resample(points, width, self._stats.frames)
-        return [_line((line, colour)) for line in sparkline(values, rows, self._marks)]
+        return [_line((line, colour)) for line in sparkline(values, rows, self._marks, self._scale())]
 
 
 def header(left: str, right: str, width: int, gap: int) -> Text:

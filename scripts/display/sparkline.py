@@ -70,14 +70,16 @@ def resample(points: Sequence[Point], width: int, until: int) -> list[float]:
     return cells
 
 
-def sparkline(values: Sequence[float], rows: int = 1, marks: str = BLOCKS) -> list[str]:
+def sparkline(
+    values: Sequence[float], rows: int = 1, marks: str = BLOCKS, ends: tuple[float, float] | None = None
+) -> list[str]:
     """Draw one column per value, in `rows` times eight levels, and return the rows from top to bottom.
 
-    The lowest value gets the lowest of the `marks` and the highest value the highest; if all are equal, the middle one.
-    A value that is not finite gets no mark.
+    The lowest value gets the lowest of the `marks` and the highest value the highest, or those at the `ends` of a scale
+    do; if these are equal, the middle one. A value that is not finite gets no mark.
     """
     finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    low, high = (min(finite, default=0.0), max(finite, default=0.0)) if ends is None else ends
     top = rows * len(marks)
     levels = [_level(value, low, high, top) for value in values]
     lines = []

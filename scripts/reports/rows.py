@@ -83,9 +83,11 @@ def draw_results(rows: Sequence[Row]) -> bytes:
     for env_id, (left, right) in zip(environments, grid, strict=True):
         left.set(title=literal(env_id), xlabel="frames", ylabel="evaluation return: mean and range of seeds")
         right.set(title=literal(env_id), xlabel="training seconds")
-        left.grid(alpha=0.3)
-        right.grid(alpha=0.3)
-    figure.legend(handles=lines, loc="outside lower center")
+        left.xaxis.set_major_formatter("{x:,.0f}")
+        for axes in (left, right):
+            axes.set_xlim(left=0)
+            axes.grid(alpha=0.3)
+    figure.legend(handles=lines, loc="outside lower center", frameon=False)
     written = io.BytesIO()
     figure.savefig(written, dpi=120, format="png")
     return written.getvalue()

@@ -25,7 +25,7 @@ const COLUMNS = [
   { name: "seeds", key: (view) => view.runs.length },
   { name: "frames", key: (view) => median(view.runs.map((run) => run.frames)), number: true },
   { name: "training seconds", key: (view) => median(view.runs.map((run) => run.seconds)), number: true },
-  { name: "evaluation return (IQM)", key: (view) => view.iqm, number: true },
+  { name: "evaluation\nreturn (IQM)", key: (view) => view.iqm, number: true },
   { name: "95 % interval", key: (view) => view.low ?? view.iqm, number: true },
   { name: "of each seed", key: (view) => Math.max(...view.runs.map((run) => run.score)), number: true },
 ];
