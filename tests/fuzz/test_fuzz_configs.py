@@ -6,7 +6,9 @@ import json
 import math
 import multiprocessing
 import re
+import tempfile
 from contextlib import closing
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,7 +17,8 @@ from hypothesis import event, given, note
 from hypothesis import strategies as st
 
 from rlpipe.errors import ConfigError, TrainingError
-from rlpipe.pipelines.algorithms.recipes import builder, config_class
+from rlpipe.pipelines.algorithms.recipes import RECIPES, builder, config_class
+from rlpipe.pipelines.algorithms.recipes.config_file import as_text, from_file
 from rlpipe.pipelines.checkpoints.older import completed
 from rlpipe.pipelines.collectors.evaluation import MAX_EPISODE_STEPS, evaluate
 from rlpipe.pipelines.config.json_form import config_from_json
@@ -186,6 +189,18 @@ def test_json(data):
         assert not missing
         assert not unknown
         assert config_from_json(cls, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+        check_file(algorithm, config)
+
+
+def check_file(algorithm, config):
+    """What `--print-config` prints gives the config again; modules that it names are another matter."""
+    recipe = next(each for each in RECIPES.values() if each.algorithm == algorithm)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "options.json")
+        file.write_text(as_text(recipe, config))
+        if any(":" in str(each) for each in (config.env_id, config.eval_env_id, *config.wrapper)):
+            return
+        assert from_file(file, None) == (recipe, config)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comparing import fingerprint
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
 import rlpipe
 from rlpipe import Evaluation, StopTraining, run_recipe
@@ -75,7 +75,8 @@ def test_a_run_with_listeners_continues_to_the_bit(tmp_path, capsys):
     assert fingerprint(folder) == fingerprint(tmp_path / "whole")
     # of one that has ended, the summary is read
     before = (folder / "metrics.jsonl").read_bytes()
-    assert run_recipe("ppo", folder=folder, listeners=[Clock()], resume=True, progress=False) == summary
+    ended = run_recipe("ppo", folder=folder, listeners=[Clock()], resume=True, progress=False)
+    assert ended == {**summary, "waited": None}
     assert (folder / "metrics.jsonl").read_bytes() == before
     longer = run_recipe("ppo", folder=folder, listeners=[clock], resume=True, total_frames=1536, progress=False)
     assert (longer["frames"], clock.count) == (1536, 12)
@@ -149,7 +150,7 @@ def test_a_trained_run_knows_its_folder_its_result_and_its_agent(tmp_path):
     assert trained._repr_png_() == (tmp_path / "run/curve.png").read_bytes()
     # a run that has ended is read
     again = rlpipe.train("ppo", folder=tmp_path / "run", resume=True, progress=False)
-    assert (again.evaluation, again.summary) == (trained.evaluation, trained.summary)
+    assert (again.evaluation, again.summary) == (trained.evaluation, {**trained.summary, "waited": None})
 
 
 def test_a_pipeline_is_trained_by_the_loop(tmp_path):
@@ -200,7 +201,7 @@ def test_threads_train_in_turn_and_as_alone(tmp_path):
 
 def test_an_agent_predicts_while_another_is_trained(tmp_path):
     alone = rlpipe.train("ppo", folder=tmp_path / "alone", **SMALL)
-    agent, seen, asked = alone.agent, threading.Event(), []
+    agent, seen, asked, types = alone.agent, threading.Event(), [], []
 
     def wait(progress):
         if progress.stage == "training" and not asked:
@@ -213,13 +214,16 @@ def test_an_agent_predicts_while_another_is_trained(tmp_path):
         options = {**SMALL, "folder": tmp_path / "beside", "progress": wait}
         training = pool.submit(rlpipe.train, "ppo", **options)
         assert seen.wait(60)
+        decide = agent._predictor._decide
+        agent._predictor._decide = lambda *given: types.append(exploration_type()) or decide(*given)
         with set_exploration_type(ExplorationType.RANDOM):
-            # as within a rollout
+            # as within a rollout, which must stay so
             actions = {int(agent.predict([0.0, 0.0, 0.05, 0.0])[0]) for _ in range(20)}
             agent.predict([0.0, 0.0, 0.05, 0.0], deterministic=False)
         asked[0].set()
         beside = training.result()
     assert len(actions) == 1
+    assert set(types) == {ExplorationType.RANDOM}
     assert beside.evaluation == alone.evaluation
 
 

@@ -106,3 +106,23 @@ def test_names_that_need_no_pytorch_import_none():
     code += f"; sys.exit(str({LEARNING} & {{*sys.modules}} or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_python_refuses_without_pytorch_too():
+    calls = """
+        rlpipe.train("ppoo")
+        rlpipe.train("ppo", lr="fast")
+        rlpipe.train("ppo", lrr=3)
+        rlpipe.train("ppo", progress=3)
+        rlpipe.train("ppo", start_from="nothing-here")
+        rlpipe.train("options.yaml")
+        rlpipe.load("nothing-here")
+    """
+    code = "import json, sys, rlpipe\n"
+    for call in calls.split("\n")[1:-1]:
+        code += f"try: {call.strip()}\nexcept rlpipe.ConfigError as error: print(error)\n"
+    code += f"print(json.dumps(sorted({LEARNING!r} & {{*sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *refused, found = done.stdout.splitlines()
+    assert len(refused) == 7
+    assert json.loads(found) == []
