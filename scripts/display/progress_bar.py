@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from rlpipe.pipelines.runs.layout import CURVE, WINDOW
 from rlpipe.pipelines.training.progress_bar import ProgressBar
 from rlpipe.scripts.display.live_view import history, report_failure, watching
 from rlpipe.scripts.display.run_stats import RunStats, clock, format_return, summary_of
+from rlpipe.scripts.display.starting import can_draw
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.progress import Listener, Progress
@@ -98,11 +98,6 @@ def display(recipe: str, config: Any, *, watch: bool, quiet: bool) -> Display:
         return watching(stats, Console(stderr=True), interruption)
 
     return watched
-
-
-def can_draw() -> bool:
-    """Whether stderr is a terminal on which a view can be drawn."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def describe(summary: Mapping[str, Any]) -> str:

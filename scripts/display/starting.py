@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -28,7 +29,7 @@ def starting(what: str, *, quiet: bool = False, in_files: bool = False) -> Itera
 @contextlib.contextmanager
 def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iterator[None]:
     """Show a text on a terminal within the block; with `in_files` also elsewhere, where it stays."""
-    on_terminal = sys.stderr.isatty()
+    on_terminal = can_draw()
     shown = not quiet and (on_terminal or in_files)
     if shown:
         _write(text if on_terminal else f"{text}\n")
@@ -37,6 +38,11 @@ def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iter
     finally:
         if shown and on_terminal:
             _write(_ERASE)
+
+
+def can_draw() -> bool:
+    """Whether stderr is a terminal on which something can be drawn and erased."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _write(text: str) -> None:

@@ -17,8 +17,8 @@ from rlpipe.pipelines.runs.layout import CONFIG
 from rlpipe.scripts.cli.seeds import read_seeds
 from rlpipe.scripts.cli.text import printable
 from rlpipe.scripts.display.live_view import history
-from rlpipe.scripts.display.progress_bar import can_draw
 from rlpipe.scripts.display.run_stats import RunStats
+from rlpipe.scripts.display.starting import can_draw
 from rlpipe.scripts.seeds.progress_table import LiveTable, NoTable, PlainTable, Seed, SeedTable, write_line
 from rlpipe.scripts.seeds.results import Jobs, describe
 

@@ -248,7 +248,7 @@ def test_a_run_writes_them(tmp_path, capsys):
     assert run(["evaluate", str(folder), "--episodes", "3", "--eval-envs", "1"]) == 0
     assert f"success {rate:.1%}" in capsys.readouterr().out
     assert run(["resume", str(folder)]) == 0
-    assert f"success  {rate:.1%} of them" in capsys.readouterr().out
+    assert f"success     {rate:.1%} of them" in capsys.readouterr().out
 
 
 def rows_of(folder, name="metrics"):

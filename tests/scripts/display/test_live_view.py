@@ -121,7 +121,8 @@ def test_an_evaluation_says_how_often_it_succeeded(capsys):
 
 def test_the_curves_grow_with_the_terminal():
     heights = [sum(any(mark in row for mark in BLOCKS) for row in drawn(usual(), 80, rows)) for rows in (15, 24, 50)]
-    assert heights == [4, 8, 16]
+    # that of the evaluations has 2, 4 and 8 rows; the other one does not reach the top of their scale
+    assert heights == [4, 7, 13]
 
 
 def test_the_curves_have_one_scale():
