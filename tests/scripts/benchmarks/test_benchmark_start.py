@@ -13,10 +13,10 @@ from rlpipe.scripts.benchmarks.start import CASES, Case
 def test_each_command_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "RUNS", 2)
     monkeypatch.setattr(start, "FRAMES", 1_000)
-    # the last one takes as long as all others
-    rows = list(start.run(against=[], quick=True, cases=CASES[:-1]))
+    # the others take longer
+    rows = list(start.run(against=[], quick=True, cases=CASES[:4]))
     first = "train ppo, until the first line on the screen"
-    assert [row.case for row in rows] == [*(case.name for case in CASES[:-1]), first]
+    assert [row.case for row in rows] == [*(case.name for case in CASES[:4]), first]
     assert all(row.samples["rlpipe"][0] > 0 for row in rows)
 
 
