@@ -189,7 +189,7 @@ def test_an_error_in_close_is_one_notice_and_the_run_is_finished(backend, tmp_pa
     options = ["--eval-every", "32", "--eval-episodes", "2", "--run-dir", str(folder)]
     assert run(["train", "ppo", "--env-id", "tests/Unclosable-v0", *SHORT, "--backend", backend, *options]) == 0
     assert caplog.messages == ["rlpipe: tests/Unclosable-v0 could not be closed: ConnectionError: no simulator"]
-    assert "return   15.0" in capfd.readouterr().out
+    assert "return 15.0" in capfd.readouterr().out
     assert list((folder / "checkpoints").iterdir())
     assert '"final": true' in (folder / "evaluations.jsonl").read_text()
 
