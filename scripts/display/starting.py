@@ -45,7 +45,9 @@ def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iter
 def can_draw() -> bool:
     """Whether stderr is a terminal on which something can be drawn and erased."""
     # there is none if the process was started without it
-    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return (
+        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    )
 
 
 def _on_one_row(text: str) -> str:
