@@ -122,8 +122,9 @@ def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
 
 def _film(path: Path | None, out: Path | None, screen: Window | None, options: Options) -> dict[str, Any]:
     with starting(str(path or options.random), quiet=options.quiet):
-        from rlpipe.pipelines.agents.film import filmed, player_of, random_player
+        from rlpipe.pipelines.agents.film import as_json, player_of, random_player
         from rlpipe.pipelines.agents.load import load
+        from rlpipe.pipelines.render.player import record
 
     played: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed, "max_steps": options.max_steps}
     agent = None if path is None else load(path, trust=options.trust_module)
@@ -133,16 +134,8 @@ def _film(path: Path | None, out: Path | None, screen: Window | None, options: O
         player = player_of(agent, deterministic=not options.stochastic, **played)
     computing = contextlib.nullcontext() if agent is None else agent.computing()
     with computing, _progress(player, quiet=options.quiet) as progress:
-        return filmed(
-            player,
-            agent,
-            out,
-            fps=options.fps,
-            hold=options.hold,
-            size=options.size,
-            screen=screen,
-            progress=progress,
-        )
+        shown: dict[str, Any] = {"fps": options.fps, "hold": options.hold, "size": options.size}
+        return as_json(record(player, out, screen=screen, progress=progress, **shown), player, agent, out)
 
 
 def _describe(summary: dict[str, Any]) -> str:
