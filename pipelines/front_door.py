@@ -99,6 +99,7 @@ def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -
 
     Raises:
         ConfigError: there is no such recipe or option, a value is not allowed, or the folder exists.
+        CheckpointError: the run to start from or to resume is none, or its checkpoint does not fit.
         TrainingError: training failed; says where and why.
         InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.
     """
