@@ -103,7 +103,7 @@ def _of_run(
     if named is not None and (named.name, named.algorithm) != (recipe.name, recipe.algorithm):
         raise _contradiction(recipe.name, named)
     if listeners := described.get("listeners"):
-        _LOG.warning("rlpipe: config %s is of a run with listeners (%s), which this one has not", path, listeners)
+        _LOG.warning("rlpipe: config %s is of a run with listeners (%s), which this one does not have", path, listeners)
     return recipe, checked(config_from_json(recipe.config_class, found["config"]))
 
 
