@@ -36,7 +36,7 @@ EXAMPLES = (
     ("rlpipe train my_ppo.py", "an algorithm of your own"),
     ("rlpipe train ppo --print-config > my.json", "all options in a file"),
     ("rlpipe train --config my.json --lr 1e-3", "options from a file"),
-    ("rlpipe train --resume RUN", "continue a run"),
+    ("rlpipe resume RUN", "continue a run"),
 )
 
 
@@ -80,11 +80,12 @@ def _read(arguments: Sequence[str]) -> tuple[Recipe, Options[Any], Sequence[str]
     recipe, default, arguments = _recipe_and_default(arguments)
     prog = recipe.name if recipe.source is None else recipe.source.text
     about = f"Train with the {'recipe' if recipe.source is None else 'algorithm'} {prog}"
+    about += f": {recipe.summary}." if recipe.summary else "."
     options = parse(
         Options[type(default)],  # type: ignore[misc, arg-type]
         arguments,
         prog=f"rlpipe train {prog}",
-        description=f"{about}: {recipe.summary}." if recipe.summary else f"{about}.",
+        description=f"{about} --config FILE reads options from a JSON or YAML file; those given here win.",
         default=Options(default),
         owners=recipe.owners,
     )

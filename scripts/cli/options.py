@@ -57,7 +57,7 @@ def parse(
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(kind, prog=prog, description=description, args=arguments, config=form, **extra)
     except SystemExit:
-        raise ConfigError(_in_one_line(complaint.getvalue())) from None
+        raise ConfigError(_in_one_line(complaint.getvalue(), arguments)) from None
 
 
 RUN = (
@@ -121,7 +121,7 @@ def _check_names(arguments: Sequence[str], names: Sequence[str], owners: Owners)
         raise ConfigError(f"no option is called {' Nor '.join(sentences).removesuffix('.')}")
 
 
-def _in_one_line(complaint: str) -> str:
+def _in_one_line(complaint: str, arguments: Sequence[str]) -> str:
     """The message in tyro's error output, without its frame, its title, its hint about help and what it tried."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
     lines = [line.strip("│╭╮╰╯─- \t") for line in text.splitlines()]
@@ -129,7 +129,23 @@ def _in_one_line(complaint: str) -> str:
     if len(lines) > 1 and re.fullmatch("[A-Za-z ]+", lines[0]):
         lines = lines[1:]
     words = re.split("Argument helptext:|Got errors:", " ".join(lines))[0].strip()
-    return _in_plain_words(words) or "the options cannot be read; see --help"
+    return _of_names(words, arguments) or _in_plain_words(words) or "the options cannot be read; see --help"
+
+
+def _of_names(words: str, arguments: Sequence[str]) -> str:
+    """Tyro's message about a value that is none of the choices, or that belongs to no option, in our words."""
+    if found := re.match(r"invalid choice ('.*') for argument '(--[\w-]+)'\. Expected one of \((.*)\)", words):
+        value, option, choices = found.groups()
+        allowed = [each for each in re.findall("'([^']*)'", choices) if each != "None"]
+        return f"{option} is {value}; allowed are {', '.join(sorted(allowed))}"
+    if found := re.match("Unrecognized options: (.*)", words):
+        value, before = found[1], [each for each in arguments if each.startswith("--")]
+        first = value.split()[0]
+        after = next((each for each, then in zip(arguments, arguments[1:], strict=False) if then == first), "")
+        if after in before and "=" not in after:
+            return f"{after} takes no value, got {value!r}"
+        return f"{value!r} belongs to no option; see --help"
+    return ""
 
 
 def _in_plain_words(words: str) -> str:
@@ -144,5 +160,7 @@ def _in_plain_words(words: str) -> str:
         expected = "a number"
     else:
         return f"{option} cannot be read from {value}; separate several values by spaces, see --help"
+    if expected == "a whole number" and re.fullmatch(r"'\d+(\.\d+)?[eE]\+?\d{1,2}'", value) and float(value[1:-1]) % 1 == 0:
+        expected += f", here {float(value[1:-1]):.0f}"
     expected = expected if "[" not in reason.split(" could ")[0] else f"{expected}, or several with spaces between"
     return f"{option} is {value}; expected {expected}{' or none' if '{None}' in reason else ''}"
