@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -32,7 +33,8 @@ def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iter
     on_terminal = can_draw()
     shown = not quiet and (on_terminal or in_files)
     if shown:
-        _write(text if on_terminal else f"{text}\n")
+        # a line that the terminal wraps could not be erased
+        _write(text[: shutil.get_terminal_size().columns - 1] if on_terminal else f"{text}\n")
     try:
         yield
     finally:

@@ -215,6 +215,12 @@ def test_bad_input(capsys, arguments, message):
     assert message in refused(capsys, *arguments)
 
 
+@pytest.mark.parametrize(("closed", "arguments", "code"), [("2>&-", "train ppo --lr x", 2), (">&-", "recipes", 0)])
+def test_a_stream_that_the_shell_has_closed(closed, arguments, code):
+    words = ["sh", "-c", f'"$0" -m rlpipe.scripts.main {arguments} {closed}', sys.executable]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == code
+
+
 def test_cuda_that_is_not_there(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "device is 'cuda', but PyTorch finds no CUDA device" in refused(capsys, "train", "ppo", "--device", "cuda")

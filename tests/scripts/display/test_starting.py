@@ -38,6 +38,13 @@ def test_a_terminal_shows_it_until_the_import_is_done(monkeypatch):
     assert terminal.getvalue() == "ppo: loading PyTorch\r\x1b[K"
 
 
+def test_a_narrow_terminal_shows_what_fits_in_a_line(monkeypatch):
+    terminal = terminal_of(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "20")
+    with meanwhile("ppo on CartPole-v1: reading"):
+        assert terminal.getvalue() == "ppo on CartPole-v1:"
+
+
 def test_an_error_erases_it_too(monkeypatch):
     terminal = terminal_of(monkeypatch)
     with pytest.raises(ValueError, match="wrong"), meanwhile("reading"):
@@ -97,7 +104,7 @@ def test_a_command_that_reads_a_run_says_so_until_the_import_is_done(tmp_path, c
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from rlpipe.scripts.main import run; run(sys.argv[1:])"
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "wb") as terminal:
-        words = [sys.executable, "-c", code, command, str(folder)]
+        words = [sys.executable, "-c", code, command, folder.name]
         subprocess.run(words, stderr=terminal, env={**os.environ, "TERM": "xterm"}, cwd=tmp_path, check=False)
     with os.fdopen(ours, "rb") as screen:
         assert b": loading PyTorch:IMPORTED\r\x1b[K" in screen.read1(65536)
