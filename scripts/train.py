@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, exists_already
@@ -116,7 +117,8 @@ def _find(name: str, *, quiet: bool) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     # the algorithm in a user's file, which imports PyTorch
-    with starting(name, quiet=quiet or not name.partition(":")[0].endswith(".py"), in_files=True):
+    file = Path(name.partition(":")[0])
+    with starting(name, quiet=quiet or file.suffix != ".py" or not file.is_file(), in_files=True):
         return find_recipe(name)
 
 
