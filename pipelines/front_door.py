@@ -105,7 +105,7 @@ def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -
     if isinstance(what, (str, Path)):
         if run is not None:
             raise ConfigError(f"train({str(what)!r}, ...) takes its options by name, got {shown(run)}")
-        return TrainedRun.of(run_recipe(what, **options))
+        return TrainedRun.of(run_recipe(what, **options), options)
     # what is refused above needs no PyTorch
     from rlpipe.pipelines.pipeline import Pipeline  # noqa: PLC0415
     from rlpipe.pipelines.training import loop  # noqa: PLC0415
