@@ -199,9 +199,10 @@ class _Observations:
                     raise FaultError(f"key {name_of(key)!r} has NaN or infinite numbers, {FINITE}")
         except FaultError as fault:
             if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
-                fault = FaultError("a pair, as reset returns it; observation, info = env.reset()")
-            both = "" if rows is not None or isinstance(observation, tuple) else _OR_A_BATCH
-            raise ConfigError(f"predict was given another observation than the agent's: {fault}{both}") from None
+                why = "a pair, as reset returns it; observation, info = env.reset()"
+            else:
+                why = f"{fault}{_OR_A_BATCH if rows is None else ''}"
+            raise ConfigError(f"predict was given another observation than the agent's: {why}") from None
         return arrays, rows
 
     def _rows(self, observation: Any) -> int | None:

@@ -69,6 +69,11 @@ class Option:
         return NoneType in get_args(self.hint)
 
     @property
+    def takes_whole(self) -> bool:
+        """Whether a whole number is a value of it."""
+        return int in (self.hint, *get_args(self.hint))
+
+    @property
     def name(self) -> str:
         """As it is typed, without `--`; one that is on by default is called `no-...`."""
         return ("no-" if self.default is True else "") + self.field.replace("_", "-")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.scripts.cli.env_options import add_rule, gathered
-from rlpipe.scripts.cli.help import help_of, options_of
+from rlpipe.scripts.cli.help import Option, help_of, options_of
 from rlpipe.scripts.cli.schedule_options import with_schedules_apart
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def parse(
 
     known = {each.name: each.takes_none for each in options}
     arguments = gathered(with_schedules_apart(arguments, getattr(default, "config", None)), known)
-    arguments = _spell_none(arguments, {name for name, optional in known.items() if optional})
+    arguments = _spelled(arguments, {each.name: each for each in options})
     _check_names(arguments, list(known), owners)
     complaint = io.StringIO()
     form = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -94,14 +95,19 @@ def parse_run(kind: type[R], arguments: Sequence[str], command: str, description
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 
 
-def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
-    """Write `none` as tyro reads it, for options that accept it; for other options it is an ordinary word."""
-    spelled, option = [], ""
+def _spelled(arguments: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """Write `none` and `1e6` as tyro reads them, for options that accept them; for others they are ordinary words."""
+    spelled, option = [], None
     for argument in arguments:
         if argument.startswith("--"):
-            option = argument.removeprefix("--").replace("_", "-")
-        is_none = option in optional and argument.lower() == "none"
-        spelled.append("None" if is_none else argument)
+            option = options.get(argument.removeprefix("--").replace("_", "-"))
+        if option is not None and option.takes_none and argument.lower() == "none":
+            spelled.append("None")
+        elif option is not None and option.takes_whole and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", argument):
+            number = float(argument)
+            spelled.append(str(int(number)) if number.is_integer() else argument)
+        else:
+            spelled.append(argument)
     return spelled
 
 
@@ -141,7 +147,7 @@ def _of_names(words: str, arguments: Sequence[str]) -> str:
     if found := re.match("Unrecognized options: (.*)", words):
         value, before = found[1], [each for each in arguments if each.startswith("--")]
         first = value.split()[0]
-        after = next((each for each, then in zip(arguments, arguments[1:], strict=False) if then == first), "")
+        after = next((each for each, then in itertools.pairwise(arguments) if then == first), "")
         if after in before and "=" not in after:
             return f"{after} takes no value, got {value!r}"
         return f"{value!r} belongs to no option; see --help"
@@ -160,7 +166,5 @@ def _in_plain_words(words: str) -> str:
         expected = "a number"
     else:
         return f"{option} cannot be read from {value}; separate several values by spaces, see --help"
-    if expected == "a whole number" and re.fullmatch(r"'\d+(\.\d+)?[eE]\+?\d{1,2}'", value) and float(value[1:-1]) % 1 == 0:
-        expected += f", here {float(value[1:-1]):.0f}"
     expected = expected if "[" not in reason.split(" could ")[0] else f"{expected}, or several with spaces between"
     return f"{option} is {value}; expected {expected}{' or none' if '{None}' in reason else ''}"

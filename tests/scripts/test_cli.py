@@ -183,7 +183,7 @@ def test_help_of_a_command_lists_its_options(capsys, command):
         (["train", "ppo", "stray"], "error: 'stray' belongs to no option; see --help\n"),
         (["train", "ppo", "--gif", "True"], "error: --gif takes no value, got 'True'\n"),
         (["train", "ppo", "--seed", "3", "4"], "error: '4' belongs to no option; see --help\n"),
-        (["train", "ppo", "--total-frames", "1e5"], "--total-frames is '1e5'; expected a whole number, here 100000\n"),
+        (["train", "ppo", "--total-frames", "1.5e0"], "--total-frames is '1.5e0'; expected a whole number\n"),
         (["train", "ppo", "--total-frames", "1.5"], "--total-frames is '1.5'; expected a whole number\n"),
         (["train", "ppo", "--num-envs"], "error: Missing value for argument '--num-envs'."),
         (["train", "ppo", "--num-envs", "many"], "error: --num-envs is 'many'; expected a whole number"),
@@ -213,6 +213,14 @@ def test_help_of_a_command_lists_its_options(capsys, command):
 )
 def test_bad_input(capsys, arguments, message):
     assert message in refused(capsys, *arguments)
+
+
+def test_whole_numbers_may_have_an_exponent(capsys):
+    assert (
+        run(["train", "ppo", "--total-frames", "1.5e5", "--eval-every", "2e4", "--lr", "1e-3", "--print-config"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert (found["total_frames"], found["eval_every"], found["lr"]) == (150_000, 20_000, 1e-3)
 
 
 @pytest.mark.parametrize(("closed", "arguments", "code"), [("2>&-", "train ppo --lr x", 2), (">&-", "recipes", 0)])
