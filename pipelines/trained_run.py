@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.formatting import statistics
+from rlpipe.pipelines.config.environment import ALIASES
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
@@ -25,24 +26,27 @@ class TrainedRun:
         folder: of the run.
         evaluation: of the greedy policy after training.
         summary: what `rlpipe train --json` prints.
+        env: an environment that `config.json` cannot name, as `load` takes it.
     """
 
     folder: Path
     evaluation: Evaluation
     summary: Mapping[str, Any] = field(hash=False)
+    env: Any = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, summary: Mapping[str, Any]) -> TrainedRun:
-        """The run that a summary is of."""
+    def of(cls, summary: Mapping[str, Any], options: Mapping[str, Any]) -> TrainedRun:
+        """The run that a summary is of, from the options of `rlpipe.train`."""
         folder = Path(summary["run"])
-        return cls(folder, Evaluation.from_json(read_lines(folder / layout.EVALUATIONS)[-1]), summary)
+        found = Evaluation.from_json(read_lines(folder / layout.EVALUATIONS)[-1])
+        return cls(folder, found, summary, _object_in(options, summary["env_id"]))
 
     @functools.cached_property
     def agent(self) -> Agent:
         """What the run has learned, see `rlpipe.load`; loaded when it is first used."""
         from rlpipe.pipelines.agents.load import load  # noqa: PLC0415 - training needs none of it
 
-        return load(self.folder)
+        return load(self.folder, env=self.env)
 
     def __getstate__(self) -> dict[str, Any]:
         # an agent cannot be sent to another process, and is loaded there
@@ -60,3 +64,15 @@ class TrainedRun:
         """The curve, as a notebook shows it."""
         curve = self.folder / layout.CURVE
         return curve.read_bytes() if curve.is_file() else None
+
+
+def _object_in(options: Mapping[str, Any], env_id: str) -> Any:
+    """The environment, if it or one of its wrappers is an object, which this process still has."""
+    env, wrappers = (
+        next((options[each] for each in names if options.get(each) is not None), None) for names in ALIASES.items()
+    )
+    if wrappers is not None and not all(isinstance(each, str) for each in wrappers):
+        from rlpipe.pipelines.envs import EnvConfig  # noqa: PLC0415
+
+        return EnvConfig(env_id if env is None else env, kwargs=options.get("env_kwargs") or {}, wrappers=wrappers)
+    return None if isinstance(env, str) else env

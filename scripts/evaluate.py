@@ -13,7 +13,7 @@ from rlpipe.formatting import statistics
 from rlpipe.pipelines.agents.limits import check_evaluation
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
-from rlpipe.scripts.display.starting import starting
+from rlpipe.scripts.display.starting import meanwhile, starting
 from rlpipe.scripts.main import run
 
 
@@ -49,13 +49,16 @@ def _evaluate(path: Path, options: Options) -> dict[str, Any]:
     with starting(str(path)):
         from rlpipe.pipelines.agents.load import load
 
-    agent = load(path, trust=options.trust_module)
-    evaluation = agent.evaluate(
-        options.episodes,
-        seed=options.seed,
-        deterministic=not options.stochastic,
-        eval_envs=options.eval_envs,
-    )
+        # this is what imports PyTorch
+        agent = load(path, trust=options.trust_module)
+
+    with meanwhile(f"{path}: evaluating, {options.episodes:,} episodes"):
+        evaluation = agent.evaluate(
+            options.episodes,
+            seed=options.seed,
+            deterministic=not options.stochastic,
+            eval_envs=options.eval_envs,
+        )
     return {
         "recipe": agent.recipe,
         "env_id": agent.settings.eval_env.env_id,

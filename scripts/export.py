@@ -14,7 +14,7 @@ from rlpipe.pipelines.checkpoints.names import frames_of
 from rlpipe.pipelines.runs.read import read_run
 from rlpipe.scripts.cli.options import RUN, RunOptions, parse_run
 from rlpipe.scripts.cli.text import printable
-from rlpipe.scripts.display.starting import starting
+from rlpipe.scripts.display.starting import meanwhile, starting
 from rlpipe.scripts.main import run
 
 
@@ -43,8 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     with starting(str(path)):
         from rlpipe.pipelines.agents.load import load
 
-    # the checkpoint found above, even if a newer one appears meanwhile
-    written = load(checkpoint, trust=options.trust_module).export(out, kind)
+        # the checkpoint found above, even if a newer one appears meanwhile
+        agent = load(checkpoint, trust=options.trust_module)
+
+    with meanwhile(f"{path}: writing and checking {printable(str(out))}"):
+        written = agent.export(out, kind)
     print(json.dumps(written) if options.json else _describe(written))
     return 0
 

@@ -54,6 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if QUIET_TRACKER not in sys.warnoptions:
         sys.warnoptions.append(QUIET_TRACKER)
+    _open_closed()
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), each_once():
@@ -78,6 +79,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("rlpipe: interrupted", file=sys.stderr)
         return 130
     return _write(printed.getvalue()) or code
+
+
+def _open_closed() -> None:
+    """Replace a stdout or stderr that the shell has closed, as in `2>&-`: Python has `None` there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _write(text: str) -> int:

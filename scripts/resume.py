@@ -63,9 +63,6 @@ def _check_path(folder: Path) -> None:
 
 
 def _resume(folder: Path, described: dict[str, Any], options: Options, began: float) -> dict[str, Any]:
-    from rlpipe.pipelines.agents.environment import check_known
-
-    check_known(described["config"], folder)
     # a wrong option is an error even if nothing is left to log
     other = None if options.logger == _UNCHANGED else check_option(options.logger)
     recipe = recipe_of_run(described)
@@ -75,9 +72,11 @@ def _resume(folder: Path, described: dict[str, Any], options: Options, began: fl
         raise ConfigError(f"{said}; continue it from Python: {recipe.resume_from_python(folder)}")
 
     with starting(f"{described['recipe']}, {folder}", quiet=options.quiet, in_files=True):
+        from rlpipe.pipelines.agents.environment import check_known
         from rlpipe.pipelines.session import Session, continue_run
         from rlpipe.pipelines.summary import Stopwatch
 
+        check_known(described["config"], folder)
     session = Session(
         recipe,
         longer,

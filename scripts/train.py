@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.errors import ConfigError, exists_already
@@ -36,7 +37,7 @@ EXAMPLES = (
     ("rlpipe train my_ppo.py", "an algorithm of your own"),
     ("rlpipe train ppo --print-config > my.json", "all options in a file"),
     ("rlpipe train --config my.json --lr 1e-3", "options from a file"),
-    ("rlpipe train --resume RUN", "continue a run"),
+    ("rlpipe resume RUN", "continue a run"),
 )
 
 
@@ -80,11 +81,12 @@ def _read(arguments: Sequence[str]) -> tuple[Recipe, Options[Any], Sequence[str]
     recipe, default, arguments = _recipe_and_default(arguments)
     prog = recipe.name if recipe.source is None else recipe.source.text
     about = f"Train with the {'recipe' if recipe.source is None else 'algorithm'} {prog}"
+    about += f": {recipe.summary}." if recipe.summary else "."
     options = parse(
         Options[type(default)],  # type: ignore[misc, arg-type]
         arguments,
         prog=f"rlpipe train {prog}",
-        description=f"{about}: {recipe.summary}." if recipe.summary else f"{about}.",
+        description=f"{about} --config FILE reads options from a JSON or YAML file; those given here win.",
         default=Options(default),
         owners=recipe.owners,
     )
@@ -115,7 +117,8 @@ def _find(name: str, *, quiet: bool) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     # the algorithm in a user's file, which imports PyTorch
-    with starting(name, quiet=quiet or not name.partition(":")[0].endswith(".py"), in_files=True):
+    file = Path(name.partition(":")[0])
+    with starting(name, quiet=quiet or file.suffix != ".py" or not file.is_file(), in_files=True):
         return find_recipe(name)
 
 

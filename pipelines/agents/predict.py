@@ -35,6 +35,7 @@ from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 if TYPE_CHECKING:
     from rlpipe.pipelines.agents.agent import Agent
 
+_OR_A_BATCH = ", or a batch with one more dimension in front"
 _NO_START = torch.zeros(1, 1, dtype=torch.bool)
 
 State = tuple[np.ndarray, ...] | None
@@ -197,8 +198,11 @@ class _Observations:
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     raise FaultError(f"key {name_of(key)!r} has NaN or infinite numbers, {FINITE}")
         except FaultError as fault:
-            both = "" if rows is not None else ", or a batch with one more dimension in front"
-            raise ConfigError(f"predict was given another observation than the agent's: {fault}{both}") from None
+            if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+                why = "a pair, as reset returns it; observation, info = env.reset()"
+            else:
+                why = f"{fault}{_OR_A_BATCH if rows is None else ''}"
+            raise ConfigError(f"predict was given another observation than the agent's: {why}") from None
         return arrays, rows
 
     def _rows(self, observation: Any) -> int | None:

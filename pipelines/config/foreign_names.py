@@ -215,7 +215,7 @@ class _Options:
 
     def _missing(self, name: str) -> str:
         if name == "quiet":
-            return "nothing is shown by default; the function progress is called with every event"
+            return "a bar is shown by default, and nothing with progress=False; a function is called with every event"
         if name in _OF_THE_COMMAND:
             return f"only the command has it, rlpipe train --{name}"
         return f"other recipes have {self.spell(name)} for it, this one has no such option"

@@ -114,7 +114,7 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
     """
     file, path = folder / layout.CONFIG, asked or folder
     if not file.is_file():
-        raise CheckpointError(f"{path} is no run: it has no config.json, and is no checkpoint in a run folder")
+        raise CheckpointError(f"{path} is no run: {_why(path)}")
     try:
         described = json.loads(read_plain(file, layout.LARGEST_JSON))
         known = isinstance(described["config"], dict) and all(
@@ -125,6 +125,16 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
     if not known:
         raise CheckpointError(f"{path} is no run: {file} is not one that rlpipe wrote")
     return dict(described) if trusted is None else trusted_description(described, trusted, f"run {path}")
+
+
+def _why(path: Path) -> str:
+    """Why a path is no run, and the newest run in it."""
+    if not os.path.lexists(path):
+        return "there is no such folder"
+    described = [each for depth in ("*", "*/*") for each in path.glob(f"{depth}/{layout.CONFIG}")]
+    if described:
+        return f"the newest of the runs in it is {max(described, key=os.path.getmtime).parent}"
+    return f"it has no {layout.CONFIG}, and is no checkpoint in a run folder"
 
 
 def trusted_description(described: Mapping[str, Any], trusted: Collection[str], what: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ _VALUES = {
     "dir": "FOLDER",
 }
 """What stands for the value of an option, by its name or the last word of it."""
+_LAST = ("trust_module", "json")
+"""Options that most commands have, behind their own."""
 _COLUMN = 28
 _GLUE = "\N{NO-BREAK SPACE}"
 
@@ -66,6 +68,11 @@ class Option:
     def takes_none(self) -> bool:
         """Whether `none` is a value of it."""
         return NoneType in get_args(self.hint)
+
+    @property
+    def takes_whole(self) -> bool:
+        """Whether a whole number is a value of it."""
+        return int in (self.hint, *get_args(self.hint))
 
     @property
     def name(self) -> str:
@@ -167,6 +174,7 @@ def help_of(options: Sequence[Option], prog: str, description: str) -> str:
     arguments = "".join(f" {each.value}" for each in options if each.is_positional)
     parts = [f"usage: {prog}{arguments} [options]", filled(description)]
     present = [group for group in GROUPS if any(each.group == group for each in options)]
+    options = sorted(options, key=lambda each: each.field in _LAST)
     for group in present:
         rows = [(each.spelled, each.explained(names)) for each in options if each.group == group]
         parts.append("\n".join([heading(group), *listed(rows)]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.config.foreign_names import explain
 from rlpipe.scripts.cli.env_options import add_rule, gathered
-from rlpipe.scripts.cli.help import help_of, options_of
+from rlpipe.scripts.cli.help import Option, help_of, options_of
 from rlpipe.scripts.cli.schedule_options import with_schedules_apart
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ def parse(
 
     known = {each.name: each.takes_none for each in options}
     arguments = gathered(with_schedules_apart(arguments, getattr(default, "config", None)), known)
-    arguments = _spell_none(arguments, {name for name, optional in known.items() if optional})
+    arguments = _spelled(arguments, {each.name: each for each in options})
     _check_names(arguments, list(known), owners)
     complaint = io.StringIO()
     form = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -58,7 +59,7 @@ def parse(
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(kind, prog=prog, description=description, args=arguments, config=form, **extra)
     except SystemExit:
-        raise ConfigError(_in_one_line(complaint.getvalue())) from None
+        raise ConfigError(_in_one_line(complaint.getvalue(), arguments)) from None
 
 
 RUN = (
@@ -95,14 +96,19 @@ def parse_run(kind: type[R], arguments: Sequence[str], command: str, description
     return Path(path), parse(kind, [path] if path.startswith("-") else rest, prog=prog, description=description)
 
 
-def _spell_none(arguments: Sequence[str], optional: set[str]) -> list[str]:
-    """Write `none` as tyro reads it, for options that accept it; for other options it is an ordinary word."""
-    spelled, option = [], ""
+def _spelled(arguments: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """Write `none` and `1e6` as tyro reads them, for options that accept them; for others they are ordinary words."""
+    spelled, option = [], None
     for argument in arguments:
         if argument.startswith("--"):
-            option = argument.removeprefix("--").replace("_", "-")
-        is_none = option in optional and argument.lower() == "none"
-        spelled.append("None" if is_none else argument)
+            option = options.get(argument.removeprefix("--").replace("_", "-"))
+        if option is not None and option.takes_none and argument.lower() == "none":
+            spelled.append("None")
+        elif option is not None and option.takes_whole and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", argument):
+            number = float(argument)
+            spelled.append(str(int(number)) if number.is_integer() else argument)
+        else:
+            spelled.append(argument)
     return spelled
 
 
@@ -128,7 +134,7 @@ def _check_once(fields: Sequence[str]) -> None:
         raise ConfigError(f"Config has a field {twice[0]!r}, which is an option of the command too; rename it")
 
 
-def _in_one_line(complaint: str) -> str:
+def _in_one_line(complaint: str, arguments: Sequence[str]) -> str:
     """The message in tyro's error output, without its frame, its title, its hint about help and what it tried."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
     lines = [line.strip("│╭╮╰╯─- \t") for line in text.splitlines()]
@@ -136,7 +142,23 @@ def _in_one_line(complaint: str) -> str:
     if len(lines) > 1 and re.fullmatch("[A-Za-z ]+", lines[0]):
         lines = lines[1:]
     words = re.split("Argument helptext:|Got errors:", " ".join(lines))[0].strip()
-    return _in_plain_words(words) or "the options cannot be read; see --help"
+    return _of_names(words, arguments) or _in_plain_words(words) or "the options cannot be read; see --help"
+
+
+def _of_names(words: str, arguments: Sequence[str]) -> str:
+    """Tyro's message about a value that is none of the choices, or that belongs to no option, in our words."""
+    if found := re.match(r"invalid choice ('.*') for argument '(--[\w-]+)'\. Expected one of \((.*)\)", words):
+        value, option, choices = found.groups()
+        allowed = [each for each in re.findall("'([^']*)'", choices) if each != "None"]
+        return f"{option} is {value}; allowed are {', '.join(sorted(allowed))}"
+    if found := re.match("Unrecognized options: (.*)", words):
+        value, before = found[1], [each for each in arguments if each.startswith("--")]
+        first = value.split()[0]
+        after = next((each for each, then in itertools.pairwise(arguments) if then == first), "")
+        if after in before and "=" not in after:
+            return f"{after} takes no value, got {value!r}"
+        return f"{value!r} belongs to no option; see --help"
+    return ""
 
 
 def _in_plain_words(words: str) -> str:

@@ -117,6 +117,8 @@ def describe(summary: Mapping[str, Any]) -> str:
     told["episodes"] = f"{summary['episodes']:,}, with {summary['updates']:,} updates"
     if (waited := summary["waited"]) is not None:
         told["time"] = _time(waited, resumed=waited["training"] != summary["seconds"])
+    else:
+        told["time"] = "none: the run was complete; --total-frames N trains it for longer"
     if summary["stopped_early"]:
         told["stopped"] = f"by {summary['stopped_by']}"
     if summary["longest_streak"] is not None:

@@ -45,7 +45,7 @@ def describe(finished: Mapping[int, Mapping[str, Any]], row: Row, waited: float)
     iqm, *ends = column([each for each in (row.iqm, row.low, row.high) if each is not None], " ")
     if ends:
         interval = f"95 % interval {ends[0]} to {ends[1]}"
-    lines.append(f"  evaluation return {iqm} (IQM of the seeds; {interval}), after {duration(waited)} s in all")
+    lines += [f"  evaluation return {iqm} (IQM of the seeds; {interval})", f"  time {duration(waited)} s in all"]
     return "\n".join(lines)
 
 

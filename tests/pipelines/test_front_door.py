@@ -8,9 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import gymnasium as gym
 import pytest
 import torch
 from comparing import fingerprint
+from gymnasium.wrappers import ClipReward
 from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
 import rlpipe
@@ -156,6 +158,14 @@ def test_a_trained_run_knows_its_folder_its_result_and_its_agent(tmp_path):
     # a run that has ended is read
     again = rlpipe.train("ppo", folder=tmp_path / "run", resume=True, progress=False)
     assert (again.evaluation, again.summary) == (trained.evaluation, {**trained.summary, "waited": None})
+
+
+@pytest.mark.parametrize(
+    "given", [{"env": lambda: gym.make("CartPole-v1")}, {"wrappers": [lambda env: ClipReward(env, 0, 1)]}]
+)
+def test_a_trained_run_still_has_the_objects_of_its_environment(tmp_path, given):
+    trained = rlpipe.train("ppo", folder=tmp_path / "run", **given, **SMALL)
+    assert trained.agent.evaluate(2) == trained.evaluation
 
 
 def test_a_pipeline_is_trained_by_the_loop(tmp_path):

@@ -72,7 +72,7 @@ def test_a_run_tells_what_was_waited_for_it(capsys, tmp_path):
     # of a finished run only the summary is read
     read, _ = ended(capsys, "resume", folder, "--quiet")
     assert read["waited"] is None
-    assert "  time " not in describe(read)
+    assert "  time        none: the run was complete; --total-frames N trains it for longer\n" in describe(read)
 
 
 @pytest.mark.parametrize(

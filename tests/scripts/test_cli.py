@@ -180,7 +180,11 @@ def test_help_of_a_command_lists_its_options(capsys, command):
         (["train", "--seed", "3"], "the recipe comes before the options"),
         (["train", "ppo", "--num-env", "3"], "no option is called --num-env; it is --num-envs here"),
         (["train", "ppo", "--zzz"], "no option is called --zzz; see --help"),
-        (["train", "ppo", "stray"], "error: Unrecognized options: stray\n"),
+        (["train", "ppo", "stray"], "error: 'stray' belongs to no option; see --help\n"),
+        (["train", "ppo", "--gif", "True"], "error: --gif takes no value, got 'True'\n"),
+        (["train", "ppo", "--seed", "3", "4"], "error: '4' belongs to no option; see --help\n"),
+        (["train", "ppo", "--total-frames", "1.5e0"], "--total-frames is '1.5e0'; expected a whole number\n"),
+        (["train", "ppo", "--total-frames", "1.5"], "--total-frames is '1.5'; expected a whole number\n"),
         (["train", "ppo", "--num-envs"], "error: Missing value for argument '--num-envs'."),
         (["train", "ppo", "--num-envs", "many"], "error: --num-envs is 'many'; expected a whole number"),
         (["train", "ppo", "--max-grad-norm", "many"], "--max-grad-norm is 'many'; expected a number or none\n"),
@@ -197,7 +201,8 @@ def test_help_of_a_command_lists_its_options(capsys, command):
         (["evaluate", "nothing-here", "--seed", "-1"], "seed is -1; allowed is 0 or more"),
         (["evaluate", "nothing-here", "--seed", str(2**70)], "allowed is 0 or more, below 2^63"),
         (["train", "ppo", "--lr", "nan"], "lr is nan; expected a finite number"),
-        (["train", "ppo", "--backend", "threads"], "error: invalid choice 'threads' for argument '--backend'."),
+        (["train", "ppo", "--backend", "threads"], "error: --backend is 'threads'; allowed are async, auto, "),
+        (["export", "nothing-here", "--format", "tf"], "--format is 'tf'; allowed are onnx, safetensors, torch\n"),
         (["train", "ppo", "--env-id", "CartPool-v1"], "did you mean CartPole-v1"),
         (["train", "dqn", "--env-id", "Pendulum-v1"], "actions are a Box; DQN needs Discrete actions"),
         (["evaluate", "nothing-here"], "nothing-here is no run"),
@@ -208,6 +213,20 @@ def test_help_of_a_command_lists_its_options(capsys, command):
 )
 def test_bad_input(capsys, arguments, message):
     assert message in refused(capsys, *arguments)
+
+
+def test_whole_numbers_may_have_an_exponent(capsys):
+    assert (
+        run(["train", "ppo", "--total-frames", "1.5e5", "--eval-every", "2e4", "--lr", "1e-3", "--print-config"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert (found["total_frames"], found["eval_every"], found["lr"]) == (150_000, 20_000, 1e-3)
+
+
+@pytest.mark.parametrize(("closed", "arguments", "code"), [("2>&-", "train ppo --lr x", 2), (">&-", "recipes", 0)])
+def test_a_stream_that_the_shell_has_closed(closed, arguments, code):
+    words = ["sh", "-c", f'"$0" -m rlpipe.scripts.main {arguments} {closed}', sys.executable]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == code
 
 
 def test_cuda_that_is_not_there(capsys, monkeypatch):

@@ -79,5 +79,5 @@ def test_seeds_of_different_size_side_by_side():
         ["123.4", "+-", "30.9"],
     ]
     assert [line.split()[5:9] for line in lines[2:5]] == [["0.020", "s", "1.5", "s"]] * 3
-    said = "  evaluation return 0.000450 (IQM of the seeds; 95 % interval 0.000400 to 0.000900), after 3.2 s in all"
-    assert lines[5] == said
+    assert lines[5] == "  evaluation return 0.000450 (IQM of the seeds; 95 % interval 0.000400 to 0.000900)"
+    assert lines[6] == "  time 3.2 s in all"

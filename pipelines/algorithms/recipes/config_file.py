@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from rlpipe.errors import ConfigError, first_line, shown
 from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe, recipe_of_run
@@ -89,6 +89,7 @@ def with_options(
     if unknown := [option for option in options if option not in names]:
         hint = explain(unknown[0], [*names, *beside], recipe.owners, python=True)
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {hint or 'there are ' + ', '.join(names)}")
+    options = {each: _fitting(type(config), each, value) for each, value in options.items()}
     changed = with_schedules(options, type(config), getattr(config, "schedule", ()))
     return checked(made(type(config), {**{each: getattr(config, each) for each in names}, **changed}))
 
@@ -129,6 +130,18 @@ def _of_options(
     cls = recipe.config_class
     given = {each: _none(cls, each, with_tuples(value)) for each, value in values.items()}
     return recipe, with_options(recipe, given, recipe.name)
+
+
+def _fitting(cls: Any, name: str, value: Any) -> Any:
+    """A list as a tuple, and 1e6 as a whole number, where a field is one: `hidden=[64, 64], total_frames=1e6`."""
+    from rlpipe.pipelines.config.fields import hints_of  # noqa: PLC0415
+    from rlpipe.pipelines.config.schedules import number_kind  # noqa: PLC0415
+
+    hint = hints_of(cls).get(name)
+    if isinstance(value, list) and tuple in (get_origin(hint), *map(get_origin, get_args(hint))):
+        return tuple(value)
+    is_whole = isinstance(value, float) and value.is_integer() and number_kind(cls, name) is int
+    return int(value) if is_whole else value
 
 
 def _none(cls: Any, name: str, value: Any) -> Any:

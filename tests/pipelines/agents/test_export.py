@@ -263,7 +263,7 @@ def test_random_observations_lie_in_their_space(runs, monkeypatch, low, high, dt
 def test_bad_input(runs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "agent.onnx"
     for arguments, said in (
-        (["--format", "pickle"], "invalid choice 'pickle'"),
+        (["--format", "pickle"], "--format is 'pickle'; allowed are onnx, "),
         (["--out", str(tmp_path)], "exists already"),
         (["--out", str(tmp_path / "no" / "agent")], "cannot be made: there is no folder"),
         (["--format", "torch", "--out", str(out)], "a name for format onnx, not torch; leave out --format"),

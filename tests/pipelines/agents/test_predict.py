@@ -196,6 +196,7 @@ def test_lasting_noise_begins_with_an_episode(runs):
         ("gru", (np.zeros((2, 4), np.float32),), r"key 'observation' has shape \[2, 4\], expected \[2, 3\]$"),
         ("gru", (np.zeros(3, np.complex64),), "key 'observation' has dtype complex64, expected float32"),
         ("gru", (np.array([0, np.nan, 0]),), "key 'observation' has NaN or infinite numbers"),
+        ("gru", ((np.zeros(3), {}),), "a pair, as reset returns it; observation, info = env.reset"),
         ("gru", (None,), "key 'observation' has shape"),
         ("masked", ({"seen": np.zeros(2)},), "the observation has no entry 'action_mask'; it has"),
         ("plain", ({"seen": np.zeros(2), "room": 3, "parts": (np.zeros(2, np.int8),)},), "'room' is 3, expected"),

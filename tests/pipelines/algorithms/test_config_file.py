@@ -12,7 +12,7 @@ from own_algorithm import write
 import rlpipe
 from rlpipe.errors import ConfigError
 from rlpipe.pipelines.algorithms.recipes import RECIPES, find_recipe
-from rlpipe.pipelines.algorithms.recipes.config_file import as_text, from_file
+from rlpipe.pipelines.algorithms.recipes.config_file import as_text, from_file, with_options
 
 CHANGES = {
     "schedule": ("success_return=cosine:0.123456789:0.99:1000",),
@@ -64,6 +64,10 @@ def test_what_a_file_leaves_out_is_the_recipes():
     recipe, config = read(content, name="options.yaml")
     expected = {"lr": 1e-3, "tau": 0.005, "hidden": (32, 32), "eval_every": None, "epsilon_start": 1.0, "seed": 1000}
     assert (recipe, config) == (RECIPES["dqn/small"], dataclasses.replace(RECIPES["dqn/small"].config(), **expected))
+    assert read("recipe: ppo\ntotal_frames: 1e4\n", name="options.yaml")[1].total_frames == 10_000
+    # from Python too
+    given = with_options(recipe, {"hidden": [32, 32], "total_frames": 1e4}, "dqn/small")
+    assert (given.hidden, repr(given.total_frames)) == ((32, 32), "10000")
     # a schedule in place of a number, and of the recipe's own one
     assert read({"recipe": "ppo", "clip": "linear:0.2:0"})[1].schedule == ("clip=linear:0.2:0",)
     # without a recipe in the file, the one beside it counts

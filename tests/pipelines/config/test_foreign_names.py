@@ -134,7 +134,10 @@ def test_other_commands_answer_what_they_have(capsys):
         ("track", "it is loggers='wandb' here"),
         ("anneal_lr", "it is lr_schedule='linear' here, or constant"),
         ("exp_name", "it is folder here"),
-        ("verbose", "nothing is shown by default; the function progress is called with every event"),
+        (
+            "verbose",
+            "a bar is shown by default, and nothing with progress=False; a function is called with every event",
+        ),
         ("seeds", "only the command has it, rlpipe train --seeds"),
         ("tau", "only dqn, qr-dqn, sac and td3 have it"),
         ("total_frame", "did you mean total_frames?"),

@@ -116,8 +116,13 @@ def test_read_run_takes_a_folder_or_a_checkpoint(finished):
 
 
 def test_read_run_refuses_what_is_no_run(finished, tmp_path):
-    with pytest.raises(CheckpointError, match="is no run: it has no config.json"):
+    with pytest.raises(CheckpointError, match="nothing is no run: there is no such folder"):
         read_run(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty is no run: it has no config.json"):
+        read_run(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=f"is no run: the newest of the runs in it is {finished}$"):
+        read_run(finished.parent)
     (finished / "config.json").write_text('{"recipe": "ppo"}')
     with pytest.raises(CheckpointError, match="is not one that rlpipe wrote"):
         read_run(finished)

@@ -50,6 +50,14 @@ def test_what_an_algorithm_adds_is_its_own(capsys):
         assert option in groups[group]
 
 
+def test_what_every_command_has_comes_last(capsys):
+    assert groups_of(said(capsys, "evaluate", "--help"))["options"][-2:] == ["--trust-module", "--json"]
+
+
+def test_a_recipe_tells_of_files_of_options(capsys):
+    assert "--config FILE reads options" in said(capsys, "train", "ppo", "--help")
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_nothing_is_wider_than_the_terminal(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))

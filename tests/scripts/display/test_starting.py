@@ -2,6 +2,8 @@
 
 import gc
 import io
+import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 
 from rlpipe.lazy import quick_imports
 from rlpipe.scripts.display.starting import meanwhile, starting
+from rlpipe.scripts.main import run
 
 
 class Terminal(io.StringIO):
@@ -98,6 +101,24 @@ def test_the_first_line_of_a_run_is_said_before_the_import(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("ppo on CartPole-v1, seed 0: loading PyTorch\nTraceback")
     assert done.stderr.endswith("RuntimeError: imported\n")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "resume"])
+def test_a_command_that_reads_a_run_says_so_until_the_import_is_done(tmp_path, capsys, command):
+    (tmp_path / "torch.py").write_text("import sys; sys.stderr.write(':IMPORTED'); raise RuntimeError")
+    folder = tmp_path / "run"
+    (folder / "checkpoints" / "frames-000000000020").mkdir(parents=True)
+    assert run(["train", "ppo", "--print-config"]) == 0
+    described = {"recipe": "ppo", "algorithm": "ppo", "config": json.loads(capsys.readouterr().out)}
+    described["config"].pop("recipe")
+    (folder / "config.json").write_text(json.dumps(described))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from rlpipe.scripts.main import run; run(sys.argv[1:])"
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "wb") as terminal:
+        words = [sys.executable, "-c", code, command, folder.name]
+        subprocess.run(words, stderr=terminal, env={**os.environ, "TERM": "xterm"}, cwd=tmp_path, check=False)
+    with os.fdopen(ours, "rb") as screen:
+        assert b": loading PyTorch:IMPORTED\r\x1b[K" in screen.read1(65536)
 
 
 def test_collections_are_paused_and_go_on():

@@ -163,8 +163,9 @@ def test_seeds_that_are_killed_or_fail_leave_the_others(tmp_path, monkeypatch):
     assert lines[0] == "ppo on eventful:Eventful-v0, 1 seed"
     assert lines[1].split() == ["seed", "evaluation", "return", "frames", "training", "in", "all", "run"]
     assert (lines[2].split()[0], lines[2].split()[-1]) == ("2", str(folders[2]))
-    assert " (IQM of the seeds; one seed has no interval), after " in lines[3]
-    assert len(lines) == 4
+    assert " (IQM of the seeds; one seed has no interval)" in lines[3]
+    assert lines[4].startswith("  time ")
+    assert len(lines) == 5
 
 
 def test_json_names_the_seeds_that_failed(capsys):
