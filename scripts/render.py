@@ -163,11 +163,10 @@ def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], Non
         env_spec(player.env_config.env_id).max_episode_steps,
     )
     steps = min(limit for limit in limits if limit is not None)
-    off = quiet or sys.stderr is None
     # in a file, a line every ten seconds is enough
-    interval = 0.1 if not off and sys.stderr.isatty() else 10.0
+    interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(
-        total=player.episodes * steps, desc="render", unit=" steps", disable=off, delay=1.0, mininterval=interval
+        total=player.episodes * steps, desc="render", unit=" steps", disable=quiet, delay=1.0, mininterval=interval
     ) as bar:
 
         def tell(moment: Moment) -> None:

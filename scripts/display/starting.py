@@ -44,10 +44,7 @@ def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iter
 
 def can_draw() -> bool:
     """Whether stderr is a terminal on which something can be drawn and erased."""
-    # there is none if the process was started without it
-    return (
-        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
-    )
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _on_one_row(text: str) -> str:
@@ -57,6 +54,5 @@ def _on_one_row(text: str) -> str:
 
 def _write(text: str) -> None:
     # a full disk must not stop the run
-    with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            print(text, file=sys.stderr, end="", flush=True)
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, end="", flush=True)

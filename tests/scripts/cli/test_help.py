@@ -119,7 +119,7 @@ def test_a_config_of_ones_own():
 
 
 def test_a_config_with_an_option_of_the_command_is_refused(capsys, tmp_path):
-    path = tmp_path / "mine.py"
+    path = tmp_path / "with_json_field.py"
     path.write_text(
         "from dataclasses import dataclass\nimport rlpipe\n\n@dataclass(frozen=True)\n"
         "class Config(rlpipe.RunConfig, rlpipe.EnvironmentConfig):\n    json: int = 4\n\n"

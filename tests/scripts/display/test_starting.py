@@ -45,17 +45,6 @@ def test_it_stays_on_one_row_which_can_be_erased(monkeypatch):
         assert terminal.getvalue() == "runs/of a long name"
 
 
-def test_a_process_without_stderr_goes_on(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
-    with meanwhile("reading", in_files=True):
-        pass
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    sys.stderr.close()
-    monkeypatch.setattr("rlpipe.scripts.display.starting.can_draw", lambda: False)
-    with meanwhile("reading", in_files=True):
-        pass
-
-
 def test_an_error_erases_it_too(monkeypatch):
     terminal = terminal_of(monkeypatch)
     with pytest.raises(ValueError, match="wrong"), meanwhile("reading"):
