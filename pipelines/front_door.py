@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from rlpipe.errors import ConfigError, shown
 from rlpipe.lazy import quick_imports
-from rlpipe.pipelines.algorithms.recipes import find_recipe
+from rlpipe.pipelines.algorithms.recipes import Recipe, find_recipe
 from rlpipe.pipelines.algorithms.recipes.config_file import SUFFIXES, from_file, with_options
-from rlpipe.pipelines.config.environment import ALIASES, with_aliases
+from rlpipe.pipelines.config.environment import with_aliases
 from rlpipe.pipelines.config.run import settings_of
 from rlpipe.pipelines.config.start import find_start
 from rlpipe.pipelines.runs.loggers.loggers import DEFAULT, check_loggers
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from rlpipe.pipelines.pipeline import Pipeline
     from rlpipe.pipelines.progress import Evaluation, Listener
     from rlpipe.pipelines.runs.run import Run
+    from rlpipe.pipelines.session import Display, Session
     from rlpipe.pipelines.stopping import StoppingRule
     from rlpipe.pipelines.training.listeners import Moment
     from rlpipe.pipelines.training.result import Result
-
-_OPTIONS = (*ALIASES.values(), "folder", "progress", "loggers", "start_from", "take", "listeners", "resume")
 
 
 @overload
@@ -99,13 +99,16 @@ def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -
 
     Raises:
         ConfigError: there is no such recipe or option, a value is not allowed, or the folder exists.
+        CheckpointError: the run to start from or to resume is none, or its checkpoint does not fit.
         TrainingError: training failed; says where and why.
         InterruptedRunError: by Ctrl-C or SIGTERM; says how to resume the run.
     """
     if isinstance(what, (str, Path)):
         if run is not None:
             raise ConfigError(f"train({str(what)!r}, ...) takes its options by name, got {shown(run)}")
-        return TrainedRun.of(run_recipe(what, **options), options)
+        beside = _Beside(**{name: options[name] for name in _BESIDE if name in options})
+        named = {name: value for name, value in options.items() if name not in _BESIDE}
+        return TrainedRun.of(_run(what, beside, named), options)
     # what is refused above needs no PyTorch
     from rlpipe.pipelines.pipeline import Pipeline  # noqa: PLC0415
     from rlpipe.pipelines.training import loop  # noqa: PLC0415
@@ -115,62 +118,92 @@ def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -
     return loop.train(what, run, **options)
 
 
-def run_recipe(
-    name: str | Path,
-    *,
-    env: Any = None,
-    folder: Path | str | None = None,
-    start_from: Path | str | None = None,
-    take: Sequence[str] = (),
-    progress: Listener | bool | None = True,
-    loggers: Sequence[str] | str | None = DEFAULT,
-    wrappers: Sequence[Any] | None = None,
-    listeners: Sequence[Callable[[Moment], object]] = (),
-    resume: bool = False,
-    **options: Any,
-) -> dict[str, Any]:
+def run_recipe(name: str | Path, **options: Any) -> dict[str, Any]:
     """As `train`; returns only the summary that `rlpipe train --json` prints."""
-    options = with_aliases(options, env_id=env, wrapper=wrappers)
-    if Path(name).suffix.lower() in SUFFIXES:
-        recipe, config = from_file(Path(name), None)
-        config = with_options(recipe, options, recipe.name, _OPTIONS, config)
-    else:
-        recipe = find_recipe(str(name))
-        config = with_options(recipe, options, str(name), _OPTIONS)
-    if not (progress is None or isinstance(progress, bool) or callable(progress)):
-        raise ConfigError(f"progress is {progress!r}; expected a function of one argument, True or False")
-    if resume and start_from is not None:
-        raise ConfigError("resume is True, and start_from is given, which only a new run has; leave one out")
-    start = find_start(start_from, take, config, recipe=recipe.name, algorithm=recipe.algorithm)
+    return dict(train(name, **options).summary)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What `train` takes beside the options of a recipe; see there."""
+
+    env: Any = None
+    folder: Path | str | None = None
+    start_from: Path | str | None = None
+    take: Sequence[str] = ()
+    progress: Listener | bool | None = True
+    loggers: Sequence[str] | str | None = DEFAULT
+    wrappers: Sequence[Any] | None = None
+    listeners: Sequence[Callable[[Moment], object]] = ()
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
+            raise ConfigError(f"progress is {self.progress!r}; expected a function of one argument, True or False")
+        if self.resume and self.start_from is not None:
+            raise ConfigError("resume is True, and start_from is given, which only a new run has; leave one out")
+
+
+_BESIDE = [field.name for field in dataclasses.fields(_Beside)]
+
+
+def _run(what: str | Path, beside: _Beside, options: dict[str, Any]) -> dict[str, Any]:
+    """Train, or continue; returns the summary."""
+    options = with_aliases(options, env_id=beside.env, wrapper=beside.wrappers)
+    recipe, config = _recipe_and_config(what, options)
+    start = find_start(beside.start_from, beside.take, config, recipe=recipe.name, algorithm=recipe.algorithm)
     with quick_imports():
         from rlpipe.pipelines.session import Session, continue_run  # noqa: PLC0415
         from rlpipe.pipelines.training.listeners import listener_names  # noqa: PLC0415
 
-    named = [loggers] if isinstance(loggers, str) else list(loggers or ())
-    listener_names(listeners)
+    named = [beside.loggers] if isinstance(beside.loggers, str) else list(beside.loggers or ())
+    listener_names(beside.listeners)
     session = Session(
         recipe,
         config,
-        default_folder(recipe.name, config.seed) if folder is None else Path(folder),
-        numbered=folder is None,
+        default_folder(recipe.name, config.seed) if beside.folder is None else Path(beside.folder),
+        numbered=beside.folder is None,
         start_from=None if start is None else start.path,
-        display=lambda *_: shown_progress(progress, recipe.name, settings_of(session.config).total_frames),
+        display=_display(beside, recipe, config),
         loggers=check_loggers(named),
-        listeners=tuple(listeners),
+        listeners=tuple(beside.listeners),
     )
-    if not resume:
-        return session.run(start)
+    return continue_run(*_resumed(session, beside, list(options))) if beside.resume else session.run(start)
+
+
+def _recipe_and_config(what: str | Path, options: Mapping[str, Any]) -> tuple[Recipe, Any]:
+    if Path(what).suffix.lower() in SUFFIXES:
+        recipe, config = from_file(Path(what), None)
+        return recipe, with_options(recipe, options, recipe.name, _BESIDE, config)
+    recipe = find_recipe(str(what))
+    return recipe, with_options(recipe, options, str(what), _BESIDE)
+
+
+def _resumed(session: Session, beside: _Beside, given: Sequence[str]) -> tuple[Session, Any]:
+    """The session that continues the run in `folder`, and the config that the run has had.
+
+    Args:
+        session: as it would begin the run.
+        beside: with the folder.
+        given: names of the options that must be those of the run.
+    """
     from rlpipe.pipelines.build import resumed  # noqa: PLC0415
 
-    described = resumed.read_resumed(folder, recipe.algorithm, config)
-    resumed.check_listeners(described, listeners)
-    before, config = resumed.configs_of(described, config, list(options))
-    session = dataclasses.replace(
+    described = resumed.read_resumed(beside.folder, session.recipe.algorithm, session.config)
+    resumed.check_listeners(described, beside.listeners)
+    before, config = resumed.configs_of(described, session.config, given)
+    recipe = dataclasses.replace(session.recipe, name=described["recipe"])
+    continued = dataclasses.replace(
         session,
-        recipe=dataclasses.replace(recipe, name=described["recipe"]),
+        recipe=recipe,
         config=config,
         resume=True,
         start_from=described.get("start_from"),
-        loggers=resumed.loggers_of(described) if loggers is DEFAULT else session.loggers,
+        display=_display(beside, recipe, config),
+        loggers=resumed.loggers_of(described) if beside.loggers is DEFAULT else session.loggers,
     )
-    return continue_run(session, before)
+    return continued, before
+
+
+def _display(beside: _Beside, recipe: Recipe, config: Any) -> Display:
+    return lambda *_: shown_progress(beside.progress, recipe.name, settings_of(config).total_frames)

@@ -101,7 +101,8 @@ class Session:
         _check_address(self.config)
         seed = Seeds(self.settings.seed).integer("process")
         made = contextlib.nullcontext(self.folder) if self.resume else claimed(self.folder, numbered=self.numbered)
-        with each_once(), GlobalRandom().kept(seed), Interruption() as interruption, made as folder:
+        # first, because `each_once` is one of the process as well
+        with GlobalRandom().kept(seed), each_once(), Interruption() as interruption, made as folder:
             torch.set_num_threads(self.settings.threads)
             session = dataclasses.replace(self, folder=folder)
             try:

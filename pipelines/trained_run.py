@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.formatting import statistics
-from rlpipe.pipelines.config.environment import ALIASES
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
@@ -17,7 +16,7 @@ from rlpipe.pipelines.runs.journal import read_lines
 if TYPE_CHECKING:
     from rlpipe.pipelines.agents.agent import Agent
 
-_NAMES = [(name, ALIASES[name]) for name in ("env_id", "wrapper")]
+_NAMES = (("env_id", "env"), ("wrapper", "wrappers"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +48,10 @@ class TrainedRun:
         from rlpipe.pipelines.agents.load import load  # noqa: PLC0415 - training needs none of it
 
         return load(self.folder, env=self.env)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # an agent cannot be sent to another process, and is loaded there; nor may objects be
+        return {name: value for name, value in vars(self).items() if name not in ("agent", "env")}
 
     def __repr__(self) -> str:
         summary, found = self.summary, statistics(self.evaluation.summary())

@@ -122,8 +122,9 @@ def _screen(*, shown: bool) -> contextlib.AbstractContextManager[Window | None]:
 
 def _film(path: Path | None, out: Path | None, screen: Window | None, options: Options) -> dict[str, Any]:
     with starting(str(path or options.random), quiet=options.quiet):
-        from rlpipe.pipelines.agents.film import filmed, player_of, random_player
+        from rlpipe.pipelines.agents.film import as_json, player_of, random_player
         from rlpipe.pipelines.agents.load import load
+        from rlpipe.pipelines.render.player import record
 
     played: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed, "max_steps": options.max_steps}
     agent = None if path is None else load(path, trust=options.trust_module)
@@ -133,16 +134,8 @@ def _film(path: Path | None, out: Path | None, screen: Window | None, options: O
         player = player_of(agent, deterministic=not options.stochastic, **played)
     computing = contextlib.nullcontext() if agent is None else agent.computing()
     with computing, _progress(player, quiet=options.quiet) as progress:
-        return filmed(
-            player,
-            agent,
-            out,
-            fps=options.fps,
-            hold=options.hold,
-            size=options.size,
-            screen=screen,
-            progress=progress,
-        )
+        shown: dict[str, Any] = {"fps": options.fps, "hold": options.hold, "size": options.size}
+        return as_json(record(player, out, screen=screen, progress=progress, **shown), player, agent, out)
 
 
 def _describe(summary: dict[str, Any]) -> str:
@@ -170,10 +163,11 @@ def _progress(player: Player, *, quiet: bool) -> Iterator[Callable[[Moment], Non
         env_spec(player.env_config.env_id).max_episode_steps,
     )
     steps = min(limit for limit in limits if limit is not None)
+    off = quiet or sys.stderr is None
     # in a file, a line every ten seconds is enough
-    interval = 0.1 if sys.stderr.isatty() else 10.0
+    interval = 0.1 if not off and sys.stderr.isatty() else 10.0
     with tqdm(
-        total=player.episodes * steps, desc="render", unit=" steps", disable=quiet, delay=1.0, mininterval=interval
+        total=player.episodes * steps, desc="render", unit=" steps", disable=off, delay=1.0, mininterval=interval
     ) as bar:
 
         def tell(moment: Moment) -> None:

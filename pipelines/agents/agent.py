@@ -17,7 +17,7 @@ from rlpipe.errors import CheckpointError, ConfigError
 from rlpipe.pipelines.agents.environment import check_known, closed_env, evaluated_in, with_environment
 from rlpipe.pipelines.agents.export import export
 from rlpipe.pipelines.agents.export_files import Format, check_new, format_of
-from rlpipe.pipelines.agents.film import filmed, player_of
+from rlpipe.pipelines.agents.film import as_json, player_of
 from rlpipe.pipelines.agents.limits import check_evaluation, check_film
 from rlpipe.pipelines.agents.predict import Predictor, State
 from rlpipe.pipelines.algorithms.recipes import recipe_of_run
@@ -31,11 +31,11 @@ from rlpipe.pipelines.pipeline import Pipeline
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.render.captions import SIZE
 from rlpipe.pipelines.render.film import check_movie
-from rlpipe.pipelines.render.player import HOLD, MAX_STEPS
+from rlpipe.pipelines.render.player import HOLD, MAX_STEPS, record
 from rlpipe.pipelines.seeding import GlobalRandom, Seeds
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Agent:
     """What a run has learned, loaded by `rlpipe.load`. It holds no open environments.
 
@@ -172,7 +172,7 @@ class Agent:
         check_movie(out)
         with self.computing():
             player = player_of(self, episodes=episodes, seed=seed, deterministic=deterministic, max_steps=max_steps)
-            return filmed(player, self, out, fps=fps, hold=hold, size=size)
+            return as_json(record(player, out, fps=fps, hold=hold, size=size), player, self, out)
 
     def export(self, path: Path | str, format: Format | None = None) -> dict[str, Any]:  # noqa: A002 - as the option
         """Write the greedy policy to a file that can be used without rlpipe, as `rlpipe export` does.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.pipelines.envs import EnvConfig
 from rlpipe.pipelines.envs.rendering import check_drawable
-from rlpipe.pipelines.render.player import Moment, Player, Screen, record
+from rlpipe.pipelines.render.player import Player, Recording
 from rlpipe.pipelines.seeding import Seeds
 
 if TYPE_CHECKING:
@@ -45,23 +44,8 @@ def random_player(env_id: str, *, episodes: int, seed: int | None, max_steps: in
     return Player(env, None, seed or 0, episodes=episodes, max_steps=max_steps)
 
 
-def filmed(
-    player: Player,
-    agent: Agent | None,
-    out: Path | None,
-    *,
-    fps: float | None,
-    hold: float,
-    size: int,
-    screen: Screen | None = None,
-    progress: Callable[[Moment], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Play and record; `None` is an agent that acts at random.
-
-    Returns:
-        The summary that `rlpipe render --json` prints.
-    """
-    made = record(player, out, screen=screen, fps=fps, hold=hold, size=size, progress=progress)
+def as_json(made: Recording, player: Player, agent: Agent | None, out: Path | None) -> dict[str, Any]:
+    """What was recorded, as `rlpipe render --json` prints it; `None` is an agent that acts at random."""
     return {
         "recipe": None if agent is None else agent.recipe,
         "env_id": player.env_config.env_id,

@@ -213,9 +213,12 @@ class _Observations:
         return shape[0] if len(shape) == self._dims + 1 and shape[0] > 0 else None
 
     def _spaces(self, rows: int) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        if rows not in self._batched:
-            self._batched = {rows: (batch_space(self._space, rows), batch_space(self._read, rows))}
-        return self._batched[rows]
+        # read once, because another thread may have a batch of another size
+        made = self._batched.get(rows)
+        if made is None:
+            made = batch_space(self._space, rows), batch_space(self._read, rows)
+            self._batched = {rows: made}
+        return made
 
 
 def _flags(episode_start: Any, rows: int | None) -> Tensor:

@@ -27,7 +27,9 @@ class ProgressBar:
 
     def __init__(self, name: str, total_frames: int | None, *, quiet: bool = False) -> None:
         form = None if total_frames is None else _FORMAT
-        self._bar = _bar(total=total_frames, desc=name, unit="", unit_scale=True, disable=quiet, bar_format=form)
+        # a process may have been started without stderr
+        off = quiet or (sys.stderr is None and not _in_notebook())
+        self._bar = _bar(total=total_frames, desc=name, unit="", unit_scale=True, disable=off, bar_format=form)
         self._returns: dict[str, str] = {}
         self._notes: dict[str, str] = {}
 
@@ -55,7 +57,11 @@ class ProgressBar:
 
 def _is_wide() -> bool:
     """Whether there is room for more than a bar and returns: a file has, and most terminals."""
-    return not sys.stderr.isatty() or shutil.get_terminal_size().columns >= 100
+    return not _on_terminal() or shutil.get_terminal_size().columns >= 100
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _bar(**options: Any) -> Any:
@@ -65,7 +71,7 @@ def _bar(**options: Any) -> Any:
 
     if not _in_notebook():
         # in a file, a line every ten seconds is enough
-        return tqdm(mininterval=0.1 if sys.stderr.isatty() else 10.0, **options)
+        return tqdm(mininterval=0.1 if _on_terminal() else 10.0, **options)
     from IPython.display import display  # noqa: PLC0415
 
     class NotebookBar(tqdm):

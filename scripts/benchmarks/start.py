@@ -19,6 +19,8 @@ from rlpipe.scripts.benchmarks.measure import REFERENCE, Row
 
 RUNS = 100
 """Runs in the table and the report."""
+FRAMES = 20_000
+"""Of each of these runs, and of the one that is evaluated."""
 NAMES = (
     "GAE, MLP, CategoricalActor, ClipPPOLoss, Critic, EnvConfig, Pipeline, RunConfig, SyncDataCollector, "
     "gradient_step, make_env, on_policy"
@@ -104,7 +106,7 @@ def _measure(case: Case, folder: Path, repeats: int, *, sb3: bool) -> Row:
 
 def _prepare(folder: Path, *, sb3: bool) -> None:
     """Write a short run, many that differ from it in the seed, and a model of Stable-Baselines3."""
-    train = ["train", "ppo", "--total-frames", "20000", "--quiet", "--run-dir", "one"]
+    train = ["train", "ppo", "--total-frames", str(FRAMES), "--quiet", "--run-dir", "one"]
     _cpu_seconds(Case("", tuple(train)).command(), folder)
     for seed in range(RUNS):
         copy = folder / "many" / str(seed)
@@ -113,7 +115,9 @@ def _prepare(folder: Path, *, sb3: bool) -> None:
         described["config"]["seed"] = seed
         (copy / "config.json").write_text(json.dumps(described))
     if sb3:
-        _cpu_seconds([sys.executable, "-c", _SB3_TRAIN.replace("50_000", "20_000") + 'model.save("sb3.zip")'], folder)
+        _cpu_seconds(
+            [sys.executable, "-c", _SB3_TRAIN.replace("50_000", str(FRAMES)) + 'model.save("sb3.zip")'], folder
+        )
 
 
 def _cpu_seconds(command: Sequence[str], folder: Path, code: int = 0) -> float:

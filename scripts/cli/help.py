@@ -13,8 +13,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 GROUPS = (
     *("run", "environment", "algorithm", "exploration", "replay", "network", "optimiser"),
@@ -31,6 +31,7 @@ _VALUES = {
     "from": "RUN",
     "paths": "RUN",
     "out": "FILE",
+    "config": "FILE",
     "plot": "FILE",
     "jobs": "N|ray",
     "memory": "MIB",
@@ -101,7 +102,7 @@ class Option:
         others = {field: f"--{name}" for field, name in names.items() if field not in choices}
         text = re.sub("`([^`]*)`", lambda found: others.get(found[1], found[1]), self.text)
         if self.default is True:
-            return f"Switch off: {text[:1].lower()}{text[1:]}"
+            return f"Switch off: {text[:1].lower()}{text[1:]}" if text else f"Switch {self.field} off."
         values = self.default if isinstance(self.default, tuple) else (self.default,)
         default = " ".join(str(each).removesuffix(".0") if isinstance(each, float) else str(each) for each in values)
         is_told = self.default is None or self.default is False or default in ("", "{}")
@@ -115,8 +116,8 @@ def _value(hint: Any, known: str, word: str) -> str:
         return f"[{_value(args[0], known, word)}]"
     if get_origin(hint) is Literal:
         return "|".join(map(str, args))
-    if NoneType in args:
-        return "|".join([*(_value(each, known, word) for each in args if each is not NoneType), "none"])
+    if get_origin(hint) in (Union, UnionType):
+        return "|".join("none" if each is NoneType else _value(each, known, word) for each in args)
     if get_origin(hint) is tuple:
         each = [_value(each, known, word) for each in args if each is not ...]
         return " ".join([*each, "..."] if ... in args else each)
@@ -142,7 +143,8 @@ def _options(holder: Any, group: str, family: Sequence[type]) -> Iterator[Option
             from rlpipe.pipelines.config.run import SessionConfig
 
             yield from _options(default, "algorithm", (*type(default).__mro__, *SessionConfig.__mro__))
-            continue
+            # by its own name, a file that holds it
+            hints[name], default = Path, None
         owner = next(each for each in reversed(family) if name in vars(each).get("__dataclass_fields__", ()))
         named = vars(owner).get("help_group", group)
         yield Option(name, hints[name], default, named if named in GROUPS else group, tuple(family))

@@ -40,6 +40,7 @@ def parse(
         ConfigError: an option is unknown, or a value cannot be read.
     """
     options = options_of(kind if default is None else default)
+    _check_once([each.field for each in options])
     if {"-h", "--help"} & set(arguments):
         print(help_of(options, prog, description), end="")
         raise SystemExit(0)
@@ -125,6 +126,12 @@ def _check_names(arguments: Sequence[str], names: Sequence[str], owners: Owners)
     if unknown:
         sentences = [f"{option}; {hint}{'' if hint.endswith('?') else '.'}" for option, hint in unknown.items()]
         raise ConfigError(f"no option is called {' Nor '.join(sentences).removesuffix('.')}")
+
+
+def _check_once(fields: Sequence[str]) -> None:
+    """Refuse a user's Config with a field that the command has as well."""
+    if twice := sorted({each for each in fields if fields.count(each) > 1}):
+        raise ConfigError(f"Config has a field {twice[0]!r}, which is an option of the command too; rename it")
 
 
 def _in_one_line(complaint: str, arguments: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ class Options(SeedOptions, Generic[C]):
     help_group = "output"
 
     config: C
+    """A file of options in JSON or YAML, or a run's config.json; options on the command line win over it."""
     run_dir: Path | None = None
     """The new run folder; by default runs/RECIPE/SEED-TIME."""
     logger: tuple[str, ...] = DEFAULT

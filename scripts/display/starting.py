@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from rlpipe.lazy import quick_imports
+from rlpipe.scripts.cli.text import printable
 
 _ERASE = "\r\x1b[K"
 
@@ -33,8 +34,7 @@ def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iter
     on_terminal = can_draw()
     shown = not quiet and (on_terminal or in_files)
     if shown:
-        # a line that the terminal wraps could not be erased
-        _write(text[: shutil.get_terminal_size().columns - 1] if on_terminal else f"{text}\n")
+        _write(_on_one_row(text) if on_terminal else f"{text}\n")
     try:
         yield
     finally:
@@ -44,10 +44,19 @@ def meanwhile(text: str, *, quiet: bool = False, in_files: bool = False) -> Iter
 
 def can_draw() -> bool:
     """Whether stderr is a terminal on which something can be drawn and erased."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    # there is none if the process was started without it
+    return (
+        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    )
+
+
+def _on_one_row(text: str) -> str:
+    """A text whose row can be erased: without line ends, and cut where the terminal would go on in the next row."""
+    return printable(text)[: shutil.get_terminal_size().columns - 1]
 
 
 def _write(text: str) -> None:
     # a full disk must not stop the run
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, end="", flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, end="", flush=True)

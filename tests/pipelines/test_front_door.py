@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from gymnasium.wrappers import ClipReward
 from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
 import rlpipe
+import rlpipe.warn_once
 from rlpipe import Evaluation, StopTraining, run_recipe
 from rlpipe.errors import CheckpointError, ConfigError, InterruptedRunError
 from rlpipe.pipelines.algorithms.recipes import find_recipe
@@ -146,6 +148,9 @@ def test_a_trained_run_knows_its_folder_its_result_and_its_agent(tmp_path):
     assert trained.summary["evaluation"] == trained.evaluation.summary()
     assert trained.agent.evaluate(2) == trained.evaluation
     assert trained.agent is trained.agent
+    assert len({trained.agent, rlpipe.load(trained)}) == 2
+    sent = pickle.loads(pickle.dumps(trained))
+    assert (sent, sent.agent.checkpoint) == (trained, trained.agent.checkpoint)
     text = f"return {trained.evaluation.mean:.1f} +- "
     assert repr(trained).startswith(f"<ppo on CartPole-v1, seed 3: evaluation {text}")
     assert repr(trained.evaluation).startswith(f"<Evaluation: {text}")
@@ -200,13 +205,29 @@ def test_options_of_a_file_give_way_to_those_that_are_named(tmp_path):
 
 def test_threads_train_in_turn_and_as_alone(tmp_path):
     alone = [rlpipe.train("ppo", folder=tmp_path / f"alone-{seed}", seed=seed, **SMALL) for seed in (1, 2)]
-    threads, drawn = torch.get_num_threads(), torch.get_rng_state()
+    threads, drawn, once = torch.get_num_threads(), torch.get_rng_state(), []
+    # each of them shows a warning once, the one that waited as well
+    options = {**SMALL, "progress": lambda _: once.append(rlpipe.warn_once._seen is not None)}
     with ThreadPoolExecutor(2) as pool:
-        given = [{"folder": tmp_path / f"beside-{seed}", "seed": seed, **SMALL} for seed in (1, 2)]
+        given = [{**options, "folder": tmp_path / f"beside-{seed}", "seed": seed} for seed in (1, 2)]
         beside = list(pool.map(lambda options: rlpipe.train("ppo", **options), given))
     assert [each.evaluation for each in beside] == [each.evaluation for each in alone]
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(once)
+
+
+def test_a_run_within_a_run_changes_neither(tmp_path):
+    alone = rlpipe.train("ppo", folder=tmp_path / "alone", **SMALL)
+    inner = []
+
+    def another(progress):
+        if progress.stage == "training" and not inner:
+            inner.append(rlpipe.train("ppo", folder=tmp_path / "inner", **SMALL))
+
+    outer = rlpipe.train("ppo", folder=tmp_path / "outer", **{**SMALL, "progress": another})
+    assert outer.evaluation == inner[0].evaluation == alone.evaluation
+    assert fingerprint(tmp_path / "outer") == fingerprint(tmp_path / "alone")
 
 
 def test_an_agent_predicts_while_another_is_trained(tmp_path):

@@ -242,7 +242,7 @@ def test_a_signal_is_followed_by_a_checkpoint_and_the_command_that_goes_on(tmp_p
         )
         assert f"\nrlpipe: {word}: finishing the batch and writing a checkpoint" in terminal.all()
         frames, go_on = re.search(said, terminal.all()).groups()
-        assert "/12.0k" in terminal.all()
+        assert "return: training" in terminal.all()
         assert terminal.is_as_before()
         assert (command.run / "checkpoints" / f"frames-{int(frames):012d}").is_dir()
         resumed.append(Command(command.run.parent, *shlex.split(go_on)[1:], "--quiet"))

@@ -47,16 +47,16 @@ def test_a_number_takes_the_place_of_a_schedule():
 
 def test_a_users_algorithm_has_them_too(capsys):
     inherits = ("class Config:", "class Config(RunConfig):"), ("EnvConfig, Pipeline", "EnvConfig, RunConfig, Pipeline")
-    path = write("mine.py", *inherits, ("make_env, on_policy", "make_env, make_schedules, on_policy"))
+    path = write("unscheduled.py", *inherits, ("make_env, on_policy", "make_env, make_schedules, on_policy"))
     assert run(["train", path, "--lr", "linear:1e-3:0", "--run-dir", "refused", *SMALL]) == 2
     said = capsys.readouterr().err
     assert "lr is linear:0.001:0, and build makes no schedule of it; give make_pipeline numbers=" in said
     follows = ("learn, actor, state)", 'learn, actor, state, listeners=make_schedules(config, {"lr": optimizer}))')
-    path = write("other.py", *inherits, ("make_env, on_policy", "make_env, make_schedules, on_policy"), follows)
+    path = write("scheduled.py", *inherits, ("make_env, on_policy", "make_env, make_schedules, on_policy"), follows)
     assert run(["train", path, "--lr", "linear:1e-3:0", "--run-dir", "run", *SMALL]) == 0
     rows = [json.loads(line)["lr"] for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert rows == pytest.approx([1e-3 * (1 - batch / 8) for batch in range(8)])
-    plain = write("plain.py")
+    plain = write("without_schedules.py")
     capsys.readouterr()
     assert run(["train", plain, "--lr", "linear:1e-3:0", "--run-dir", "none", *SMALL]) == 2
     assert "Config has no field 'schedule'; let it inherit rlpipe.RunConfig" in capsys.readouterr().err

@@ -104,7 +104,7 @@ def _of_run(
     if named is not None and (named.name, named.algorithm) != (recipe.name, recipe.algorithm):
         raise _contradiction(recipe.name, named)
     if listeners := described.get("listeners"):
-        _LOG.warning("rlpipe: config %s is of a run with listeners (%s), which this one has not", path, listeners)
+        _LOG.warning("rlpipe: config %s is of a run with listeners (%s), which this one does not have", path, listeners)
     return recipe, checked(config_from_json(recipe.config_class, found["config"]))
 
 
@@ -192,10 +192,16 @@ def _from_yaml(text: str) -> Any:
     import yaml  # noqa: PLC0415
 
     class Loader(yaml.SafeLoader):
-        """Refuses names that are there twice, and reads 1e-3 as a number."""
+        """Refuses names that are there twice and aliases, and reads 1e-3 as a number."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                # a few lines of aliases of aliases can stand for more than the memory holds
+                event = self.peek_event()
+                raise ConfigError(f"has the alias *{event.anchor} in line {event.start_mark.line + 1}; write the value")
+            return super().compose_node(parent, index)
 
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        loader.flatten_mapping(node)
         return _once(
             [(loader.construct_object(key, True), loader.construct_object(each, True)) for key, each in node.value]
         )

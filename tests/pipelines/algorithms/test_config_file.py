@@ -128,6 +128,8 @@ def test_what_does_not_fit_names_the_file_and_the_field(content, said):
         ("recipe: [ppo\nlr: 2", "is not YAML: expected ',' or ']', but got ':', line 2 column 3"),
         ("- lr", "holds ['lr']; expected an object of options"),
         ("!!python/object/apply:os.system ['true']", "is not YAML: could not determine a constructor"),
+        ("recipe: ppo\nhidden: &a [64]\nwrapper: *a", "has the alias *a in line 3; write the value"),
+        ("recipe: ppo\n<<: {lr: 1}", "is not YAML: could not determine a constructor"),
         ("recipe: ppo\nlr: 2024-01-01", "lr is datetime.date(2024, 1, 1); expected a finite number"),
     ],
 )

@@ -31,6 +31,8 @@ def test_evaluations_are_in_front_and_strong(tmp_path):
     (axes,) = figure.axes
     evaluated, (dots, mean) = axes.containers[0][0], axes.lines[-2:]
     assert evaluated.get_ydata().tolist() == [3.0, 500.0]
+    bars = axes.containers[0][2][0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[2.2, 3.8], [500.0, 500.0]])
     assert dots.get_ydata().tolist() == [1.0, 3.0, 5.0]
     assert mean.get_ydata().tolist() == [1.0, 2.0, 4.0]
     assert evaluated.zorder > mean.zorder > dots.zorder

@@ -19,3 +19,10 @@ def test_both_returns_fit_and_the_rest_is_for_wide_terminals(capsys, monkeypatch
     last = capsys.readouterr().err.split("\r")[-1].rstrip("\n")
     assert "return: training 217.5, evaluation 500.0" in last
     assert ("KL 0.0123" in last) == fits
+
+
+def test_without_stderr_nothing_is_shown(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    bar = ProgressBar("ppo", 50_000)
+    bar(Progress("training", 25_000, returns=(217.0,), lengths=(1,)))
+    bar.close()

@@ -34,7 +34,7 @@ def test_every_option_of_a_recipe_is_in_one_group_and_has_a_text(recipe):
     options = options_of(Options(RECIPES[recipe].config()))
     assert all(each.text and each.group in GROUPS and each.group != "options" for each in options)
     config = RECIPES[recipe].config()
-    names = {each.name for each in (*dataclasses.fields(config), *dataclasses.fields(Options))} - {"config"}
+    names = {each.name for each in (*dataclasses.fields(config), *dataclasses.fields(Options))}
     shown = [each for group in groups_of(help_of(options, "", "")).values() for each in group]
     assert sorted(shown) == sorted(f"--{each.name}" for each in options)
     assert {each.field for each in options} == names
@@ -102,6 +102,8 @@ def test_a_config_of_ones_own():
         noisy: bool = True
         """Use noisy layers."""
         bare: int = 3
+        on: bool = True
+        either: int | str = 3
 
     options = {each.field: each for each in options_of(Options(Config()))}
     assert [options[name].group for name in ("env_id", "lr", "noisy", "bare", "seed")] == [
@@ -112,6 +114,20 @@ def test_a_config_of_ones_own():
     assert options["lr"].text == "learning rate of mine"
     assert options["noisy"].explained({}) == "Switch off: use noisy layers."
     assert options["bare"].explained({}).split() == ["(default:", "3)"]
+    assert options["on"].explained({}) == "Switch on off."
+    assert options["either"].value == "N|EITHER"
+
+
+def test_a_config_with_an_option_of_the_command_is_refused(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import dataclass\nimport rlpipe\n\n@dataclass(frozen=True)\n"
+        "class Config(rlpipe.RunConfig, rlpipe.EnvironmentConfig):\n    json: int = 4\n\n"
+        "def build(config):\n    raise AssertionError\n"
+    )
+    assert run(["train", str(path), "--quiet"]) == 2
+    expected = "rlpipe: error: Config has a field 'json', which is an option of the command too; rename it\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("command", ["evaluate", "render", "export", "resume"])

@@ -38,11 +38,22 @@ def test_a_terminal_shows_it_until_the_import_is_done(monkeypatch):
     assert terminal.getvalue() == "ppo: loading PyTorch\r\x1b[K"
 
 
-def test_a_narrow_terminal_shows_what_fits_in_a_line(monkeypatch):
-    terminal = terminal_of(monkeypatch)
+def test_it_stays_on_one_row_which_can_be_erased(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
-    with meanwhile("ppo on CartPole-v1: reading"):
-        assert terminal.getvalue() == "ppo on CartPole-v1:"
+    terminal = terminal_of(monkeypatch)
+    with meanwhile("runs/of a long\nname/that goes on"):
+        assert terminal.getvalue() == "runs/of a long name"
+
+
+def test_a_process_without_stderr_goes_on(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with meanwhile("reading", in_files=True):
+        pass
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.close()
+    monkeypatch.setattr("rlpipe.scripts.display.starting.can_draw", lambda: False)
+    with meanwhile("reading", in_files=True):
+        pass
 
 
 def test_an_error_erases_it_too(monkeypatch):
