@@ -114,7 +114,7 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
     """
     file, path = folder / layout.CONFIG, asked or folder
     if not file.is_file():
-        raise CheckpointError(f"{path} is no run: {_why(path)}")
+        raise CheckpointError(f"{path} {_why_none(path)}")
     try:
         described = json.loads(read_plain(file, layout.LARGEST_JSON))
         known = isinstance(described["config"], dict) and all(
@@ -127,14 +127,14 @@ def read_description(folder: Path, trusted: Collection[str] | None = (), asked: 
     return dict(described) if trusted is None else trusted_description(described, trusted, f"run {path}")
 
 
-def _why(path: Path) -> str:
+def _why_none(path: Path) -> str:
     """Why a path is no run, and the newest run in it."""
     if not os.path.lexists(path):
-        return "there is no such folder"
-    described = [each for depth in ("*", "*/*") for each in path.glob(f"{depth}/{layout.CONFIG}")]
+        return "is no run: there is no such folder"
+    described = [each for depth in ("*", "*/*", "*/*/*") for each in path.glob(f"{depth}/{layout.CONFIG}")]
     if described:
-        return f"the newest of the runs in it is {max(described, key=os.path.getmtime).parent}"
-    return f"it has no {layout.CONFIG}, and is no checkpoint in a run folder"
+        return f"is no run: the newest of the runs in it is {max(described, key=os.path.getmtime).parent}"
+    return "is no run: it has no config.json, and is no checkpoint in a run folder"
 
 
 def trusted_description(described: Mapping[str, Any], trusted: Collection[str], what: str) -> dict[str, Any]:
