@@ -106,9 +106,9 @@ def train(what: str | Path | Pipeline, run: Run | None = None, **options: Any) -
     if isinstance(what, (str, Path)):
         if run is not None:
             raise ConfigError(f"train({str(what)!r}, ...) takes its options by name, got {shown(run)}")
-        beside = _Beside(**{name: options[name] for name in _BESIDE if name in options})
-        named = {name: value for name, value in options.items() if name not in _BESIDE}
-        return TrainedRun.of(_run(what, beside, named), options)
+        given = dict(options)
+        beside = _Beside(**{name: options.pop(name) for name in _BESIDE if name in options})
+        return TrainedRun.of(_run(what, beside, options), given)
     # what is refused above needs no PyTorch
     from rlpipe.pipelines.pipeline import Pipeline  # noqa: PLC0415
     from rlpipe.pipelines.training import loop  # noqa: PLC0415

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlpipe.formatting import statistics
+from rlpipe.pipelines.config.environment import ALIASES
 from rlpipe.pipelines.progress import Evaluation
 from rlpipe.pipelines.runs import layout
 from rlpipe.pipelines.runs.journal import read_lines
 
 if TYPE_CHECKING:
     from rlpipe.pipelines.agents.agent import Agent
-
-_NAMES = (("env_id", "env"), ("wrapper", "wrappers"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +68,9 @@ class TrainedRun:
 
 def _object_in(options: Mapping[str, Any], env_id: str) -> Any:
     """The environment, if it or one of its wrappers is an object, which this process still has."""
-    env, wrappers = (next((options[each] for each in names if options.get(each) is not None), None) for names in _NAMES)
+    env, wrappers = (
+        next((options[each] for each in names if options.get(each) is not None), None) for names in ALIASES.items()
+    )
     if wrappers is not None and not all(isinstance(each, str) for each in wrappers):
         from rlpipe.pipelines.envs import EnvConfig  # noqa: PLC0415
 

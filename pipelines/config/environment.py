@@ -15,7 +15,7 @@ from rlpipe.pipelines.envs.backends.choice import Backend
 from rlpipe.pipelines.envs.config import MOST_REPEATS, MOST_STACKED, EnvConfig
 from rlpipe.user_modules import UNNAMED
 
-_ALIASES = {"env_id": "env", "wrapper": "wrappers"}
+ALIASES = {"env_id": "env", "wrapper": "wrappers"}
 """Fields of Configs, and what `rlpipe.train` calls them too."""
 
 
@@ -146,5 +146,5 @@ def with_aliases(options: dict[str, Any], **given: Any) -> dict[str, Any]:
     """
     found = {name: value for name, value in given.items() if value is not None}
     if both := [name for name in found if name in options]:
-        raise ConfigError(f"both {both[0]} and {_ALIASES[both[0]]} are given, which are the same; leave one out")
+        raise ConfigError(f"both {both[0]} and {ALIASES[both[0]]} are given, which are the same; leave one out")
     return {**options, **found}
