@@ -49,8 +49,8 @@ class TrainedRun:
         return load(self.folder, env=self.env)
 
     def __getstate__(self) -> dict[str, Any]:
-        # an agent cannot be sent to another process, and is loaded there
-        return {name: value for name, value in vars(self).items() if name != "agent"}
+        # an agent cannot be sent to another process, and is loaded there; nor may objects be
+        return {name: value for name, value in vars(self).items() if name not in ("agent", "env")}
 
     def __repr__(self) -> str:
         summary, found = self.summary, statistics(self.evaluation.summary())

@@ -28,6 +28,8 @@ from rlpipe.scripts.reports.statistics import interquartile_mean
 
 T = TypeVar("T")
 _TIME_IN_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")
+_NAMED = 4
+"""Folders that a note names."""
 WITHOUT_EFFECT = {"seed", "gif", "log_info", "curve_window"}
 """Config fields in which the runs of a group may differ."""
 
@@ -262,7 +264,10 @@ def _option(name: str, value: Any) -> str:
 
 
 def _note(what: str, folders: Sequence[Path]) -> list[str]:
-    return [f"{len(folders)} run{'s' * (len(folders) > 1)} {what}: {_listed(folders)}"] if folders else []
+    if not folders:
+        return []
+    more = f" and {len(folders) - _NAMED} more" if len(folders) > _NAMED else ""
+    return [f"{len(folders)} run{'s' * (len(folders) > 1)} {what}: {_listed(folders[:_NAMED])}{more}"]
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -177,6 +177,14 @@ def test_the_newest_run_of_a_seed_counts(capsys):
     )
 
 
+def test_a_long_list_of_runs_is_cut(capsys):
+    for second in range(6):
+        write_run(f"runs/ppo/0-20260102-00000{second}")
+    ((_,), err) = table(capsys)
+    first = ", ".join(f"runs/ppo/0-20260102-00000{each}" for each in range(4))
+    assert err == f"rlpipe: note: 5 runs left out for a newer run of the same seed: {first} and 1 more\n"
+
+
 def test_where_a_name_has_no_time_that_of_the_file_counts(capsys):
     for name, score, written in (("a", 1.0, 2_000_000_000), ("b", 2.0, 1_000_000_000)):
         os.utime(write_run(f"runs/{name}", score=score) / "config.json", (written, written))
