@@ -28,14 +28,17 @@ NAMES = (
 """What README's program imports."""
 _SB3_TRAIN = """
 from stable_baselines3 import PPO
-model = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu").learn(50_000)
+from stable_baselines3.common.env_util import make_vec_env
+# as in rl-zoo3, where the learning rate and the clipping fall
+settings = dict(n_steps=32, batch_size=256, gae_lambda=0.8, gamma=0.98, n_epochs=20, learning_rate=1e-3)
+model = PPO("MlpPolicy", make_vec_env("CartPole-v1", 8, seed=0), seed=0, device="cpu", **settings).learn(50_000)
 """
 _SB3_EVALUATE = """
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 model = PPO.load("sb3.zip", device="cpu")
-evaluate_policy(model, make_vec_env("CartPole-v1"), 100)
+evaluate_policy(model, make_vec_env("CartPole-v1", 100, seed=0), 100)
 """
 
 

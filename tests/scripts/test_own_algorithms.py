@@ -24,7 +24,13 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("rlpipe.user_files._LOADED", {})
+    # other tests have files of these names too
+    _forget_modules()
     yield
+    _forget_modules()
+
+
+def _forget_modules():
     for name in ("mine", "mine_helper", "other", "ppo"):
         sys.modules.pop(name, None)
 
