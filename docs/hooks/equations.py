@@ -1,6 +1,6 @@
 """A hook of MkDocs: equations become MathML, which browsers show without a script.
 
-latex2mathml converts; this mends what it leaves out: spaces around named functions, relations and primes as operators,
+latex2mathml converts; this adds what it leaves out: spaces around named functions, relations and primes as operators,
 accents as wide as what they cover, limits above and below. Parts divided by quads are formulas of their
 own, so that they go into a line each where the page is narrow.
 """

@@ -26,10 +26,10 @@ _LONG = 24
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Label the cells of tables, and mark the words of code."""
-    return _INLINE.sub(_words, _TABLE.sub(lambda table: _labelled(_mended(table[0])), html))
+    return _INLINE.sub(_words, _TABLE.sub(lambda table: _labelled(_fixed(table[0])), html))
 
 
-def _mended(table: str) -> str:
+def _fixed(table: str) -> str:
     """Keep the digits of a number together, and take the backslash from a bar in code, as GitHub does."""
     return _INLINE.sub(lambda code: code[0].replace("\\|", "|"), _NUMBER.sub("&nbsp;", table))
 
